@@ -1,0 +1,180 @@
+"""Every way a call can fail, each with its HTTP status, OpenAI `type` and stable machine `code`.
+
+    GatewayError                    500 INTERNAL_ERROR
+    ├── InvalidRequest              400 INVALID_REQUEST         the caller's input; `param` names the field
+    │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
+    │   └── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
+    ├── InvalidApiKey               401 INVALID_API_KEY
+    ├── Forbidden                   403 FORBIDDEN
+    ├── NotFound                    404 NOT_FOUND
+    │   └── ModelNotFound           404 MODEL_NOT_FOUND
+    ├── MethodNotAllowed            405 INVALID_REQUEST
+    ├── RateLimited                 429 RATE_LIMIT_EXCEEDED
+    │   └── BudgetExceeded          429 BUDGET_EXCEEDED
+    ├── NotReady                    503 NOT_READY
+    │   └── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
+    ├── UpstreamError               502 MODEL_ERROR             a provider failed
+    │   ├── UpstreamUnavailable     503 MODEL_UNAVAILABLE       refused, overloaded, rate limited, breaker open
+    │   ├── UpstreamTimeout         504 TIMEOUT
+    │   └── UpstreamRejected        400 INVALID_REQUEST         the provider refused the caller's own input
+    ├── ClientGone                  499                         nobody is left to answer
+    └── ConfigError                 500                         a setting is missing or wrong: stops the start
+
+Only `api/` turns these into HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Base of the tree. `message` is shown to the caller: never put a secret or an upstream body in it."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    # What `x-should-retry` tells the SDKs; None leaves it to the status (CONVENTIONS, "Retries").
+    should_retry: ClassVar[bool | None] = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+    code = "INVALID_REQUEST"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "REQUEST_TOO_LARGE"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+
+
+class InvalidApiKey(GatewayError):
+    status = 401
+    type = "authentication_error"
+    code = "INVALID_API_KEY"
+
+
+class Forbidden(GatewayError):
+    status = 403
+    type = "permission_error"
+    code = "FORBIDDEN"
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+    code = "NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    code = "MODEL_NOT_FOUND"
+
+
+class RateLimited(GatewayError):
+    """A limit of the caller's plan said no. `limit` is the plan's field name, also the metric label."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "RATE_LIMIT_EXCEEDED"
+
+    def __init__(
+        self, message: str, *, limit: str, retry_after_s: float, retryable: bool = True
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.limit = limit
+        self.retryable = retryable
+
+
+class BudgetExceeded(RateLimited):
+    type = "insufficient_quota"
+    code = "BUDGET_EXCEEDED"
+
+
+class NotReady(GatewayError):
+    status = 503
+    code = "NOT_READY"
+
+
+class StoreUnavailable(NotReady):
+    """Redis or the database failed or did not answer in time."""
+
+
+class UpstreamError(GatewayError):
+    """A provider failed. `kind` is from a closed vocabulary (the metric label):
+
+    connect, tls, resolve, timeout_connect, timeout_first_byte, timeout_idle, timeout_total, status_4xx,
+    status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed.
+
+    `retry_here` says whether the same target may be tried again, `fall_back` whether another one may.
+    """
+
+    status = 502
+    code = "MODEL_ERROR"
+    retry_here: ClassVar[bool] = True
+    fall_back: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        kind: str,
+        upstream_status: int | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.provider = provider
+        self.kind = kind
+        self.upstream_status = upstream_status
+
+
+class UpstreamUnavailable(UpstreamError):
+    status = 503
+    code = "MODEL_UNAVAILABLE"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "TIMEOUT"
+    # Waiting as long again on the same target would double the caller's wait.
+    retry_here = False
+
+
+class UpstreamRejected(UpstreamError):
+    """The provider refused the request itself (its 400 or 422): every target would."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "INVALID_REQUEST"
+    retry_here = False
+    fall_back = False
+
+
+class ClientGone(GatewayError):
+    """The client hung up; nothing can be sent. 499 is nginx's status for it."""
+
+    status = 499
+    code = "CLIENT_CLOSED_REQUEST"
+
+
+class ConfigError(GatewayError):
+    """A setting is missing or wrong. The message is one line: file, path of the field, what is expected."""

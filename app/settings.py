@@ -1,0 +1,312 @@
+"""Environment and `config/gateway.yaml` become one frozen `Settings`: the only reader of the environment.
+
+`${NAME}` in the YAML must be set; `${NAME:-default}` may be unset, and an empty value counts as none.
+
+A bad or missing setting raises `ConfigError`, whose message is one line that names the file, the field and
+what is expected. Secrets come from the environment (`NAME`) or from a file (`NAME_FILE`), never from YAML: the
+YAML refers to them as `${NAME}`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_SECRETS = (
+    "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
+)  # fmt: skip
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]*$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Timeouts(_Section):
+    """Four different things: a timeout while waiting for headers can still fall back, a later one cannot."""
+
+    connect_s: Seconds = Field(5.0, description="Name resolution, TCP and TLS handshake.")
+    first_byte_s: Seconds = Field(120.0, description="From the request sent to the answer's headers; streams: first chunk.")
+    idle_s: Seconds = Field(60.0, description="Silence between two reads of a body or stream.")
+    total_s: Seconds = Field(600.0, description="The whole call, every retry and fallback included.")
+
+
+class DemoScript(_Section):
+    """How the built-in offline provider behaves: deterministic, for the first run and for tests."""
+
+    delay_s: float = Field(0.0, ge=0, le=600, description="Silence before the first byte.")
+    chunk_delay_s: float = Field(0.02, ge=0, le=60, description="Silence between two chunks of a stream.")
+    reply: str | None = Field(None, description="The text of every answer; by default it echoes the last message.")
+    prompt_tokens: int | None = Field(None, ge=0, description="Reported prompt tokens; by default one a word.")
+    completion_tokens: int | None = Field(None, ge=0, description="Reported completion tokens; by default one a word.")
+    fail_status: int | None = Field(None, ge=400, le=599, description="Answer every call with this upstream status.")
+    fail_times: int | None = Field(None, ge=1, description="Only the first N calls fail; by default every one does.")
+    cut_after_chunks: int | None = Field(None, ge=0, description="Streams break off after N chunks.")
+    omit_usage: bool = Field(False, description="Answers carry no usage.")
+
+
+class ProviderConfig(_Section):
+    kind: str = Field(description="Wire dialect: openai, demo.")
+    base_url: str | None = Field(None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions.")
+    api_key: str | None = Field(None, description="Sent as a bearer token. Write ${NAME}, never the key itself.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent with every call, such as api-key for Azure.")
+    prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
+    ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")
+    max_connections: int = Field(1000, ge=1, le=100_000, description="At the most at once, for each worker process.")
+    max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
+    timeouts: Timeouts | None = Field(None, description="Instead of the global ones.")
+    script: DemoScript | None = Field(None, description="Only for kind demo.")
+
+    @model_validator(mode="after")
+    def _headers_are_clean(self) -> ProviderConfig:
+        for name, value in self.headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.isprintable():
+                raise ValueError(f"header {name!r} has characters that a header cannot carry")
+        return self
+
+
+class Target(_Section):
+    provider: str = Field(description="A name from `providers`.")
+    model: str | None = Field(None, min_length=1, description="The provider's name for the model; by default the alias.")
+    weight: float = Field(1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets.")
+
+
+class ModelConfig(_Section):
+    targets: tuple[Target, ...] = Field(min_length=1, description="Who can serve the model.")
+    fallbacks: tuple[str | Target, ...] = Field((), description="Tried in order when no target can: models, providers or targets.")
+    max_output_tokens: Count = Field(16_384, description="The longest answer: what a budget reserves when the caller sets no bound.")
+    owned_by: str = Field("penstock", description="Shown in /models.")
+
+
+class Plan(_Section):
+    """Limits of the keys on the plan. One left out is no limit."""
+
+    requests_per_minute: Count | None = Field(None, description="GCRA: a burst of one minute's worth, refilled evenly.")
+    tokens_per_minute: Count | None = Field(None, description="GCRA, prompt and completion; an estimate until the call ends.")
+    requests_per_day: Count | None = Field(None, description="UTC day.")
+    tokens_per_day: Count | None = Field(None, description="UTC day.")
+    requests_per_month: Count | None = Field(None, description="UTC month.")
+    tokens_per_month: Count | None = Field(None, description="UTC month.")
+    budget_usd_per_day: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC day, in US dollars.")
+    budget_usd_per_month: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC month, in US dollars.")
+    concurrency: Count | None = Field(None, le=100_000, description="Calls running at once.")
+
+    @property
+    def has_budget(self) -> bool:
+        return self.budget_usd_per_day is not None or self.budget_usd_per_month is not None
+
+
+class CacheConfig(_Section):
+    enabled: bool = Field(True, description="Answers to calls with temperature ≤ max_temperature are kept.")
+    ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long.")
+    max_temperature: float = Field(0.3, ge=0, le=2, description="A call without a temperature counts as 1 and is not cached.")
+    shared: bool = Field(False, description="True: keys share answers. False: each key has its own.")
+    max_entry_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer answers are not kept.")
+
+
+class RetryConfig(_Section):
+    max_attempts: int = Field(3, ge=1, le=10, description="Upstream attempts for one call, the first included.")
+    backoff_s: float = Field(0.2, ge=0, le=10, description="Before the same target is tried again; doubled each time.")
+    breaker_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open a target's breaker.")
+    breaker_cooldown_s: Seconds = Field(30.0, description="How long it stays open before one call probes.")
+
+
+class ServerConfig(_Section):
+    max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
+    body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
+    heartbeat_s: Seconds = Field(15.0, description="A comment is sent on a stream after this much silence.")
+    metrics_networks: tuple[str, ...] = Field(
+        ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+        description="Who may read /metrics.",
+    )
+    cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
+
+
+class ReserveConfig(_Section):
+    completion_tokens: int = Field(512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens.")
+    worker_timeout_s: Seconds = Field(15.0, description="A worker that shows no sign of life for this long has lost its calls.")
+
+
+class GatewayConfig(_Section):
+    """The YAML file."""
+
+    providers: dict[Name, ProviderConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    plans: dict[Name, Plan] = Field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    retry: RetryConfig = RetryConfig()
+    cache: CacheConfig = CacheConfig()
+    server: ServerConfig = ServerConfig()
+    reserve: ReserveConfig = ReserveConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_plan(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("plans") or {}, dict):
+            data = {**data, "plans": {"default": {}, **(data.get("plans") or {})}}
+        return data
+
+
+class Settings(BaseModel):
+    """Everything the processes are told, frozen."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    env: Literal["development", "production"] = "development"
+    data_dir: Path = Path("data")
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: str = ""
+    admin_key: str | None = None
+    dev_api_key: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    tls_port: int = Field(8443, ge=1, le=65535)
+    workers: int = Field(2, ge=1, le=256)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    config_path: Path = Path("config/gateway.yaml")
+    prices_path: Path = Path("config/prices.yaml")
+    config: GatewayConfig
+    secrets: frozenset[str] = Field(frozenset(), repr=False)  # values to redact wherever text leaves the process
+
+    def __repr__(self) -> str:
+        return f"Settings(env={self.env!r}, config_path={str(self.config_path)!r})"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads the environment (or `environ`) and the YAML it names. Raises `ConfigError`; writes nothing."""
+    env = dict(os.environ if environ is None else environ)
+    for name in _SECRETS:
+        _read_secret_file(env, name)
+    config_path = Path(env.get("GATEWAY_CONFIG") or "config/gateway.yaml")
+    config, used = load_config(config_path, env)
+    data_dir = Path(env.get("DATA_DIR") or "data")
+    mode = env.get("GATEWAY_ENV") or "development"
+    if mode == "production" and env.get("DEV_API_KEY"):
+        raise ConfigError("environment: DEV_API_KEY: only for development; unset it or set GATEWAY_ENV=development")
+    named = {
+        "env": mode,
+        "data_dir": data_dir,
+        "redis_url": env.get("REDIS_URL"),
+        "database_url": env.get("DATABASE_URL") or f"sqlite:///{(data_dir / 'ledger.db').absolute()}",
+        "admin_key": env.get("ADMIN_KEY"),
+        "dev_api_key": env.get("DEV_API_KEY") or _dev_key(data_dir, mode),
+        "host": env.get("HOST"),
+        "port": env.get("PORT"),
+        "tls_port": env.get("TLS_PORT"),
+        "workers": env.get("WEB_CONCURRENCY"),
+        "log_level": (env.get("LOG_LEVEL") or "info").lower(),
+        "config_path": config_path,
+        "prices_path": config_path.parent / "prices.yaml",
+        "config": config,
+        "secrets": frozenset(used | {env[name] for name in _SECRETS if len(env.get(name) or "") >= 8}),
+    }
+    try:
+        return Settings.model_validate({name: value for name, value in named.items() if value not in (None, "")})
+    except ValidationError as exc:
+        variable = {"env": "GATEWAY_ENV", "workers": "WEB_CONCURRENCY"}
+        first = exc.errors()[0]
+        field = str(first["loc"][0])
+        raise ConfigError(f"environment: {variable.get(field, field.upper())}: {_expected(first)}") from None
+
+
+def load_config(path: Path, env: Mapping[str, str]) -> tuple[GatewayConfig, set[str]]:
+    """The YAML at `path` with `${NAME}` and `${NAME:-default}` filled in from `env`; and the values filled in."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(f"{path}:{where} is not valid YAML: {getattr(exc, 'problem', None) or 'syntax error'}") from None
+    used: set[str] = set()
+    try:
+        config = GatewayConfig.model_validate(_fill_in(data, env, str(path), "", used))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise ConfigError(f"{path}: {_dotted(first['loc']) or 'the file'}: {_expected(first)}") from None
+    _check_references(config, path)
+    return config, used
+
+
+def _check_references(config: GatewayConfig, path: Path) -> None:
+    known = ", ".join(sorted(config.providers))
+    for alias, model in config.models.items():
+        named = [(f"targets.{i}.provider", t.provider) for i, t in enumerate(model.targets)]
+        named += [
+            (f"fallbacks.{i}.provider", fallback.provider)
+            for i, fallback in enumerate(model.fallbacks)
+            if isinstance(fallback, Target)
+        ]
+        for where, provider in named:
+            if provider not in config.providers:
+                raise ConfigError(f"{path}: models.{alias}.{where}: no provider {provider!r}; expected one of: {known}")
+        for i, fallback in enumerate(model.fallbacks):
+            if isinstance(fallback, str) and fallback not in config.models and fallback not in config.providers:
+                raise ConfigError(f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider")
+
+
+def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[str]) -> Any:
+    if isinstance(node, dict):
+        return {k: _fill_in(v, env, file, f"{path}.{k}" if path else str(k), used) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_fill_in(v, env, file, f"{path}.{i}", used) for i, v in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if not env.get(name) and default is None:
+            raise ConfigError(f"{file}: {path}: {name} is not set; set it, or write ${{{name}:-}} if it may be empty")
+        found = env.get(name) or default or ""
+        if env.get(name) and len(found) >= 8:
+            used.add(found)
+        return found
+
+    filled = _VARIABLE.sub(value, node)
+    return None if node != filled and filled == "" else filled
+
+
+def _read_secret_file(env: dict[str, str], name: str) -> None:
+    file = env.get(f"{name}_FILE")
+    if not file:
+        return
+    if env.get(name):
+        raise ConfigError(f"environment: {name} and {name}_FILE are both set; expected one of them")
+    try:
+        env[name] = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read") from None
+
+
+def _dev_key(data_dir: Path, mode: str) -> str | None:
+    """The development key that an earlier start left in DATA_DIR; see `services.ensure_dev_key`."""
+    try:
+        return (data_dir / "dev-key").read_text(encoding="ascii").strip() or None if mode == "development" else None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    # pydantic puts "[key]" after a mapping's bad key and the union's branch names into the path.
+    return ".".join(str(part) for part in loc if part not in ("[key]", "str", "Target"))
+
+
+def _expected(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return "unknown field" if error["type"] == "extra_forbidden" else message[0].lower() + message[1:]
