@@ -1,0 +1,102 @@
+-- Admission, one atomic step: is the key still what the worker believes, is there a cached answer, does every
+-- limit allow the call? Then, and only then, everything is reserved. Running it twice for one call charges once.
+--
+-- KEYS  1 key record   2 reservation (hash)   3 the worker's open reservations (zset by deadline)
+--       4 cached answer   5 single-flight holder   6 running calls of the key (zset by deadline)   7… one a limit
+-- ARGV  1 expected key record, "" for a key that needs none   2 call id   3 deadline, ms from now
+--       4 what the reaper needs (JSON)   5 ms to keep the reservation   6 "1": look for a cached answer
+--       7 "1": hold or follow the single flight   8 most calls at once, "" for no limit
+--       9… four a limit: kind (gcra|window)  amount  limit  period_ms, preceded by nothing, followed by
+--          "1" if a cached answer counts too (so five a limit)
+-- returns {"stale", record|false}
+--         {"limited", limit's index (0: calls at once), retry_after_ms (-1: with the window), r1, reset1, r2, …}
+--         {"hit", answer, r1, reset1, …} | {"ok", "", r1, reset1, …} | {"follow", "", r1, reset1, …}
+--         r = what remains (requests or tokens or nano-dollars), reset = ms until full again (-1: with the window)
+
+if ARGV[1] ~= '' then
+  local record = redis.call('GET', KEYS[1])
+  if record ~= ARGV[1] then return {'stale', record} end
+end
+
+local clock = redis.call('TIME')
+local now_us = clock[1] * 1000000 + clock[2]
+local now_ms = math.floor(now_us / 1000)
+local repeated = redis.call('EXISTS', KEYS[2]) == 1
+
+local answer = false
+if ARGV[6] == '1' then answer = redis.call('GET', KEYS[4]) end
+
+local reply = {'', ''}
+local writes = {}
+local first, step = 9, 5
+local refused, retry_ms = -1, 0
+
+for i = 7, #KEYS do
+  local at = first + (i - 7) * step
+  local kind, amount, limit, period_ms = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  if repeated or (answer and ARGV[at + 4] ~= '1') then amount = 0 end
+  local remaining, reset_ms
+  if kind == 'gcra' then
+    -- The theoretical arrival time: how far ahead of now the key has already spent. GCRA needs only this number.
+    local interval = period_ms * 1000 / limit
+    local tat = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now_us)
+    local wanted = tat + amount * interval
+    if amount > 0 and wanted - now_us > period_ms * 1000 + 0.5 then
+      if refused < 0 then
+        refused, retry_ms = i - 6, math.ceil((wanted - now_us) / 1000 - period_ms)
+      end
+      wanted = tat
+    elseif amount > 0 then
+      writes[#writes + 1] = {'SET', KEYS[i], string.format('%.0f', wanted), 'PX', math.ceil((wanted - now_us) / 1000) + 1}
+    end
+    remaining = math.floor((period_ms * 1000 - (wanted - now_us)) / interval + 0.000001)
+    reset_ms = math.ceil((wanted - now_us) / 1000)
+  else
+    local used = tonumber(redis.call('GET', KEYS[i]) or 0)
+    if amount > 0 and used + amount > limit then
+      if refused < 0 then refused, retry_ms = i - 6, -1 end
+    elseif amount > 0 then
+      used = used + amount
+      writes[#writes + 1] = {'INCRBY', KEYS[i], string.format('%.0f', amount)}
+      if redis.call('PTTL', KEYS[i]) < 0 then writes[#writes + 1] = {'PEXPIRE', KEYS[i], ARGV[at + 3]} end
+    end
+    remaining, reset_ms = math.max(limit - used, 0), -1
+  end
+  reply[#reply + 1] = math.max(remaining, 0)
+  reply[#reply + 1] = reset_ms
+end
+
+if refused < 0 and not answer and not repeated and ARGV[8] ~= '' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now_ms)
+  if redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[8]) then refused, retry_ms = 0, 1000 end
+end
+if refused >= 0 then
+  reply[1], reply[2] = 'limited', refused
+  table.insert(reply, 3, retry_ms)
+  return reply
+end
+
+for _, write in ipairs(writes) do redis.call(unpack(write)) end
+local deadline = now_ms + tonumber(ARGV[3])
+if not repeated then
+  redis.call('HSET', KEYS[2], 's', 'open', 'h', answer and '1' or '0', 'd', ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
+  redis.call('ZADD', KEYS[3], deadline, ARGV[2])
+  if ARGV[8] ~= '' and not answer then
+    redis.call('ZADD', KEYS[6], deadline, ARGV[2])
+    redis.call('PEXPIRE', KEYS[6], tonumber(ARGV[3]) + 1000)
+  end
+end
+
+if answer then
+  reply[1], reply[2] = 'hit', answer
+elseif ARGV[7] == '1' then
+  if redis.call('SET', KEYS[5], ARGV[2], 'NX', 'PX', ARGV[3]) then
+    reply[1] = 'ok'
+  else
+    reply[1] = redis.call('GET', KEYS[5]) == ARGV[2] and 'ok' or 'follow'
+  end
+else
+  reply[1] = 'ok'
+end
+return reply
