@@ -1,0 +1,208 @@
+"""The ledger: every call is one row, written exactly once, and the daily roll-up always equals the rows.
+
+A row that comes again is ignored; only a real row replaces one whose status is `lost`, because a worker that was
+merely stalled settles after the reaper declared its call lost. Rows and roll-up change in one transaction, the
+roll-up by differences. A row that cannot be read goes to `dead_letter` and the others are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from msgspec.structs import asdict
+from sqlalchemy.engine import Connection
+
+from app.store.database import Database
+from app.store.reports import Grouping, UsageLine, day_of, usage_report
+from app.store.tables import dead_letter, usage, usage_daily
+
+log = structlog.get_logger()
+
+# A bound on each number keeps the sums inside 64 bits; a call beyond it is not a call.
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+_Money = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+_Small = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10**12)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # short enough for any index
+_YEAR_9999 = 253_402_300_799
+
+Status = Literal["ok", "error", "aborted", "lost"]
+_FAILED = ("error", "lost")
+_DEAD_LETTERS_KEPT = 10_000
+_DEAD_LETTER_CHARS = 16_384
+# SQLite before 3.32 takes 999 parameters in a statement.
+_IDS_A_STATEMENT = 500
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One call, as a worker or the reaper wrote it into the outbox. `ts` is when it began, in Unix seconds."""
+
+    request_id: _Name
+    ts: Annotated[float, msgspec.Meta(ge=0, le=_YEAR_9999)]
+    key_id: _Name
+    model: _Name
+    status: Status
+    user: str = ""
+    tenant: str = ""
+    provider: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    upstream_model: str = ""
+    endpoint: str = "chat.completions"
+    http_status: _Small = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens = 0
+    cached_tokens: _Tokens = 0
+    reasoning_tokens: _Tokens = 0
+    cost_nanousd: _Money = 0
+    latency_ms: _Milliseconds = 0.0
+    ttft_ms: _Milliseconds | None = None
+    attempts: _Small = 0
+    cache: str = "bypass"
+    streamed: bool = False
+    estimated: bool = False
+    unpriced: bool = False
+    job_id: str | None = None
+    tags: str = ""
+
+
+# Not strict: Lua may write 1000000000000000 as 1e+15, and a bill must not be lost over notation.
+_DECODER = msgspec.json.Decoder(UsageRow, strict=False)
+_SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_nanousd")
+_OLD = tuple(usage.c[name] for name in ("request_id", "status", "ts", "key_id", "model", "provider", *_SUMMED))
+_Deltas = dict[tuple[str, str, str, str], list[int]]
+
+
+class Ledger:
+    """Writes rows. `clock` is in Unix seconds."""
+
+    def __init__(self, *, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    def write(self, rows: Sequence[UsageRow | Mapping[str, Any] | bytes]) -> int:
+        """Writes `rows` (parsed, or JSON) in one transaction; returns how many were new or replaced a lost one.
+
+        Raises `StoreUnavailable`; nothing is written then, and all of it can be written again.
+        """
+        good: dict[str, UsageRow] = {}
+        dead: list[tuple[bytes, str]] = []
+        for row in rows:
+            try:
+                parsed = _parsed(row)
+            except (ValueError, RecursionError) as exc:  # not JSON, not UTF-8, not a row, or nested too deep
+                dead.append((row if isinstance(row, bytes) else repr(row).encode(errors="replace"), str(exc)))
+                continue
+            before = good.get(parsed.request_id)
+            if before is None or _replaces(parsed.status, before.status):
+                good[parsed.request_id] = parsed
+        with self._database.write() as connection:
+            written = self._write(connection, good)
+            self._set_aside(connection, dead)
+        for raw, reason in dead:
+            log.error("ledger_row_set_aside", reason=reason, size_bytes=len(raw))
+        return written
+
+    def usage(self, by: Grouping, *, since: float | None = None, until: float | None = None) -> list[UsageLine]:
+        """What was used by each model, key or day, from `since` up to and without `until` (Unix seconds)."""
+        with self._database.read() as connection:
+            return usage_report(connection, by, since=since, until=until)
+
+    def _write(self, connection: Connection, rows: dict[str, UsageRow]) -> int:
+        known = {old.request_id: old for old in _known(connection, list(rows))}
+        deltas: _Deltas = {}
+        new, replaced = [], []
+        for row in rows.values():
+            old = known.get(row.request_id)
+            if old is None:
+                new.append(asdict(row))
+            elif _replaces(row.status, old.status):
+                replaced.append({**asdict(row), "_id": row.request_id})
+                _count(deltas, old, -1)
+            else:
+                continue
+            _count(deltas, row, 1)
+        if new:
+            connection.execute(usage.insert(), new)
+        if replaced:
+            changed: dict[str, Any] = {name: sa.bindparam(name) for name in UsageRow.__struct_fields__}
+            one = usage.c.request_id == sa.bindparam("_id")
+            connection.execute(usage.update().where(one).values(changed), replaced)
+        self._roll_up(connection, deltas)
+        return len(new) + len(replaced)
+
+    def _roll_up(self, connection: Connection, deltas: _Deltas) -> None:
+        if not deltas:
+            return
+        names = [column.name for column in usage_daily.columns]
+        insert = self._database.insert(usage_daily)
+        upsert = insert.on_conflict_do_update(
+            index_elements=list(usage_daily.primary_key),
+            set_={name: usage_daily.c[name] + insert.excluded[name] for name in names[4:]},
+        )
+        # In one order always: two writers on PostgreSQL cannot then wait for each other.
+        connection.execute(upsert, [dict(zip(names, (*key, *deltas[key]), strict=True)) for key in sorted(deltas)])
+        if any(delta[0] < 0 for delta in deltas.values()):
+            days = sorted({key[0] for key in deltas})
+            connection.execute(usage_daily.delete().where(usage_daily.c.day.in_(days), usage_daily.c.calls == 0))
+
+    def _set_aside(self, connection: Connection, dead: list[tuple[bytes, str]]) -> None:
+        if not dead:
+            return
+        insert = self._database.insert(dead_letter).on_conflict_do_nothing(index_elements=["digest"])
+        now = self._clock()
+        connection.execute(
+            insert,
+            [
+                {"digest": hashlib.sha256(raw).hexdigest(), "ts": now, "reason": reason[:500], "row": _printable(raw)}
+                for raw, reason in dead
+            ],
+        )
+        kept = connection.scalar(sa.select(sa.func.count()).select_from(dead_letter)) or 0
+        excess = kept - _DEAD_LETTERS_KEPT
+        if excess > 0:
+            oldest = sa.select(dead_letter.c.digest).order_by(dead_letter.c.ts).limit(excess)
+            connection.execute(dead_letter.delete().where(dead_letter.c.digest.in_(oldest)))
+
+
+def _parsed(row: UsageRow | Mapping[str, Any] | bytes) -> UsageRow:
+    if isinstance(row, UsageRow):
+        return row
+    if not isinstance(row, bytes):
+        row = msgspec.json.encode(row)
+    parsed = _DECODER.decode(row)
+    # PostgreSQL has no NUL in text, and the call is worth more than the character.
+    if b"\\u0000" in row:
+        clean = {k: v.replace("\0", "\ufffd") for k, v in asdict(parsed).items() if isinstance(v, str)}
+        return msgspec.structs.replace(parsed, **clean)
+    return parsed
+
+
+def _replaces(status: str, old_status: str) -> bool:
+    return old_status == "lost" and status != "lost"
+
+
+def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:
+    for start in range(0, len(ids), _IDS_A_STATEMENT):
+        chunk = ids[start : start + _IDS_A_STATEMENT]
+        yield from connection.execute(sa.select(*_OLD).where(usage.c.request_id.in_(chunk)))
+
+
+def _count(deltas: _Deltas, row: Any, sign: int) -> None:
+    """Adds `row` (or takes it away, with `sign` -1) in the order of the roll-up's columns."""
+    delta = deltas.setdefault((day_of(row.ts), row.key_id, row.model, row.provider), [0, 0, 0, 0, 0, 0, 0])
+    delta[0] += sign
+    delta[1] += sign if row.status in _FAILED else 0
+    delta[2] += sign * row.prompt_tokens
+    delta[3] += sign * row.completion_tokens
+    delta[4] += sign * row.cached_tokens
+    delta[5] += sign * row.reasoning_tokens
+    delta[6] += sign * row.cost_nanousd
+
+
+def _printable(raw: bytes) -> str:
+    return raw[:_DEAD_LETTER_CHARS].decode("utf-8", "replace").replace("\0", "\ufffd")

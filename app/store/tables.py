@@ -1,0 +1,106 @@
+"""The database's tables. A change here needs a migration: a test compares the two.
+
+Money is whole nano-dollars. Times are Unix seconds (UTC) as doubles: a row carries them so from the worker that
+stamped it, they compare and index the same in SQLite, which has no date type, and in PostgreSQL, and no driver
+can shift them by a time zone. A day is its ISO date in UTC, which sorts as text.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
+
+# Names are spelt out so that a later migration can drop what an earlier one made, on either database.
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(column_0_label)s",
+    }
+)
+
+# One row a call. The request id is the key: that is what makes writing a row twice impossible.
+usage = Table(
+    "usage", metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("ts", Double, nullable=False),  # when the call began
+    Column("key_id", Text, nullable=False),
+    Column("user", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),  # the alias that the caller named
+    Column("provider", Text, nullable=False),
+    Column("upstream_model", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("status", Text, nullable=False),  # ok, error, aborted, lost
+    Column("http_status", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger, nullable=False),
+    Column("latency_ms", Double, nullable=False),
+    Column("ttft_ms", Double),  # none when no token came
+    Column("attempts", Integer, nullable=False),
+    Column("cache", Text, nullable=False),  # hit, miss, bypass
+    Column("streamed", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),  # the provider sent no usage: counted by us
+    Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
+    Column("job_id", Text),
+    Column("tags", Text, nullable=False),  # JSON, or empty
+    # Reports read whole days from the roll-up and only the ends of a range from here.
+    Index("ix_usage_ts", "ts"),
+)  # fmt: skip
+
+# The roll-up of `usage`, kept exact in the transaction that writes the rows.
+usage_daily = Table(
+    "usage_daily", metadata,
+    Column("day", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),  # calls with status error or lost
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger, nullable=False),
+)  # fmt: skip
+
+# Rows that could not be read, kept for a human. The digest of the row is the key, so a retry adds nothing.
+dead_letter = Table(
+    "dead_letter", metadata,
+    Column("digest", Text, primary_key=True),
+    Column("ts", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("row", Text, nullable=False),
+    Index("ix_dead_letter_ts", "ts"),
+)  # fmt: skip
+
+api_keys = Table(
+    "api_keys", metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("key_hash", Text, nullable=False, unique=True),  # SHA-256, hex; the key itself is nowhere
+    Column("prefix", Text, nullable=False),  # the key's first characters, to recognise it by
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("models", Text),  # JSON list of aliases; none means every model
+    Column("tenant", Text, nullable=False),
+    Column("expires_at", Double),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+    Column("updated_at", Double, nullable=False),
+    Index("ix_api_keys_updated_at", "updated_at"),
+)  # fmt: skip
+
+# Who changed what.
+audit = Table(
+    "audit", metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("ts", Double, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # JSON
+    Index("ix_audit_ts", "ts"),
+)  # fmt: skip
