@@ -1,0 +1,247 @@
+"""Admission and settlement: one Redis round trip in, one out, and between them a reservation that cannot be lost.
+
+In: the key is still valid, every limit allows the call, everything it may use is reserved, and a cached answer
+is fetched. Out: counters are corrected to what it used, and its ledger row is appended. A call whose worker died
+in between is settled as `lost` by `gateway.reaper`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from app.domain.identity import Caller
+from app.errors import BudgetExceeded, RateLimited
+from app.gateway.callers import Callers
+from app.gateway.limits import Amounts, BoundLimit, bind, seconds_to_end, utc_now
+from app.gateway.presence import Presence
+from app.settings import Plan
+from app.store.redis import Redis
+from app.store.spool import Spool
+
+OUTBOX = "penstock:outbox"
+_NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
+# A reservation outlives its deadline by this much, so that a ledger process that was down still finds it.
+_KEEP_MS = 7 * 86_400_000
+# How long a settled call is remembered: longer than any retry of the settlement itself takes.
+_SETTLED_MS = 120_000
+# A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
+_LONGEST_WAIT_S = 60.0
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a call wants to be admitted for. `row` is the ledger row as far as it is known."""
+
+    call_id: str
+    row: dict[str, Any]
+    reserve: Amounts  # what is reserved on the limits: tokens as likely, money as the most it can cost
+    if_lost: Amounts  # what is charged if the worker dies: tokens and money as likely
+    deadline_s: float
+    cache_key: str = ""  # "" when the answer must not come from, nor go to, the cache
+    read_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What is left of one limit after this call. `reset_s` is when it is full again."""
+
+    limit: str
+    unit: str
+    most: int
+    left: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One limit's part in a reservation, as the scripts want it."""
+
+    bound: BoundLimit
+    key: str
+    reserved: int
+    period_ms: int
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A call that was let in. It must be settled exactly once."""
+
+    caller: Caller
+    ask: Ask
+    charges: tuple[Charge, ...]
+    leases: str  # the key of the caller's running calls, or a placeholder
+    cached: bytes | None
+    follows: bool  # another call is fetching the same answer right now
+    remaining: tuple[Remaining, ...]
+
+
+class Admission:
+    """Raises `RateLimited`, `BudgetExceeded`, `InvalidApiKey`, `StoreUnavailable`."""
+
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        callers: Callers,
+        plans: Mapping[str, Plan],
+        presence: Presence,
+        spool: Spool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._admit = redis.script("admit")
+        self._settle = redis.script("settle")
+        self._callers = callers
+        self._plans = plans
+        self._limits = {name: bind(plan) for name, plan in plans.items()}
+        self._presence = presence
+        self._spool = spool
+        self._clock = clock
+
+    def plan(self, caller: Caller) -> Plan:
+        """The caller's plan; a plan that was removed from the file counts as the default one."""
+        return self._plans.get(caller.plan) or self._plans["default"]
+
+    def admit(self, caller: Caller, ask: Ask) -> Admitted:
+        self._presence.announce()
+        reply = self._call_admit(caller, ask)
+        if reply[0][0] == b"stale":
+            caller = self._callers.refreshed(caller.key_hash)
+            reply = self._call_admit(caller, ask)
+            if reply[0][0] == b"stale":
+                # Changed twice within a millisecond: whatever it is now, the next call will see it.
+                caller = self._callers.refreshed(caller.key_hash)
+                reply = self._call_admit(replace(caller, record=b""), ask)
+        answer, charges, leases, now = reply
+        if answer[0] == b"limited":
+            raise self._refusal(caller, charges, answer, now)
+        cached = answer[1] if answer[0] == b"hit" else None
+        if cached is not None:
+            charges = tuple(c if c.bound.limit.counts_cached else replace(c, reserved=0) for c in charges)
+        return Admitted(
+            caller=caller, ask=ask, charges=charges, leases=leases, cached=cached,
+            follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
+        )  # fmt: skip
+
+    def settle(self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0) -> None:
+        """Ends the call: `used` is what it really took, `row` its ledger row, `answer` what to cache.
+
+        Never fails for want of Redis: the settlement is then spooled to disk and replayed.
+        """
+        ask = admitted.ask
+        keys = [
+            reservation_key(ask.call_id), self._presence.reservations_key,
+            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), admitted.leases, OUTBOX,
+            *(charge.key for charge in admitted.charges),
+        ]  # fmt: skip
+        args: list[str | bytes | int] = [
+            ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1), _SETTLED_MS,
+            *_charge_args(admitted.charges, used),
+        ]  # fmt: skip
+        self._spool.settle(self._settle, keys, args)
+
+    def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], str, datetime]:
+        now = utc_now(self._clock)
+        plan_name = caller.plan if caller.plan in self._limits else "default"
+        charges = tuple(
+            Charge(bound, bound.key(caller.key_id, now), ask.reserve.of(bound.limit.unit), bound.period_ms(now))
+            for bound in self._limits[plan_name]
+        )
+        most_at_once = self._plans[plan_name].concurrency
+        leases = f"penstock:running:{caller.key_id}" if most_at_once is not None else _NOTHING
+        deadline_ms = int(ask.deadline_s * 1000)
+        keys = [
+            f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._presence.reservations_key,
+            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), leases, *(charge.key for charge in charges),
+        ]  # fmt: skip
+        args: list[str | bytes | int] = [
+            caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, leases), deadline_ms + _KEEP_MS,
+            "1" if ask.read_cache else "0", "1" if ask.read_cache and ask.cache_key else "0",
+            "" if most_at_once is None else most_at_once,
+        ]  # fmt: skip
+        for charge in charges:
+            args += (
+                charge.bound.limit.kind, charge.reserved, charge.bound.most, charge.period_ms,
+                "1" if charge.bound.limit.counts_cached else "0",
+            )  # fmt: skip
+        return self._admit(keys, args), charges, leases, now
+
+    def _refusal(self, caller: Caller, charges: tuple[Charge, ...], answer: list[Any], now: datetime) -> RateLimited:
+        index, retry_ms = answer[1], answer[2]
+        if index == 0:
+            most = self.plan(caller).concurrency
+            return RateLimited(
+                f"Too many calls at once: your plan allows {most}.", limit="concurrency", retry_after_s=retry_ms / 1000
+            )
+        charge = charges[index - 1]
+        limit, most = charge.bound.limit, charge.bound.most
+        if limit.unit == "nanousd":
+            return BudgetExceeded(
+                f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
+                f"next {limit.period}.",
+                limit=limit.name, retry_after_s=min(seconds_to_end(limit.period, now), _LONGEST_WAIT_S), retryable=False,
+            )  # fmt: skip
+        if charge.reserved > most:
+            return RateLimited(
+                f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
+                limit=limit.name, retry_after_s=_LONGEST_WAIT_S, retryable=False,
+            )  # fmt: skip
+        wait_s = retry_ms / 1000 if retry_ms >= 0 else seconds_to_end(limit.period, now)
+        return RateLimited(
+            f"Rate limit reached: your plan's {limit.name} is {most}.",
+            limit=limit.name, retry_after_s=min(wait_s, _LONGEST_WAIT_S), retryable=retry_ms >= 0,
+        )  # fmt: skip
+
+
+def reservation_key(call_id: str) -> str:
+    return f"penstock:reservation:{call_id}"
+
+
+def cache_entry_key(cache_key: str) -> str:
+    return f"penstock:cache:{cache_key}" if cache_key else _NOTHING
+
+
+def flight_key(cache_key: str) -> str:
+    return f"penstock:flight:{cache_key}" if cache_key else _NOTHING
+
+
+def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | bytes | int]:
+    args: list[str | bytes | int] = []
+    for charge in charges:
+        unit = charge.bound.limit.unit
+        args += (charge.bound.limit.kind, charge.reserved, used.of(unit), charge.bound.most, charge.period_ms)
+    return args
+
+
+def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:
+    """What `gateway.reaper` needs to settle this call without its worker."""
+    return _encode({
+        "row": ask.row,
+        "leases": leases,
+        "flight": flight_key(ask.cache_key),
+        "keys": [charge.key for charge in charges],
+        "args": [str(arg) for arg in _charge_args(charges, ask.if_lost)],
+        "cached_args": [
+            str(arg)
+            for arg in _charge_args(
+                tuple(c if c.bound.limit.counts_cached else replace(c, reserved=0) for c in charges),
+                Amounts(requests=ask.if_lost.requests),
+            )
+        ],
+    })  # fmt: skip
+
+
+def _remaining(charges: tuple[Charge, ...], figures: list[int], now: datetime) -> tuple[Remaining, ...]:
+    rows = []
+    for i, charge in enumerate(charges):
+        limit = charge.bound.limit
+        left, reset_ms = figures[2 * i], figures[2 * i + 1]
+        reset_s = reset_ms / 1000 if reset_ms >= 0 else seconds_to_end(limit.period, now)
+        rows.append(Remaining(limit.name, limit.unit, charge.bound.most, left, reset_s))
+    return tuple(rows)

@@ -1,0 +1,107 @@
+"""The limits a plan can name, as rows, and what one call asks of each.
+
+To add a limit: a field in `settings.Plan` and a row here. The scripts know only two kinds: `gcra` (a rate with
+a burst) and `window` (a UTC day or month).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.domain.money import nanousd
+from app.settings import Plan
+
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+# How long a window's counter outlives its window, so that late settlements still find it.
+_GRACE_MS = 2 * _DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What one call counts for, in each unit."""
+
+    requests: int = 1
+    tokens: int = 0
+    nanousd: int = 0
+
+    def of(self, unit: str) -> int:
+        value: int = getattr(self, unit)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One row: `name` is the plan's field, the metric label and the word in the refusal."""
+
+    name: str
+    unit: str  # requests | tokens | nanousd
+    period: str  # minute | day | month
+
+    @property
+    def kind(self) -> str:
+        return "gcra" if self.period == "minute" else "window"
+
+    @property
+    def counts_cached(self) -> bool:
+        """A cached answer is a request, but uses no tokens and costs nothing."""
+        return self.unit == "requests"
+
+
+LIMITS = (
+    Limit("requests_per_minute", "requests", "minute"),
+    Limit("tokens_per_minute", "tokens", "minute"),
+    Limit("requests_per_day", "requests", "day"),
+    Limit("tokens_per_day", "tokens", "day"),
+    Limit("requests_per_month", "requests", "month"),
+    Limit("tokens_per_month", "tokens", "month"),
+    Limit("budget_usd_per_day", "nanousd", "day"),
+    Limit("budget_usd_per_month", "nanousd", "month"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundLimit:
+    """A row with a plan's number: `most` in the row's unit (budgets in nano-dollars)."""
+
+    limit: Limit
+    most: int
+
+    def key(self, key_id: str, now: datetime) -> str:
+        """The counter's Redis key; a window's carries its UTC day or month."""
+        base = f"penstock:limit:{key_id}:{self.limit.name}"
+        if self.limit.period == "minute":
+            return base
+        return f"{base}:{now:%Y-%m-%d}" if self.limit.period == "day" else f"{base}:{now:%Y-%m}"
+
+    def period_ms(self, now: datetime) -> int:
+        """GCRA: the period. Windows: how long the counter is kept."""
+        if self.limit.period == "minute":
+            return _MINUTE_MS
+        return int(seconds_to_end(self.limit.period, now) * 1000) + _GRACE_MS
+
+
+def bind(plan: Plan) -> tuple[BoundLimit, ...]:
+    """The rows that `plan` sets, in the table's order."""
+    bound = []
+    for limit in LIMITS:
+        value = getattr(plan, limit.name)
+        if value is not None:
+            bound.append(BoundLimit(limit, nanousd(value) if limit.unit == "nanousd" else int(value)))
+    return tuple(bound)
+
+
+def seconds_to_end(period: str, now: datetime) -> float:
+    """Seconds until the UTC day or month of `now` ends."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        end = midnight + timedelta(days=1)
+    else:
+        end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return (end - now).total_seconds()
+
+
+def utc_now(clock: Callable[[], float]) -> datetime:
+    return datetime.fromtimestamp(clock(), UTC)

@@ -1,0 +1,58 @@
+"""A worker's sign of life: while it shows one, its open calls are its own; afterwards they are lost.
+
+The id is new for every process. One background beat a worker, started by its first call.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from app.errors import StoreUnavailable
+from app.store.redis import Redis
+
+WORKERS = "penstock:workers"  # zset: worker id → Unix seconds of its last sign of life
+log = structlog.get_logger()
+
+
+def reservations_of(worker_id: str) -> str:
+    return f"penstock:reservations:{worker_id}"
+
+
+class Presence:
+    """`timeout_s` is when others give this worker up; it beats three times as often."""
+
+    def __init__(self, *, redis: Redis, timeout_s: float, clock: Callable[[], float]) -> None:
+        self._redis = redis
+        self._interval_s = timeout_s / 3
+        self._clock = clock
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.reservations_key = reservations_of(self.worker_id)
+        self._beating: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def announce(self) -> None:
+        """Makes sure that this worker counts as alive. Raises `StoreUnavailable` the first time Redis is down."""
+        if self._beating is None:
+            self.beat()
+            if self._beating is None:  # another greenlet may have been here while this one waited for Redis
+                self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+                self._beating.start()
+
+    def beat(self) -> None:
+        self._redis.execute("ZADD", WORKERS, self._clock(), self.worker_id)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                self.beat()
+            except StoreUnavailable:
+                log.warning("presence_beat_failed", worker=self.worker_id)

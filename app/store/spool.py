@@ -1,0 +1,122 @@
+"""Settlements that Redis could not take wait on local disk, and are replayed when it is back.
+
+One file a process, one JSON line a settlement, synced before the call is answered. A process that dies leaves
+its file; the next one on the same disk adopts it (an flock tells whose process still lives). Replaying is safe:
+the settle script does nothing the second time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import structlog
+
+from app.errors import StoreUnavailable
+from app.store.redis import Arg, Script
+
+log = structlog.get_logger()
+
+
+class Spool:
+    """The spool directory of one machine, written by this process's file in it."""
+
+    def __init__(self, directory: Path, *, name: str, retry_s: float = 1.0) -> None:
+        self._directory = directory
+        self._path = directory / f"{name}.jsonl"
+        self._retry_s = retry_s
+        self._file: IO[bytes] | None = None
+        self._rotations = 0
+        self._replaying = False
+
+    def settle(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+        """Runs `script`, or keeps it for later when Redis is not there. Raises nothing of Redis's."""
+        try:
+            script(keys, args)
+        except StoreUnavailable:
+            log.warning("settlement_spooled", call_id=str(args[0]))
+            self._append(keys, args)
+            self._start_replaying(script)
+
+    def replay(self, script: Script) -> int:
+        """Replays every file that no living process owns, and this one's own. Returns the settlements replayed.
+
+        Raises `StoreUnavailable` when Redis is still away; what was not replayed stays.
+        """
+        if not self._directory.is_dir():
+            return 0
+        self._rotate()
+        count = 0
+        for path in sorted(self._directory.glob("*.jsonl")):
+            with path.open("rb") as orphan:
+                if _lock(orphan):
+                    count += self._replay_file(path, script)
+                    path.unlink(missing_ok=True)
+        return count
+
+    def _rotate(self) -> None:
+        """Sets this process's file aside, so that what comes while it is replayed goes into a new one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._rotations += 1
+            self._path.rename(self._path.with_name(f"{self._path.stem}.{self._rotations}.jsonl"))
+
+    def _append(self, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+        if self._file is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab")
+            _lock(self._file)
+        line = msgspec.json.encode({"keys": [_packed(k) for k in keys], "args": [_packed(a) for a in args]})
+        self._file.write(line + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _replay_file(self, path: Path, script: Script) -> int:
+        count = 0
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = msgspec.json.decode(line, type=dict[str, list[str]])
+            except msgspec.DecodeError:
+                # A process died in mid-write; the call's reservation is still open, so the reaper has it.
+                log.warning("spool_line_broken", file=path.name)
+                continue
+            script([b64decode(k) for k in entry["keys"]], [b64decode(a) for a in entry["args"]])
+            count += 1
+        return count
+
+    def _start_replaying(self, script: Script) -> None:
+        if not self._replaying:
+            self._replaying = True
+            threading.Thread(target=self._keep_replaying, args=(script,), name="spool", daemon=True).start()
+
+    def _keep_replaying(self, script: Script) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(self._retry_s)
+            try:
+                count = self.replay(script)
+            except StoreUnavailable:
+                continue
+            log.info("settlements_replayed", count=count)
+            if self._file is None:  # nothing came while the files were replayed
+                self._replaying = False
+                return
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _packed(value: Arg) -> str:
+    return b64encode(value if isinstance(value, bytes) else str(value).encode()).decode()
