@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -26,6 +26,7 @@ _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
 )  # fmt: skip
 
+M = TypeVar("M", bound=BaseModel)
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]*$")]
@@ -61,8 +62,8 @@ class DemoScript(_Section):
 class ProviderConfig(_Section):
     kind: str = Field(description="Wire dialect: openai, demo.")
     base_url: str | None = Field(None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions.")
-    api_key: str | None = Field(None, description="Sent as a bearer token. Write ${NAME}, never the key itself.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Sent with every call, such as api-key for Azure.")
+    api_key: str | None = Field(None, repr=False, description="Sent as a bearer token. Write ${NAME}, never the key itself.")
+    headers: dict[str, str] = Field(default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure.")
     prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
     ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")
     max_connections: int = Field(1000, ge=1, le=100_000, description="At the most at once, for each worker process.")
@@ -160,6 +161,22 @@ class GatewayConfig(_Section):
         return data
 
 
+class PriceOverride(_Section):
+    """US dollars per million tokens; `request` is US dollars per million calls."""
+
+    prompt: Annotated[Decimal, Field(ge=0, le=1_000_000)]
+    completion: Annotated[Decimal, Field(ge=0, le=1_000_000)] = Decimal(0)
+    cached: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as prompt.")
+    reasoning: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as completion.")
+    request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
+
+
+class PriceFile(_Section):
+    """`config/prices.yaml`: provider → upstream model (or "*") → price."""
+
+    prices: dict[Name, dict[str, PriceOverride]] = Field(default_factory=dict)
+
+
 class Settings(BaseModel):
     """Everything the processes are told, frozen."""
 
@@ -179,6 +196,7 @@ class Settings(BaseModel):
     config_path: Path = Path("config/gateway.yaml")
     prices_path: Path = Path("config/prices.yaml")
     config: GatewayConfig
+    prices: dict[str, dict[str, PriceOverride]] = Field(default_factory=dict)
     secrets: frozenset[str] = Field(frozenset(), repr=False)  # values to redact wherever text leaves the process
 
     def __repr__(self) -> str:
@@ -211,6 +229,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
         "config": config,
+        "prices": load_prices(config_path.parent / "prices.yaml"),
         "secrets": frozenset(used | {env[name] for name in _SECRETS if len(env.get(name) or "") >= 8}),
     }
     try:
@@ -224,8 +243,22 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 def load_config(path: Path, env: Mapping[str, str]) -> tuple[GatewayConfig, set[str]]:
     """The YAML at `path` with `${NAME}` and `${NAME:-default}` filled in from `env`; and the values filled in."""
+    used: set[str] = set()
+    config = _validated(GatewayConfig, _fill_in(_read_yaml(path), env, str(path), "", used), path)
+    _check_references(config, path)
+    return config, used
+
+
+def load_prices(path: Path) -> dict[str, dict[str, PriceOverride]]:
+    """The overrides at `path`; none when the file does not exist."""
+    if not path.exists():
+        return {}
+    return _validated(PriceFile, {"prices": _read_yaml(path) or {}}, path).prices
+
+
+def _read_yaml(path: Path) -> Any:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
@@ -234,14 +267,14 @@ def load_config(path: Path, env: Mapping[str, str]) -> tuple[GatewayConfig, set[
         mark = getattr(exc, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(f"{path}:{where} is not valid YAML: {getattr(exc, 'problem', None) or 'syntax error'}") from None
-    used: set[str] = set()
+
+
+def _validated(model: type[M], data: Any, path: Path) -> M:
     try:
-        config = GatewayConfig.model_validate(_fill_in(data, env, str(path), "", used))
+        return model.model_validate(data)
     except ValidationError as exc:
         first = exc.errors()[0]
         raise ConfigError(f"{path}: {_dotted(first['loc']) or 'the file'}: {_expected(first)}") from None
-    _check_references(config, path)
-    return config, used
 
 
 def _check_references(config: GatewayConfig, path: Path) -> None:

@@ -46,6 +46,7 @@ class Ask:
     deadline_s: float
     cache_key: str = ""  # "" when the answer must not come from, nor go to, the cache
     read_cache: bool = False
+    single_flight: bool = False  # one call fetches the answer, identical ones wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Admission:
         ]  # fmt: skip
         args: list[str | bytes | int] = [
             caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, leases), deadline_ms + _KEEP_MS,
-            "1" if ask.read_cache else "0", "1" if ask.read_cache and ask.cache_key else "0",
+            "1" if ask.read_cache else "0", "1" if ask.single_flight else "0",
             "" if most_at_once is None else most_at_once,
         ]  # fmt: skip
         for charge in charges:

@@ -75,6 +75,7 @@ class AnswerStream(Protocol):
 
     usage: Usage | None
     text_bytes: int  # generated so far, for an estimate when the stream ends early
+    chunks: int  # that carried generated text so far: mostly one token each
     complete: bool
 
     def __iter__(self) -> Iterator[bytes]: ...

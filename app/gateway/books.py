@@ -1,0 +1,191 @@
+"""How a call ends: its tokens, its price, its ledger row, its figures and its log line, all from one place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.identity import Caller
+from app.domain.money import Usage, usd
+from app.errors import ClientGone, GatewayError
+from app.gateway.admission import Admission, Admitted, Remaining
+from app.gateway.limits import Amounts
+from app.gateway.pricing import Pricing
+from app.gateway.router import Attempts, Route
+from app.providers.base import CancelToken
+from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """What the edge knows of a call. `call_id` is unique; `request_id` may be the client's own."""
+
+    request_id: str
+    call_id: str
+    cancel: CancelToken = field(default_factory=CancelToken)
+    read_cache: bool = True
+    write_cache: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A call from admission to settlement. `cache` is hit, miss or bypass."""
+
+    context: CallContext
+    caller: Caller
+    request: ChatRequest | EmbedRequest
+    route: Route
+    endpoint: str
+    streamed: bool
+    row: dict[str, Any]
+    admitted: Admitted
+    cache: str
+    started: float  # time.monotonic
+    deadline: float
+    attempts: Attempts = field(default_factory=Attempts)
+    ttft_s: float | None = None
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the caller is told about a call, in headers. `cost_nanousd` is None while a stream still runs."""
+
+    model: str
+    provider: str
+    cache: str
+    attempts: int
+    latency_ms: float
+    remaining: tuple[Remaining, ...]
+    cost_nanousd: int | None
+
+
+class Books:
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        pricing: Pricing,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admission = admission
+        self._pricing = pricing
+        self._metrics = metrics
+        self._clock = clock
+
+    @contextmanager
+    def settling(self, call: Running) -> Iterator[None]:
+        """Whatever ends the block early also ends the call in the ledger, exactly once."""
+        try:
+            yield
+        except ClientGone:
+            self.ended_early(call, "aborted", ClientGone.status)
+            raise
+        except GatewayError as exc:
+            self.ended_early(call, "error", exc.status, exc)
+            raise
+        except BaseException:  # a bug or the worker's end: the row must be written all the same
+            self.ended_early(call, "error", 500)
+            raise
+
+    def answered(
+        self, call: Running, usage: Usage | None, *, text_bytes: int = 0, chunks: int = 0, keep: bytes = b"", ttl_s: int = 0
+    ) -> int:
+        """The call was answered in full. `keep` goes into the cache. Returns its cost in nano-dollars."""
+        counted = usage or self._estimate(call, text_bytes, chunks)
+        return self._settle(call, "ok", 200, counted, keep=keep, ttl_s=ttl_s)
+
+    def answered_from_cache(self, call: Running) -> int:
+        """The call was answered from the cache: no tokens, no cost."""
+        return self._settle(call, "ok", 200, Usage())
+
+    def ended_early(
+        self,
+        call: Running,
+        status: str,
+        http_status: int,
+        error: GatewayError | None = None,
+        *,
+        usage: Usage | None = None,
+        text_bytes: int = 0,
+        chunks: int = 0,
+    ) -> None:
+        """The call failed or was hung up on. What was streamed until then is counted, and so is the prompt of a
+        call that the client gave up: the provider has read it (CONVENTIONS, bug 1)."""
+        sent = status == "aborted" and call.attempts.count > 0
+        if usage is None:
+            usage = self._estimate(call, text_bytes, chunks) if chunks or sent else Usage()
+        self._settle(call, status, http_status, usage, error)
+
+    def report(self, call: Running, cost_nanousd: int | None) -> Report:
+        target = call.attempts.target
+        return Report(
+            call.route.alias, target.provider.name if target else "cache", call.cache, call.attempts.count,
+            (self._clock() - call.started) * 1000, call.admitted.remaining, cost_nanousd,
+        )  # fmt: skip
+
+    def _estimate(self, call: Running, text_bytes: int, chunks: int) -> Usage:
+        # Most providers send a token a chunk; those that send more are caught by the length of the text.
+        return Usage(call.request.prompt_estimate(), max(chunks, text_bytes // _BYTES_PER_TOKEN), estimated=True)
+
+    def _settle(
+        self,
+        call: Running,
+        status: str,
+        http_status: int,
+        usage: Usage,
+        error: GatewayError | None = None,
+        *,
+        keep: bytes = b"",
+        ttl_s: int = 0,
+    ) -> int:
+        if call.settled:
+            return 0
+        call.settled = True
+        target = call.attempts.target
+        provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
+        card = self._pricing.card(provider, upstream_model, usage.service_tier) if target else None
+        cost = card.cost_nanousd(usage) if card and usage.total_tokens else 0
+        latency_s = self._clock() - call.started
+        row = call.row
+        row.update(
+            provider=provider, upstream_model=upstream_model, status=status, http_status=http_status,
+            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
+            latency_ms=round(latency_s * 1000, 3), ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
+            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
+            unpriced=card is None and usage.total_tokens > 0,
+        )  # fmt: skip
+        used = Amounts(1, usage.total_tokens, cost)
+        self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)
+        self._tell(call, status, error, usage, cost, latency_s, provider)
+        return cost
+
+    def _tell(
+        self, call: Running, status: str, error: GatewayError | None, usage: Usage, cost: int, latency_s: float, provider: str
+    ) -> None:
+        model = call.route.alias
+        self._metrics.active(-1)
+        self._metrics.cache(call.cache)
+        self._metrics.observe_call(
+            model=model, provider=provider, status=status, duration_s=latency_s, ttft_s=call.ttft_s,
+            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
+        )  # fmt: skip
+        tell, event = (log.info, "llm_request_completed") if status == "ok" else (log.warning, "llm_request_failed")
+        tell(
+            event, request_id=call.context.request_id, model=model, provider=provider, status=status,
+            key_id=call.caller.key_id, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
+            cost_usd=usd(cost), latency_ms=call.row["latency_ms"], attempts=call.attempts.count, cache=call.cache,
+            streamed=call.streamed, estimated=usage.estimated, code=error.code if error else None,
+        )  # fmt: skip

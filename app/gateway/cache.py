@@ -1,0 +1,98 @@
+"""Which answers are kept, under which key, and how identical calls share one upstream call.
+
+Exact match only: the key covers every field of the request, the model's alias, and the API key unless the
+configuration shares answers between keys (CONVENTIONS, bug 7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from app.domain.chat import ChatRequest, field_bytes
+from app.domain.identity import Caller
+from app.errors import ClientGone, StoreUnavailable
+from app.gateway.admission import Admitted, cache_entry_key, flight_key
+from app.providers.base import CancelToken
+from app.settings import CacheConfig
+from app.store.redis import Redis
+
+# A follower looks again after this long, at first and at most.
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.1
+_NOT_PART_OF_THE_QUESTION = ("stream", "stream_options")
+
+
+class Cache:
+    def __init__(
+        self,
+        *,
+        redis: Redis,
+        config: CacheConfig,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._redis = redis
+        self._config = config
+        self._monotonic = monotonic
+        self._pause = pause
+
+    @property
+    def ttl_s(self) -> int:
+        return self._config.ttl_s
+
+    def key(self, caller: Caller, request: ChatRequest) -> str:
+        """The cache key of `request`; "" when its answer must not be cached (too creative, or caching is off)."""
+        if not self._config.enabled or request.temperature is None:
+            return ""
+        if request.temperature > self._config.max_temperature:
+            return ""
+        digest = hashlib.sha256(b"shared" if self._config.shared else caller.key_id.encode())
+        fields = field_bytes(request.raw)
+        for name in sorted(fields):
+            if name not in _NOT_PART_OF_THE_QUESTION:
+                digest.update(b"\x00%d:%s=" % (len(name), name.encode("utf-8", "surrogatepass")))
+                digest.update(fields[name])
+        return digest.hexdigest()
+
+    def keepable(self, answer: bytes) -> bytes:
+        """`answer` if it may be kept, else nothing."""
+        return answer if len(answer) <= self._config.max_entry_bytes else b""
+
+    @property
+    def max_entry_bytes(self) -> int:
+        return self._config.max_entry_bytes
+
+    def answer(self, admitted: Admitted, deadline: float, cancel: CancelToken) -> bytes | None:
+        """The cached answer; waits for it while an identical call is fetching it. None: fetch it yourself.
+
+        Raises `ClientGone` when the client hangs up while waiting.
+        """
+        if admitted.cached is not None or not admitted.follows:
+            return admitted.cached
+        ask = admitted.ask
+        # In this order: whoever gets the flight after another call let go of it must see what that call kept.
+        look: list[tuple[str | bytes | int | float, ...]] = [
+            ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
+            ("GET", cache_entry_key(ask.cache_key)),
+        ]
+        wait_s = _FIRST_LOOK_S
+        while self._monotonic() < deadline:
+            self._pause(wait_s)
+            wait_s = min(wait_s * 1.5, _LAST_LOOK_S)
+            if cancel.cancelled:
+                raise ClientGone("The client hung up.")
+            try:
+                mine, answer = self._redis.pipeline(look)
+            except StoreUnavailable:
+                return None
+            if answer is not None or mine is not None:
+                # `mine` without an answer: the first call failed or its answer was not to be kept.
+                kept: bytes | None = answer
+                return kept
+        return None
+
+
+def marked(answer: bytes) -> bytes:
+    """A cached JSON answer with `"cached": true` in it."""
+    return b'{"cached":true,' + answer.lstrip()[1:]
