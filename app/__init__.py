@@ -1,0 +1,44 @@
+"""Penstock, a production LLM gateway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.services import Services
+    from app.settings import Settings
+
+__version__ = "0.1.0"
+
+
+def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
+    """The WSGI application: wiring only. Raises `ConfigError` when a setting is missing or wrong."""
+    from flask import Flask
+
+    from app import cli
+    from app.api import chat, context, errors, models, ops, web
+    from app.services import build_services
+    from app.settings import load_settings
+    from app.telemetry.logging import configure_logging
+
+    with cli.one_line_errors():
+        if services is None:
+            settings = settings or load_settings()
+            configure_logging(settings.log_level, settings.env == "production", settings.secrets)
+            services = build_services(settings)
+    app = Flask(__name__, static_folder=None, template_folder="web/templates")
+    app.extensions["penstock"] = services
+    app.config["MAX_CONTENT_LENGTH"] = services.settings.config.server.max_body_bytes
+    app.url_map.strict_slashes = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    for prefix in ("/v1", "/api/v1"):
+        for blueprint in (chat.bp, models.bp, ops.bp):
+            app.register_blueprint(blueprint, url_prefix=prefix, name=f"{blueprint.name}{prefix.replace('/', '_')}")
+    app.register_blueprint(ops.root)
+    app.register_blueprint(web.bp)
+    context.register(app)
+    errors.register(app)
+    cli.register(app)
+    return app

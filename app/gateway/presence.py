@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -27,7 +28,7 @@ def reservations_of(worker_id: str) -> str:
 class Presence:
     """`timeout_s` is when others give this worker up; it beats three times as often."""
 
-    def __init__(self, *, redis: Redis, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, redis: Redis, timeout_s: float, clock: Callable[[], float] = time.time) -> None:
         self._redis = redis
         self._interval_s = timeout_s / 3
         self._clock = clock

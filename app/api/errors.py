@@ -1,0 +1,83 @@
+"""Every error leaves in one shape: the one that OpenAI clients parse, with a stable code of our own."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from app.errors import (
+    GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RateLimited, RequestTooLarge, UnsupportedMediaType,
+)  # fmt: skip
+
+log = structlog.get_logger()
+_BY_STATUS: dict[int, type[GatewayError]] = {
+    404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge, 415: UnsupportedMediaType,
+}  # fmt: skip
+# Longer waits hang openai-node and stop openai-python from retrying (CONVENTIONS, "Retries").
+_LONGEST_WAIT_S = 60
+
+
+def utc_timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def error_body(error: GatewayError) -> dict[str, Any]:
+    return {
+        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
+        "code": error.code,
+        "request_id": g.get("request_id", ""),
+        "timestamp": utc_timestamp(),
+    }
+
+
+def error_response(error: GatewayError) -> Response:
+    response = Response(msgspec.json.encode(error_body(error)), error.status, mimetype="application/json")
+    if error.retry_after_s is not None:
+        wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
+        response.headers["Retry-After"] = str(math.ceil(wait_s))
+        response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+    if isinstance(error, RateLimited) and not error.retryable:
+        response.headers["x-should-retry"] = "false"
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def register(app: Flask) -> None:
+    app.register_error_handler(GatewayError, error_response)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _http_error(exc: HTTPException) -> Response:
+    status = exc.code or 500
+    if 300 <= status < 400:
+        return Response(status=status, headers=exc.get_headers())
+    if isinstance(exc, RequestEntityTooLarge):
+        return error_response(RequestTooLarge("The request body is too large."))
+    kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else GatewayError)
+    response = error_response(kind(_message(status)))
+    allowed = getattr(exc, "valid_methods", None)
+    if allowed:
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _message(status: int) -> str:
+    if status == 404:
+        return f"Unknown request URL: {request.method} {request.path[:200]}."
+    if status == 405:
+        return f"{request.method} is not allowed for this URL."
+    return "The request could not be understood." if status < 500 else "The server had an error."
+
+
+def _unexpected(exc: Exception) -> Response:
+    # The boundary for bugs: the caller learns nothing of them, the log everything.
+    log.error("unexpected_error", request_id=g.get("request_id", ""), exc_info=exc)
+    return error_response(GatewayError("The server had an error while processing your request."))

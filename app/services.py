@@ -1,0 +1,98 @@
+"""Which classes make up a process, and how they hang together. No Flask, no globals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.errors import ConfigError
+from app.gateway.admission import Admission
+from app.gateway.books import Books
+from app.gateway.cache import Cache
+from app.gateway.callers import Callers
+from app.gateway.pipeline import Pipeline
+from app.gateway.presence import Presence
+from app.gateway.pricing import Pricing
+from app.gateway.reaper import Reaper
+from app.gateway.router import Router
+from app.providers import KINDS
+from app.providers.base import Provider
+from app.settings import Settings
+from app.store.database import Database
+from app.store.keys import Keys
+from app.store.ledger import Ledger
+from app.store.outbox import Outbox
+from app.store.redis import Redis
+from app.store.spool import Spool
+from app.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything a view, a command or a job may call."""
+
+    settings: Settings
+    metrics: Metrics
+    redis: Redis
+    database: Database
+    keys: Keys
+    ledger: Ledger
+    outbox: Outbox
+    reaper: Reaper
+    callers: Callers
+    providers: Mapping[str, Provider]
+    router: Router
+    admission: Admission
+    presence: Presence
+    pipeline: Pipeline
+
+    def close(self) -> None:
+        self.presence.stop()
+        self.redis.close()
+        self.database.close()
+
+
+def build_services(settings: Settings) -> Services:
+    """Builds a process's services. Connects to nothing; raises `ConfigError`."""
+    config = settings.config
+    metrics = Metrics(config=config)
+    redis = Redis(settings.redis_url)
+    database = Database(settings.database_url)
+    keys = Keys(database=database, redis=redis)
+    ledger = Ledger(database=database)
+    callers = Callers(keys=keys, dev_key=settings.dev_api_key, admin_key=settings.admin_key)
+    presence = Presence(redis=redis, timeout_s=config.reserve.worker_timeout_s)
+    admission = Admission(
+        redis=redis, callers=callers, plans=config.plans, presence=presence,
+        spool=Spool(settings.data_dir / "spool", name=presence.worker_id),
+    )  # fmt: skip
+    providers = _providers(settings)
+    router = Router(config=config, providers=providers, metrics=metrics)
+    pricing = Pricing(config=config, overrides=settings.prices)
+    pipeline = Pipeline(
+        config=config, admission=admission, router=router, cache=Cache(redis=redis, config=config.cache),
+        pricing=pricing, books=Books(admission=admission, pricing=pricing, metrics=metrics), metrics=metrics,
+    )  # fmt: skip
+    return Services(
+        settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
+        outbox=Outbox(redis=redis, ledger=ledger), callers=callers, providers=providers, router=router,
+        reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
+        admission=admission, presence=presence, pipeline=pipeline,
+    )  # fmt: skip
+
+
+def _providers(settings: Settings) -> dict[str, Provider]:
+    config, file = settings.config, settings.config_path
+    built: dict[str, Provider] = {}
+    for name, provider in config.providers.items():
+        kind = KINDS.get(provider.kind)
+        if kind is None:
+            raise ConfigError(f"{file}: providers.{name}.kind: expected one of: {', '.join(sorted(KINDS))}")
+        try:
+            built[name] = kind(
+                name=name, config=provider, timeouts=provider.timeouts or config.timeouts,
+                heartbeat_s=config.server.heartbeat_s, secrets=settings.secrets,
+            )  # fmt: skip
+        except ConfigError as exc:
+            raise ConfigError(f"{file}: providers.{name}.{exc.message}") from None
+    return built
