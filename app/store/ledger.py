@@ -1,8 +1,8 @@
 """The ledger: every call is one row, written exactly once, and the daily roll-up always equals the rows.
 
-A row that comes again is ignored; only a real row replaces one whose status is `lost`, because a worker that was
-merely stalled settles after the reaper declared its call lost. Rows and roll-up change in one transaction, the
-roll-up by differences. A row that cannot be read goes to `dead_letter` and the others are written.
+A row whose call id comes again is ignored; only a real row replaces one whose status is `lost`, because a worker
+that was merely stalled settles after the reaper declared its call lost. Rows and roll-up change in one transaction,
+the roll-up by differences. A row that cannot be read goes to `dead_letter` and the others are written.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ _IDS_A_STATEMENT = 500
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One call, as a worker or the reaper wrote it into the outbox. `ts` is when it began, in Unix seconds."""
+    """One call, as a worker or the reaper wrote it into the outbox. `ts` is when it began, in Unix seconds.
+
+    `call_id` is ours and unique; `request_id` may be the client's own, and stands in where there is no call id.
+    """
 
     request_id: _Name
+    call_id: Annotated[str, msgspec.Meta(max_length=256)] = ""
     ts: Annotated[float, msgspec.Meta(ge=0, le=_YEAR_9999)]
     key_id: _Name
     model: _Name
@@ -69,11 +73,15 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str | None = None
     tags: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.call_id:
+            msgspec.structs.force_setattr(self, "call_id", self.request_id)
+
 
 # Not strict: Lua may write 1000000000000000 as 1e+15, and a bill must not be lost over notation.
 _DECODER = msgspec.json.Decoder(UsageRow, strict=False)
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_nanousd")
-_OLD = tuple(usage.c[name] for name in ("request_id", "status", "ts", "key_id", "model", "provider", *_SUMMED))
+_OLD = tuple(usage.c[name] for name in ("call_id", "status", "ts", "key_id", "model", "provider", *_SUMMED))
 _Deltas = dict[tuple[str, str, str, str], list[int]]
 
 
@@ -97,9 +105,9 @@ class Ledger:
             except (ValueError, RecursionError) as exc:  # not JSON, not UTF-8, not a row, or nested too deep
                 dead.append((row if isinstance(row, bytes) else repr(row).encode(errors="replace"), str(exc)))
                 continue
-            before = good.get(parsed.request_id)
+            before = good.get(parsed.call_id)
             if before is None or _replaces(parsed.status, before.status):
-                good[parsed.request_id] = parsed
+                good[parsed.call_id] = parsed
         with self._database.write() as connection:
             written = self._write(connection, good)
             self._set_aside(connection, dead)
@@ -113,15 +121,15 @@ class Ledger:
             return usage_report(connection, by, since=since, until=until)
 
     def _write(self, connection: Connection, rows: dict[str, UsageRow]) -> int:
-        known = {old.request_id: old for old in _known(connection, list(rows))}
+        known = {old.call_id: old for old in _known(connection, list(rows))}
         deltas: _Deltas = {}
         new, replaced = [], []
         for row in rows.values():
-            old = known.get(row.request_id)
+            old = known.get(row.call_id)
             if old is None:
                 new.append(asdict(row))
             elif _replaces(row.status, old.status):
-                replaced.append({**asdict(row), "_id": row.request_id})
+                replaced.append({**asdict(row), "_id": row.call_id})
                 _count(deltas, old, -1)
             else:
                 continue
@@ -130,7 +138,7 @@ class Ledger:
             connection.execute(usage.insert(), new)
         if replaced:
             changed: dict[str, Any] = {name: sa.bindparam(name) for name in UsageRow.__struct_fields__}
-            one = usage.c.request_id == sa.bindparam("_id")
+            one = usage.c.call_id == sa.bindparam("_id")
             connection.execute(usage.update().where(one).values(changed), replaced)
         self._roll_up(connection, deltas)
         return len(new) + len(replaced)
@@ -189,7 +197,7 @@ def _replaces(status: str, old_status: str) -> bool:
 def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:
     for start in range(0, len(ids), _IDS_A_STATEMENT):
         chunk = ids[start : start + _IDS_A_STATEMENT]
-        yield from connection.execute(sa.select(*_OLD).where(usage.c.request_id.in_(chunk)))
+        yield from connection.execute(sa.select(*_OLD).where(usage.c.call_id.in_(chunk)))
 
 
 def _count(deltas: _Deltas, row: Any, sign: int) -> None:

@@ -18,10 +18,12 @@ metadata = MetaData(
     }
 )
 
-# One row a call. The request id is the key: that is what makes writing a row twice impossible.
+# One row a call. The call id is the key: that is what makes writing a row twice impossible. The request id is what
+# the client saw; a client may choose it, and choose the same one twice.
 usage = Table(
     "usage", metadata,
-    Column("request_id", Text, primary_key=True),
+    Column("call_id", Text, primary_key=True),
+    Column("request_id", Text, nullable=False),
     Column("ts", Double, nullable=False),  # when the call began
     Column("key_id", Text, nullable=False),
     Column("user", Text, nullable=False),
@@ -48,6 +50,7 @@ usage = Table(
     Column("tags", Text, nullable=False),  # JSON, or empty
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
+    Index("ix_usage_request_id", "request_id"),
 )  # fmt: skip
 
 # The roll-up of `usage`, kept exact in the transaction that writes the rows.

@@ -24,7 +24,7 @@ SUMS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens
 
 def row(request_id: str = "req_1", **changes: Any) -> dict[str, Any]:
     return {
-        "request_id": request_id, "ts": NOON, "key_id": "key_1", "user": "", "tenant": "", "model": "fast",
+        "call_id": request_id, "request_id": request_id, "ts": NOON, "key_id": "key_1", "user": "", "tenant": "", "model": "fast",
         "provider": "demo", "upstream_model": "demo-1", "endpoint": "chat.completions", "status": "ok",
         "http_status": 200, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1,
         "cost_nanousd": 1500, "latency_ms": 12.5, "ttft_ms": None, "attempts": 1, "cache": "miss", "streamed": False,
@@ -64,6 +64,12 @@ def test_a_row_is_stored_as_it_came(database: Database, ledger: Ledger) -> None:
     sent = row(user="ann", tags='{"team":"a"}', **unusual)
     assert ledger.write([json.dumps(sent).encode()]) == 1
     assert all_of(database, usage) == [sent]
+
+
+def test_calls_to_which_a_client_gave_one_request_id_are_each_counted(database: Database, ledger: Ledger) -> None:
+    assert ledger.write([row("mine", call_id="req_1"), row("mine", call_id="req_2")]) == 2
+    assert ledger.write([row("mine", call_id="req_2")]) == 0
+    assert [(r["call_id"], r["request_id"]) for r in all_of(database, usage)] == [("req_1", "mine"), ("req_2", "mine")]
 
 
 def test_a_row_that_comes_again_is_ignored(database: Database, ledger: Ledger) -> None:

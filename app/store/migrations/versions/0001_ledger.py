@@ -24,7 +24,7 @@ def _counts(*names: str) -> list[sa.Column[int]]:
 def upgrade() -> None:
     op.create_table(
         "usage",
-        *_text("request_id"),
+        *_text("call_id", "request_id"),
         sa.Column("ts", sa.Double(), nullable=False),
         *_text("key_id", "user", "tenant", "model", "provider", "upstream_model", "endpoint", "status"),
         sa.Column("http_status", sa.Integer(), nullable=False),
@@ -38,9 +38,10 @@ def upgrade() -> None:
         sa.Column("unpriced", sa.Boolean(), nullable=False),
         sa.Column("job_id", sa.Text()),
         *_text("tags"),
-        sa.PrimaryKeyConstraint("request_id", name="pk_usage"),
+        sa.PrimaryKeyConstraint("call_id", name="pk_usage"),
     )
     op.create_index("ix_usage_ts", "usage", ["ts"])
+    op.create_index("ix_usage_request_id", "usage", ["request_id"])
     op.create_table(
         "usage_daily",
         *_text("day", "key_id", "model", "provider"),
