@@ -1,0 +1,263 @@
+"""A built-in model that needs no network: deterministic, for the first run, for demonstrations and for tests.
+
+Tokens are words. A script (`settings.DemoScript`) adds delays, faults and token counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.event import Event
+
+from app.domain.chat import Message
+from app.domain.money import Usage
+from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
+from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
+from app.settings import DemoScript, ProviderConfig, Timeouts
+
+_encode = msgspec.json.Encoder().encode
+_DIMENSIONS = 64
+_MOST_DIMENSIONS = 3072
+
+
+class DemoProvider:
+    """See `providers.base.Provider`."""
+
+    def __init__(
+        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+    ) -> None:
+        if config.base_url is not None:
+            raise ConfigError("base_url: the kind demo has none")
+        self.name = name
+        self._script = config.script or DemoScript()
+        self._timeouts = timeouts
+        self._heartbeat_s = heartbeat_s
+        self._failures = 0
+
+    def chat(self, call: ChatCall) -> Answer:
+        self._begin(call)
+        reply = _Reply(call, self._script)
+        return Answer(_encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes)
+
+    def stream(self, call: ChatCall) -> DemoStream:
+        self._begin(call)
+        if self._script.cut_after_chunks == 0:
+            raise self._error("cut")
+        return DemoStream(call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts)
+
+    def embed(self, call: EmbedCall) -> Answer:
+        self._begin(call)
+        return _embeddings(call)
+
+    def check(self, timeout_s: float) -> None:
+        """It is always there."""
+
+    def stats(self) -> dict[str, Any]:
+        return {"failures": self._failures}
+
+    def _begin(self, call: ChatCall | EmbedCall) -> None:
+        script = self._script
+        delay_s = script.delay_s
+        first_byte_s = self._timeouts.first_byte_s
+        pause(min(delay_s, first_byte_s), call.deadline, call.cancel, self.name)
+        if delay_s > first_byte_s:
+            raise UpstreamTimeout("The demo model took too long.", provider=self.name, kind="timeout_first_byte")
+        if script.fail_status is not None and (script.fail_times is None or self._failures < script.fail_times):
+            self._failures += 1
+            if script.fail_status in (400, 422):
+                raise UpstreamRejected("The demo model refuses the request.", provider=self.name, kind="rejected")
+            raise self._error("status_5xx" if script.fail_status >= 500 else "status_4xx")
+
+    def _error(self, kind: str) -> UpstreamError:
+        return UpstreamError("The demo model failed, as its script says.", provider=self.name, kind=kind)
+
+
+class DemoStream:
+    """See `providers.base.AnswerStream`: a chunk a word."""
+
+    def __init__(
+        self, call: ChatCall, script: DemoScript, *, provider: str, heartbeat_s: float, timeouts: Timeouts
+    ) -> None:
+        self.usage: Usage | None = None
+        self.text_bytes = 0
+        self.chunks = 0
+        self.complete = False
+        self._call = call
+        self._script = script
+        self._provider = provider
+        self._heartbeat_s = heartbeat_s
+        self._idle_s = timeouts.idle_s
+        self._reply = _Reply(call, script)
+        self._closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        reply, script = self._reply, self._script
+        for sent, (index, delta, size) in enumerate(reply.deltas()):
+            if script.cut_after_chunks is not None and sent >= script.cut_after_chunks:
+                raise UpstreamError("The demo model broke off its answer.", provider=self._provider, kind="cut")
+            if sent:
+                yield from self._think(script.chunk_delay_s)
+            self.chunks += 1
+            self.text_bytes += size
+            yield self._event({"choices": [{"index": index, "delta": delta, "finish_reason": None}]})
+        for index in range(self._call.request.choices):
+            done = {"index": index, "delta": {}, "finish_reason": reply.finish_reason}
+            yield self._event({"choices": [done]})
+        if not script.omit_usage:
+            self.usage = reply.usage
+            if self._call.request.include_usage:
+                yield self._event({"choices": [], "usage": reply.wire_usage()})
+        self.complete = True
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _event(self, fields: dict[str, Any]) -> bytes:
+        base = {**self._reply.base("chat.completion.chunk"), **({"usage": None} if self._call.request.include_usage else {})}
+        return b"data: " + _encode(base | fields) + b"\n\n"
+
+    def _think(self, delay_s: float) -> Iterator[bytes]:
+        silent_s = 0.0
+        while silent_s < delay_s:
+            step_s = min(self._heartbeat_s, delay_s - silent_s, self._idle_s - silent_s)
+            pause(step_s, self._call.deadline, self._call.cancel, self._provider)
+            silent_s += step_s
+            if silent_s >= self._idle_s:
+                raise UpstreamTimeout("The demo model fell silent.", provider=self._provider, kind="timeout_idle")
+            if silent_s < delay_s:
+                yield b""
+
+
+class _Reply:
+    """What the model says to one request."""
+
+    def __init__(self, call: ChatCall, script: DemoScript) -> None:
+        self._call = call
+        body: dict[str, Any] = msgspec.json.decode(call.request.raw)
+        prompt = _text(call.request.messages[-1])
+        self.tool = _forced_tool(body)
+        text = script.reply if script.reply is not None else f"This is Penstock's offline demo model. You said: {prompt}"
+        words = text.split(" ")
+        most = call.request.max_output_tokens
+        self.finish_reason = "length" if most is not None and most < len(words) else "stop"
+        self.words = words[:most]
+        if self.tool is not None:
+            self.words, self.finish_reason = [], "tool_calls"
+        prompt_tokens = sum(len(_text(message).split()) for message in call.request.messages)
+        self.usage = Usage(
+            prompt_tokens if script.prompt_tokens is None else script.prompt_tokens,
+            len(self.words) * call.request.choices if script.completion_tokens is None else script.completion_tokens,
+        )
+        self._created = int(time.time())
+
+    @property
+    def text_bytes(self) -> int:
+        return len(" ".join(self.words).encode("utf-8", "surrogatepass")) * self._call.request.choices
+
+    def base(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self._call.request_id}", "object": kind, "created": self._created, "model": self._call.model
+        }  # fmt: skip
+
+    def wire_usage(self) -> dict[str, Any]:
+        usage = self.usage
+        return {
+            "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        }  # fmt: skip
+
+    def completion(self) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": " ".join(self.words), "refusal": None}
+        if self.tool is not None:
+            message |= {"content": None, "tool_calls": [self._tool_call()]}
+        choices = [
+            {"index": i, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
+            for i in range(self._call.request.choices)
+        ]
+        return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
+
+    def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
+        for index in range(self._call.request.choices):
+            if self.tool is not None:
+                yield index, {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **self._tool_call()}]}, 2
+            for i, word in enumerate(self.words):
+                content = word if i == 0 else f" {word}"
+                role = {"role": "assistant"} if i == 0 else {}
+                yield index, {**role, "content": content}, len(content.encode("utf-8", "surrogatepass"))
+
+    def _tool_call(self) -> dict[str, Any]:
+        return {
+            "id": f"call_{self._call.request_id}", "type": "function",
+            "function": {"name": self.tool, "arguments": "{}"},
+        }  # fmt: skip
+
+
+def pause(delay_s: float, deadline: float, cancel: CancelToken, provider: str) -> None:
+    """Waits, unless the client hangs up (`ClientGone`) or the call's time is over (`UpstreamTimeout`)."""
+    if cancel.cancelled:
+        raise ClientGone("The client hung up.")
+    if delay_s <= 0:
+        gevent.sleep(0)
+        return
+    hung_up = Event()
+    cancel.on_cancel(hung_up.set)
+    left_s = deadline - time.monotonic()
+    try:
+        if hung_up.wait(max(min(delay_s, left_s), 0.0)):
+            raise ClientGone("The client hung up.")
+    finally:
+        cancel.on_cancel(None)
+    if left_s < delay_s:
+        raise UpstreamTimeout("The demo model took too long.", provider=provider, kind="timeout_total")
+
+
+def _text(message: Message) -> str:
+    if isinstance(message.content, list):
+        return " ".join(part.text or "" for part in message.content)
+    return message.content or ""
+
+
+def _forced_tool(body: dict[str, Any]) -> str | None:
+    """The function that the caller makes the model call, if any."""
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        return str(choice["function"].get("name", ""))
+    tools = body.get("tools")
+    if choice == "required" and isinstance(tools, list) and tools and isinstance(tools[0], dict):
+        return str((tools[0].get("function") or {}).get("name", ""))
+    return None
+
+
+def _embeddings(call: EmbedCall) -> Answer:
+    body: dict[str, Any] = msgspec.json.decode(call.request.raw)
+    size = body.get("dimensions") or _DIMENSIONS
+    if not isinstance(size, int) or not 1 <= size <= _MOST_DIMENSIONS:
+        raise InvalidRequest(f"Expected 1 to {_MOST_DIMENSIONS}: `dimensions`.", param="dimensions")
+    given = call.request.input
+    inputs = given if isinstance(given, list) and not all(isinstance(i, int) for i in given) else [given]
+    data = []
+    for index, text in enumerate(inputs):
+        vector: Any = _vector(str(text), size)
+        if body.get("encoding_format") == "base64":
+            vector = b64encode(struct.pack(f"<{size}f", *vector)).decode()
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    usage = Usage(sum(len(str(text).split()) for text in inputs))
+    wire = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
+    return Answer(_encode({"object": "list", "data": data, "model": call.model, "usage": wire}), usage)
+
+
+def _vector(text: str, size: int) -> list[float]:
+    """A unit vector that only depends on `text`."""
+    raw = b""
+    while len(raw) < size * 2:
+        raw += hashlib.sha256(text.encode("utf-8", "surrogatepass") + len(raw).to_bytes(4, "big")).digest()
+    values = [number / 32768 for number in struct.unpack(f"<{size}h", raw[: size * 2])]
+    length = sum(value * value for value in values) ** 0.5 or 1.0
+    return [value / length for value in values]

@@ -1,0 +1,161 @@
+"""The OpenAI dialect: OpenAI, Azure OpenAI's v1 endpoint, vLLM, TGI, Ollama and everything else that speaks it.
+
+Bytes pass through untouched wherever they can: a request is re-serialised only when the model's name or the
+stream options must change, an answer never.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import msgspec
+
+from app.domain.chat import ChatRequest, field_bytes, with_fields
+from app.domain.money import Usage
+from app.errors import ConfigError, UpstreamError
+from app.providers.base import Answer, ChatCall, EmbedCall
+from app.providers.events import OpenAIStream, WireUsage, usage_of
+from app.providers.refusals import refusal
+from app.providers.transport import Exchange, Transport
+from app.settings import ProviderConfig, Timeouts
+
+
+class _Completion(msgspec.Struct):
+    choices: list[msgspec.Raw]
+    usage: WireUsage | None = None
+    service_tier: str | None = None
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[msgspec.Raw]
+    usage: WireUsage | None = None
+
+
+_completion = msgspec.json.Decoder(_Completion)
+_embeddings = msgspec.json.Decoder(_Embeddings)
+
+
+class OpenAIProvider:
+    """One OpenAI-shaped base URL. See `providers.base.Provider`."""
+
+    def __init__(
+        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+    ) -> None:
+        if config.base_url is None:
+            raise ConfigError("base_url: expected the URL up to and without /chat/completions")
+        self.name = name
+        self._heartbeat_s = heartbeat_s
+        self._secrets = secrets
+        headers = dict(config.headers)
+        if config.api_key:
+            headers.setdefault("Authorization", f"Bearer {config.api_key}")
+        self._transport = Transport(
+            provider=name, base_url=config.base_url, headers=headers, timeouts=timeouts,
+            max_connections=config.max_connections, max_idle=config.max_idle_connections, ca_file=config.ca_file,
+        )  # fmt: skip
+
+    def chat(self, call: ChatCall) -> Answer:
+        with _Closing(self._post("/chat/completions", _chat_body(call), call)) as exchange:
+            body = exchange.read_all()
+        try:
+            answer = _completion.decode(body)
+        except (ValueError, RecursionError):
+            self._bad_body()
+        if answer.usage is None:
+            return Answer(body, None, _text_bytes(body))
+        return Answer(body, usage_of(answer.usage, answer.service_tier))
+
+    def stream(self, call: ChatCall) -> OpenAIStream:
+        exchange = self._post("/chat/completions", _stream_body(call), call)
+        try:
+            if not exchange.header("content-type").startswith("text/event-stream"):
+                self._bad_body()
+            stream = OpenAIStream(
+                exchange, provider=self.name, include_usage=call.request.include_usage,
+                heartbeat_s=self._heartbeat_s, timeouts=self._transport.timeouts,
+            )  # fmt: skip
+            stream.await_first()
+        except BaseException:
+            exchange.close()
+            raise
+        return stream
+
+    def embed(self, call: EmbedCall) -> Answer:
+        request = call.request
+        body = request.raw if _unambiguous(request.raw, request.model, call.model) else _renamed(request.raw, call.model)
+        with _Closing(self._post("/embeddings", body, call)) as exchange:
+            answer = exchange.read_all()
+        try:
+            usage = _embeddings.decode(answer).usage
+        except (ValueError, RecursionError):
+            self._bad_body()
+        return Answer(answer, usage_of(usage) if usage is not None else None)
+
+    def check(self, timeout_s: float) -> None:
+        self._transport.connect(timeout_s)
+
+    def stats(self) -> dict[str, Any]:
+        return self._transport.stats()
+
+    def _post(self, path: str, body: bytes, call: ChatCall | EmbedCall) -> Exchange:
+        exchange = self._transport.post(path, body, deadline=call.deadline, cancel=call.cancel)
+        if exchange.status != 200:
+            with _Closing(exchange):
+                raise refusal(self.name, exchange, self._secrets)
+        return exchange
+
+    def _bad_body(self) -> NoReturn:
+        raise UpstreamError(f"The provider {self.name} sent no valid answer.", provider=self.name, kind="bad_body")
+
+
+class _Closing:
+    """Leaves the exchange closed, unless its body was read to the end (then it is back in the pool)."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __enter__(self) -> Exchange:
+        return self._exchange
+
+    def __exit__(self, *_: object) -> None:
+        self._exchange.close()
+
+
+def _chat_body(call: ChatCall) -> bytes:
+    request = call.request
+    if _unambiguous(request.raw, request.model, call.model):
+        return request.raw
+    return _renamed(request.raw, call.model)
+
+
+def _stream_body(call: ChatCall) -> bytes:
+    """Always asks for usage: the ledger needs it, whether the client wants to see it or not."""
+    request: ChatRequest = call.request
+    if request.include_usage and _unambiguous(request.raw, request.model, call.model):
+        return request.raw
+    fields = field_bytes(request.raw)
+    options = fields.get("stream_options")
+    given = msgspec.json.decode(options) if options is not None else None
+    return with_fields(
+        request.raw, {"model": call.model, "stream_options": {**(given or {}), "include_usage": True}}
+    )
+
+
+def _renamed(raw: bytes, model: str) -> bytes:
+    return with_fields(raw, {"model": model})
+
+
+def _unambiguous(raw: bytes, alias: str, model: str) -> bool:
+    """Whether `raw` can go out as it came: the same model's name, and nothing that another parser could read
+    differently (a second "model" key, perhaps spelt with escapes)."""
+    return alias == model and raw.count(b'"model"') == 1 and b"\\u" not in raw
+
+
+def _text_bytes(body: bytes) -> int:
+    """Length of the generated text of a completion without usage."""
+    choices: Any = msgspec.json.decode(body)["choices"]
+    return sum(
+        len(str(choice.get("message", {}).get("content") or "").encode("utf-8", "surrogatepass"))
+        for choice in choices
+        if isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+    )
