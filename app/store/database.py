@@ -133,12 +133,14 @@ def _parsed(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
-            engine = sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S)
+            engine = sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S, hide_parameters=True)
             sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
             return engine
         limits = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_TIMEOUT_S}
-        return sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S, pool_pre_ping=True, connect_args=limits)
+        return sa.create_engine(
+            url, pool_timeout=_CONNECT_TIMEOUT_S, pool_pre_ping=True, connect_args=limits, hide_parameters=True
+        )
     except (ImportError, sa.exc.ArgumentError) as exc:
         raise ConfigError(f"environment: DATABASE_URL: its driver cannot be loaded: {exc}") from None
 

@@ -197,7 +197,8 @@ def _replaces(status: str, old_status: str) -> bool:
 def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:
     for start in range(0, len(ids), _IDS_A_STATEMENT):
         chunk = ids[start : start + _IDS_A_STATEMENT]
-        yield from connection.execute(sa.select(*_OLD).where(usage.c.call_id.in_(chunk)))
+        # Locked, lest two ledger processes both replace one lost row and count it twice; SQLite has one writer.
+        yield from connection.execute(sa.select(*_OLD).where(usage.c.call_id.in_(chunk)).with_for_update())
 
 
 def _count(deltas: _Deltas, row: Any, sign: int) -> None:

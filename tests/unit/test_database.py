@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,7 @@ def test_a_failed_write_is_rolled_back_and_its_error_shows_neither_statement_nor
     with pytest.raises(StoreUnavailable) as caught, database.write() as connection:
         connection.execute(audit.insert(), twice)
     assert caught.value.message == "The database does not answer as it should (IntegrityError)."
+    assert "my-secret" not in "".join(traceback.format_exception(caught.value))
     with database.read() as connection:
         assert connection.execute(sa.select(audit)).all() == []
 

@@ -24,8 +24,8 @@ SUMS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens
 
 def row(request_id: str = "req_1", **changes: Any) -> dict[str, Any]:
     return {
-        "call_id": request_id, "request_id": request_id, "ts": NOON, "key_id": "key_1", "user": "", "tenant": "", "model": "fast",
-        "provider": "demo", "upstream_model": "demo-1", "endpoint": "chat.completions", "status": "ok",
+        "call_id": request_id, "request_id": request_id, "ts": NOON, "key_id": "key_1", "user": "", "tenant": "",
+        "model": "fast", "provider": "demo", "upstream_model": "demo-1", "endpoint": "chat.completions", "status": "ok",
         "http_status": 200, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1,
         "cost_nanousd": 1500, "latency_ms": 12.5, "ttft_ms": None, "attempts": 1, "cache": "miss", "streamed": False,
         "estimated": False, "unpriced": False, "job_id": None, "tags": "", **changes,
@@ -60,8 +60,8 @@ def roll_up(database: Database) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def test_a_row_is_stored_as_it_came(database: Database, ledger: Ledger) -> None:
-    unusual = {"ttft_ms": 3.25, "streamed": True, "unpriced": True, "job_id": "job_1", "status": "aborted"}
-    sent = row(user="ann", tags='{"team":"a"}', **unusual)
+    odd: dict[str, Any] = {"ttft_ms": 3.25, "streamed": True, "unpriced": True, "job_id": "job_1", "status": "aborted"}
+    sent = row(user="ann", tags='{"team":"a"}', **odd)
     assert ledger.write([json.dumps(sent).encode()]) == 1
     assert all_of(database, usage) == [sent]
 
