@@ -1,0 +1,34 @@
+# make run | test | check | bench. Needs Python 3.11 or newer; no root, no Docker.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check bench requirements clean
+
+run: .venv/stamp
+	@$(BIN)/python -m scripts.run
+
+test: .venv/stamp
+	$(BIN)/python -m pytest --cov=app --cov-report=term:skip-covered
+
+check: .venv/stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov=app --cov-report=term:skip-covered
+
+bench: .venv/stamp
+	$(BIN)/python -m bench.run
+
+.venv/stamp: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements.txt
+	@touch $@
+
+requirements:
+	pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt requirements.in
+	pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements-dev.txt requirements-dev.in
+
+clean:
+	rm -rf .venv data .coverage* .pytest_cache .mypy_cache .ruff_cache

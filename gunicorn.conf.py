@@ -1,0 +1,46 @@
+"""gunicorn's settings: gevent workers, and per-worker Prometheus files that are merged at scrape."""
+
+# First of all: what is imported below must find the patched socket and ssl modules in every worker.
+from gevent import monkey
+
+monkey.patch_all()
+
+import os  # noqa: E402
+import shutil  # noqa: E402
+
+from app.settings import load_settings  # noqa: E402
+
+_settings = load_settings()
+_metrics_dir = _settings.data_dir.absolute() / "prometheus"
+# prometheus_client reads it at import, in the workers.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.workers
+worker_class = "gevent"
+worker_connections = 4000
+backlog = 4096
+http_parser = "fast"
+keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
+timeout = 60  # of a worker whose event loop is stuck; calls have their own
+graceful_timeout = 30
+accesslog = None  # the application logs every request itself
+errorlog = "-"
+loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
+logger_class = "app.telemetry.gunicorn_logger.GunicornLogger"
+forwarded_allow_ips = "127.0.0.1,::1"
+control_socket_disable = True
+proc_name = "penstock"
+
+
+def on_starting(server):
+    # What an earlier master left would be counted as this one's.
+    shutil.rmtree(_metrics_dir, ignore_errors=True)
+    _metrics_dir.mkdir(parents=True)
+
+
+def child_exit(server, worker):
+    # A dead worker's gauges go, its counters stay: they must never run backwards.
+    from app.telemetry.metrics import worker_exited
+
+    worker_exited(worker.pid)
