@@ -1,0 +1,71 @@
+"""Fixtures for every test: a real Redis, the played vendor, real gateways; and no socket beyond this machine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.servers import Gateway, RedisServer, flushed
+from tests.support.upstream import Upstream
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only() -> Iterator[None]:
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test wants to leave this machine: {address[0]}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    flushed(redis_server.url)
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def vendor() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(vendor: Upstream) -> Upstream:
+    """The played vendor, its counts at zero."""
+    vendor.reset()
+    return vendor
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., Gateway]]:
+    """Starts real gateways: `gateway(config, prices=…, workers=…)`."""
+    with ExitStack() as stack:
+        started = 0
+
+        def start(config: str, **options: Any) -> Gateway:
+            nonlocal started
+            started += 1
+            return stack.enter_context(Gateway(tmp_path / f"gateway-{started}", config, redis_url=redis_url, **options))
+
+        yield start
