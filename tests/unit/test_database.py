@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.errors import ConfigError, StoreUnavailable
+from app.store import database as database_module
 from app.store.database import Database
 from app.store.tables import audit, metadata
 
@@ -50,6 +52,17 @@ def test_processes_that_start_together_can_all_migrate(tmp_path: Path) -> None:
     ]
     assert [process.communicate(timeout=30)[1] for process in started] == [""] * 4
     Database(url).ping()
+
+
+def test_a_migration_waits_for_another_one_but_not_for_ever(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_MIGRATE_TIMEOUT_S", 0.1)
+    with (tmp_path / "ledger.db.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreUnavailable, match="Another process has been migrating"):
+            database.migrate()
+    database.migrate()
 
 
 def test_a_failed_migration_leaves_nothing_half_done(tmp_path: Path) -> None:

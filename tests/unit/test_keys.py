@@ -153,6 +153,18 @@ def test_a_revocation_that_redis_missed_follows_with_the_next_sync(
     assert keys.authenticate(hash_key(key)) is None
 
 
+def test_a_revocation_by_a_machine_whose_clock_is_behind_is_not_missed(
+    database: Database, keys: Keys, dead_redis: Redis, clock: Clock
+) -> None:
+    key, info = keys.create("a")
+    keys.sync_mirror()
+    behind = Keys(database=database, redis=dead_redis, clock=lambda: clock.now - 30)
+    with pytest.raises(StoreUnavailable):
+        behind.revoke(info.key_id)
+    keys.sync_mirror()
+    assert keys.authenticate(hash_key(key)) is None
+
+
 @pytest.mark.parametrize("lost_s", [1, 900])
 def test_a_redis_that_went_back_in_time_is_told_again_of_revocations(
     redis: Redis, keys: Keys, clock: Clock, lost_s: int

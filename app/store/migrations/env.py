@@ -1,4 +1,4 @@
-"""Run by Alembic, with the connection and the transaction that `Database.migrate` opened."""
+"""Run by Alembic inside the transaction that `Database.migrate` opened: what fails leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,5 @@ context.configure(
     target_metadata=metadata,
     # SQLite alters a table by copying it.
     render_as_batch=True,
-    # One transaction for all versions, on both databases: a migration that fails leaves nothing half done.
-    transactional_ddl=True,
 )
 context.run_migrations()
