@@ -1,0 +1,38 @@
+"""The models that a key may use, as OpenAI lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+
+from app.api.context import caller, require, services
+from app.domain.identity import Scope
+from app.errors import ModelNotFound
+
+bp = Blueprint("models", __name__)
+# OpenAI's clients want a time of creation; an alias has none, so all have the same.
+_CREATED = 1_700_000_000
+
+
+@bp.get("/models")
+@require(Scope.CHAT)
+def list_models() -> dict[str, Any]:
+    config = services().settings.config
+    return {
+        "object": "list",
+        "data": [_model(alias, model.owned_by) for alias, model in config.models.items() if caller().may_use(alias)],
+    }
+
+
+@bp.get("/models/<path:model_id>")
+@require(Scope.CHAT)
+def get_model(model_id: str) -> dict[str, Any]:
+    model = services().settings.config.models.get(model_id)
+    if model is None or not caller().may_use(model_id):
+        raise ModelNotFound("The model does not exist or this API key may not use it.", param="model")
+    return _model(model_id, model.owned_by)
+
+
+def _model(alias: str, owned_by: str) -> dict[str, Any]:
+    return {"id": alias, "object": "model", "created": _CREATED, "owned_by": owned_by}

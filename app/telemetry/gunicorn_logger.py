@@ -1,0 +1,18 @@
+"""gunicorn's own messages as our log lines (`logger_class` in gunicorn.conf.py). No access log: the gateway has its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gunicorn import glogging
+
+
+class GunicornLogger(glogging.Logger):
+    """Hands everything to standard logging's root, which `configure_logging` must have set up."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for logger in (self.error_log, self.access_log):
+            logger.handlers = []
+        self.error_log.propagate = True
+        self._access_log_enabled = False

@@ -1,0 +1,149 @@
+"""Log lines: one event a line, JSON in production and readable in development, whoever wrote it.
+
+Our own events (structlog) and those of libraries (standard logging, gunicorn included) go through one renderer
+and one redaction. Logging never fails a call: what cannot be rendered is rendered poorly, what cannot be
+written is dropped.
+"""
+
+from __future__ import annotations
+
+import json as stdlib_json
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from app.telemetry.redaction import redactor
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# At debug level these write whole requests and answers: prompts and keys.
+_TALKATIVE = ("openai", "httpx", "httpcore", "urllib3", "geventhttpclient", "sqlalchemy", "werkzeug")
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+Render = Callable[[EventDict], bytes]
+
+
+def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: int = 1) -> None:
+    """Sets up structlog and standard logging for this process. `level`: debug, info, warning, error.
+
+    Lines go to the file descriptor `fd`: 1 for servers; 2 for commands, whose standard output is their result.
+    """
+    redact = redactor(secrets)
+    plain: Render = _json_line if json else _console(colors=os.isatty(fd))
+    output = Output(fd)
+
+    def render(event: EventDict) -> bytes:
+        return redact(plain(event))
+
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, _stamp, lambda _, __, event: render(event)],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *_: output,
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers = [_LibraryHandler(render, output)]
+    root.setLevel(max(_LEVELS[level], logging.INFO))
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+class Output:
+    """Writes lines to a file descriptor, each with one system call so that workers' lines do not mix."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, line: bytes) -> None:
+        rest = line + b"\n"
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError:
+            pass  # The reader is gone or the disk is full: there is nobody left to tell.
+
+    msg = debug = info = warning = error = critical = exception = write
+
+
+class _LibraryHandler(logging.Handler):
+    """Standard logging records as our lines: the message is the event, the logger's name a field."""
+
+    def __init__(self, render: Render, output: Output) -> None:
+        super().__init__()
+        self._render = render
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event: EventDict = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
+        except Exception:  # The boundary: arguments that do not fit the message, or cannot be printed.
+            event = {"event": _safe_text(record.msg), "logger": record.name}
+        self._output.write(self._render(_stamp(None, record.levelname.lower(), event)))
+
+
+def timestamp() -> str:
+    """Now, UTC, as in logs and answers: `2026-11-20T23:00:00.123Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _stamp(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Time, level and event come first, so that lines can be read down the screen."""
+    level = "error" if method == "exception" else method
+    stamped: EventDict = {"timestamp": timestamp(), "level": level, "event": event.pop("event", "")}
+    error = event.pop("exc_info", None)
+    stamped.update(event)
+    if error:
+        stamped["exception"] = _traceback(error)
+    return stamped
+
+
+def _traceback(error: Any) -> str:
+    """The traceback without local variables: they hold prompts."""
+    if isinstance(error, BaseException):
+        lines = traceback.format_exception(error)
+    elif isinstance(error, tuple) and error[0] is not None:
+        lines = traceback.format_exception(*error)
+    else:
+        lines = traceback.format_exc().splitlines(keepends=True)
+    return "".join(lines).rstrip()
+
+
+def _json_line(event: EventDict) -> bytes:
+    try:
+        return _encode(event)
+    except Exception:  # The boundary: a lone surrogate, a failing __repr__, a cycle must not fail the call.
+        return stdlib_json.dumps({str(key): _safe_text(value) for key, value in event.items()}).encode()
+
+
+def _safe_text(value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception as exc:  # The boundary: somebody's __repr__.
+        return f"<{type(value).__name__}: {type(exc).__name__}>"
+
+
+def _console(*, colors: bool) -> Render:
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, pad_event_to=0)
+
+    def render(event: EventDict) -> bytes:
+        exception = event.pop("exception", "")
+        text = str(renderer(None, "", {key: _one_line(value) for key, value in event.items()}))
+        # Indented, so that a line break inside a message cannot pass for a line of its own.
+        for line in exception.splitlines():
+            text += "\n    " + _one_line(line)
+        return text.encode("utf-8", "backslashreplace")
+
+    return render
+
+
+def _one_line(value: Any) -> str:
+    """Without line breaks and terminal escapes: values may come from callers."""
+    text = _safe_text(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,0 +1,165 @@
+"""Prometheus series: names, labels and buckets of the contract, right across several workers and their restarts.
+
+Under gunicorn each worker writes its figures to files below PROMETHEUS_MULTIPROC_DIR, and a scrape adds them up; a
+dead worker's counters stay in their files, so that no sum runs backwards, and its gauges go. Labels are
+bounded: model and provider come from the configuration, everything else from a closed list.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from app.settings import GatewayConfig
+
+# OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
+_DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_COST = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1, 10)
+_HTTP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_UPSTREAM_KINDS = frozenset({
+    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total",
+    "status_4xx", "status_5xx", "rate_limited", "auth", "not_found", "bad_body", "cut", "stream_error", "rejected",
+    "breaker_open", "closed",
+})  # fmt: skip
+_STATES = {"closed": 0, "half_open": 1, "open": 2}
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Metrics:
+    """The series of one process. Each method is one event; children are bound once and kept."""
+
+    def __init__(self, *, config: GatewayConfig) -> None:
+        self._models = frozenset(config.models)
+        self._providers = frozenset(config.providers) | {"cache"}
+        self._registry = CollectorRegistry()
+        self._children: dict[tuple[Any, ...], Any] = {}
+        self._requests = self._new(Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status")
+        self._duration = self._new(
+            Histogram, "llm_request_duration_seconds", "From admission to the end of the answer.", "model", "provider",
+            buckets=_DURATION,
+        )  # fmt: skip
+        self._first_token = self._new(
+            Histogram, "llm_time_to_first_token_seconds", "From admission to a stream's first chunk.", "model",
+            buckets=_FIRST_TOKEN,
+        )  # fmt: skip
+        self._tokens = self._new(
+            Counter, "llm_tokens_total", "Tokens; cached is a part of prompt, reasoning of completion.", "model", "kind"
+        )
+        self._cost = self._new(Counter, "llm_cost_usd_total", "Cost in US dollars.", "model", "provider")
+        self._call_cost = self._new(
+            Histogram, "llm_cost_per_request_usd", "Cost of a call in US dollars.", "model", buckets=_COST
+        )
+        self._active = self._new(
+            Gauge, "llm_active_requests", "Model calls that are running.", multiprocess_mode="livesum"
+        )
+        self._limited = self._new(Counter, "llm_rate_limited_total", "Calls refused by a limit.", "limit")
+        self._cache = self._new(Counter, "llm_cache_requests_total", "Calls by what the cache did.", "result")
+        self._upstream = self._new(Counter, "llm_upstream_errors_total", "Failed attempts.", "provider", "kind")
+        self._breaker = self._new(
+            Gauge, "llm_breaker_state", "0 closed, 1 half open, 2 open: the worst of the workers.", "target",
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self._http = self._new(
+            Histogram, "http_request_duration_seconds", "Until the answer's first byte.", "route", "method", "status",
+            buckets=_HTTP,
+        )  # fmt: skip
+
+    def observe_call(
+        self,
+        *,
+        model: str,
+        provider: str,
+        status: str,
+        duration_s: float,
+        ttft_s: float | None,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int,
+        reasoning_tokens: int,
+        cost_nanousd: int,
+    ) -> None:
+        """A model call ended. `status`: ok, error or aborted."""
+        model = model if model in self._models else "other"
+        provider = provider if provider in self._providers else "other"
+        self._child(self._requests, model, provider, status).inc()
+        self._child(self._duration, model, provider).observe(duration_s)
+        if ttft_s is not None:
+            self._child(self._first_token, model).observe(ttft_s)
+        for kind, count in (
+            ("prompt", prompt_tokens), ("completion", completion_tokens),
+            ("cached", cached_tokens), ("reasoning", reasoning_tokens),
+        ):  # fmt: skip
+            if count:
+                self._child(self._tokens, model, kind).inc(count)
+        if cost_nanousd:
+            self._child(self._cost, model, provider).inc(cost_nanousd / 1e9)
+            self._child(self._call_cost, model).observe(cost_nanousd / 1e9)
+
+    def active(self, delta: int) -> None:
+        """A call began (+1) or ended (-1)."""
+        self._active.inc(delta)
+
+    def rate_limited(self, limit: str) -> None:
+        """`limit` is the name of a plan's field."""
+        self._child(self._limited, limit).inc()
+
+    def cache(self, result: str) -> None:
+        """`result`: hit, miss or bypass."""
+        self._child(self._cache, result).inc()
+
+    def upstream_error(self, provider: str, kind: str) -> None:
+        known = provider if provider in self._providers else "other"
+        self._child(self._upstream, known, kind if kind in _UPSTREAM_KINDS else "other").inc()
+
+    def breaker(self, target: str, state: str) -> None:
+        """`target` is a configured `provider/model`; `state`: closed, half_open or open."""
+        self._child(self._breaker, target).set(_STATES[state])
+
+    def observe_http(self, route: str, method: str, status: int, duration_s: float) -> None:
+        """`route` is the rule that matched, never the path."""
+        known = method if method in _METHODS else "OTHER"
+        self._child(self._http, route, known, str(status)).observe(duration_s)
+
+    def render(self, now: Mapping[str, float]) -> bytes:
+        """The text of a scrape. `now` are figures that belong to no worker, read for this scrape."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            merged = CollectorRegistry()
+            multiprocess.MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+        else:
+            merged = self._registry
+        shared = CollectorRegistry()
+        shared.register(_Now(now))
+        return generate_latest(merged) + generate_latest(shared)
+
+    def _new(self, kind: type[M], name: str, text: str, *labels: str, **options: Any) -> M:
+        return kind(name, text, labels, registry=self._registry, **options)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
+
+class _Now(Collector):
+    def __init__(self, figures: Mapping[str, float]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Any:
+        for name, value in self._figures.items():
+            yield GaugeMetricFamily(name, "Read at the time of the scrape.", value=value)
+
+
+def worker_exited(pid: int) -> None:
+    """gunicorn's `child_exit`: a dead worker's gauges must not stay."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
