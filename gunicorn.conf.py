@@ -5,10 +5,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import os  # noqa: E402
-import shutil  # noqa: E402
+import os
+import shutil
 
-from app.settings import load_settings  # noqa: E402
+from app.settings import load_settings
 
 _settings = load_settings()
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"

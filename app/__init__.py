@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from app.settings import VERSION as __version__
+
 if TYPE_CHECKING:
     from flask import Flask
 
     from app.services import Services
     from app.settings import Settings
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "create_app"]
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:

@@ -37,9 +37,7 @@ class GatewayError(Exception):
     # What `x-should-retry` tells the SDKs; None leaves it to the status (CONVENTIONS, "Retries").
     should_retry: ClassVar[bool | None] = None
 
-    def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -95,9 +93,7 @@ class RateLimited(GatewayError):
     type = "rate_limit_error"
     code = "RATE_LIMIT_EXCEEDED"
 
-    def __init__(
-        self, message: str, *, limit: str, retry_after_s: float, retryable: bool = True
-    ) -> None:
+    def __init__(self, message: str, *, limit: str, retry_after_s: float, retryable: bool = True) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.limit = limit
         self.retryable = retryable

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from app.errors import ConfigError
 
+VERSION = "0.1.0"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
@@ -40,7 +41,9 @@ class Timeouts(_Section):
     """Four different things: a timeout while waiting for headers can still fall back, a later one cannot."""
 
     connect_s: Seconds = Field(5.0, description="Name resolution, TCP and TLS handshake.")
-    first_byte_s: Seconds = Field(120.0, description="From the request sent to the answer's headers; streams: first chunk.")
+    first_byte_s: Seconds = Field(
+        120.0, description="From the request sent to the answer's headers; streams: first chunk."
+    )
     idle_s: Seconds = Field(60.0, description="Silence between two reads of a body or stream.")
     total_s: Seconds = Field(600.0, description="The whole call, every retry and fallback included.")
 
@@ -61,9 +64,15 @@ class DemoScript(_Section):
 
 class ProviderConfig(_Section):
     kind: str = Field(description="Wire dialect: openai, demo.")
-    base_url: str | None = Field(None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions.")
-    api_key: str | None = Field(None, repr=False, description="Sent as a bearer token. Write ${NAME}, never the key itself.")
-    headers: dict[str, str] = Field(default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure.")
+    base_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
+    )
+    api_key: str | None = Field(
+        None, repr=False, description="Sent as a bearer token. Write ${NAME}, never the key itself."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure."
+    )
     prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
     ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")
     max_connections: int = Field(1000, ge=1, le=100_000, description="At the most at once, for each worker process.")
@@ -81,14 +90,22 @@ class ProviderConfig(_Section):
 
 class Target(_Section):
     provider: str = Field(description="A name from `providers`.")
-    model: str | None = Field(None, min_length=1, description="The provider's name for the model; by default the alias.")
-    weight: float = Field(1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets.")
+    model: str | None = Field(
+        None, min_length=1, description="The provider's name for the model; by default the alias."
+    )
+    weight: float = Field(
+        1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets."
+    )
 
 
 class ModelConfig(_Section):
     targets: tuple[Target, ...] = Field(min_length=1, description="Who can serve the model.")
-    fallbacks: tuple[str | Target, ...] = Field((), description="Tried in order when no target can: models, providers or targets.")
-    max_output_tokens: Count = Field(16_384, description="The longest answer: what a budget reserves when the caller sets no bound.")
+    fallbacks: tuple[str | Target, ...] = Field(
+        (), description="Tried in order when no target can: models, providers or targets."
+    )
+    max_output_tokens: Count = Field(
+        16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
+    )
     owned_by: str = Field("penstock", description="Shown in /models.")
 
 
@@ -96,7 +113,9 @@ class Plan(_Section):
     """Limits of the keys on the plan. One left out is no limit."""
 
     requests_per_minute: Count | None = Field(None, description="GCRA: a burst of one minute's worth, refilled evenly.")
-    tokens_per_minute: Count | None = Field(None, description="GCRA, prompt and completion; an estimate until the call ends.")
+    tokens_per_minute: Count | None = Field(
+        None, description="GCRA, prompt and completion; an estimate until the call ends."
+    )
     requests_per_day: Count | None = Field(None, description="UTC day.")
     tokens_per_day: Count | None = Field(None, description="UTC day.")
     requests_per_month: Count | None = Field(None, description="UTC month.")
@@ -113,7 +132,9 @@ class Plan(_Section):
 class CacheConfig(_Section):
     enabled: bool = Field(True, description="Answers to calls with temperature ≤ max_temperature are kept.")
     ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long.")
-    max_temperature: float = Field(0.3, ge=0, le=2, description="A call without a temperature counts as 1 and is not cached.")
+    max_temperature: float = Field(
+        0.3, ge=0, le=2, description="A call without a temperature counts as 1 and is not cached."
+    )
     shared: bool = Field(False, description="True: keys share answers. False: each key has its own.")
     max_entry_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer answers are not kept.")
 
@@ -137,8 +158,12 @@ class ServerConfig(_Section):
 
 
 class ReserveConfig(_Section):
-    completion_tokens: int = Field(512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens.")
-    worker_timeout_s: Seconds = Field(15.0, description="A worker that shows no sign of life for this long has lost its calls.")
+    completion_tokens: int = Field(
+        512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens."
+    )
+    worker_timeout_s: Seconds = Field(
+        15.0, description="A worker that shows no sign of life for this long has lost its calls."
+    )
 
 
 class GatewayConfig(_Section):
@@ -167,7 +192,9 @@ class PriceOverride(_Section):
     prompt: Annotated[Decimal, Field(ge=0, le=1_000_000)]
     completion: Annotated[Decimal, Field(ge=0, le=1_000_000)] = Decimal(0)
     cached: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as prompt.")
-    reasoning: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as completion.")
+    reasoning: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="By default as completion."
+    )
     request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
 
 
@@ -266,7 +293,9 @@ def _read_yaml(path: Path) -> Any:
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"{path}:{where} is not valid YAML: {getattr(exc, 'problem', None) or 'syntax error'}") from None
+        raise ConfigError(
+            f"{path}:{where} is not valid YAML: {getattr(exc, 'problem', None) or 'syntax error'}"
+        ) from None
 
 
 def _validated(model: type[M], data: Any, path: Path) -> M:
@@ -291,7 +320,9 @@ def _check_references(config: GatewayConfig, path: Path) -> None:
                 raise ConfigError(f"{path}: models.{alias}.{where}: no provider {provider!r}; expected one of: {known}")
         for i, fallback in enumerate(model.fallbacks):
             if isinstance(fallback, str) and fallback not in config.models and fallback not in config.providers:
-                raise ConfigError(f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider")
+                raise ConfigError(
+                    f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider"
+                )
 
 
 def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[str]) -> Any:

@@ -12,7 +12,13 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.errors import (
-    GatewayError, InvalidRequest, MethodNotAllowed, NotFound, RateLimited, RequestTooLarge, UnsupportedMediaType,
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    RequestTooLarge,
+    UnsupportedMediaType,
 )  # fmt: skip
 
 log = structlog.get_logger()

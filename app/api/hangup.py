@@ -19,7 +19,7 @@ def watch(environ: dict[str, Any], cancel: CancelToken) -> Callable[[], None]:
     """Cancels `cancel` when the client's side closes. Returns what stops watching (safe to call twice)."""
     client = environ.get("gunicorn.socket")
     raw = getattr(client, "_sock", None)
-    if raw is None:
+    if client is None or raw is None:
         return _nothing
     watcher = gevent.get_hub().loop.io(client.fileno(), 1)
 

@@ -14,12 +14,12 @@ import gevent
 import psutil
 from flask import Blueprint, Response, request
 
-import app
 from app.api.context import require, services
 from app.api.errors import utc_timestamp
 from app.domain.identity import Scope
 from app.errors import Forbidden, GatewayError, NotReady, StoreUnavailable
 from app.services import Services
+from app.settings import VERSION
 from app.telemetry.metrics import CONTENT_TYPE
 
 bp = Blueprint("ops", __name__)
@@ -33,7 +33,7 @@ _LIBRARIES = ("flask", "gunicorn", "gevent", "redis", "sqlalchemy", "msgspec", "
 @bp.get("/health")
 def health() -> dict[str, Any]:
     """Liveness: the process answers. Touches nothing else."""
-    return {"status": "healthy", "timestamp": utc_timestamp(), "version": app.__version__}
+    return {"status": "healthy", "timestamp": utc_timestamp(), "version": VERSION}
 
 
 @root.get("/ready")
@@ -69,7 +69,7 @@ def health_detailed() -> tuple[dict[str, Any], int]:
     healthy = {name: check["status"] == "healthy" for name, check in checks.items()}
     serves = healthy["redis"] and healthy["database"]
     status = "unhealthy" if not serves else "healthy" if all(healthy.values()) else "degraded"
-    body = {"status": status, "timestamp": utc_timestamp(), "version": app.__version__, "checks": checks}
+    body = {"status": status, "timestamp": utc_timestamp(), "version": VERSION, "checks": checks}
     return body, 200 if serves else 503
 
 
@@ -93,7 +93,7 @@ def debug() -> dict[str, Any]:
     memory = psutil.virtual_memory()
     return {
         "environment": {
-            "version": app.__version__, "env": found.settings.env, "python": platform.python_version(),
+            "version": VERSION, "env": found.settings.env, "python": platform.python_version(),
             "libraries": {name: version(name) for name in _LIBRARIES},
         },
         "system": {

@@ -130,7 +130,9 @@ class Admission:
             follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
         )  # fmt: skip
 
-    def settle(self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0) -> None:
+    def settle(
+        self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0
+    ) -> None:
         """Ends the call: `used` is what it really took, `row` its ledger row, `answer` what to cache.
 
         Never fails for want of Redis: the settlement is then spooled to disk and replayed.
@@ -183,10 +185,11 @@ class Admission:
         charge = charges[index - 1]
         limit, most = charge.bound.limit, charge.bound.most
         if limit.unit == "nanousd":
+            wait_s = min(seconds_to_end(limit.period, now), _LONGEST_WAIT_S)
             return BudgetExceeded(
                 f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
                 f"next {limit.period}.",
-                limit=limit.name, retry_after_s=min(seconds_to_end(limit.period, now), _LONGEST_WAIT_S), retryable=False,
+                limit=limit.name, retry_after_s=wait_s, retryable=False,
             )  # fmt: skip
         if charge.reserved > most:
             return RateLimited(

@@ -99,7 +99,14 @@ class Books:
             raise
 
     def answered(
-        self, call: Running, usage: Usage | None, *, text_bytes: int = 0, chunks: int = 0, keep: bytes = b"", ttl_s: int = 0
+        self,
+        call: Running,
+        usage: Usage | None,
+        *,
+        text_bytes: int = 0,
+        chunks: int = 0,
+        keep: bytes = b"",
+        ttl_s: int = 0,
     ) -> int:
         """The call was answered in full. `keep` goes into the cache. Returns its cost in nano-dollars."""
         counted = usage or self._estimate(call, text_bytes, chunks)
@@ -162,7 +169,8 @@ class Books:
             provider=provider, upstream_model=upstream_model, status=status, http_status=http_status,
             prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
-            latency_ms=round(latency_s * 1000, 3), ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
+            latency_ms=round(latency_s * 1000, 3),
+            ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
             attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
             unpriced=card is None and usage.total_tokens > 0,
         )  # fmt: skip
@@ -172,7 +180,14 @@ class Books:
         return cost
 
     def _tell(
-        self, call: Running, status: str, error: GatewayError | None, usage: Usage, cost: int, latency_s: float, provider: str
+        self,
+        call: Running,
+        status: str,
+        error: GatewayError | None,
+        usage: Usage,
+        cost: int,
+        latency_s: float,
+        provider: str,
     ) -> None:
         model = call.route.alias
         self._metrics.active(-1)

@@ -119,7 +119,13 @@ class Pipeline:
         return bool(call.admitted.ask.cache_key) and call.context.write_cache
 
     def _admit(
-        self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, endpoint: str, *, streamed: bool = False
+        self,
+        caller: Caller,
+        request: ChatRequest | EmbedRequest,
+        context: CallContext,
+        endpoint: str,
+        *,
+        streamed: bool = False,
     ) -> Running:
         started = self._monotonic()
         route = self._router.route(request.model, caller)

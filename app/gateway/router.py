@@ -79,9 +79,7 @@ class Router:
         self._draw = draw or _by_weight
         self._pause = pause
         self._targets: dict[tuple[str, str], Target] = {}
-        self.routes = {
-            alias: self._build(alias, model, config, providers) for alias, model in config.models.items()
-        }
+        self.routes = {alias: self._build(alias, model, config, providers) for alias, model in config.models.items()}
 
     def route(self, alias: str, caller: Caller) -> Route:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
@@ -163,9 +161,7 @@ class Router:
             "upstream_failed", target=target.name, kind=failure.kind, status=failure.upstream_status, attempt=attempt
         )
 
-    def _build(
-        self, alias: str, model: ModelConfig, config: GatewayConfig, providers: Mapping[str, Provider]
-    ) -> Route:
+    def _build(self, alias: str, model: ModelConfig, config: GatewayConfig, providers: Mapping[str, Provider]) -> Route:
         fallbacks: list[Target] = []
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):

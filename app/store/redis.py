@@ -37,10 +37,9 @@ class Redis:
         self, url: str, *, socket_timeout_s: float = 2.0, connect_timeout_s: float = 1.0, max_connections: int = 64
     ) -> None:
         # The pool only parses the URL; no connection of it is ever used.
-        template = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=socket_timeout_s, socket_connect_timeout=connect_timeout_s,
-            socket_keepalive=True, health_check_interval=0,
-        )  # fmt: skip
+        template = ConnectionPool.from_url(url, protocol=2, socket_timeout=socket_timeout_s, health_check_interval=0)
+        if not url.startswith("unix:"):
+            template.connection_kwargs |= {"socket_connect_timeout": connect_timeout_s, "socket_keepalive": True}
         self._new: Callable[[], Connection] = lambda: template.connection_class(**template.connection_kwargs)
         self._timeout_s = socket_timeout_s
         self._max = max_connections
@@ -120,8 +119,7 @@ class Redis:
             return self._new()
         waiter = _Waiter()
         self._waiting.append(waiter)
-        if waiter.wait(self._timeout_s):
-            assert waiter.connection is not None
+        if waiter.wait(self._timeout_s) and waiter.connection is not None:
             return waiter.connection
         raise StoreUnavailable("The limits store is busy.", retry_after_s=1)
 

@@ -1,4 +1,4 @@
-"""gunicorn's own messages as our log lines (`logger_class` in gunicorn.conf.py). No access log: the gateway has its own."""
+"""gunicorn's own messages as our log lines (`logger_class` in gunicorn.conf.py), without its access log."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             event: EventDict = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
-        except Exception:  # The boundary: arguments that do not fit the message, or cannot be printed.
+        except Exception:  # noqa: BLE001 - the boundary: arguments that do not fit the message
             event = {"event": _safe_text(record.msg), "logger": record.name}
         self._output.write(self._render(_stamp(None, record.levelname.lower(), event)))
 
@@ -118,14 +118,14 @@ def _traceback(error: Any) -> str:
 def _json_line(event: EventDict) -> bytes:
     try:
         return _encode(event)
-    except Exception:  # The boundary: a lone surrogate, a failing __repr__, a cycle must not fail the call.
+    except Exception:  # noqa: BLE001 - the boundary: a lone surrogate or a cycle must not fail the call
         return stdlib_json.dumps({str(key): _safe_text(value) for key, value in event.items()}).encode()
 
 
 def _safe_text(value: Any) -> str:
     try:
         return value if isinstance(value, str) else repr(value)
-    except Exception as exc:  # The boundary: somebody's __repr__.
+    except Exception as exc:  # noqa: BLE001 - the boundary: somebody's __repr__
         return f"<{type(value).__name__}: {type(exc).__name__}>"
 
 

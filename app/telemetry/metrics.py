@@ -42,7 +42,9 @@ class Metrics:
         self._providers = frozenset(config.providers) | {"cache"}
         self._registry = CollectorRegistry()
         self._children: dict[tuple[Any, ...], Any] = {}
-        self._requests = self._new(Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status")
+        self._requests = self._new(
+            Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status"
+        )
         self._duration = self._new(
             Histogram, "llm_request_duration_seconds", "From admission to the end of the answer.", "model", "provider",
             buckets=_DURATION,
