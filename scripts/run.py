@@ -75,7 +75,7 @@ def ensure_dev_key(settings: Settings) -> str:
     return key
 
 
-def redis_command(executable: str, port: int, directory: Path, password: str) -> str:
+def redis_command(executable: str, port: int, directory: Path, password: str) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "redis.conf"
     config.touch(mode=0o600)
@@ -83,7 +83,7 @@ def redis_command(executable: str, port: int, directory: Path, password: str) ->
         f"port {port}\nbind 127.0.0.1\ndir {directory.absolute()}\nrequirepass {password}\n"
         'appendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'
     )
-    return f"{executable} {config}"
+    return [executable, str(config)]
 
 
 def banner(settings: Settings, key: str) -> str:
@@ -128,16 +128,29 @@ def start() -> int:
     check_port(settings)
     key = ensure_dev_key(settings)
     env = {"PYTHONUNBUFFERED": "1", "DEV_API_KEY": key}
-    manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
+    redis: subprocess.Popen[bytes] | None = None
     if not os.environ.get("REDIS_URL") and not os.environ.get("REDIS_URL_FILE"):
         port, password = free_port(), secrets.token_urlsafe(24)
         env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
-        manager.add_process("redis", redis_command(find_redis(), port, settings.data_dir / "redis", password))
+        # In a session of its own, so that Ctrl-C does not reach it: it has to outlive those who write to it.
+        command = redis_command(find_redis(), port, settings.data_dir / "redis", password)
+        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return run_processes(settings, key, env)
+    finally:
+        if redis is not None:
+            redis.terminate()
+            redis.wait(10)
+
+
+def run_processes(settings: Settings, key: str, env: dict[str, str]) -> int:
+    """Gateway and ledger, until one ends or somebody ends them. Returns the exit code."""
     flask = f"{_BIN}/flask --app app"
     everything = {**os.environ, **env}
     migrated = subprocess.run([f"{_BIN}/flask", "--app", "app", "ledger", "migrate"], env=everything, check=False)
     if migrated.returncode != 0:
         raise CannotStart("The database could not be prepared (see above).")
+    manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
     manager.add_process("gateway", f"exec {_BIN}/gunicorn -c gunicorn.conf.py 'app:create_app()'", env=everything)
     manager.add_process("ledger", f"exec {flask} ledger run", env=everything)
 
@@ -159,6 +172,8 @@ def main() -> int:
     except (ConfigError, CannotStart) as exc:
         print(exc, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ class Admission:
         return self._plans.get(caller.plan) or self._plans["default"]
 
     def admit(self, caller: Caller, ask: Ask) -> Admitted:
-        self._presence.announce()
+        if self._presence.announce():
+            self._spool.adopt(self._settle)
         reply = self._call_admit(caller, ask)
         if reply[0][0] == b"stale":
             caller = self._callers.refreshed(caller.key_hash)

@@ -37,13 +37,16 @@ class Presence:
         self._beating: threading.Thread | None = None
         self._stop = threading.Event()
 
-    def announce(self) -> None:
-        """Makes sure that this worker counts as alive. Raises `StoreUnavailable` the first time Redis is down."""
-        if self._beating is None:
-            self.beat()
-            if self._beating is None:  # another greenlet may have been here while this one waited for Redis
-                self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
-                self._beating.start()
+    def announce(self) -> bool:
+        """Makes sure that this worker counts as alive; True the first time. Raises `StoreUnavailable` then."""
+        if self._beating is not None:
+            return False
+        self.beat()
+        if self._beating is not None:  # another greenlet was here while this one waited for Redis
+            return False
+        self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+        self._beating.start()
+        return True
 
     def beat(self) -> None:
         self._redis.execute("ZADD", WORKERS, self._clock(), self.worker_id)

@@ -44,6 +44,11 @@ class Spool:
             self._append(keys, args)
             self._start_replaying(script)
 
+    def adopt(self, script: Script) -> None:
+        """Replays, in the background, what processes that are no more have left."""
+        if any(self._directory.glob("*.jsonl")):
+            self._start_replaying(script)
+
     def replay(self, script: Script) -> int:
         """Replays every file that no living process owns, and this one's own. Returns the settlements replayed.
 
