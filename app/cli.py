@@ -20,10 +20,11 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
+from app.domain.config import GatewayConfig
 from app.domain.identity import Role
 from app.domain.money import usd
 from app.errors import GatewayError
-from app.settings import GatewayConfig, load_settings
+from app.settings import load_settings
 from app.store.keys import KeyInfo
 from app.store.reports import Grouping, UsageLine
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
+from app.domain.config import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, RateLimited
 from app.gateway.callers import Callers
 from app.gateway.limits import Amounts, BoundLimit, bind, seconds_to_end, utc_now
 from app.gateway.presence import Presence
-from app.settings import Plan
 from app.store.redis import Redis
 from app.store.spool import Spool
 

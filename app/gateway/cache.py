@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 from app.domain.chat import ChatRequest, field_bytes
+from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, StoreUnavailable
 from app.gateway.admission import Admitted, cache_entry_key, flight_key
 from app.providers.base import CancelToken
-from app.settings import CacheConfig
 from app.store.redis import Redis
 
 # A follower looks again after this long, at first and at most.

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from app.domain.config import Plan
 from app.domain.money import nanousd
-from app.settings import Plan
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000

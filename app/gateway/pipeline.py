@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.domain.money import Usage
 from app.errors import Forbidden, RateLimited
@@ -19,7 +20,6 @@ from app.gateway.pricing import Pricing
 from app.gateway.router import Route, Router
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import ChatCall, EmbedCall
-from app.settings import GatewayConfig
 from app.telemetry.metrics import Metrics
 
 

@@ -15,8 +15,8 @@ from decimal import Decimal
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
+from app.domain.config import GatewayConfig, PriceOverride, ProviderConfig
 from app.domain.money import FREE, NANO, RateCard, Tier
-from app.settings import GatewayConfig, PriceOverride, ProviderConfig
 
 _REFRESH_S = 60.0
 _MOST_CARDS = 10_000

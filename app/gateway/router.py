@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import structlog
 
+from app.domain.config import GatewayConfig, ModelConfig, RetryConfig
+from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, Forbidden, ModelNotFound, UpstreamError, UpstreamUnavailable
 from app.gateway.breaker import Breaker
 from app.providers.base import CancelToken, Provider
-from app.settings import GatewayConfig, ModelConfig, RetryConfig
-from app.settings import Target as TargetConfig
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()

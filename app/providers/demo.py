@@ -17,10 +17,10 @@ import msgspec
 from gevent.event import Event
 
 from app.domain.chat import Message
+from app.domain.config import DemoScript, ProviderConfig, Timeouts
 from app.domain.money import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
 from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
-from app.settings import DemoScript, ProviderConfig, Timeouts
 
 _encode = msgspec.json.Encoder().encode
 _DIMENSIONS = 64

@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterator
 
 import msgspec
 
+from app.domain.config import Timeouts
 from app.domain.money import Usage
 from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.transport import Exchange
-from app.settings import Timeouts
 
 _MAX_EVENT = 1024 * 1024
 

@@ -11,13 +11,12 @@ from typing import Any, NoReturn
 import msgspec
 
 from app.domain.chat import ChatRequest, field_bytes, with_fields
-from app.domain.money import Usage
+from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
 from app.providers.events import OpenAIStream, WireUsage, usage_of
 from app.providers.refusals import refusal
 from app.providers.transport import Exchange, Transport
-from app.settings import ProviderConfig, Timeouts
 
 
 class _Completion(msgspec.Struct):

@@ -20,9 +20,9 @@ from gevent import socket
 from gevent.lock import Semaphore
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
+from app.domain.config import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.providers.base import CancelToken
-from app.settings import Timeouts
 
 _BLOCK = 65_536
 _MAX_BODY = 32 * 1024 * 1024

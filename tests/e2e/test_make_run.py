@@ -1,0 +1,130 @@
+"""What a new user does first: `make run`, then the lines it prints and the README's snippets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.servers import ROOT, free_port, wait_for
+
+
+def environment(directory: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or name.startswith("COV")}
+    return {**kept, "DATA_DIR": str(directory / "data"), "PORT": str(free_port()), **more}
+
+
+@contextmanager
+def started(directory: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    output = directory / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.run"], cwd=ROOT, env=env, stdout=file, stderr=file, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(
+            lambda: "Penstock is ready" in output.read_text() or process.poll() is not None,
+            timeout_s=60, message=output.read_text(),
+        )  # fmt: skip
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    with started(tmp_path, env) as process:
+        output = (tmp_path / "output.txt").read_text()
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4, "redis, two workers and their master, the ledger"
+        curl = next(line for line in output.splitlines() if line.strip().startswith("curl "))
+        answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=20, check=True).stdout
+        assert '"object":"chat.completion"' in answer
+        snippet = "\n".join(line.strip() for line in output[output.index("from openai") :].splitlines()[:3])
+        said = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=True)
+        assert "Hello" in said.stdout
+        assert (tmp_path / "data" / "dev-key").stat().st_mode & 0o077 == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        psutil.wait_procs(family, timeout=10)
+        assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_the_readmes_snippets_run(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    env = environment(tmp_path, DEV_API_KEY="pstk-readme-key")
+    with started(tmp_path, env):
+        blocks = re.findall(r"```(?:bash|sh|python)\n(.*?)```", readme, re.DOTALL)
+        runnable = [block for block in blocks if "chat/completions" in block or "from openai" in block]
+        assert len(runnable) >= 2, "one curl and one SDK snippet"
+        for block in runnable:
+            text = block.replace(":8000", f":{env['PORT']}").replace("$(cat data/dev-key)", "pstk-readme-key")
+            text = re.sub(r"open\([^)]*dev-key[^)]*\)\.read\(\)(\.strip\(\))?", '"pstk-readme-key"', text)
+            text = re.sub(r"Path\([^)]*dev-key[^)]*\)\.read_text\(\)(\.strip\(\))?", '"pstk-readme-key"', text)
+            command = [sys.executable, "-c", text] if "from openai" in block else ["bash", "-c", text]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert result.returncode == 0, result.stderr
+            assert "Penstock" in result.stdout
+
+
+def refusal(tmp_path: Path, env: dict[str, str]) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.run"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        line = refusal(tmp_path, environment(tmp_path, PORT=str(busy.getsockname()[1])))
+    assert line.startswith("PORT: 127.0.0.1:")
+
+
+def test_no_redis_anywhere_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts import run
+
+    monkeypatch.setattr(run.shutil, "which", lambda name: None)
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(run.CannotStart, match="install redis-server or valkey-server"):
+        run.find_redis()
+
+
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text("providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo, wieght: 2}]}}\n")
+    line = refusal(tmp_path, environment(tmp_path, GATEWAY_CONFIG=str(config)))
+    assert line == f"{config}: models.demo.targets.0.wieght: unknown field"
+
+
+def test_config_check_says_what_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text("providers: {demo: {kind: fax}}\nmodels: {demo: {targets: [{provider: demo}]}}\n")
+    env = environment(tmp_path, GATEWAY_CONFIG=str(config))
+    flask = str(Path(sys.executable).parent / "flask")
+    started_at = time.monotonic()
+    result = subprocess.run(
+        [flask, "--app", "app", "config", "check"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert f"{config}: providers.demo.kind: expected one of: demo, openai" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - started_at < 30

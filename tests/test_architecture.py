@@ -1,0 +1,66 @@
+"""The shape of the code, held by tests: layers, one reader of the environment, no globals, rooms of a size."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "app").rglob("*.py"))
+LONGEST_FILE = 340
+
+
+def parsed() -> Iterator[tuple[Path, ast.Module]]:
+    for path in MODULES:
+        yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def test_imports_point_down_only() -> None:
+    """The contracts are in pyproject.toml."""
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
+
+
+def test_only_settings_reads_the_environment() -> None:
+    # telemetry.metrics asks whether prometheus_client, which reads the variable itself, runs in its multiprocess mode.
+    allowed = {"app/settings.py", "app/telemetry/metrics.py"}
+    readers = {
+        str(path)
+        for path, tree in parsed()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+        if isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert readers == allowed
+
+
+def test_no_globals() -> None:
+    found = [
+        f"{path}:{node.lineno}" for path, tree in parsed() for node in ast.walk(tree) if isinstance(node, ast.Global)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_tells_one_story(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST_FILE
+    assert ast.get_docstring(ast.parse(text)) is not None or not text.strip(), (
+        "a module opens by saying what it decides"
+    )
+
+
+def test_functions_fit_on_a_screen() -> None:
+    too_long = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, tree in parsed()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 60
+    ]
+    assert too_long == []
