@@ -76,6 +76,11 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as client:
@@ -157,6 +162,10 @@ class Gateway:
     @property
     def master_pid(self) -> int:
         return self._processes[0].pid
+
+    @property
+    def ledger_pid(self) -> int:
+        return self._processes[1].pid
 
     def worker_pids(self) -> list[int]:
         return [child.pid for child in psutil.Process(self.master_pid).children()]
