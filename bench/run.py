@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.support.servers import DEV_KEY, ROOT, Gateway, RedisServer, free_port, wait_for
+from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
 from tests.support.upstream import Upstream
 
 ROUNDS = 3
@@ -46,7 +46,7 @@ class Scenario:
     calls: int
     concurrency: int
     status: str = "200"
-    key: str = DEV_KEY
+    key: str = ""  # by default a valid one
     chunks: int = 0  # content chunks expected for each call
     hello: bool = False
 
@@ -76,10 +76,13 @@ def main() -> None:
         redis.start()
         try:
             config = CONFIG.format(url=upstream.url)
-            with Gateway(directory / "gateway", config, redis_url=redis.url, prices=PRICES) as gateway:
+            production = {"GATEWAY_ENV": "production", "DEV_API_KEY": ""}
+            with Gateway(directory / "gateway", config, redis_url=redis.url, prices=PRICES, env=production) as gateway:
+                key = gateway.create_key("bench")
+                scenarios = [replace(scenario, key=scenario.key or key) for scenario in SCENARIOS]
                 hello, hello_port = start_hello(gateway.env)
                 try:
-                    report(measure(gateway, hello_port, psutil.Process(hello.pid), redis, upstream))
+                    report(measure(scenarios, gateway, hello_port, psutil.Process(hello.pid), redis, upstream))
                 finally:
                     hello.terminate()
                     hello.wait(10)
@@ -111,15 +114,18 @@ def load(port: int, scenario: Scenario) -> dict[str, Any]:
         f"Authorization: Bearer {scenario.key}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     command = [sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency)]
-    result = subprocess.run(
-        command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=300
-    )
+    result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=300)
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
 
 
 def measure(
-    gateway: Gateway, hello_port: int, hello: psutil.Process, redis: RedisServer, upstream: Upstream
+    scenarios: list[Scenario],
+    gateway: Gateway,
+    hello_port: int,
+    hello: psutil.Process,
+    redis: RedisServer,
+    upstream: Upstream,
 ) -> dict[str, dict[str, list[float]]]:
     meters: dict[str, Callable[[], float]] = {
         "gateway": lambda: cpu_s(psutil.Process(gateway.master_pid)),
@@ -127,9 +133,9 @@ def measure(
         "ledger": lambda: cpu_s(psutil.Process(gateway.ledger_pid)),
         "upstream": lambda: cpu_s(psutil.Process(upstream.pid)),
     }
-    figures: dict[str, dict[str, list[float]]] = {scenario.name: {} for scenario in SCENARIOS}
+    figures: dict[str, dict[str, list[float]]] = {scenario.name: {} for scenario in scenarios}
     for round_number in range(ROUNDS + 1):
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
             port = hello_port if scenario.hello else gateway.port
             now = {"gateway": lambda: cpu_s(hello)} if scenario.hello else meters
             before = {name: meter() for name, meter in now.items()}
@@ -181,7 +187,10 @@ def report(figures: dict[str, dict[str, list[float]]]) -> None:
         cells = [f"{statistics.median(row[meter]):.3f}" if meter in row else "–" for meter in
                  ("redis", "ledger", "upstream", "generator")]  # fmt: skip
         cpu = statistics.median(row["gateway"])
-        speed = [f"{statistics.median(row[key]):.{digits}f}" for key, digits in (("per_second", 0), ("p50_ms", 1), ("p99_ms", 1))]
+        speed = [
+            f"{statistics.median(row[key]):.{digits}f}"
+            for key, digits in (("per_second", 0), ("p50_ms", 1), ("p99_ms", 1))
+        ]
         lines.append(f"| {name} | {cpu:.3f} | {cpu / hello:.2f} | {' | '.join(cells)} | {' | '.join(speed)} |")
     text = "\n".join(lines) + "\n"
     (ROOT / "bench" / "report.md").write_text(text)

@@ -71,7 +71,9 @@ FREE = RateCard((Tier(0, 0, 0, 0, 0),))
 
 def usd(nanousd: int) -> str:
     """Nano-dollars as the decimal string shown outside: 1_500_000 → "0.0015"."""
-    return format((Decimal(nanousd) / NANO).normalize() + 0, "f")
+    whole, fraction = divmod(abs(nanousd), NANO)
+    digits = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return f"-{digits}" if nanousd < 0 else digits
 
 
 def nanousd(dollars: str | int | Decimal) -> int:

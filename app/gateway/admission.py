@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from app.domain.config import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, RateLimited
 from app.gateway.callers import Callers
-from app.gateway.limits import Amounts, BoundLimit, bind, seconds_to_end, utc_now
+from app.gateway.limits import Amounts, Counter, bind, counters, window_end
 from app.gateway.presence import Presence
 from app.store.redis import Redis
 from app.store.spool import Spool
@@ -32,6 +32,7 @@ _KEEP_MS = 7 * 86_400_000
 _SETTLED_MS = 120_000
 # A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60.0
+_MOST_BINDINGS = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,12 +63,21 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One limit's part in a reservation, as the scripts want it."""
+    """One limit's part in a reservation."""
 
-    bound: BoundLimit
-    key: str
+    counter: Counter
     reserved: int
-    period_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A key's limits as the scripts want them, worked out once a day instead of with every call."""
+
+    plan: str
+    counters: tuple[Counter, ...]
+    leases: str  # the key of the caller's running calls, or a placeholder
+    most_at_once: int | None
+    valid_until: float
 
 
 @dataclass(slots=True)
@@ -101,6 +111,7 @@ class Admission:
         self._callers = callers
         self._plans = plans
         self._limits = {name: bind(plan) for name, plan in plans.items()}
+        self._bindings: dict[str, Binding] = {}
         self._presence = presence
         self._spool = spool
         self._clock = clock
@@ -120,14 +131,14 @@ class Admission:
                 # Changed twice within a millisecond: whatever it is now, the next call will see it.
                 caller = self._callers.refreshed(caller.key_hash)
                 reply = self._call_admit(replace(caller, record=b""), ask)
-        answer, charges, leases, now = reply
+        answer, charges, binding, now = reply
         if answer[0] == b"limited":
-            raise self._refusal(caller, charges, answer, now)
+            raise self._refusal(binding, charges, answer, now)
         cached = answer[1] if answer[0] == b"hit" else None
         if cached is not None:
-            charges = tuple(c if c.bound.limit.counts_cached else replace(c, reserved=0) for c in charges)
+            charges = _cached_charges(charges)
         return Admitted(
-            caller=caller, ask=ask, charges=charges, leases=leases, cached=cached,
+            caller=caller, ask=ask, charges=charges, leases=binding.leases, cached=cached,
             follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
         )  # fmt: skip
 
@@ -142,7 +153,7 @@ class Admission:
         keys = [
             reservation_key(ask.call_id), self._presence.reservations_key,
             cache_entry_key(ask.cache_key), flight_key(ask.cache_key), admitted.leases, OUTBOX,
-            *(charge.key for charge in admitted.charges),
+            *(charge.counter.key for charge in admitted.charges),
         ]  # fmt: skip
         args: list[str | bytes | int] = [
             ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1), _SETTLED_MS,
@@ -150,43 +161,54 @@ class Admission:
         ]  # fmt: skip
         self._spool.settle(self._settle, keys, args)
 
-    def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], str, datetime]:
-        now = utc_now(self._clock)
-        plan_name = caller.plan if caller.plan in self._limits else "default"
-        charges = tuple(
-            Charge(bound, bound.key(caller.key_id, now), ask.reserve.of(bound.limit.unit), bound.period_ms(now))
-            for bound in self._limits[plan_name]
-        )
-        most_at_once = self._plans[plan_name].concurrency
-        leases = f"penstock:running:{caller.key_id}" if most_at_once is not None else _NOTHING
+    def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
+        now = self._clock()
+        binding = self._bindings.get(caller.key_id)
+        if binding is None or now >= binding.valid_until or binding.plan != caller.plan:
+            binding = self._bind(caller, now)
+        reserve = ask.reserve
+        charges = tuple(Charge(counter, reserve.of(counter.limit.unit)) for counter in binding.counters)
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
             f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._presence.reservations_key,
-            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), leases, *(charge.key for charge in charges),
+            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), binding.leases,
         ]  # fmt: skip
         args: list[str | bytes | int] = [
-            caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, leases), deadline_ms + _KEEP_MS,
+            caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, binding.leases), deadline_ms + _KEEP_MS,
             "1" if ask.read_cache else "0", "1" if ask.single_flight else "0",
-            "" if most_at_once is None else most_at_once,
+            "" if binding.most_at_once is None else binding.most_at_once,
         ]  # fmt: skip
-        for charge in charges:
-            args += (
-                charge.bound.limit.kind, charge.reserved, charge.bound.most, charge.period_ms,
-                "1" if charge.bound.limit.counts_cached else "0",
-            )  # fmt: skip
-        return self._admit(keys, args), charges, leases, now
+        for counter, reserved in ((charge.counter, charge.reserved) for charge in charges):
+            keys.append(counter.key)
+            cached_too = "1" if counter.limit.counts_cached else "0"
+            args += (counter.kind, reserved, counter.most, counter.period_ms, cached_too)
+        return self._admit(keys, args), charges, binding, now
 
-    def _refusal(self, caller: Caller, charges: tuple[Charge, ...], answer: list[Any], now: datetime) -> RateLimited:
+    def _bind(self, caller: Caller, now: float) -> Binding:
+        name = caller.plan if caller.plan in self._limits else "default"
+        most_at_once = self._plans[name].concurrency
+        if len(self._bindings) >= _MOST_BINDINGS:
+            self._bindings.clear()
+        binding = self._bindings[caller.key_id] = Binding(
+            plan=caller.plan,
+            counters=counters(self._limits[name], caller.key_id, now),
+            leases=f"penstock:running:{caller.key_id}" if most_at_once is not None else _NOTHING,
+            most_at_once=most_at_once,
+            valid_until=window_end("day", datetime.fromtimestamp(now, UTC)),
+        )
+        return binding
+
+    def _refusal(self, binding: Binding, charges: tuple[Charge, ...], answer: list[Any], now: float) -> RateLimited:
         index, retry_ms = answer[1], answer[2]
         if index == 0:
-            most = self.plan(caller).concurrency
             return RateLimited(
-                f"Too many calls at once: your plan allows {most}.", limit="concurrency", retry_after_s=retry_ms / 1000
-            )
+                f"Too many calls at once: your plan allows {binding.most_at_once}.",
+                limit="concurrency", retry_after_s=retry_ms / 1000,
+            )  # fmt: skip
         charge = charges[index - 1]
-        limit, most = charge.bound.limit, charge.bound.most
+        limit, most = charge.counter.limit, charge.counter.most
+        wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), _LONGEST_WAIT_S)
         if limit.unit == "nanousd":
-            wait_s = min(seconds_to_end(limit.period, now), _LONGEST_WAIT_S)
             return BudgetExceeded(
                 f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
                 f"next {limit.period}.",
@@ -197,10 +219,9 @@ class Admission:
                 f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
                 limit=limit.name, retry_after_s=_LONGEST_WAIT_S, retryable=False,
             )  # fmt: skip
-        wait_s = retry_ms / 1000 if retry_ms >= 0 else seconds_to_end(limit.period, now)
         return RateLimited(
             f"Rate limit reached: your plan's {limit.name} is {most}.",
-            limit=limit.name, retry_after_s=min(wait_s, _LONGEST_WAIT_S), retryable=retry_ms >= 0,
+            limit=limit.name, retry_after_s=wait_s, retryable=retry_ms >= 0,
         )  # fmt: skip
 
 
@@ -216,37 +237,34 @@ def flight_key(cache_key: str) -> str:
     return f"penstock:flight:{cache_key}" if cache_key else _NOTHING
 
 
-def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | bytes | int]:
-    args: list[str | bytes | int] = []
+def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
+    args: list[str | int] = []
     for charge in charges:
-        unit = charge.bound.limit.unit
-        args += (charge.bound.limit.kind, charge.reserved, used.of(unit), charge.bound.most, charge.period_ms)
+        counter = charge.counter
+        args += (counter.kind, charge.reserved, used.of(counter.limit.unit), counter.most, counter.period_ms)
     return args
+
+
+def _cached_charges(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
+    """What a cached answer is charged: it is a request, and nothing else."""
+    return tuple(c if c.counter.limit.counts_cached else replace(c, reserved=0) for c in charges)
 
 
 def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:
     """What `gateway.reaper` needs to settle this call without its worker."""
+    cached = _charge_args(_cached_charges(charges), Amounts(ask.if_lost.requests)) if ask.read_cache else []
     return _encode({
-        "row": ask.row,
-        "leases": leases,
-        "flight": flight_key(ask.cache_key),
-        "keys": [charge.key for charge in charges],
-        "args": [str(arg) for arg in _charge_args(charges, ask.if_lost)],
-        "cached_args": [
-            str(arg)
-            for arg in _charge_args(
-                tuple(c if c.bound.limit.counts_cached else replace(c, reserved=0) for c in charges),
-                Amounts(requests=ask.if_lost.requests),
-            )
-        ],
+        "row": ask.row, "leases": leases, "flight": flight_key(ask.cache_key),
+        "keys": [charge.counter.key for charge in charges],
+        "args": _charge_args(charges, ask.if_lost), "cached_args": cached,
     })  # fmt: skip
 
 
-def _remaining(charges: tuple[Charge, ...], figures: list[int], now: datetime) -> tuple[Remaining, ...]:
+def _remaining(charges: tuple[Charge, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
     rows = []
     for i, charge in enumerate(charges):
-        limit = charge.bound.limit
+        counter = charge.counter
         left, reset_ms = figures[2 * i], figures[2 * i + 1]
-        reset_s = reset_ms / 1000 if reset_ms >= 0 else seconds_to_end(limit.period, now)
-        rows.append(Remaining(limit.name, limit.unit, charge.bound.most, left, reset_s))
+        reset_s = reset_ms / 1000 if reset_ms >= 0 else counter.seconds_left(now)
+        rows.append(Remaining(counter.limit.name, counter.limit.unit, counter.most, left, reset_s))
     return tuple(rows)

@@ -6,7 +6,6 @@ a burst) and `window` (a UTC day or month).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -69,18 +68,20 @@ class BoundLimit:
     limit: Limit
     most: int
 
-    def key(self, key_id: str, now: datetime) -> str:
-        """The counter's Redis key; a window's carries its UTC day or month."""
-        base = f"penstock:limit:{key_id}:{self.limit.name}"
-        if self.limit.period == "minute":
-            return base
-        return f"{base}:{now:%Y-%m-%d}" if self.limit.period == "day" else f"{base}:{now:%Y-%m}"
 
-    def period_ms(self, now: datetime) -> int:
-        """GCRA: the period. Windows: how long the counter is kept."""
-        if self.limit.period == "minute":
-            return _MINUTE_MS
-        return int(seconds_to_end(self.limit.period, now) * 1000) + _GRACE_MS
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A bound limit of one key, now: its Redis key, and when its window ends (Unix seconds; 0 for a rate)."""
+
+    limit: Limit
+    most: int
+    key: str
+    kind: str
+    period_ms: int  # GCRA: the period. Windows: how long the counter is kept
+    ends: float
+
+    def seconds_left(self, now: float) -> float:
+        return max(self.ends - now, 0.0)
 
 
 def bind(plan: Plan) -> tuple[BoundLimit, ...]:
@@ -93,15 +94,26 @@ def bind(plan: Plan) -> tuple[BoundLimit, ...]:
     return tuple(bound)
 
 
-def seconds_to_end(period: str, now: datetime) -> float:
-    """Seconds until the UTC day or month of `now` ends."""
+def counters(bound: tuple[BoundLimit, ...], key_id: str, now: float) -> tuple[Counter, ...]:
+    """The counters of one key at `now` (Unix seconds): right until the UTC day ends."""
+    day = datetime.fromtimestamp(now, UTC)
+    rows = []
+    for row in bound:
+        limit = row.limit
+        key = f"penstock:limit:{key_id}:{limit.name}"
+        if limit.period == "minute":
+            rows.append(Counter(limit, row.most, key, limit.kind, _MINUTE_MS, 0.0))
+            continue
+        ends = window_end(limit.period, day)
+        window = f"{day:%Y-%m-%d}" if limit.period == "day" else f"{day:%Y-%m}"
+        kept_ms = int((ends - now) * 1000) + _GRACE_MS
+        rows.append(Counter(limit, row.most, f"{key}:{window}", limit.kind, kept_ms, ends))
+    return tuple(rows)
+
+
+def window_end(period: str, now: datetime) -> float:
+    """When the UTC day or month of `now` ends, in Unix seconds."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
-        end = midnight + timedelta(days=1)
-    else:
-        end = (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
-    return (end - now).total_seconds()
-
-
-def utc_now(clock: Callable[[], float]) -> datetime:
-    return datetime.fromtimestamp(clock(), UTC)
+        return (midnight + timedelta(days=1)).timestamp()
+    return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
