@@ -49,7 +49,7 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: WireUsage | None = None
     service_tier: str | None = None
-    error: msgspec.Raw | None = None
+    error: object = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -84,6 +84,7 @@ class OpenAIStream:
         self._rest = b""
         self._service_tier: str | None = None
         self._first = b""
+        self._error: UpstreamError | None = None  # found behind events that the client must still get
 
     def await_first(self) -> None:
         """Waits for the first chunk. Raises `UpstreamError`: nothing has been sent to the client yet."""
@@ -94,6 +95,8 @@ class OpenAIStream:
         if self._first:
             yield self._first
         while not self.complete:
+            if self._error is not None:
+                raise self._error
             data = yield from self._next_block()
             block = self._whole_events(data)
             if block:
@@ -142,7 +145,16 @@ class OpenAIStream:
         self._rest = data[end:] + held
         block = data[:end]
         events = block[:-2].split(b"\n\n")
-        kept = [event for event in events if self._keeps(event)]
+        kept = []
+        for event in events:
+            try:
+                if self._keeps(event):
+                    kept.append(event)
+            except UpstreamError as exc:
+                if not kept:
+                    raise
+                self._error = exc
+                break
         if len(kept) == len(events) and not self.complete:
             return block
         return b"".join(b"data: %b\n\n" % _data(event) for event in kept)
@@ -166,7 +178,7 @@ class OpenAIStream:
             return True
         except (ValueError, RecursionError):
             raise self._failed("sent no valid event", "stream_error") from None
-        if chunk.error is not None and bytes(chunk.error) != b"null":
+        if chunk.error is not None:
             raise self._failed("reported an error in its answer", "stream_error")
         self._count(chunk)
         return chunk.choices != [] or chunk.usage is None or self._include_usage

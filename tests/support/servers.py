@@ -165,7 +165,7 @@ class Gateway:
 
     @property
     def ledger_pid(self) -> int:
-        return self._processes[1].pid
+        return self._processes[-1].pid
 
     def worker_pids(self) -> list[int]:
         return [child.pid for child in psutil.Process(self.master_pid).children()]
@@ -181,11 +181,16 @@ class Gateway:
         """Waits until no call is open and every row is in the database."""
         redis = self.services.redis
 
-        def quiet() -> bool:
-            open_calls = [key for key in redis.execute("KEYS", "penstock:reservations:*")]
-            return not open_calls and self.services.outbox.depth() == 0
+        def unsettled() -> dict[str, Any]:
+            workers = redis.execute("KEYS", "penstock:reservations:*")
+            calls = [call for worker in workers for call in redis.execute("ZRANGE", worker, 0, -1)]
+            depth = self.services.outbox.depth()
+            return {"calls": calls, "rows": depth} if calls or depth else {}
 
-        wait_for(quiet, timeout_s=timeout_s, message="calls stayed open, or rows undrained")
+        deadline = time.monotonic() + timeout_s
+        while left := unsettled():
+            assert time.monotonic() < deadline, f"unsettled: {left}\n{self.log()}"
+            time.sleep(0.02)
 
     def rows(self, where: str = "1=1") -> list[dict[str, Any]]:
         """The ledger's rows."""
