@@ -33,17 +33,20 @@ def utc_timestamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def error_body(error: GatewayError) -> dict[str, Any]:
+def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
+    """The shape of DESIGN §6. No request context is needed: a stream outlives its own."""
     return {
         "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
         "code": error.code,
-        "request_id": g.get("request_id", ""),
+        "request_id": request_id,
         "timestamp": utc_timestamp(),
     }
 
 
 def error_response(error: GatewayError) -> Response:
-    response = Response(msgspec.json.encode(error_body(error)), error.status, mimetype="application/json")
+    response = Response(
+        msgspec.json.encode(error_body(error, g.get("request_id", ""))), error.status, mimetype="application/json"
+    )
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
         response.headers["Retry-After"] = str(math.ceil(wait_s))

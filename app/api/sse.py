@@ -57,4 +57,4 @@ def _events(stream: LiveStream | CachedStream, request_id: str) -> Iterator[byte
 
 
 def _error(error: GatewayError, request_id: str) -> bytes:
-    return b"data: " + msgspec.json.encode(error_body(error) | {"request_id": request_id}) + b"\n\n"
+    return b"data: " + msgspec.json.encode(error_body(error, request_id)) + b"\n\n"
