@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_a_stream_arrives_chunk_by_chunk(client: OpenAI) -> None:
         assert chunk.choices, "no usage chunk for those who did not ask for one"
         words.append(chunk.choices[0].delta.content)
     assert words[:5] == ["tok "] * 5
-    gaps = [later - earlier for earlier, later in zip(times[:4], times[1:5], strict=True)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times[:5])]
     assert min(gaps) > 0.02, gaps
 
 
