@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import gevent
 from gevent import socket
 from gevent.lock import Semaphore
+from gevent.ssl import SSLSocket
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 from app.domain.config import Timeouts
@@ -147,7 +148,11 @@ class Transport:
                 sock = socket.create_connection((self._host, self._port))
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
-                    sock = self._tls_wrapped(sock)
+                    # Wrapped before it is shaken: a handshake that fails must leave us the one object to close.
+                    sock = SSLSocket(
+                        sock=sock, server_hostname=self._host, do_handshake_on_connect=False, _context=self._tls
+                    )  # fmt: skip
+                    sock.do_handshake()
         except gevent.Timeout as exc:
             _close(sock)
             raise UpstreamTimeout(
@@ -163,13 +168,6 @@ class Transport:
             raise UpstreamUnavailable(f"The provider {name} cannot be reached.", provider=name, kind="connect") from exc
         self._opened += 1
         return sock
-
-    def _tls_wrapped(self, sock: Any) -> Any:
-        from gevent.ssl import SSLSocket
-
-        assert self._tls is not None
-        wrapped = SSLSocket(sock=sock, server_hostname=self._host, _context=self._tls)
-        return wrapped
 
     def _fail(self, exc: _Broken) -> NoReturn:
         name = self.provider
