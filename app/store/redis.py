@@ -21,6 +21,9 @@ from app.errors import StoreUnavailable
 
 Arg = str | bytes | int | float
 _LUA = Path(__file__).with_name("lua")
+# How a Redis says that it takes no writes: full, a replica, out of disk, alone. Up to Redis 6 a script's error has such a
+# word only somewhere inside, and redis-py then does not recognise it.
+_REFUSALS = ("OOM command not allowed", "READONLY ", "MISCONF ", "NOREPLICAS ")
 # After a failure, calls fail at once for this long instead of each waiting for its own timeout.
 _FAIL_FAST_S = 0.25
 
@@ -94,11 +97,10 @@ class Redis:
             # LOADING and the like are ConnectionErrors too: Redis is there, but cannot serve.
             self._down_until = time.monotonic() + _FAIL_FAST_S
             raise StoreUnavailable("The limits store is not answering.", retry_after_s=1) from exc
-        except (redis.ReadOnlyError, redis.OutOfMemoryError) as exc:
+        except redis.ResponseError as exc:
             self._release(connection)
-            raise StoreUnavailable("The limits store refuses writes.", retry_after_s=5) from exc
-        except redis.ResponseError:
-            self._release(connection)
+            if isinstance(exc, redis.ReadOnlyError | redis.OutOfMemoryError) or any(w in str(exc) for w in _REFUSALS):
+                raise StoreUnavailable("The limits store refuses writes.", retry_after_s=5) from exc
             raise
         except BaseException:
             # Killed in mid-reply (a greenlet's timeout): the connection would hand its reply to the next caller.
