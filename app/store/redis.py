@@ -21,8 +21,8 @@ from app.errors import StoreUnavailable
 
 Arg = str | bytes | int | float
 _LUA = Path(__file__).with_name("lua")
-# How a Redis says that it takes no writes: full, a replica, out of disk, alone. Up to Redis 6 a script's error has such a
-# word only somewhere inside, and redis-py then does not recognise it.
+# How a Redis says that it takes no writes: full, a replica, out of disk, alone. Up to Redis 6 a script's error has
+# such a word only somewhere inside, and redis-py then does not recognise it.
 _REFUSALS = ("OOM command not allowed", "READONLY ", "MISCONF ", "NOREPLICAS ")
 # After a failure, calls fail at once for this long instead of each waiting for its own timeout.
 _FAIL_FAST_S = 0.25
