@@ -176,21 +176,19 @@ def report(figures: dict[str, dict[str, list[float]]]) -> None:
     lines = [
         "# Benchmark",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {psutil.cpu_count()} cores shared by "
-        f"everything, 2 workers, medians of {ROUNDS} alternating rounds. Every feature on: key, limits for requests, tokens, "
-        "budget and concurrency, prices, cache look-up, ledger, metrics, logs. CPU in ms a call, of whole process trees.",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {psutil.cpu_count()} cores "
+        f"shared by everything, 2 workers, medians of {ROUNDS} alternating rounds. Every feature on: key, limits for",
+        "requests, tokens, budget and concurrency, prices, cache look-up, ledger, metrics, logs. CPU in ms a call, of whole",
+        "process trees.",
         "",
-        "| scenario | gateway CPU | × hello | redis | ledger | played vendor | load generator | calls/s | p50 ms | p99 ms |",
+        "| scenario | gateway CPU | × hello | redis | ledger | vendor | generator | calls/s | p50 ms | p99 ms |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():
-        cells = [f"{statistics.median(row[meter]):.3f}" if meter in row else "–" for meter in
-                 ("redis", "ledger", "upstream", "generator")]  # fmt: skip
+        others = ("redis", "ledger", "upstream", "generator")
+        cells = [f"{statistics.median(row[meter]):.3f}" if meter in row else "–" for meter in others]
         cpu = statistics.median(row["gateway"])
-        speed = [
-            f"{statistics.median(row[key]):.{digits}f}"
-            for key, digits in (("per_second", 0), ("p50_ms", 1), ("p99_ms", 1))
-        ]
+        speed = [f"{statistics.median(row[key]):.1f}" for key in ("per_second", "p50_ms", "p99_ms")]
         lines.append(f"| {name} | {cpu:.3f} | {cpu / hello:.2f} | {' | '.join(cells)} | {' | '.join(speed)} |")
     text = "\n".join(lines) + "\n"
     (ROOT / "bench" / "report.md").write_text(text)

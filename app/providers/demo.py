@@ -50,7 +50,9 @@ class DemoProvider:
         self._begin(call)
         if self._script.cut_after_chunks == 0:
             raise self._error("cut")
-        return DemoStream(call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts)
+        return DemoStream(
+            call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts
+        )
 
     def embed(self, call: EmbedCall) -> Answer:
         self._begin(call)
@@ -120,7 +122,10 @@ class DemoStream:
         self._closed = True
 
     def _event(self, fields: dict[str, Any]) -> bytes:
-        base = {**self._reply.base("chat.completion.chunk"), **({"usage": None} if self._call.request.include_usage else {})}
+        base = {
+            **self._reply.base("chat.completion.chunk"),
+            **({"usage": None} if self._call.request.include_usage else {}),
+        }
         return b"data: " + _encode(base | fields) + b"\n\n"
 
     def _think(self, delay_s: float) -> Iterator[bytes]:
@@ -143,7 +148,9 @@ class _Reply:
         body: dict[str, Any] = msgspec.json.decode(call.request.raw)
         prompt = _text(call.request.messages[-1])
         self.tool = _forced_tool(body)
-        text = script.reply if script.reply is not None else f"This is Penstock's offline demo model. You said: {prompt}"
+        text = (
+            script.reply if script.reply is not None else f"This is Penstock's offline demo model. You said: {prompt}"
+        )
         words = text.split(" ")
         most = call.request.max_output_tokens
         self.finish_reason = "length" if most is not None and most < len(words) else "stop"
@@ -163,8 +170,11 @@ class _Reply:
 
     def base(self, kind: str) -> dict[str, Any]:
         return {
-            "id": f"chatcmpl-{self._call.request_id}", "object": kind, "created": self._created, "model": self._call.model
-        }  # fmt: skip
+            "id": f"chatcmpl-{self._call.request_id}",
+            "object": kind,
+            "created": self._created,
+            "model": self._call.model,
+        }
 
     def wire_usage(self) -> dict[str, Any]:
         usage = self.usage
@@ -186,7 +196,11 @@ class _Reply:
     def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
         for index in range(self._call.request.choices):
             if self.tool is not None:
-                yield index, {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **self._tool_call()}]}, 2
+                yield (
+                    index,
+                    {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **self._tool_call()}]},
+                    2,
+                )
             for i, word in enumerate(self.words):
                 content = word if i == 0 else f" {word}"
                 role = {"role": "assistant"} if i == 0 else {}

@@ -81,7 +81,9 @@ class OpenAIProvider:
 
     def embed(self, call: EmbedCall) -> Answer:
         request = call.request
-        body = request.raw if _unambiguous(request.raw, request.model, call.model) else _renamed(request.raw, call.model)
+        body = (
+            request.raw if _unambiguous(request.raw, request.model, call.model) else _renamed(request.raw, call.model)
+        )
         with _Closing(self._post("/embeddings", body, call)) as exchange:
             answer = exchange.read_all()
         try:
@@ -135,9 +137,7 @@ def _stream_body(call: ChatCall) -> bytes:
     fields = field_bytes(request.raw)
     options = fields.get("stream_options")
     given = msgspec.json.decode(options) if options is not None else None
-    return with_fields(
-        request.raw, {"model": call.model, "stream_options": {**(given or {}), "include_usage": True}}
-    )
+    return with_fields(request.raw, {"model": call.model, "stream_options": {**(given or {}), "include_usage": True}})
 
 
 def _renamed(raw: bytes, model: str) -> bytes:

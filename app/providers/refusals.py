@@ -57,9 +57,7 @@ def refusal(provider: str, exchange: Exchange, secrets: frozenset[str]) -> Upstr
             provider=provider, kind="status_5xx", upstream_status=status, retry_after_s=wait_s,
         )  # fmt: skip
     kind = "status_5xx" if status >= 500 else "status_4xx" if status >= 400 else "bad_body"
-    return UpstreamError(
-        f"The provider {provider} failed.", provider=provider, kind=kind, upstream_status=status
-    )
+    return UpstreamError(f"The provider {provider} failed.", provider=provider, kind=kind, upstream_status=status)
 
 
 def _reason(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:

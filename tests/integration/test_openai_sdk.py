@@ -157,10 +157,10 @@ def test_each_error_is_the_class_that_clients_expect(gateway: Gateway) -> None:
 
 
 def test_bug_02_a_stream_that_is_cut_raises(client: OpenAI) -> None:
-    received = []
+    received: list[object] = []
+    stream = client.chat.completions.create(model="cut-3", messages=MESSAGES, stream=True)
     with pytest.raises(openai.APIError) as error:
-        for chunk in client.chat.completions.create(model="cut-3", messages=MESSAGES, stream=True):
-            received.append(chunk)
+        received.extend(stream)
     assert len(received) == 3
     assert error.value.code == "MODEL_ERROR"
 

@@ -145,7 +145,9 @@ class Vendor:
                 return True
         elif kind == "html":
             page = b"<html><body>Bad gateway sk-secret1234567890</body></html>"
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page))
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
+            )
             return True
         elif kind == "garbage":
             sock.sendall(_OK % (5, b'{"cho'))
@@ -229,7 +231,7 @@ class Vendor:
         return True
 
     def usage(self, kind: str, numbers: list[int]) -> bytes:
-        prompt, completion, cached, reasoning = (numbers + [0, 0])[:4] if kind == "usage" else (10, 5, 0, 0)
+        prompt, completion, cached, reasoning = [*numbers, 0, 0][:4] if kind == "usage" else (10, 5, 0, 0)
         self.count(prompt, completion)
         usage = {
             "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,

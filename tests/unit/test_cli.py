@@ -114,9 +114,7 @@ def test_a_key_with_a_wrong_option_is_not_created(
     assert services.keys.list() == ()
 
 
-def test_keys_are_listed_with_what_they_may_do_and_without_themselves(
-    shell: Shell, services: SimpleNamespace
-) -> None:
+def test_keys_are_listed_with_what_they_may_do_and_without_themselves(shell: Shell, services: SimpleNamespace) -> None:
     active, _ = services.keys.create("billing", models=["fast", "smart"])
     services.keys.create("old", expires_at=NOON)
     services.keys.revoke(services.keys.create("gone")[1].key_id)
@@ -282,9 +280,7 @@ def test_a_right_configuration_is_one_line(
     assert (result.exit_code, result.output) == (0, f"OK: {path}: 1 providers, 2 models, 2 plans\n")
 
 
-def test_a_wrong_configuration_is_one_line_too(
-    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_configuration_is_one_line_too(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wrong.yaml").write_text(CONFIG.replace("kind", "knid"))
     monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "wrong.yaml"))
     assert "wrong.yaml: providers.demo." in shell.fails("config", "check")

@@ -152,9 +152,7 @@ def test_for_any_range_a_report_counts_exactly_the_calls_that_began_in_it(
     rows = [row(f"req_{i}", ts=moment(t), model=f"m{i % 2}", key_id=f"key_{i % 3}") for i, t in enumerate(times)]
     ledger.write(rows)
     inside = [
-        r
-        for r, t in zip(rows, times, strict=True)
-        if (since is None or t >= since) and (until is None or t < until)
+        r for r, t in zip(rows, times, strict=True) if (since is None or t >= since) and (until is None or t < until)
     ]
     bounds = {"since": None if since is None else moment(since), "until": None if until is None else moment(until)}
     for by, column in (("model", "model"), ("key", "key_id"), ("day", None)):
@@ -206,9 +204,7 @@ def test_a_row_that_cannot_be_read_is_set_aside_once_and_the_others_are_written(
     assert dead["row"] == bad[:16_384].decode("utf-8", "replace")
 
 
-def test_only_the_newest_rows_that_were_set_aside_are_kept(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_newest_rows_that_were_set_aside_are_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "_DEAD_LETTERS_KEPT", 3)
     clock = itertools.count()
     ledger = Ledger(database=database, clock=lambda: float(next(clock)))

@@ -201,9 +201,7 @@ def test_the_loop_ends_in_peace_when_redis_is_away(database: Database, dead_redi
     assert [line["event"] for line in logs] == ["ledger_started", "outbox_not_drained", "ledger_stopped"]
 
 
-def test_a_part_that_fails_is_tried_less_and_less_often_and_the_others_go_on(
-    redis: Redis, database: Database
-) -> None:
+def test_a_part_that_fails_is_tried_less_and_less_often_and_the_others_go_on(redis: Redis, database: Database) -> None:
     reaper = Broken(ValueError("a bug"), times=8)
     loop = Loop(lambda number: send(redis, f"row-{number:03}") or number == 40)  # type: ignore[func-returns-value]
     with capture_logs() as logs:
