@@ -177,9 +177,9 @@ def report(figures: dict[str, dict[str, list[float]]]) -> None:
         "# Benchmark",
         "",
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {psutil.cpu_count()} cores "
-        f"shared by everything, 2 workers, medians of {ROUNDS} alternating rounds. Every feature on: key, limits for",
-        "requests, tokens, budget and concurrency, prices, cache look-up, ledger, metrics, logs. CPU in ms a call, of whole",
-        "process trees.",
+        f"shared by everything, 2 workers, medians of {ROUNDS} alternating rounds. Every feature on: key, limits",
+        "for requests, tokens, budget and concurrency, prices, cache look-up, ledger, metrics, logs. CPU in ms a call,",
+        "of whole process trees.",
         "",
         "| scenario | gateway CPU | × hello | redis | ledger | vendor | generator | calls/s | p50 ms | p99 ms |",
         "|---|---|---|---|---|---|---|---|---|---|",
