@@ -10,18 +10,28 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import msgspec
 import structlog
+from redis import ResponseError
 
 from app.errors import StoreUnavailable
 from app.store.redis import Arg, Script
 
 log = structlog.get_logger()
+
+
+class _Settlement(msgspec.Struct):
+    """A line: what the settle script was called with (in JSON, bytes are base64)."""
+
+    keys: list[bytes]
+    args: list[bytes]
+
+
+_decode = msgspec.json.Decoder(_Settlement).decode
 
 
 class Spool:
@@ -57,43 +67,40 @@ class Spool:
         if not self._directory.is_dir():
             return 0
         self._rotate()
-        count = 0
-        for path in sorted(self._directory.glob("*.jsonl")):
-            with path.open("rb") as orphan:
-                if _lock(orphan):
-                    count += self._replay_file(path, script)
-                    path.unlink(missing_ok=True)
-        return count
+        return sum(self._replay_file(path, script) for path in sorted(self._directory.glob("*.jsonl")))
 
     def _rotate(self) -> None:
         """Sets this process's file aside, so that what comes while it is replayed goes into a new one."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
             self._rotations += 1
             self._path.rename(self._path.with_name(f"{self._path.stem}.{self._rotations}.jsonl"))
+            # In this order: once the lock is gone, others may replay and remove the file.
+            self._file.close()
+            self._file = None
 
     def _append(self, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab")
+            # Locked before it has the name that others look for.
+            nameless = self._path.with_suffix(".new")
+            self._file = nameless.open("ab")
             _lock(self._file)
-        line = msgspec.json.encode({"keys": [_packed(k) for k in keys], "args": [_packed(a) for a in args]})
+            nameless.rename(self._path)
+        line = msgspec.json.encode(_Settlement([_packed(k) for k in keys], [_packed(a) for a in args]))
         self._file.write(line + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def _replay_file(self, path: Path, script: Script) -> int:
-        count = 0
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = msgspec.json.decode(line, type=dict[str, list[str]])
-            except msgspec.DecodeError:
-                # A process died in mid-write; the call's reservation is still open, so the reaper has it.
-                log.warning("spool_line_broken", file=path.name)
-                continue
-            script([b64decode(k) for k in entry["keys"]], [b64decode(a) for a in entry["args"]])
-            count += 1
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return 0  # another process has just replayed it
+        with file:
+            if not (_lock(file) and _is_at(path, file)):
+                return 0
+            count = sum(_replay_line(line, script, path.name) for line in file)
+            path.unlink()
         return count
 
     def _start_replaying(self, script: Script) -> None:
@@ -109,10 +116,28 @@ class Spool:
                 count = self.replay(script)
             except StoreUnavailable:
                 continue
+            except Exception:  # boundary: whatever it was, what is spooled must still be replayed one day
+                log.exception("spool_replay_failed")
+                continue
             log.info("settlements_replayed", count=count)
             if self._file is None:  # nothing came while the files were replayed
                 self._replaying = False
                 return
+
+
+def _replay_line(line: bytes, script: Script, file: str) -> bool:
+    """A line that cannot be replayed is left to the reaper, which has the call's open reservation."""
+    try:
+        settlement = _decode(line)
+    except msgspec.DecodeError:
+        log.warning("spool_line_broken", file=file)  # a process died in mid-write
+        return False
+    try:
+        script(settlement.keys, settlement.args)
+    except ResponseError as exc:
+        log.error("settlement_refused", call_id=settlement.args[0].decode(), reason=str(exc))
+        return False
+    return True
 
 
 def _lock(file: IO[bytes]) -> bool:
@@ -123,5 +148,13 @@ def _lock(file: IO[bytes]) -> bool:
     return True
 
 
-def _packed(value: Arg) -> str:
-    return b64encode(value if isinstance(value, bytes) else str(value).encode()).decode()
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether `path` still means the open `file`: its owner may have set it aside and begun another one."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _packed(value: Arg) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

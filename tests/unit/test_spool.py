@@ -1,0 +1,226 @@
+"""Settlements that Redis could not take are kept on disk and replayed once it is back, whoever replays them."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.errors import StoreUnavailable
+from app.store.redis import Arg, Redis
+from app.store.spool import Spool
+from tests.support.servers import wait_for
+
+KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
+
+
+class Desk:
+    """Stands for the settle script: away until it is told otherwise, and remembers what it settled."""
+
+    def __init__(self) -> None:
+        self.away = True
+        self.settled: list[str] = []
+        self.before: Callable[[str], None] = lambda _: None
+
+    def __call__(self, keys: Any, args: Any) -> int:
+        if self.away:
+            raise StoreUnavailable("away")
+        call_id = args[0].decode() if isinstance(args[0], bytes) else str(args[0])
+        self.before(call_id)
+        self.settled.append(call_id)
+        return 1
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("*"))
+
+
+def spooled(directory: Path, name: str, *call_ids: str) -> Spool:
+    """A spool whose own replaying is too slow to matter, with these settlements in it."""
+    spool = Spool(directory, name=name, retry_s=3600)
+    for call_id in call_ids:
+        spool.settle(Desk(), KEYS, [call_id])
+    return spool
+
+
+def test_a_settlement_that_redis_takes_never_touches_the_disk(tmp_path: Path) -> None:
+    desk = Desk()
+    desk.away = False
+    Spool(tmp_path / "spool", name="a").settle(desk, KEYS, ["one"])
+    assert desk.settled == ["one"]
+    assert not (tmp_path / "spool").exists()
+
+
+def test_what_redis_could_not_take_is_replayed_when_it_is_back(tmp_path: Path) -> None:
+    desk = Desk()
+    spool = Spool(tmp_path, name="a", retry_s=0.01)
+    for call_id in ("one", "two", "three"):
+        spool.settle(desk, KEYS, [call_id])
+    assert desk.settled == []
+    desk.away = False
+    wait_for(lambda: files(tmp_path) == [])
+    assert desk.settled == ["one", "two", "three"]
+    desk.away = True
+    spool.settle(desk, KEYS, ["four"])
+    desk.away = False
+    wait_for(lambda: desk.settled[3:] == ["four"], message="the second outage")
+
+
+def test_every_argument_comes_back_byte_for_byte_and_settles_on_a_real_redis(tmp_path: Path, redis: Redis) -> None:
+    row = '{"request_id": "ü\n\u2028"}'.encode()
+    args: list[Arg] = ["call_1", "settled", row, b"\x00\xff\n", 60_000, 60_000, "window", 0, 7, 10, 60_000]
+    spool = Spool(tmp_path, name="a", retry_s=3600)
+    spool.settle(Desk(), KEYS, args)
+    script = redis.script("settle")
+    assert spool.replay(script) == 1
+    assert redis.execute("GET", "penstock:cache") == b"\x00\xff\n"
+    assert redis.execute("GET", "penstock:limit") == b"7"
+    ((_, entry),) = redis.execute("XRANGE", "penstock:outbox", "-", "+")
+    assert entry == [b"row", row]
+    assert script(KEYS, args) == 0, "settled is settled"
+
+
+def test_a_dead_processes_file_is_adopted_by_the_next(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("spawn").Process(target=spooled, args=(tmp_path, "dead", "one", "two"))
+    child.start()
+    child.join(20)
+    assert files(tmp_path) == ["dead.jsonl"]
+    desk = Desk()
+    desk.away = False
+    Spool(tmp_path, name="next", retry_s=0.01).adopt(desk)
+    wait_for(lambda: files(tmp_path) == [])
+    assert desk.settled == ["one", "two"]
+
+
+def test_a_living_processes_file_is_left_to_it(tmp_path: Path) -> None:
+    owner = spooled(tmp_path, "living", "one")
+    desk = Desk()
+    desk.away = False
+    assert Spool(tmp_path, name="other").replay(desk) == 0
+    assert owner.replay(desk) == 1
+    assert desk.settled == ["one"]
+
+
+def test_a_redis_that_goes_away_in_the_middle_of_a_replay_loses_nothing(tmp_path: Path) -> None:
+    spool = spooled(tmp_path, "a", "one", "two", "three")
+    desk = Desk()
+    desk.away = False
+    desk.before = lambda call_id: setattr(desk, "away", call_id == "two")
+    with pytest.raises(StoreUnavailable):
+        spool.replay(desk)
+    desk.away, desk.before = False, lambda _: None
+    spool.replay(desk)
+    assert set(desk.settled) == {"one", "two", "three"}
+    assert files(tmp_path) == []
+
+
+def test_what_comes_during_a_replay_goes_into_a_new_file(tmp_path: Path) -> None:
+    spool = spooled(tmp_path, "a", "one")
+    desk = Desk()
+    desk.away = False
+    late = iter(["late"])
+
+    def another(_: str) -> None:
+        for call_id in late:
+            spool.settle(Desk(), KEYS, [call_id])
+
+    desk.before = another
+    assert spool.replay(desk) == 1
+    assert files(tmp_path) == ["a.jsonl"]
+    assert spool.replay(desk) == 1
+    assert desk.settled == ["one", "late"]
+
+
+def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
+    living = spooled(tmp_path, "living", "one")
+    whole = (tmp_path / "living.jsonl").read_bytes()
+    (tmp_path / "dead.jsonl").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
+    desk = Desk()
+    desk.away = False
+    with capture_logs() as logs:
+        assert Spool(tmp_path, name="b").replay(desk) == 1
+    assert [entry["event"] for entry in logs] == ["spool_line_broken"] * 2
+    assert living.replay(desk) == 1
+
+
+def test_a_settlement_that_redis_will_never_take_holds_up_no_other(tmp_path: Path, redis: Redis) -> None:
+    script = redis.script("settle")
+    redis.execute("SET", "penstock:wrong", "not a stream")
+    spool = Spool(tmp_path, name="a", retry_s=3600)
+    rest: list[Arg] = ["settled", "{}", "", 1, 60_000, "window", 0, 7, 10, 60_000]
+    spool.settle(Desk(), [*KEYS[:5], "penstock:wrong", KEYS[6]], ["poison", *rest])
+    spool.settle(Desk(), KEYS, ["good", *rest])
+    with capture_logs() as logs:
+        assert spool.replay(script) == 1
+    assert [entry["call_id"] for entry in logs if entry["event"] == "settlement_refused"] == ["poison"]
+    assert redis.execute("XLEN", "penstock:outbox") == 1
+
+
+def test_workers_that_replay_the_same_directory_do_not_trip_each_other(tmp_path: Path) -> None:
+    """After an outage every worker replays at the same moment: a file may be gone before it can be opened."""
+    for number in range(3):
+        spooled(tmp_path, f"dead-{number}", f"call-{number}")
+        (tmp_path / f"dead-{number}.jsonl").rename(tmp_path / f"orphan-{number}.jsonl")
+    orphans = {path.name: path.read_bytes() for path in tmp_path.glob("orphan-*")}
+    for name, content in orphans.items():  # copies that no process holds locked
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(content)
+    second = Desk()
+    second.away = False
+    first = Desk()
+    first.away = False
+    turns = itertools.count()
+
+    def meanwhile(_: str) -> None:
+        if next(turns) == 0:
+            Spool(tmp_path, name="second").replay(second)
+
+    first.before = meanwhile
+    Spool(tmp_path, name="first").replay(first)
+    assert sorted({*first.settled, *second.settled}) == ["call-0", "call-1", "call-2"]
+    assert files(tmp_path) == []
+
+
+def test_no_replay_can_steal_a_file_while_it_is_being_opened(tmp_path: Path) -> None:
+    """The file is locked before it has the name that replays look for."""
+    stop = threading.Event()
+    desk = Desk()
+    desk.away = False
+
+    def thief() -> None:
+        other = Spool(tmp_path, name="thief")
+        while not stop.is_set():
+            other.replay(desk)
+
+    thread = threading.Thread(target=thief)
+    thread.start()
+    try:
+        for number in range(100):
+            owner = spooled(tmp_path, f"owner-{number}", f"call-{number}")
+            owner.replay(desk)
+    finally:
+        stop.set()
+        thread.join()
+    Spool(tmp_path, name="last").replay(desk)
+    assert set(desk.settled) == {f"call-{number}" for number in range(100)}
+
+
+def test_a_replay_survives_what_nobody_thought_of(tmp_path: Path) -> None:
+    desk = Desk()
+    spool = Spool(tmp_path, name="a", retry_s=0.01)
+    spool.settle(desk, KEYS, ["one"])
+    failures = iter([OSError("disk trouble")])
+
+    def trouble(_: str) -> None:
+        for failure in failures:
+            raise failure
+
+    desk.before = trouble
+    desk.away = False
+    wait_for(lambda: desk.settled == ["one"], timeout_s=5, message="the replaying thread died")
