@@ -1,0 +1,157 @@
+"""Calls whose worker died end as one `lost` row each; those of a living worker are left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from app.domain.config import Plan
+from app.domain.identity import Caller
+from app.errors import StoreUnavailable
+from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.callers import Callers
+from app.gateway.limits import Amounts
+from app.gateway.presence import Presence
+from app.gateway.reaper import Reaper
+from app.store.redis import Redis
+from app.store.spool import Spool
+from tests.unit.test_limits import NoKeys
+
+TIMEOUT_S = 15.0
+
+
+class Shop:
+    """One worker and the ledger process's reaper, on clocks that the test steps together."""
+
+    def __init__(self, redis: Redis, spool: Path) -> None:
+        self.redis = redis
+        # Redis keeps its own time for deadlines: ours starts there.
+        self.now = float(redis.execute("TIME")[0])
+        self.worker = Presence(redis=redis, timeout_s=3 * 3600, clock=lambda: self.now)  # beats when the test says so
+        self.reaper = Reaper(redis=redis, timeout_s=TIMEOUT_S, clock=lambda: self.now, monotonic=lambda: self.now)
+        self.admission = Admission(
+            redis=redis, callers=Callers(keys=NoKeys()), presence=self.worker, clock=lambda: self.now,
+            plans={"default": Plan(tokens_per_day=1000, requests_per_day=100, concurrency=10)},
+            spool=Spool(spool, name="test"),
+        )  # fmt: skip
+
+    def admit(self, call_id: str, **more: Any) -> Admitted:
+        row = {"call_id": call_id, "status": "lost", "model": "m", "prompt_tokens": 40, "completion_tokens": 10,
+               "cost_nanousd": 99, "cache": "bypass"}  # fmt: skip
+        ask = Ask(call_id=call_id, row=row, reserve=Amounts(1, 50, 0), if_lost=Amounts(1, 50, 99),
+                  **{"deadline_s": 600, **more})  # fmt: skip
+        return self.admission.admit(Caller("key_1", "test"), ask)
+
+    def rows(self) -> list[dict[str, Any]]:
+        entries = self.redis.execute("XRANGE", "penstock:outbox", "-", "+")
+        return [json.loads(fields[1]) for _, fields in entries]
+
+    def tokens(self) -> int:
+        (key,) = self.redis.execute("KEYS", "penstock:limit:key_1:tokens_per_day:*")
+        return int(self.redis.execute("GET", key))
+
+    def open_calls(self) -> int:
+        return len(self.redis.execute("KEYS", "penstock:reservations:*"))
+
+
+@pytest.fixture
+def shop(redis: Redis, tmp_path: Path) -> Iterator[Shop]:
+    opened = Shop(redis, tmp_path / "spool")
+    yield opened
+    opened.worker.stop()
+
+
+def test_a_dead_workers_calls_end_as_lost_once_each(shop: Shop) -> None:
+    for number in range(5):
+        shop.admit(f"call_{number}")
+    shop.now += TIMEOUT_S + 1
+    assert shop.reaper.run_once() == 5
+    assert shop.reaper.run_once() == 0
+    assert sorted(row["call_id"] for row in shop.rows()) == [f"call_{number}" for number in range(5)]
+    assert {row["status"] for row in shop.rows()} == {"lost"}
+    assert shop.tokens() == 250, "charged as likely"
+    assert shop.redis.execute("EXISTS", "penstock:running:key_1") == 0
+    assert shop.open_calls() == 0
+
+
+def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(shop: Shop) -> None:
+    call = shop.admit("call_1")
+    for _ in range(10):
+        shop.now += TIMEOUT_S - 1
+        shop.worker.beat()
+        assert shop.reaper.run_once() == 0
+    shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+    assert [row["status"] for row in shop.rows()] == ["ok"]
+
+
+def test_a_call_past_its_deadline_is_lost_although_its_worker_lives(shop: Shop) -> None:
+    shop.admit("stuck", deadline_s=30)
+    shop.admit("running", deadline_s=600)
+    shop.now += 31
+    shop.worker.beat()
+    assert shop.reaper.run_once() == 1
+    assert [row["call_id"] for row in shop.rows()] == ["stuck"]
+
+
+def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(shop: Shop) -> None:
+    shop.redis.execute("SET", "penstock:cache:c", "{}")
+    assert shop.admit("call_1", cache_key="c", read_cache=True).cached == b"{}"
+    shop.now += TIMEOUT_S + 1
+    shop.reaper.run_once()
+    (row,) = shop.rows()
+    assert (row["cache"], row["prompt_tokens"], row["completion_tokens"], row["cost_nanousd"]) == ("hit", 0, 0, 0)
+    assert shop.redis.execute("KEYS", "penstock:limit:*tokens*") == []
+
+
+def test_a_lost_call_lets_go_of_its_flight(shop: Shop) -> None:
+    shop.admit("call_1", cache_key="c", read_cache=True, single_flight=True)
+    shop.now += TIMEOUT_S + 1
+    shop.reaper.run_once()
+    assert not shop.admit("call_2", cache_key="c", read_cache=True, single_flight=True).follows
+
+
+def test_nobody_is_declared_dead_for_the_silence_of_a_redis_that_was_away(shop: Shop, dead_redis: Redis) -> None:
+    shop.admit("call_1")
+    alive, shop.reaper._redis = shop.reaper._redis, dead_redis
+    with pytest.raises(StoreUnavailable):
+        shop.reaper.run_once()
+    shop.reaper._redis = alive
+    shop.now += TIMEOUT_S - 1
+    assert shop.reaper.run_once() == 0
+    shop.now += 2
+    assert shop.reaper.run_once() == 1, "it had the time to show that it lives"
+
+
+def test_what_a_worker_admits_after_it_was_declared_dead_is_not_forgotten(shop: Shop) -> None:
+    """A worker that was only stalled goes on admitting, and may be killed before it shows a sign of life."""
+    shop.admit("call_1")
+    shop.now += TIMEOUT_S + 1
+    assert shop.reaper.run_once() == 1
+    shop.admit("call_2")
+    assert shop.reaper.run_once() == 1
+    assert [row["call_id"] for row in shop.rows()] == ["call_1", "call_2"]
+
+
+def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(shop: Shop) -> None:
+    call = shop.admit("call_1")
+    shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+    with capture_logs() as logs:
+        shop.now += TIMEOUT_S + 1
+        assert shop.reaper.run_once() == 0
+        shop.now += 7 * 86_400
+        assert shop.reaper.run_once() == 0
+    assert shop.redis.execute("EXISTS", "penstock:workers") == 0
+    assert logs == []
+
+
+def test_a_name_whose_reservation_redis_forgot_is_dropped(shop: Shop) -> None:
+    shop.admit("call_1")
+    shop.redis.execute("DEL", "penstock:reservation:call_1")
+    shop.now += TIMEOUT_S + 1
+    assert shop.reaper.run_once() == 0
+    assert (shop.rows(), shop.open_calls()) == ([], 0)
