@@ -22,6 +22,8 @@ log = structlog.get_logger()
 _NO_CACHE = "penstock:none"
 # How long a lost call is remembered, for a worker that was only stalled and settles after all.
 _LOST_MS = 86_400_000
+# How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
+_FORGET_S = 3600.0
 
 
 class Reaper:
@@ -60,9 +62,10 @@ class Reaper:
             ids = self._redis.execute("ZRANGEBYSCORE", open_calls, "-inf", latest)
             for call_id in ids:
                 lost += self._lose(call_id.decode(), open_calls)
-            if dead:
-                self._redis.execute("ZREM", WORKERS, worker)
+            if dead and ids:
                 log.warning("worker_lost", worker=worker.decode(), calls=len(ids))
+            if dead and now - float(beat) > self._timeout_s + _FORGET_S:
+                self._redis.execute("ZREM", WORKERS, worker)
         return lost
 
     def _lose(self, call_id: str, open_calls: str) -> int:
