@@ -64,7 +64,8 @@ def _from_override(price: PriceOverride) -> RateCard:
     prompt, completion = _per_mtok(price.prompt), _per_mtok(price.completion)
     cached = prompt if price.cached is None else _per_mtok(price.cached)
     reasoning = completion if price.reasoning is None else _per_mtok(price.reasoning)
-    return RateCard((Tier(0, prompt, completion, cached, reasoning),), per_request=_per_mtok(price.request))
+    per_request = -(-_per_mtok(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
+    return RateCard((Tier(0, prompt, completion, cached, reasoning),), per_request=per_request)
 
 
 def _from_genai_prices(config: ProviderConfig, model: str, service_tier: str, now: datetime) -> RateCard | None:
