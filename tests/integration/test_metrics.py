@@ -1,0 +1,83 @@
+"""Prometheus' view of two workers, through load and a restart."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.client import at_once, chat, post
+from tests.support.servers import DEV_KEY, Gateway, wait_for
+from tests.support.upstream import Upstream
+
+CONFIG = """
+providers:
+  up: {{kind: openai, base_url: {url}}}
+models: {{usage-10-5: {{targets: [{{provider: up}}]}}, stream-200-20: {{targets: [{{provider: up}}]}}}}
+"""
+
+
+def scrape(server: Gateway) -> dict[str, dict[str, float]]:
+    """Series by name, then by their labels."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    series: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+            series.setdefault(sample.name, {})[labels] = sample.value
+    return series
+
+
+def test_bug_13_counters_never_run_backwards_and_dead_gauges_go(
+    gateway: Callable[..., Gateway], upstream: Upstream
+) -> None:
+    server = gateway(CONFIG.format(url=upstream.url), prices='up: {"*": {prompt: 1, completion: 2}}')
+    at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 60)
+    before = scrape(server)
+    labels = "model=usage-10-5,provider=up,status=ok"
+    assert before["llm_requests_total"][labels] == 60
+    assert before["llm_tokens_total"]["kind=prompt,model=usage-10-5"] == 600
+    assert abs(before["llm_cost_usd_total"]["model=usage-10-5,provider=up"] - 60 * 0.00002) < 1e-9
+    assert before["llm_active_requests"][""] == 0
+
+    victims = set(server.worker_pids())
+    at_once([partial(post, server.port, chat("stream-200-20", stream=True), DEV_KEY, hang_up_after=1)] * 4)
+    for pid in victims:
+        os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not victims & set(server.worker_pids()) and server.ready())
+    after = scrape(server)
+    for name in ("llm_requests_total", "llm_tokens_total", "llm_request_duration_seconds_count"):
+        for series, value in before[name].items():
+            assert after[name][series] >= value, (name, series)
+    assert after["llm_active_requests"][""] == 0
+    assert post(server.port, chat("usage-10-5"), DEV_KEY).status == 200
+    assert scrape(server)["llm_requests_total"][labels] == 61
+
+
+def test_bug_12_no_label_takes_what_callers_choose(gateway: Callable[..., Gateway], upstream: Upstream) -> None:
+    server = gateway(CONFIG.format(url=upstream.url))
+    key = server.create_key("a-name")
+    for i in range(20):
+        post(server.port, chat(f"no-such-model-{i}", user=f"user-{i}"), key)
+        post(server.port, chat("usage-10-5", user=f"user-{i}"), key, path=f"/v1/path-{i}")
+    series = scrape(server)
+    text = repr(series)
+    assert not re.search(r"no-such-model|user-\d|path-\d|pstk_|a-name", text)
+    routes = {labels for labels in series["http_request_duration_seconds_count"] if "unmatched" in labels}
+    assert routes == {"method=POST,route=unmatched,status=404"}
+
+
+def test_metrics_are_for_the_inside(gateway: Callable[..., Gateway], upstream: Upstream) -> None:
+    server = gateway(CONFIG.format(url=upstream.url) + "server: {metrics_networks: [10.9.8.0/24]}\n", workers=1)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{server.url}/metrics", timeout=10)
+    assert error.value.code == 403
+    error.value.close()

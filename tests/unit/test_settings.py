@@ -1,0 +1,102 @@
+"""A wrong setting stops the start with one line: the file, the field, and what is expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigError
+from app.settings import load_settings
+
+GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
+
+
+def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
+    config = tmp_path / "gateway.yaml"
+    config.write_text(text)
+    if prices:
+        (tmp_path / "prices.yaml").write_text(prices)
+    return load_settings({"GATEWAY_CONFIG": str(config), "DATA_DIR": str(tmp_path), **env})
+
+
+def test_providers_and_models_are_enough(tmp_path: Path) -> None:
+    settings = load(tmp_path)
+    assert list(settings.config.plans) == ["default"]
+    assert settings.database_url == f"sqlite:///{tmp_path}/ledger.db"
+    assert settings.prices == {}
+
+
+WRONG_FILES = [
+    ("providers: [", "line 1: is not valid YAML"),
+    ("[]", "the file: "),
+    ("models: {}", "providers: field required"),
+    (GOOD + "speed: 9\n", "speed: unknown field"),
+    (GOOD + "cache: {ttl_s: soon}\n", "cache.ttl_s: input should be a valid integer"),
+    (GOOD + "plans: {free: {requests_per_minute: 0}}\n", "plans.free.requests_per_minute: input should be greater"),
+    (GOOD + "plans: {free: {budget_usd_per_day: -1}}\n", "plans.free.budget_usd_per_day: input should be greater"),
+    (GOOD.replace("provider: demo", "provider: nobody"), "models.demo.targets.0.provider: no provider 'nobody'"),
+    (GOOD.replace("}]}", "}], fallbacks: [x]}"), "models.demo.fallbacks.0: 'x' is neither a model nor a provider"),
+    (GOOD.replace("kind: demo", "kind: demo, base_url: 'ftp://x'"), "providers.demo.base_url: string should match"),
+    (GOOD.replace("kind: demo", 'kind: demo, headers: {"a\\n": b}'), "providers.demo: header"),
+    (GOOD.replace("kind: demo", "kind: demo, api_key: '${NOT_SET}'"), "providers.demo.api_key: NOT_SET is not set"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG_FILES)
+def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert error.value.message.startswith(f"{tmp_path}/gateway.yaml: {expected}")
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"PORT": "high"}, "environment: PORT: "),
+        ({"WEB_CONCURRENCY": "0"}, "environment: WEB_CONCURRENCY: "),
+        ({"GATEWAY_ENV": "prod"}, "environment: GATEWAY_ENV: input should be 'development' or 'production'"),
+        ({"LOG_LEVEL": "loud"}, "environment: LOG_LEVEL: "),
+        ({"GATEWAY_ENV": "production", "DEV_API_KEY": "x"}, "environment: DEV_API_KEY: only for development"),
+        ({"ADMIN_KEY": "a", "ADMIN_KEY_FILE": "/b"}, "environment: ADMIN_KEY and ADMIN_KEY_FILE are both set"),
+        ({"ADMIN_KEY_FILE": "/no/such/file"}, "environment: ADMIN_KEY_FILE: /no/such/file: cannot be read"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(tmp_path: Path, env: dict[str, str], expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, **env)
+    assert error.value.message.startswith(expected)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read: No such file"):
+        load_settings({"GATEWAY_CONFIG": str(tmp_path / "nothing.yaml")})
+
+
+def test_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("from-a-file-123\n")
+    text = GOOD.replace("kind: demo", "kind: demo, api_key: '${OPENAI_API_KEY}', headers: {x: '${OTHER:-none}'}")
+    settings = load(tmp_path, text, OPENAI_API_KEY_FILE=str(secret), ADMIN_KEY="the-admin-key")
+    provider = settings.config.providers["demo"]
+    assert (provider.api_key, provider.headers) == ("from-a-file-123", {"x": "none"})
+    assert settings.secrets == {"from-a-file-123", "the-admin-key"}
+    assert "from-a-file" not in repr(settings) + repr(settings.config)
+    assert "the-admin-key" not in repr(settings)
+
+
+def test_an_optional_variable_that_is_unset_is_no_value(tmp_path: Path) -> None:
+    settings = load(tmp_path, GOOD.replace("kind: demo", "kind: demo, api_key: '${OPENAI_API_KEY:-}'"))
+    assert settings.config.providers["demo"].api_key is None
+
+
+def test_prices_are_checked_too(tmp_path: Path) -> None:
+    assert load(tmp_path, prices="demo: {m: {prompt: 0.1}}").prices["demo"]["m"].completion == 0
+    with pytest.raises(ConfigError, match=r"prices\.yaml: prices\.demo\.m\.prompt: input should be greater"):
+        load(tmp_path, prices="demo: {m: {prompt: -1}}")
+
+
+def test_the_file_that_is_shipped_is_right() -> None:
+    settings = load_settings({})
+    assert set(settings.config.plans) == {"default", "free"}
