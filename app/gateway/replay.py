@@ -12,6 +12,7 @@ from app.domain.money import Usage
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _META = ("id", "created", "model", "system_fingerprint", "service_tier")
+_MOST_TOOL_CALLS = 128
 
 
 def as_stream(completion: bytes, *, include_usage: bool) -> list[bytes]:
@@ -23,7 +24,7 @@ def as_stream(completion: bytes, *, include_usage: bool) -> list[bytes]:
         base["usage"] = None
     events = []
     for choice in whole["choices"]:
-        message = {k: v for k, v in choice["message"].items() if v is not None}
+        message = {k: v for k, v in (choice.get("message") or {}).items() if v is not None}
         for i, call in enumerate(message.get("tool_calls") or ()):
             call["index"] = i
         index = choice.get("index", 0)
@@ -31,14 +32,25 @@ def as_stream(completion: bytes, *, include_usage: bool) -> list[bytes]:
         if choice.get("logprobs") is not None:
             head["logprobs"] = choice["logprobs"]
         events.append({**base, "choices": [head]})
-        events.append({**base, "choices": [{"index": index, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+        finish_reason = choice.get("finish_reason") or "stop"
+        events.append({**base, "choices": [{"index": index, "delta": {}, "finish_reason": finish_reason}]})
     if include_usage and whole.get("usage"):
         events.append({**base, "choices": [], "usage": whole["usage"]})
     return [b"data: " + _encode(event) + b"\n\n" for event in events]
 
 
 def as_completion(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
-    """The completion that the SSE `blocks` of a finished stream add up to; None if they make no whole one."""
+    """The completion that the SSE `blocks` of a finished stream add up to; None if they make no whole one.
+
+    Vendors send odd things; the client has had its stream by now, so an odd one is only not kept.
+    """
+    try:
+        return _put_together(blocks, usage)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+
+
+def _put_together(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for event in b"".join(blocks).replace(b"\r\n", b"\n").split(b"\n\n"):
@@ -72,6 +84,8 @@ def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
         elif name != "role" and isinstance(value, str):
             message[name] = (message.get(name) or "") + value
         elif value is not None:
+            if message.get(name) not in (None, value):
+                raise ValueError(f"pieces of {name} that nobody knows how to join")
             message[name] = value
     logprobs = part.get("logprobs")
     if logprobs:
@@ -85,7 +99,9 @@ def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
 def _add_tool_calls(calls: list[dict[str, Any]], parts: Iterable[dict[str, Any]]) -> None:
     for part in parts:
         index = part.get("index", len(calls))
-        while len(calls) <= index < 128:
+        if not 0 <= index < _MOST_TOOL_CALLS:
+            raise IndexError(index)
+        while len(calls) <= index:
             calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
         call = calls[index]
         call["id"] = part.get("id") or call["id"]
