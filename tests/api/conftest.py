@@ -1,0 +1,139 @@
+"""The application in this process, on a real Redis: demo models that note who was asked, a clock to step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.gateway.books import Books
+from app.gateway.cache import Cache
+from app.gateway.pipeline import Pipeline
+from app.gateway.pricing import Pricing
+from app.gateway.router import Router
+from app.providers.base import Answer, AnswerStream, ChatCall, EmbedCall, Provider
+from app.services import Services, build_services
+from app.settings import load_settings
+
+KEY = "dev-key-for-tests"
+PRICES = '{"*": {prompt: 1, completion: 2}}'
+
+
+@dataclass
+class Noted:
+    """A real provider; `asked` gets its name with each call."""
+
+    provider: Provider
+    asked: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.provider.name
+
+    def chat(self, call: ChatCall) -> Answer:
+        self.asked.append(self.name)
+        return self.provider.chat(call)
+
+    def stream(self, call: ChatCall) -> AnswerStream:
+        self.asked.append(self.name)
+        return self.provider.stream(call)
+
+    def embed(self, call: EmbedCall) -> Answer:
+        self.asked.append(self.name)
+        return self.provider.embed(call)
+
+    def check(self, timeout_s: float) -> None:
+        self.provider.check(timeout_s)
+
+    def stats(self) -> dict[str, Any]:
+        return self.provider.stats()
+
+
+@dataclass
+class Edge:
+    """What a test sees of the application."""
+
+    services: Services
+    asked: list[str]  # providers, in the order in which they were asked
+    pauses: list[float]  # before a target is asked again, in seconds
+    later: list[float]  # how far the router's clock was stepped
+    key: str = KEY
+    _client: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self._client = create_app(services=self.services).test_client()
+
+    def chat(self, model: str = "m", *, key: str | None = None, headers: Mapping[str, str] | None = None,
+             **more: Any) -> TestResponse:  # fmt: skip
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello there"}], **more}
+        return self.post(json.dumps(body), key=key, headers=headers)
+
+    def post(self, body: str | bytes, *, key: str | None = None, headers: Mapping[str, str] | None = None,
+             path: str = "/v1/chat/completions") -> TestResponse:  # fmt: skip
+        sent = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
+        response: TestResponse = self._client.post(path, data=body, content_type="application/json", headers=sent)
+        # Reading it to the end and closing it is what a server does; only then is a stream settled.
+        response.get_data()
+        response.close()
+        return response
+
+    def get(self, path: str) -> TestResponse:
+        found: TestResponse = self._client.get(path)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The ledger rows so far, oldest first."""
+        entries = self.services.redis.execute("XRANGE", "penstock:outbox", "-", "+")
+        return [json.loads(fields[fields.index(b"row") + 1]) for _, fields in entries]
+
+    def keys(self, pattern: str) -> list[bytes]:
+        found: list[bytes] = self.services.redis.execute("KEYS", pattern)
+        return found
+
+
+@pytest.fixture
+def edge(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Edge]]:
+    """Builds the application for a gateway.yaml; every provider named in it costs $1 and $2 a million tokens."""
+    opened: list[Services] = []
+
+    def build(config: str) -> Edge:
+        (tmp_path / "gateway.yaml").write_text(config)
+        env = {"GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "DATA_DIR": str(tmp_path), "REDIS_URL": redis_url,
+               "DEV_API_KEY": KEY}  # fmt: skip
+        names = load_settings(env).config.providers
+        (tmp_path / "prices.yaml").write_text("\n".join(f"{name}: {PRICES}" for name in names))
+        services = build_services(load_settings(env))
+        opened.append(services)
+        made = _with_seams(services)
+        services.database.migrate()
+        return made
+
+    yield build
+    for services in opened:
+        services.close()
+
+
+def _with_seams(services: Services) -> Edge:
+    """The same services; the router's clock, pauses and providers are the test's."""
+    asked: list[str] = []
+    pauses: list[float] = []
+    later = [0.0]
+    config = services.settings.config
+    router = Router(
+        config=config, providers={name: Noted(found, asked) for name, found in services.providers.items()},
+        metrics=services.metrics, clock=lambda: time.monotonic() + later[0], pause=pauses.append,
+    )  # fmt: skip
+    pricing = Pricing(config=config, overrides=services.settings.prices)
+    pipeline = Pipeline(
+        config=config, admission=services.admission, router=router, metrics=services.metrics, pricing=pricing,
+        cache=Cache(redis=services.redis, config=config.cache),
+        books=Books(admission=services.admission, pricing=pricing, metrics=services.metrics),
+    )  # fmt: skip
+    return Edge(replace(services, router=router, pipeline=pipeline), asked, pauses, later)
