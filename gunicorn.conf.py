@@ -17,7 +17,7 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
-worker_class = "gevent"
+worker_class = "app.api.worker.Worker"
 worker_connections = 4000
 backlog = 4096
 http_parser = "fast"

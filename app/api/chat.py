@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gevent
 from flask import Blueprint, Response, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
 from app.api.context import call_context, caller, request_id, require, services
@@ -12,7 +13,7 @@ from app.api.headers import call_headers
 from app.api.sse import stream_response
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
-from app.errors import InvalidRequest, UnsupportedMediaType
+from app.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from app.gateway.pipeline import Reply
 from app.providers.base import CancelToken
 
@@ -61,8 +62,14 @@ def _body() -> bytes:
     limit_s = services().settings.config.server.body_timeout_s
     try:
         with gevent.Timeout(limit_s):
-            return request.get_data(cache=False)
+            body = request.get_data(cache=False)
     except gevent.Timeout:
         raise InvalidRequest(f"The request body did not arrive within {limit_s:g} seconds.") from None
     except (ClientDisconnected, OSError):
         raise InvalidRequest("The request body ended early.") from None
+    except ParseException:
+        raise InvalidRequest("The request body is not validly chunked.") from None
+    # A body that does not say its length is cut off at the limit, instead of being refused as others are.
+    if request.content_length is None and len(body) >= (request.max_content_length or len(body) + 1):
+        raise RequestTooLarge("The request body is too large.")
+    return body

@@ -180,6 +180,38 @@ def test_a_client_that_stops_sending_half_way(gateway: Gateway) -> None:
     assert post(gateway.port, chat("ok"), DEV_KEY).status == 200
 
 
+HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEV_KEY}\r\n".encode()
+CHUNKED = HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+NOT_HTTP = [
+    (b"HELLO " + DEV_KEY.encode() + b"\r\n\r\n", 400, "INVALID_REQUEST"),
+    (b"GET /health HTTP/9.9\r\n\r\n", 400, "INVALID_REQUEST"),
+    (b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "INVALID_REQUEST"),
+    (HEAD + b"X-Long: " + b"a" * 70_000 + b"\r\n\r\n", 431, "INVALID_REQUEST"),
+    (HEAD + b"X-Nul: a\x00b\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: many\r\n\r\n", 400, "INVALID_REQUEST"),
+    (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "INVALID_REQUEST"),
+    (CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", 400, "INVALID_REQUEST"),
+    (CHUNKED + b"2\r\n{}0\r\n\r\n", 400, "INVALID_REQUEST"),
+    (CHUNKED + b"5\r\n{", 400, "INVALID_REQUEST"),
+    (CHUNKED + b"80000\r\n%b\r\n" % (b" " * 0x80000) * 21 + b"0\r\n\r\n", 413, "REQUEST_TOO_LARGE"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "code"), NOT_HTTP, ids=range(len(NOT_HTTP)))
+def test_what_is_not_http_is_refused_in_the_same_shape(
+    gateway: Gateway, request_: bytes, status: int, code: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        client.sendall(request_)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        answer = json.loads(response.read())
+    assert (response.status, answer["code"], is_whole_error(answer)) == (status, code, True)
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+    assert DEV_KEY not in json.dumps(answer)
+    assert DEV_KEY not in gateway.log()
+
+
 def hang_up(gateway: Gateway, body: dict[str, Any], *, after: bytes = b"", drain: bool = False) -> None:
     data = json.dumps(body).encode()
     client = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)

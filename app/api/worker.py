@@ -1,0 +1,52 @@
+"""gunicorn's gevent worker; what it refuses before the application sees it is refused in the application's shape.
+
+gunicorn's own page is HTML, which SDKs cannot parse, and repeats what the client sent.
+"""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from gunicorn.http import errors as http
+from gunicorn.util import write_nonblock
+from gunicorn.workers.ggevent import GeventWorker
+
+_STATUSES: dict[type[Exception], int] = {
+    http.LimitRequestLine: 414,
+    http.LimitRequestHeaders: 431,
+    http.ExpectationFailed: 417,
+    http.UnsupportedTransferCoding: 501,
+}
+_OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
+
+
+class Worker(GeventWorker):
+    """Named in gunicorn.conf.py. Imported by the master too, so the application is only imported when needed."""
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answers and logs a request that could not be read. What it said stays out of both."""
+        from app.api.errors import error_body
+        from app.errors import GatewayError, InvalidRequest
+
+        error: GatewayError
+        if isinstance(exc, http.ParseException) and not isinstance(exc, _OURS):
+            status = _STATUSES.get(type(exc), 400)
+            error = InvalidRequest("The request is not valid HTTP, or its headers are too long.")
+            self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", type(exc).__name__)
+        else:
+            status = 500
+            error = GatewayError("The server had an error while processing your request.")
+            self.log.exception("Error handling request")
+        request_id = f"req_{secrets.token_hex(12)}"
+        body = msgspec.json.encode(error_body(error, request_id))
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            write_nonblock(client, head.encode() + body)  # type: ignore[no-untyped-call]
+        except OSError:
+            self.log.debug("The client of a refused request is gone.")
