@@ -19,8 +19,9 @@ from gevent.event import Event
 from app.domain.chat import Message
 from app.domain.config import DemoScript, ProviderConfig, Timeouts
 from app.domain.money import Usage
-from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
+from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
 from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
+from app.providers.refusals import status_error
 
 _encode = msgspec.json.Encoder().encode
 _DIMENSIONS = 64
@@ -49,7 +50,7 @@ class DemoProvider:
     def stream(self, call: ChatCall) -> DemoStream:
         self._begin(call)
         if self._script.cut_after_chunks == 0:
-            raise self._error("cut")
+            raise _cut(self.name)
         return DemoStream(
             call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts
         )
@@ -73,12 +74,7 @@ class DemoProvider:
             raise UpstreamTimeout("The demo model took too long.", provider=self.name, kind="timeout_first_byte")
         if script.fail_status is not None and (script.fail_times is None or self._failures < script.fail_times):
             self._failures += 1
-            if script.fail_status in (400, 422):
-                raise UpstreamRejected("The demo model refuses the request.", provider=self.name, kind="rejected")
-            raise self._error("status_5xx" if script.fail_status >= 500 else "status_4xx")
-
-    def _error(self, kind: str) -> UpstreamError:
-        return UpstreamError("The demo model failed, as its script says.", provider=self.name, kind=kind)
+            raise status_error(script.fail_status, provider=self.name)
 
 
 class DemoStream:
@@ -103,7 +99,7 @@ class DemoStream:
         reply, script = self._reply, self._script
         for sent, (index, delta, size) in enumerate(reply.deltas()):
             if script.cut_after_chunks is not None and sent >= script.cut_after_chunks:
-                raise UpstreamError("The demo model broke off its answer.", provider=self._provider, kind="cut")
+                raise _cut(self._provider)
             if sent:
                 yield from self._think(script.chunk_delay_s)
             self.chunks += 1
@@ -230,6 +226,10 @@ def pause(delay_s: float, deadline: float, cancel: CancelToken, provider: str) -
         cancel.on_cancel(None)
     if left_s < delay_s:
         raise UpstreamTimeout("The demo model took too long.", provider=provider, kind="timeout_total")
+
+
+def _cut(provider: str) -> UpstreamError:
+    return UpstreamError("The demo model broke off its answer.", provider=provider, kind="cut")
 
 
 def _text(message: Message) -> str:

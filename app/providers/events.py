@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Generator, Iterator
 
 import msgspec
@@ -9,7 +11,7 @@ import msgspec
 from app.domain.config import Timeouts
 from app.domain.money import Usage
 from app.errors import UpstreamError, UpstreamTimeout
-from app.providers.transport import Exchange
+from app.providers.exchange import Exchange
 
 _MAX_EVENT = 1024 * 1024
 
@@ -89,11 +91,21 @@ class OpenAIStream:
     def await_first(self) -> None:
         """Waits for the first chunk. Raises `UpstreamError`: nothing has been sent to the client yet."""
         while not self._first and not self.complete:
-            self._first = self._whole_events(self._read(self._timeouts.first_byte_s, "timeout_first_byte"))
+            self._first = self._whole_events(self._some(self._exchange.read_first()))
 
     def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._blocks()
+        finally:
+            self._exchange.close()
+
+    def close(self) -> None:
+        self._exchange.close()
+
+    def _blocks(self) -> Iterator[bytes]:
         if self._first:
             yield self._first
+        silent_since = time.monotonic()
         while not self.complete:
             if self._error is not None:
                 raise self._error
@@ -101,10 +113,12 @@ class OpenAIStream:
             block = self._whole_events(data)
             if block:
                 yield block
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since >= self._heartbeat_s:
+                # Only comments came, or parts of a long event: the client must not take that for silence.
+                yield b""
+                silent_since = time.monotonic()
         self._exchange.finish_if_complete()
-
-    def close(self) -> None:
-        self._exchange.close()
 
     def _next_block(self) -> Generator[bytes, None, bytes]:
         """Reads on, yielding `b""` as a heartbeat whenever the provider was silent for that long."""
@@ -113,15 +127,14 @@ class OpenAIStream:
         while True:
             wait_s = min(heartbeat_s, idle_s - silent_s)
             try:
-                return self._read(wait_s, "timeout_idle")
+                return self._some(self._exchange.read(wait_s, "timeout_idle"))
             except UpstreamTimeout as exc:
                 silent_s += wait_s
-                if exc.kind == "timeout_total" or silent_s >= idle_s:
+                if exc.kind == "timeout_total" or silent_s >= idle_s - 0.001:
                     raise
                 yield b""
 
-    def _read(self, limit_s: float, kind: str) -> bytes:
-        block = self._exchange.read(limit_s, kind)
+    def _some(self, block: bytes) -> bytes:
         if not block:
             raise self._failed("broke off its answer", "cut")
         return block
@@ -145,43 +158,53 @@ class OpenAIStream:
         self._rest = data[end:] + held
         block = data[:end]
         events = block[:-2].split(b"\n\n")
-        kept = []
+        kept: list[bytes] = []
+        untouched = True
         for event in events:
+            plain = event.startswith(b"data: ") and b"\n" not in event
+            payload = event[6:] if plain else _data(event)
             try:
-                if self._keeps(event):
-                    kept.append(event)
+                keeps = self._keeps(payload)
             except UpstreamError as exc:
                 if not kept:
                     raise
                 self._error = exc
+                untouched = False
                 break
-        if len(kept) == len(events) and not self.complete:
-            return block
-        return b"".join(b"data: %b\n\n" % _data(event) for event in kept)
+            if keeps:
+                kept.append(payload)
+            untouched = untouched and keeps and plain
+        return block if untouched else b"".join(b"data: %b\n\n" % payload for payload in kept)
 
-    def _keeps(self, event: bytes) -> bool:
-        """Whether the client gets `event` as it is. False also turns the whole block into plain data events."""
-        if self.complete:
-            return False
-        payload = event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data(event)
-        if not payload:
+    def _keeps(self, payload: bytes) -> bool:
+        """Whether the client gets the event with this payload. Raises `UpstreamError` when the answer ends with it."""
+        if self.complete or not payload:
             return False
         if payload == b"[DONE]":
             self.complete = True
             return False
         try:
             chunk = _chunk.decode(payload)
-        except msgspec.ValidationError:
-            # An unusual shape that is the client's to understand: passed on, counted by its length.
-            self.chunks += 1
-            self.text_bytes += len(payload)
-            return True
         except (ValueError, RecursionError):
-            raise self._failed("sent no valid event", "stream_error") from None
+            return self._keeps_unusual(payload)
         if chunk.error is not None:
             raise self._failed("reported an error in its answer", "stream_error")
         self._count(chunk)
-        return chunk.choices != [] or chunk.usage is None or self._include_usage
+        return bool(chunk.choices) or chunk.usage is None or self._include_usage
+
+    def _keeps_unusual(self, payload: bytes) -> bool:
+        """JSON of another shape, or with half of a surrogate pair, is the client's to understand: counted by length."""
+        try:
+            chunk = json.loads(payload)
+        except (ValueError, RecursionError):
+            chunk = None
+        if not isinstance(chunk, dict):
+            raise self._failed("sent no valid event", "stream_error")
+        if chunk.get("error") is not None:
+            raise self._failed("reported an error in its answer", "stream_error")
+        self.chunks += 1
+        self.text_bytes += len(payload)
+        return True
 
     def _count(self, chunk: _Chunk) -> None:
         if chunk.service_tier is not None:
@@ -192,9 +215,9 @@ class OpenAIStream:
             delta = choice.delta
             if delta is None:
                 continue
-            size = len(delta.content or "") + len(delta.reasoning_content or "") + len(delta.refusal or "")
+            size = _size(delta.content) + _size(delta.reasoning_content) + _size(delta.refusal)
             for call in delta.tool_calls or ():
-                size += len((call.function and call.function.arguments) or "")
+                size += _size(call.function.arguments if call.function else None)
             if size:
                 self.chunks += 1
                 self.text_bytes += size
@@ -204,7 +227,15 @@ class OpenAIStream:
         return UpstreamError(f"The provider {self._provider} {what}.", provider=self._provider, kind=kind)
 
 
+def _size(text: str | None) -> int:
+    """UTF-8 length."""
+    return 0 if not text else len(text) if text.isascii() else len(text.encode())
+
+
 def _data(event: bytes) -> bytes:
-    """The payload of an event: its data lines, without the fields that some clients cannot parse."""
+    """The payload of an event: its data lines, without the fields that some clients cannot parse.
+
+    A line break between them can only be JSON's white space, so that one line says the same.
+    """
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
+    return b" ".join(lines)

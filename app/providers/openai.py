@@ -15,8 +15,9 @@ from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
 from app.providers.events import OpenAIStream, WireUsage, usage_of
+from app.providers.exchange import Exchange
 from app.providers.refusals import refusal
-from app.providers.transport import Exchange, Transport
+from app.providers.transport import Transport
 
 
 class _Completion(msgspec.Struct):
@@ -25,12 +26,17 @@ class _Completion(msgspec.Struct):
     service_tier: str | None = None
 
 
+class _Choices(msgspec.Struct):
+    choices: list[msgspec.Raw]
+
+
 class _Embeddings(msgspec.Struct):
     data: list[msgspec.Raw]
     usage: WireUsage | None = None
 
 
 _completion = msgspec.json.Decoder(_Completion)
+_choices = msgspec.json.Decoder(_Choices)
 _embeddings = msgspec.json.Decoder(_Embeddings)
 
 
@@ -46,8 +52,8 @@ class OpenAIProvider:
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
         headers = dict(config.headers)
-        if config.api_key:
-            headers.setdefault("Authorization", f"Bearer {config.api_key}")
+        if config.api_key and "authorization" not in {header.lower() for header in headers}:
+            headers["Authorization"] = f"Bearer {config.api_key}"
         self._transport = Transport(
             provider=name, base_url=config.base_url, headers=headers, timeouts=timeouts,
             max_connections=config.max_connections, max_idle=config.max_idle_connections, ca_file=config.ca_file,
@@ -58,6 +64,8 @@ class OpenAIProvider:
             body = exchange.read_all()
         try:
             answer = _completion.decode(body)
+        except msgspec.ValidationError:
+            answer = self._without_usage(body)
         except (ValueError, RecursionError):
             self._bad_body()
         if answer.usage is None:
@@ -67,7 +75,7 @@ class OpenAIProvider:
     def stream(self, call: ChatCall) -> OpenAIStream:
         exchange = self._post("/chat/completions", _stream_body(call), call)
         try:
-            if not exchange.header("content-type").startswith("text/event-stream"):
+            if not exchange.header("content-type").lower().startswith("text/event-stream"):
                 self._bad_body()
             stream = OpenAIStream(
                 exchange, provider=self.name, include_usage=call.request.include_usage,
@@ -105,6 +113,13 @@ class OpenAIProvider:
                 raise refusal(self.name, exchange, self._secrets)
         return exchange
 
+    def _without_usage(self, body: bytes) -> _Completion:
+        """An answer whose usage says nothing that we understand is still an answer, and was paid for."""
+        try:
+            return _Completion(choices=_choices.decode(body).choices)
+        except msgspec.ValidationError:
+            self._bad_body()
+
     def _bad_body(self) -> NoReturn:
         raise UpstreamError(f"The provider {self.name} sent no valid answer.", provider=self.name, kind="bad_body")
 
@@ -135,26 +150,43 @@ def _stream_body(call: ChatCall) -> bytes:
     if request.include_usage and _unambiguous(request.raw, request.model, call.model):
         return request.raw
     fields = field_bytes(request.raw)
-    options = fields.get("stream_options")
-    given = msgspec.json.decode(options) if options is not None else None
-    return with_fields(request.raw, {"model": call.model, "stream_options": {**(given or {}), "include_usage": True}})
+    given = msgspec.json.decode(fields.get("stream_options", msgspec.Raw(b"null")))
+    options = {**(given or {}), "include_usage": True}
+    return with_fields(request.raw, {"model": call.model, "stream_options": options}, drop=_other_models(request.raw))
 
 
 def _renamed(raw: bytes, model: str) -> bytes:
-    return with_fields(raw, {"model": model})
+    return with_fields(raw, {"model": model}, drop=_other_models(raw))
+
+
+def _other_models(raw: bytes) -> list[str]:
+    """Spellings of "model" that a provider whose parser ignores case could take for it (Go's does)."""
+    if _names_one_model(raw):
+        return []
+    return [name for name in field_bytes(raw) if name != "model" and name.lower() == "model"]
 
 
 def _unambiguous(raw: bytes, alias: str, model: str) -> bool:
     """Whether `raw` can go out as it came: the same model's name, and nothing that another parser could read
-    differently (a second "model" key, perhaps spelt with escapes)."""
-    return alias == model and raw.count(b'"model"') == 1 and b"\\u" not in raw
+    differently."""
+    return alias == model and _names_one_model(raw)
+
+
+def _names_one_model(raw: bytes) -> bool:
+    """False also when a second "model" key is only possible: spelt with capitals, or with escapes."""
+    return raw.lower().count(b'"model"') == 1 and b"\\u" not in raw
 
 
 def _text_bytes(body: bytes) -> int:
-    """Length of the generated text of a completion without usage."""
-    choices: Any = msgspec.json.decode(body)["choices"]
-    return sum(
-        len(str(choice.get("message", {}).get("content") or "").encode("utf-8", "surrogatepass"))
-        for choice in choices
-        if isinstance(choice, dict) and isinstance(choice.get("message"), dict)
-    )
+    """Length of the generated text and tool arguments of a completion without usage."""
+    size = 0
+    for choice in msgspec.json.decode(body)["choices"]:
+        message: Any = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            continue
+        texts = [message.get(name) for name in ("content", "reasoning_content", "refusal")]
+        for tool_call in message.get("tool_calls") or ():
+            function = tool_call.get("function") if isinstance(tool_call, dict) else None
+            texts.append(function.get("arguments") if isinstance(function, dict) else None)
+        size += sum(len(str(text).encode("utf-8", "surrogatepass")) for text in texts if text)
+    return size

@@ -6,13 +6,14 @@ with it. Its message is capped and cleaned of anything that looks like a key.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import msgspec
 
 from app.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from app.providers.transport import Exchange
+from app.providers.exchange import Exchange
 
 _LONGEST_MESSAGE = 500
 _LONGEST_WAIT_S = 60.0
@@ -21,43 +22,43 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def refusal(provider: str, exchange: Exchange, secrets: frozenset[str]) -> UpstreamError:
-    """The error that `exchange`'s status stands for. Reads its body."""
-    status = exchange.status
-    body = exchange.read_all()
-    wait_s = _retry_after_s(exchange)
+    """The error that `exchange`'s status stands for. Reads its body; one that never ends changes nothing."""
+    try:
+        body = exchange.read_all()
+    except UpstreamError:
+        body = b""
+    message, param = _reason(body, secrets)
+    return status_error(
+        exchange.status, provider=provider, message=message, param=param, retry_after_s=_retry_after_s(exchange)
+    )
+
+
+def status_error(
+    status: int, *, provider: str, message: str = "", param: str | None = None, retry_after_s: float | None = None
+) -> UpstreamError:
+    """The error that an upstream `status` stands for. `message` and `param`, cleaned, tell of the caller's fault."""
     if status in (400, 413, 422):
-        message, param = _reason(body, secrets)
         return UpstreamRejected(
             message or "The provider refused the request.",
             provider=provider, kind="rejected", upstream_status=status, param=param,
         )  # fmt: skip
+    cls, kind, what = _meaning(status)
+    return cls(f"The provider {provider} {what}.", provider=provider, kind=kind, upstream_status=status,
+               retry_after_s=retry_after_s if cls is UpstreamUnavailable else None)  # fmt: skip
+
+
+def _meaning(status: int) -> tuple[type[UpstreamError], str, str]:
     if status in (401, 403):
-        return UpstreamError(
-            f"The provider {provider} did not accept the gateway's credentials.",
-            provider=provider, kind="auth", upstream_status=status,
-        )  # fmt: skip
+        return UpstreamError, "auth", "did not accept the gateway's credentials"
     if status == 404:
-        return UpstreamError(
-            f"The provider {provider} does not know the model.",
-            provider=provider, kind="not_found", upstream_status=status,
-        )  # fmt: skip
+        return UpstreamError, "not_found", "does not know the model"
     if status == 408:
-        return UpstreamTimeout(
-            f"The provider {provider} took too long to answer.",
-            provider=provider, kind="timeout_first_byte", upstream_status=status,
-        )  # fmt: skip
+        return UpstreamTimeout, "timeout_first_byte", "took too long to answer"
     if status == 429:
-        return UpstreamUnavailable(
-            f"The provider {provider} is limiting the gateway's calls.",
-            provider=provider, kind="rate_limited", upstream_status=status, retry_after_s=wait_s,
-        )  # fmt: skip
+        return UpstreamUnavailable, "rate_limited", "is limiting the gateway's calls"
     if status in (503, 529):
-        return UpstreamUnavailable(
-            f"The provider {provider} is overloaded.",
-            provider=provider, kind="status_5xx", upstream_status=status, retry_after_s=wait_s,
-        )  # fmt: skip
-    kind = "status_5xx" if status >= 500 else "status_4xx" if status >= 400 else "bad_body"
-    return UpstreamError(f"The provider {provider} failed.", provider=provider, kind=kind, upstream_status=status)
+        return UpstreamUnavailable, "status_5xx", "is overloaded"
+    return UpstreamError, "status_5xx" if status >= 500 else "status_4xx" if status >= 400 else "bad_body", "failed"
 
 
 def _reason(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
@@ -68,7 +69,7 @@ def _reason(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
         return "", None
     if not isinstance(message, str):
         return "", None
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin like another
         message = message.replace(secret, "[redacted]")
     message = _CONTROL.sub(" ", _LIKE_A_KEY.sub("[redacted]", message))[:_LONGEST_MESSAGE]
     return message, param[:200] if isinstance(param, str) else None
@@ -77,7 +78,9 @@ def _reason(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
 def _retry_after_s(exchange: Exchange) -> float | None:
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            return min(max(float(exchange.header(name)) / unit, 0.0), _LONGEST_WAIT_S)
+            wait_s = float(exchange.header(name)) / unit
         except ValueError:
             continue
+        if not math.isnan(wait_s):
+            return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
     return None

@@ -1,0 +1,210 @@
+"""One request and its answer over one connection: what is waited for, for how long, and how much is taken in.
+
+Leaving in the middle of a body closes the socket, so that the provider stops generating.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from geventhttpclient.response import HTTPParseError, HTTPResponse
+
+from app.domain.config import Timeouts
+from app.errors import ClientGone, UpstreamError, UpstreamTimeout
+from app.providers.base import CancelToken
+
+_BLOCK = 65_536
+_MAX_HEADERS = 256 * 1024
+_MAX_BODY = 32 * 1024 * 1024
+
+
+class Broken(Exception):
+    """The connection failed, or what came over it is no HTTP. `kind` is `UpstreamError`'s."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class Exchange:
+    """One request and its answer. Ends by itself when the body was read to its end, else by `close`."""
+
+    def __init__(
+        self,
+        sock: Any,
+        *,
+        provider: str,
+        timeouts: Timeouts,
+        deadline: float,
+        cancel: CancelToken,
+        give_back: Callable[[Any, bool], None],
+    ) -> None:
+        """`give_back` gets the socket at the end, and whether another exchange may use it."""
+        self._sock = sock
+        self._provider = provider
+        self._timeouts = timeouts
+        self._give_back = give_back
+        self._deadline = deadline
+        self._cancel = cancel
+        self._parser = HTTPResponse("POST")
+        self._received = 0  # bytes
+        self._first_byte_by = 0.0  # time.monotonic
+
+    @property
+    def answered(self) -> bool:
+        """Whether a byte of the answer has come."""
+        return self._received > 0
+
+    @property
+    def status(self) -> int:
+        return int(self._parser.get_code())
+
+    def header(self, name: str) -> str:
+        value = self._parser.get(name) or ""
+        return value if isinstance(value, str) else value[0]
+
+    def begin(self, message: bytes) -> None:
+        """Sends the request and reads the headers. Raises `Broken`, timeouts and `ClientGone`; closes on each."""
+        # Closing the socket wakes whoever waits on it.
+        self._cancel.on_cancel(self._sock.close)
+        try:
+            self._send(message)
+            self._first_byte_by = time.monotonic() + self._timeouts.first_byte_s
+            self._read_headers()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def read_first(self) -> bytes:
+        """As `read`, within what is left of the time for the first byte."""
+        return self.read(self._first_byte_left_s(), "timeout_first_byte")
+
+    def read(self, limit_s: float, kind: str) -> bytes:
+        """The next bytes of the body; b"" at its end. Raises `UpstreamTimeout(kind)`, `UpstreamError` cut."""
+        body = self._parser._body_buffer
+        while not body:
+            if self._parser.message_complete:
+                self._finish()
+                return b""
+            try:
+                more = self._feed(limit_s, kind)
+            except Broken as exc:
+                self._cut(exc)
+            if not more and not self._parser.message_complete:
+                self._cut(None)
+        block = bytes(body)
+        body.clear()
+        return block
+
+    def read_all(self) -> bytes:
+        """The whole body. Raises `UpstreamError` bad_body when it is too long to be an answer."""
+        limit_s = self._timeouts.idle_s
+        blocks = []
+        size = 0
+        while block := self.read(limit_s, "timeout_idle"):
+            size += len(block)
+            if size > _MAX_BODY:
+                self.close()
+                name = self._provider
+                raise UpstreamError(f"The provider {name}'s answer is too long.", provider=name, kind="bad_body")
+            blocks.append(block)
+        return b"".join(blocks)
+
+    def finish_if_complete(self) -> None:
+        """The caller has what it wants: the connection is kept if the body ends here, and closed if not."""
+        if not self._parser.message_complete and self._sock is not None:
+            # The chunked terminator mostly comes in the same packet as the last event, or right behind it.
+            try:
+                self._feed(0.05, "timeout_idle")
+            except (UpstreamError, ClientGone, Broken):
+                pass
+        if self._parser.message_complete:
+            self._finish()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Closes the connection, body or no body. Safe to call twice."""
+        if self._sock is not None:
+            self._cancel.on_cancel(None)
+            sock, self._sock = self._sock, None
+            self._give_back(sock, False)
+
+    def _send(self, message: bytes) -> None:
+        limit_s = self._timeouts.first_byte_s
+        try:
+            self._sock.settimeout(self._patience(limit_s, "timeout_first_byte"))
+            self._sock.sendall(message)
+        except TimeoutError:
+            self._too_slow("timeout_first_byte")
+        except OSError as exc:
+            self._gone_or_broken(exc)
+
+    def _read_headers(self) -> None:
+        parser = self._parser
+        while not parser.headers_complete or parser.get_code() < 200:
+            if not self._feed(self._first_byte_left_s(), "timeout_first_byte"):
+                raise Broken("cut")
+            if self._received > _MAX_HEADERS and not parser.headers_complete:
+                raise Broken("bad_body")
+
+    def _first_byte_left_s(self) -> float:
+        return max(self._first_byte_by - time.monotonic(), 0.001)
+
+    def _abandon(self) -> None:
+        """Closes the socket of an exchange that never began; its place stays with the caller of `post`."""
+        self._cancel.on_cancel(None)
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    def _finish(self) -> None:
+        if self._sock is not None:
+            self._cancel.on_cancel(None)
+            sock, self._sock = self._sock, None
+            self._give_back(sock, not self._parser.should_close() and not self._cancel.cancelled)
+
+    def _feed(self, limit_s: float, kind: str) -> bool:
+        """Reads once. False at the end of the connection. Raises `Broken`, `UpstreamTimeout`, `ClientGone`."""
+        sock = self._sock
+        try:
+            sock.settimeout(self._patience(limit_s, kind))
+            data = sock.recv(_BLOCK)
+        except TimeoutError:
+            self._too_slow(kind)
+        except OSError as exc:
+            if isinstance(exc, ssl.SSLError) and "timed out" in str(exc):
+                self._too_slow(kind)
+            self._gone_or_broken(exc)
+        self._received += len(data)
+        try:
+            self._parser.feed(data)
+        except HTTPParseError as exc:
+            raise Broken("bad_body" if data else "cut") from exc
+        return bool(data)
+
+    def _patience(self, limit_s: float, kind: str) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            self._too_slow(kind)
+        return min(limit_s, left)
+
+    def _too_slow(self, kind: str) -> NoReturn:
+        name = self._provider
+        if self._deadline - time.monotonic() <= 0.005:
+            kind = "timeout_total"
+        raise UpstreamTimeout(f"The provider {name} took too long to answer.", provider=name, kind=kind)
+
+    def _gone_or_broken(self, exc: OSError) -> NoReturn:
+        if self._cancel.cancelled:
+            raise ClientGone("The client hung up.") from exc
+        raise Broken("cut") from exc
+
+    def _cut(self, exc: Broken | None) -> NoReturn:
+        self.close()
+        name = self._provider
+        kind = exc.kind if exc is not None else "cut"
+        raise UpstreamError(f"The provider {name} broke off its answer.", provider=name, kind=kind) from exc
