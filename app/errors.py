@@ -110,7 +110,12 @@ class NotReady(GatewayError):
 
 
 class StoreUnavailable(NotReady):
-    """Redis or the database failed or did not answer in time."""
+    """Redis or the database failed or did not answer in time.
+
+    `perhaps_done`: the command was sent, so nobody knows whether it was carried out.
+    """
+
+    perhaps_done = False
 
 
 class UpstreamError(GatewayError):

@@ -14,16 +14,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import structlog
 
 from app.domain.config import Plan
 from app.domain.identity import Caller
-from app.errors import BudgetExceeded, RateLimited
+from app.errors import BudgetExceeded, RateLimited, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.limits import Amounts, Counter, bind, counters, window_end
 from app.gateway.presence import Presence
 from app.store.redis import Redis
 from app.store.spool import Spool
 
+log = structlog.get_logger()
 OUTBOX = "penstock:outbox"
 _NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
 # A reservation outlives its deadline by this much, so that a ledger process that was down still finds it.
@@ -182,7 +184,19 @@ class Admission:
             keys.append(counter.key)
             cached_too = "1" if counter.limit.counts_cached else "0"
             args += (counter.kind, reserved, counter.most, counter.period_ms, cached_too)
-        return self._admit(keys, args), charges, binding, now
+        try:
+            return self._admit(keys, args), charges, binding, now
+        except StoreUnavailable as exc:
+            if exc.perhaps_done:
+                self._cancel(ask.call_id, keys, charges)
+            raise
+
+    def _cancel(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
+        """Gives back what Redis may have reserved for a call that was refused because no answer came."""
+        log.warning("admission_unanswered", call_id=call_id)
+        undo = [*keys[1:3], _NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
+        args = [call_id, "cancelled", "", "", 1, _SETTLED_MS, *_charge_args(charges, Amounts(requests=0))]
+        self._spool.keep(self._settle, undo, args)
 
     def _bind(self, caller: Caller, now: float) -> Binding:
         name = caller.plan if caller.plan in self._limits else "default"

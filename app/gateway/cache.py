@@ -75,6 +75,7 @@ class Cache:
         look: list[tuple[str | bytes | int | float, ...]] = [
             ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
             ("GET", cache_entry_key(ask.cache_key)),
+            ("GET", flight_key(ask.cache_key)),
         ]
         wait_s = _FIRST_LOOK_S
         while self._monotonic() < deadline:
@@ -83,11 +84,11 @@ class Cache:
             if cancel.cancelled:
                 raise ClientGone("The client hung up.")
             try:
-                mine, answer = self._redis.pipeline(look)
+                _, answer, holder = self._redis.pipeline(look)
             except StoreUnavailable:
                 return None
-            if answer is not None or mine is not None:
-                # `mine` without an answer: the first call failed or its answer was not to be kept.
+            if answer is not None or holder == ask.call_id.encode():
+                # The flight is ours without an answer: the first call failed or its answer was not to be kept.
                 kept: bytes | None = answer
                 return kept
         return None

@@ -96,7 +96,9 @@ class Redis:
             self._release(connection)
             # LOADING and the like are ConnectionErrors too: Redis is there, but cannot serve.
             self._down_until = time.monotonic() + _FAIL_FAST_S
-            raise StoreUnavailable("The limits store is not answering.", retry_after_s=1) from exc
+            failure = StoreUnavailable("The limits store is not answering.", retry_after_s=1)
+            failure.perhaps_done = True
+            raise failure from exc
         except redis.ResponseError as exc:
             self._release(connection)
             if isinstance(exc, redis.ReadOnlyError | redis.OutOfMemoryError) or any(w in str(exc) for w in _REFUSALS):

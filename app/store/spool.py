@@ -51,8 +51,12 @@ class Spool:
             script(keys, args)
         except StoreUnavailable:
             log.warning("settlement_spooled", call_id=str(args[0]))
-            self._append(keys, args)
-            self._start_replaying(script)
+            self.keep(script, keys, args)
+
+    def keep(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+        """Has `script` run as soon as Redis is there."""
+        self._append(keys, args)
+        self._start_replaying(script)
 
     def adopt(self, script: Script) -> None:
         """Replays, in the background, what processes that are no more have left."""

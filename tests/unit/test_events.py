@@ -33,6 +33,9 @@ class Wire:
             raise UpstreamTimeout("silence", provider="up", kind=kind)
         return block
 
+    def read_first(self) -> bytes:
+        return self.read(1, "timeout_first_byte")
+
     def close(self) -> None:
         self.closed = True
 
@@ -56,7 +59,7 @@ def test_a_cut_at_any_byte_changes_nothing(cut: int) -> None:
     wire = Wire(WHOLE[:cut], WHOLE[cut:])
     made = stream(wire)
     assert b"".join(made) == A + B
-    assert (made.complete, made.chunks, made.text_bytes) == (True, 2, 3)
+    assert (made.complete, made.chunks, made.text_bytes) == (True, 2, 4)
     assert made.usage == Usage(3, 2, 1)
     assert wire.finished
 

@@ -6,13 +6,13 @@
 --
 -- KEYS  1 reservation   2 the worker's open reservations   3 cached answer   4 single-flight holder
 --       5 running calls of the key   6 outbox stream   7… one a limit
--- ARGV  1 call id   2 "settled" or "lost"   3 ledger row (JSON)   4 answer to cache, "" for none   5 ms to keep it
+-- ARGV  1 call id   2 "settled", "lost", or "cancelled" (never admitted: no row)   3 ledger row (JSON)   4 answer to cache, "" for none   5 ms to keep it
 --       6 ms to remember that this call is settled   7… five a limit: kind  reserved  actual  limit  period_ms
 -- returns 1 if this settled the call, 0 if it was settled before
 
 local state = redis.call('HGET', KEYS[1], 's')
 local final = ARGV[2]
-if state == 'settled' or (final == 'lost' and state ~= 'open') then return 0 end
+if state == 'settled' or (final ~= 'settled' and state ~= 'open') then return 0 end
 
 local charged = {}
 if state == 'lost' then charged = cjson.decode(redis.call('HGET', KEYS[1], 'c')) end
@@ -47,7 +47,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[5]) end
 if redis.call('GET', KEYS[4]) == ARGV[1] then redis.call('DEL', KEYS[4]) end
-redis.call('XADD', KEYS[6], '*', 'row', ARGV[3])
+if final ~= 'cancelled' then redis.call('XADD', KEYS[6], '*', 'row', ARGV[3]) end
 redis.call('HSET', KEYS[1], 's', final, 'c', cjson.encode(actuals))
 redis.call('HDEL', KEYS[1], 'd')
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
