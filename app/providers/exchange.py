@@ -146,10 +146,10 @@ class Exchange:
     def _read_headers(self) -> None:
         parser = self._parser
         while not parser.headers_complete or parser.get_code() < 200:
+            if self._received > _MAX_HEADERS:
+                raise Broken("bad_body")
             if not self._feed(self._first_byte_left_s(), "timeout_first_byte"):
                 raise Broken("cut")
-            if self._received > _MAX_HEADERS and not parser.headers_complete:
-                raise Broken("bad_body")
 
     def _first_byte_left_s(self) -> float:
         return max(self._first_byte_by - time.monotonic(), 0.001)

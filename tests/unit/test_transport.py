@@ -5,24 +5,20 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 
 from app.domain.config import Timeouts
 from app.errors import (
-    ClientGone,
     ConfigError,
     UpstreamError,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
 )  # fmt: skip
-from app.providers.base import CancelToken
 from app.providers.openai import OpenAIProvider
 from tests.support.providers import SECRET, chat_call, openai, scripted_server
 from tests.support.upstream import Upstream
@@ -83,14 +79,14 @@ def test_a_host_that_cannot_be_resolved_is_told_apart() -> None:
 
 @pytest.mark.parametrize("url", ["http://a..b/v1", "http://host:99999/v1", "http://host:x/v1", "http://[::1/v1"])
 def test_an_address_that_cannot_be_one_stops_the_start(url: str) -> None:
-    with pytest.raises(ConfigError, match="^base_url: "):
+    with pytest.raises(ConfigError, match=r"^base_url: "):
         openai(url)
 
 
 @pytest.mark.parametrize("file", ["missing.pem", "empty.pem"])
 def test_an_authority_file_that_is_none_stops_the_start(file: str, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
-    with pytest.raises(ConfigError, match="^ca_file: "):
+    with pytest.raises(ConfigError, match=r"^ca_file: "):
         openai("https://127.0.0.1/v1", ca_file=str(tmp_path / file))
 
 
@@ -98,7 +94,7 @@ def test_an_authority_file_that_is_none_stops_the_start(file: str, tmp_path: Pat
     "field", [{"api_key": "a-key\r\nX-Evil: 1"}, {"api_key": "schlüssel"}, {"headers": {"Connection": "x"}}]
 )
 def test_a_header_that_would_break_the_request_stops_the_start(field: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="^headers.") as caught:
+    with pytest.raises(ConfigError, match=r"^headers.") as caught:
         openai("http://127.0.0.1/v1", **field)
     assert "key\r" not in caught.value.message
     assert "schl" not in caught.value.message
@@ -133,3 +129,140 @@ def test_a_private_authority_is_trusted_when_the_configuration_says_so(
 
 def test_tls_spoken_to_a_plain_server_is_a_tls_failure(upstream: Upstream) -> None:
     assert failure(openai(upstream.url.replace("http:", "https:"), timeouts=FAST)).kind in ("tls", "timeout_connect")
+
+
+# Statuses
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_callers_own_fault_is_shown_with_its_parameter_and_without_keys(
+    provider: OpenAIProvider, status: int
+) -> None:
+    error = failure(provider, f"status-{status}")
+    assert (type(error), error.status, error.kind, error.param) == (UpstreamRejected, 400, "rejected", "messages")
+    assert error.message == f"Upstream says {status}: your prompt about [redacted] is bad."
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "kind", "shown_as"),
+    [
+        (401, UpstreamError, "auth", 502),
+        (403, UpstreamError, "auth", 502),
+        (404, UpstreamError, "not_found", 502),
+        (408, UpstreamTimeout, "timeout_first_byte", 504),
+        (409, UpstreamError, "status_4xx", 502),
+        (429, UpstreamUnavailable, "rate_limited", 503),
+        (500, UpstreamError, "status_5xx", 502),
+        (503, UpstreamUnavailable, "status_5xx", 503),
+        (302, UpstreamError, "bad_body", 502),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_bug_09_what_an_upstream_says_with_a_status_never_reaches_the_caller(
+    provider: OpenAIProvider, status: int, error_type: type[UpstreamError], kind: str, shown_as: int, stream: bool
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        (provider.stream if stream else provider.chat)(chat_call(f"status-{status}", stream=stream))
+    error = caught.value
+    assert (type(error), error.kind, error.status, error.upstream_status) == (error_type, kind, shown_as, status)
+    assert "Upstream says" not in str(error)
+    assert error.param is None
+    assert provider.stats()["active"] == 0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_how_long_an_overloaded_provider_wants_to_be_left_alone_is_passed_on(
+    provider: OpenAIProvider, status: int
+) -> None:
+    assert failure(provider, f"status-{status}-7").retry_after_s == 7
+    assert failure(provider, f"status-{status}-9999").retry_after_s == 60
+    assert failure(provider, f"status-{status}").retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("Retry-After: nan", None), ("Retry-After: soon", None), ("Retry-After: -3", 0.0), ("Retry-After-Ms: 1500", 1.5)],
+)
+def test_a_retry_after_that_makes_no_sense_is_none(header: str, seconds: float | None) -> None:
+    answer = f"HTTP/1.1 429 X\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
+    with scripted_server(lambda sock: sock.sendall(answer)) as url:
+        assert failure(openai(url)).retry_after_s == seconds
+
+
+def test_a_status_counts_even_if_its_body_breaks_off() -> None:
+    answer = b"HTTP/1.1 429 X\r\nContent-Length: 100\r\n\r\n{"
+    with scripted_server(lambda sock: sock.sendall(answer)) as url:
+        assert failure(openai(url)).kind == "rate_limited"
+
+
+def test_bug_09_configured_secrets_are_redacted_whatever_they_look_like() -> None:
+    reason = json.dumps({"error": {"message": "no house-key-1 nor house-key-1-b\u0000 here " + "x" * 900}}).encode()
+    answer = b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n%b" % (len(reason), reason)
+    with scripted_server(lambda sock: sock.sendall(answer)) as url:
+        message = failure(openai(url, secrets=frozenset({"house-key-1", "house-key-1-b"}))).message
+    assert message.startswith("no [redacted] nor [redacted]  here xxx")
+    assert len(message) == 500
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"error": "x"}', b'{"error": {"message": 5}}', b"\xff" * 9, b"[" * 9999]
+)
+def test_a_refusal_in_any_other_shape_is_a_refusal_without_a_reason(body: bytes) -> None:
+    answer = b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with scripted_server(lambda sock: sock.sendall(answer)) as url:
+        assert failure(openai(url)).message == "The provider refused the request."
+
+
+# Answers that are none
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("html", "bad_body"),
+        ("garbage", "bad_body"),
+        ("empty", "bad_body"),
+        ("nothttp", "bad_body"),
+        ("reset", "closed"),
+    ],
+)
+def test_bug_09_an_answer_that_is_none_is_not_quoted(provider: OpenAIProvider, model: str, kind: str) -> None:
+    error = failure(provider, model)
+    assert (error.status, error.kind) == (502, kind)
+    assert "sk-" not in str(error)
+    assert SECRET not in repr(error.__cause__)
+
+
+@pytest.mark.parametrize("model", ["html", "garbage", "plain"])
+def test_a_stream_that_is_no_event_stream_can_still_fall_back(provider: OpenAIProvider, model: str) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        provider.stream(chat_call(model if model != "plain" else "echo", stream=False))
+    assert caught.value.kind == "bad_body"
+    assert provider.stats()["active"] == 0
+
+
+def test_an_answer_without_usage_says_how_long_it_is(provider: OpenAIProvider) -> None:
+    answer = provider.chat(chat_call("nousage"))
+    assert (answer.usage, answer.text_bytes) == (None, len("Hello there."))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":[{"message":{"content":"\xc3\xbc","tool_calls":[{"function":{"arguments":"{}"}}]}}]}',
+        b'{"choices":[{"message":{"content":"four"}}, 7, {"message": null}],"usage":{"prompt_tokens":"many"}}',
+    ],
+)
+def test_an_unusual_usage_or_choice_does_not_lose_the_answer(body: bytes) -> None:
+    served = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with scripted_server(lambda sock: sock.sendall(served)) as url:
+        answer = openai(url).chat(chat_call())
+    assert (answer.body, answer.usage, answer.text_bytes) == (body, None, 4)
+
+
+def test_an_interim_answer_and_one_that_ends_with_the_connection_are_understood() -> None:
+    served = b'HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{"choices":[]}'
+    with scripted_server(lambda sock: sock.sendall(served)) as url:
+        provider = openai(url)
+        assert provider.chat(chat_call()).body == b'{"choices":[]}'
+        assert provider.stats()["idle"] == 0
