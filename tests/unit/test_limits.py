@@ -170,11 +170,11 @@ def test_a_budget_refuses_what_could_exceed_it(desk: Any) -> None:
 def test_windows_are_kept_past_their_end_for_late_settlements(desk: Any) -> None:
     limited = desk(tokens_per_day=100)
     call = limited.admit(tokens=50)
+    (key,) = limited.redis.execute("KEYS", "penstock:limit:*")
+    assert limited.redis.execute("TTL", key) > 2 * 86_400
     limited.now += 86_400
     limited.settle(call, tokens=20)
     assert limited.counted("tokens_per_day") == 20, "charged to the day it began"
-    (key,) = limited.redis.execute("KEYS", "penstock:limit:*")
-    assert limited.redis.execute("TTL", key) > 86_400
 
 
 def test_calls_at_once_are_counted_exactly_and_by_key(desk: Any) -> None:
@@ -237,6 +237,8 @@ def test_a_reservation_that_redis_lost_is_charged_at_settle(desk: Any, redis: Re
     assert (limited.counted("tokens_per_day"), limited.counted("requests_per_day"), limited.rows()) == (30, 1, 1)
     limited.settle(call, tokens=30)
     assert (limited.counted("tokens_per_day"), limited.rows()) == (30, 1)
+    for key in redis.execute("KEYS", "penstock:*"):
+        assert redis.execute("TTL", key) > 0 or key == b"penstock:outbox", "what came back expires too"
 
 
 def test_a_cached_answer_is_a_request_and_nothing_else(desk: Any) -> None:
@@ -247,6 +249,7 @@ def test_a_cached_answer_is_a_request_and_nothing_else(desk: Any) -> None:
     limited.settle(first, tokens=100, nanousd=1000, answer=b"{}", ttl_s=60)
     second = limited.admit(tokens=100, nanousd=1000, cache_key="c", read_cache=True, single_flight=True)
     assert second.cached == b"{}", "although tokens and budget are used up"
+    assert limited.running() == 0, "nor does it take a slot"
     limited.settle(second)
     assert (limited.counted("requests_per_day"), limited.counted("tokens_per_day")) == (2, 100)
     assert limited.counted("budget_usd_per_month") == 1000
@@ -293,6 +296,21 @@ def test_windows_end_where_the_utc_calendar_says(period: str, at: str, ends: str
     assert window_end(period, start) == end.timestamp()
 
 
-def test_a_reservation_lives_longer_than_its_deadline(desk: Any, redis: Redis) -> None:
-    call = desk().admit(deadline_s=60)
+def test_a_reservation_lives_longer_than_its_deadline_and_a_settled_one_for_two_minutes(
+    desk: Any, redis: Redis
+) -> None:
+    limited = desk()
+    call = limited.admit(deadline_s=60)
     assert redis.execute("TTL", reservation_key(call.ask.call_id)) > 86_400
+    limited.settle(call)
+    assert 100 < redis.execute("TTL", reservation_key(call.ask.call_id)) <= 120
+
+
+def test_only_an_open_call_can_be_lost(redis: Redis) -> None:
+    script = redis.script("settle")
+    keys = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox")]
+    lost = ["call_1", "lost", "{}", "", 1, 60_000]
+    assert script(keys, lost) == 0, "one that nobody knows"
+    redis.execute("HSET", "penstock:reservation", "s", "open")
+    assert [script(keys, lost), script(keys, lost)] == [1, 0]
+    assert redis.execute("XLEN", "penstock:outbox") == 1

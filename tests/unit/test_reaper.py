@@ -43,8 +43,8 @@ class Shop:
     def admit(self, call_id: str, **more: Any) -> Admitted:
         row = {"call_id": call_id, "status": "lost", "model": "m", "prompt_tokens": 40, "completion_tokens": 10,
                "cost_nanousd": 99, "cache": "bypass"}  # fmt: skip
-        ask = Ask(call_id=call_id, row=row, reserve=Amounts(1, 50, 0), if_lost=Amounts(1, 50, 99),
-                  **{"deadline_s": 600, **more})  # fmt: skip
+        wanted = {"if_lost": Amounts(1, 50, 99), "deadline_s": 600, **more}
+        ask = Ask(call_id=call_id, row=row, reserve=Amounts(1, 60, 0), **wanted)
         return self.admission.admit(Caller("key_1", "test"), ask)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -100,7 +100,8 @@ def test_a_call_past_its_deadline_is_lost_although_its_worker_lives(shop: Shop) 
 
 def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(shop: Shop) -> None:
     shop.redis.execute("SET", "penstock:cache:c", "{}")
-    assert shop.admit("call_1", cache_key="c", read_cache=True).cached == b"{}"
+    call = shop.admit("call_1", cache_key="c", read_cache=True, if_lost=Amounts(1, 20, 99))
+    assert call.cached == b"{}"
     shop.now += TIMEOUT_S + 1
     shop.reaper.run_once()
     (row,) = shop.rows()
@@ -117,13 +118,14 @@ def test_a_lost_call_lets_go_of_its_flight(shop: Shop) -> None:
 
 def test_nobody_is_declared_dead_for_the_silence_of_a_redis_that_was_away(shop: Shop, dead_redis: Redis) -> None:
     shop.admit("call_1")
+    shop.now += TIMEOUT_S - 1
     alive, shop.reaper._redis = shop.reaper._redis, dead_redis
     with pytest.raises(StoreUnavailable):
         shop.reaper.run_once()
     shop.reaper._redis = alive
-    shop.now += TIMEOUT_S - 1
-    assert shop.reaper.run_once() == 0
     shop.now += 2
+    assert shop.reaper.run_once() == 0
+    shop.now += TIMEOUT_S - 2
     assert shop.reaper.run_once() == 1, "it had the time to show that it lives"
 
 
