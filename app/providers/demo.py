@@ -93,18 +93,20 @@ class DemoStream:
         self._heartbeat_s = heartbeat_s
         self._idle_s = timeouts.idle_s
         self._reply = _Reply(call, script)
-        self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         reply, script = self._reply, self._script
+        cut_at = script.cut_after_chunks
         for sent, (index, delta, size) in enumerate(reply.deltas()):
-            if script.cut_after_chunks is not None and sent >= script.cut_after_chunks:
+            if sent == cut_at:
                 raise _cut(self._provider)
             if sent:
                 yield from self._think(script.chunk_delay_s)
             self.chunks += 1
             self.text_bytes += size
             yield self._event({"choices": [{"index": index, "delta": delta, "finish_reason": None}]})
+        if cut_at is not None and cut_at <= self.chunks:
+            raise _cut(self._provider)
         for index in range(self._call.request.choices):
             done = {"index": index, "delta": {}, "finish_reason": reply.finish_reason}
             yield self._event({"choices": [done]})
@@ -115,7 +117,7 @@ class DemoStream:
         self.complete = True
 
     def close(self) -> None:
-        self._closed = True
+        """Nothing runs behind it."""
 
     def _event(self, fields: dict[str, Any]) -> bytes:
         base = {
@@ -240,19 +242,18 @@ def _text(message: Message) -> str:
 
 def _forced_tool(body: dict[str, Any]) -> str | None:
     """The function that the caller makes the model call, if any."""
-    choice = body.get("tool_choice")
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        return str(choice["function"].get("name", ""))
-    tools = body.get("tools")
-    if choice == "required" and isinstance(tools, list) and tools and isinstance(tools[0], dict):
-        return str((tools[0].get("function") or {}).get("name", ""))
-    return None
+    choice, tools = body.get("tool_choice"), body.get("tools")
+    if choice == "required" and isinstance(tools, list) and tools:
+        choice = tools[0]
+    function = choice.get("function") if isinstance(choice, dict) else None
+    return str(function.get("name", "")) if isinstance(function, dict) else None
 
 
 def _embeddings(call: EmbedCall) -> Answer:
     body: dict[str, Any] = msgspec.json.decode(call.request.raw)
-    size = body.get("dimensions") or _DIMENSIONS
-    if not isinstance(size, int) or not 1 <= size <= _MOST_DIMENSIONS:
+    given_size = body.get("dimensions")
+    size = _DIMENSIONS if given_size is None else given_size
+    if type(size) is not int or not 1 <= size <= _MOST_DIMENSIONS:
         raise InvalidRequest(f"Expected 1 to {_MOST_DIMENSIONS}: `dimensions`.", param="dimensions")
     given = call.request.input
     inputs = given if isinstance(given, list) and not all(isinstance(i, int) for i in given) else [given]

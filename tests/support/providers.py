@@ -74,12 +74,17 @@ def text_of(blocks: list[bytes]) -> str:
 
 
 @contextmanager
-def scripted_server(serve: Callable[[Any], None]) -> Iterator[str]:
-    """A server in this process that hands every connection, its first request read, to `serve`. Yields its URL."""
+def scripted_server(serve: Callable[[Any], None], requests: list[bytes] | None = None) -> Iterator[str]:
+    """A server in this process that reads a request (into `requests`), then leaves the connection to `serve`.
+
+    Yields its URL.
+    """
 
     def handle(sock: Any, _address: Any) -> None:
         try:
-            sock.recv(65536)
+            request = sock.recv(65536)
+            if requests is not None:
+                requests.append(request)
             serve(sock)
         except OSError:
             pass

@@ -1,0 +1,210 @@
+"""The built-in model: deterministic, to the token, and as faulty as its script says."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from typing import Any
+
+import pytest
+
+from app.domain.config import ProviderConfig, Timeouts
+from app.domain.money import Usage
+from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
+from app.providers.demo import DemoProvider
+from tests.support.providers import chat_call, demo, embed_call, payloads, text_of
+
+
+def choices_of(provider: DemoProvider, **fields: Any) -> list[Any]:
+    choices: list[Any] = json.loads(provider.chat(chat_call("m", **fields)).body)["choices"]
+    return choices
+
+
+def said(provider: DemoProvider, **fields: Any) -> str:
+    text: str = choices_of(provider, **fields)[0]["message"]["content"]
+    return text
+
+
+def test_it_echoes_the_last_message() -> None:
+    assert said(demo(), prompt="Grüß Gott") == "This is Penstock's offline demo model. You said: Grüß Gott"
+
+
+def test_it_reads_text_parts() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    assert said(demo(), prompt=parts).endswith("You said: one ")
+
+
+def test_a_script_says_it_all() -> None:
+    provider = demo(reply="scripted words", prompt_tokens=1000, completion_tokens=0)
+    assert said(provider) == "scripted words"
+    assert provider.chat(chat_call()).usage == Usage(1000, 0)
+
+
+def test_a_token_is_a_word() -> None:
+    assert demo(reply="a b c").chat(chat_call(prompt="one two")).usage == Usage(2, 3)
+
+
+def test_each_choice_is_counted() -> None:
+    provider = demo(reply="a b c")
+    assert [choice["index"] for choice in choices_of(provider, n=2)] == [0, 1]
+    assert provider.chat(chat_call(n=2)).usage == Usage(1, 6)
+    stream = provider.stream(chat_call(n=2, stream=True))
+    chunks = payloads(list(stream))
+    assert stream.usage == Usage(1, 6)
+    assert (stream.chunks, stream.text_bytes) == (6, 10)
+    finished = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"]]
+    assert [(choice["index"], choice["finish_reason"]) for choice in finished] == [(0, "stop"), (1, "stop")]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("most", "words", "reason"), [(1, "a", "length"), (2, "a b", "length"), (3, "a b c", "stop"), (4, "a b c", "stop")]
+)
+def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason: str) -> None:
+    provider = demo(reply="a b c")
+    choice = choices_of(provider, **{field: most})[0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (words, reason)
+    stream = provider.stream(chat_call("m", stream=True, **{field: most}))
+    blocks = list(stream)
+    assert text_of(blocks) == words
+    assert payloads(blocks)[-1]["choices"][0]["finish_reason"] == reason
+    assert stream.usage == Usage(1, min(most, 3))
+
+
+def test_a_stream_says_the_same_as_a_whole_answer() -> None:
+    provider = demo()
+    assert text_of(list(provider.stream(chat_call(prompt="Grüß  Gott", stream=True)))) == said(
+        provider, prompt="Grüß  Gott"
+    )
+
+
+def test_only_a_stream_that_shows_usage_has_the_field() -> None:
+    provider = demo()
+    assert all("usage" not in chunk for chunk in payloads(list(provider.stream(chat_call(stream=True)))))
+    shown = payloads(list(provider.stream(chat_call(stream=True, stream_options={"include_usage": True}))))
+    assert [chunk["usage"] is None for chunk in shown] == [True] * (len(shown) - 1) + [False]
+
+
+@pytest.mark.parametrize(
+    ("choice", "called"),
+    [("required", "f"), ({"type": "function", "function": {"name": "g"}}, "g"), ("auto", None), ("none", None)],
+)
+def test_it_calls_the_tool_that_it_is_made_to_call(choice: Any, called: str | None) -> None:
+    fields = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": choice}
+    message = choices_of(demo(), **fields)[0]["message"]
+    assert [call["function"]["name"] for call in message.get("tool_calls", [])] == ([called] if called else [])
+    chunks = payloads(list(demo().stream(chat_call(stream=True, **fields))))
+    streamed = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
+    assert [call["function"]["name"] for call in streamed] == ([called] if called else [])
+
+
+@pytest.mark.parametrize("tool", [None, 5, {}, {"function": None}, {"function": "f"}, {"function": {"name": None}}])
+def test_tools_of_no_shape_do_not_break_it(tool: Any) -> None:
+    assert choices_of(demo(), tools=[tool], tool_choice="required")
+    assert choices_of(demo(), tools="x", tool_choice=tool)
+
+
+# Faults
+
+
+def test_the_first_calls_fail_when_scripted() -> None:
+    provider = demo(fail_status=500, fail_times=2)
+    for _ in range(2):
+        with pytest.raises(UpstreamError):
+            provider.chat(chat_call())
+    assert provider.chat(chat_call()).usage is not None
+    assert provider.stats() == {"failures": 2}
+
+
+def test_every_call_fails_when_scripted_without_end() -> None:
+    provider = demo(fail_status=503)
+    for ask in (provider.chat, provider.stream, provider.chat):
+        with pytest.raises(UpstreamError):
+            ask(chat_call())
+    with pytest.raises(UpstreamError):
+        provider.embed(embed_call())
+
+
+def test_a_cut_stream_has_said_what_it_said() -> None:
+    stream = demo(reply="a b c d", cut_after_chunks=3).stream(chat_call(stream=True))
+    blocks: list[bytes] = []
+    with pytest.raises(UpstreamError, match="broke off"):
+        blocks.extend(stream)
+    assert text_of(blocks) == "a b c"
+    assert (stream.chunks, stream.text_bytes, stream.usage, stream.complete) == (3, 5, None, False)
+
+
+def test_a_cut_behind_the_last_word_is_a_cut() -> None:
+    stream = demo(reply="a b", cut_after_chunks=2).stream(chat_call(stream=True))
+    with pytest.raises(UpstreamError):
+        list(stream)
+    assert not stream.complete
+
+
+def test_silence_between_chunks_has_heartbeats() -> None:
+    stream = demo(reply="a b", chunk_delay_s=0.1, heartbeat_s=0.04).stream(chat_call(stream=True))
+    blocks = list(stream)
+    assert blocks.count(b"") == 2
+    assert text_of(blocks) == "a b"
+
+
+def test_bug_11_silence_between_chunks_has_an_end() -> None:
+    stream = demo(chunk_delay_s=5, heartbeat_s=0.04, timeouts=Timeouts(idle_s=0.1)).stream(chat_call(stream=True))
+    with pytest.raises(UpstreamTimeout) as caught:
+        list(stream)
+    assert caught.value.kind == "timeout_idle"
+    assert stream.chunks == 1
+
+
+def test_bug_11_the_whole_call_has_an_end() -> None:
+    stream = demo(chunk_delay_s=5, heartbeat_s=0.04).stream(chat_call(stream=True, total_s=0.1))
+    with pytest.raises(UpstreamTimeout) as caught:
+        list(stream)
+    assert caught.value.kind == "timeout_total"
+
+
+def test_it_has_no_address() -> None:
+    config = ProviderConfig(kind="demo", base_url="http://127.0.0.1/v1")
+    with pytest.raises(ConfigError, match=r"^base_url: "):
+        DemoProvider(name="d", config=config, timeouts=Timeouts(), heartbeat_s=1, secrets=frozenset())
+
+
+# Embeddings
+
+
+def vectors(**fields: Any) -> list[Any]:
+    return [item["embedding"] for item in json.loads(demo().embed(embed_call(**fields)).body)["data"]]
+
+
+def test_the_same_text_is_the_same_unit_vector_everywhere() -> None:
+    first, second, third = vectors(input=["a", "b", "a"])
+    assert first == third == vectors(input="a")[0]
+    assert first != second
+    assert len(first) == 64
+    assert math.isclose(sum(x * x for x in first), 1, rel_tol=1e-6)
+    assert first[:2] == pytest.approx([-0.0468363, 0.2352894], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 64, 3072])
+def test_base64_holds_the_same_floats(size: int) -> None:
+    raw = base64.b64decode(vectors(input="a", encoding_format="base64", dimensions=size)[0])
+    assert list(struct.unpack(f"<{size}f", raw)) == pytest.approx(vectors(input="a", dimensions=size)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 3073, "8", 8.5, True])
+def test_dimensions_have_bounds(size: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        vectors(dimensions=size)
+    assert caught.value.param == "dimensions"
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "tokens"),
+    [("one two", 1, 2), (["one two", "three"], 2, 3), ([1, 2, 3], 1, 3), ([[1, 2], [3]], 2, 3)],
+)
+def test_texts_and_tokens_are_counted(given: Any, count: int, tokens: int) -> None:
+    answer = demo().embed(embed_call(input=given))
+    assert len(json.loads(answer.body)["data"]) == count
+    assert answer.usage == Usage(tokens)
