@@ -13,6 +13,7 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.client import Answer, at_once, chat, post
@@ -58,14 +59,16 @@ def test_a_killed_workers_streams_end_in_one_lost_row_each(server: Gateway, upst
     with ThreadPoolExecutor(50) as pool:
         running = [pool.submit(streamed, server.port, key) for _ in range(50)]
         upstream.wait_until("open_streams", 50)
-        os.kill(server.worker_pids()[0], signal.SIGKILL)
+        # The kernel deals the connections out as it likes: the busier worker has at least half of them.
+        busiest = max(server.worker_pids(), key=lambda pid: len(psutil.Process(pid).net_connections("tcp")))
+        os.kill(busiest, signal.SIGKILL)
         answers = [future.result() for future in running]
     server.drained()
     rows = server.rows()
     whole = sum(1 for answer in answers if answer is not None and answer.done)
     assert len(rows) == len({row["call_id"] for row in rows}) == 50
-    assert Counter(row["status"] for row in rows) == {"ok": whole, "lost": 50 - whole}
-    assert 0 < whole < 50, "both workers had some"
+    assert Counter(row["status"] for row in rows) == Counter(ok=whole, lost=50 - whole)
+    assert whole <= 25
     assert all(row["estimated"] and row["prompt_tokens"] for row in rows if row["status"] == "lost")
     counters_match(server)
     assert post(server.port, chat("usage-10-5"), key).status == 200
