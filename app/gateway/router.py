@@ -104,7 +104,9 @@ class Router:
                 break
             if cancel.cancelled:
                 raise ClientGone("The client hung up.")
-            if attempts.target is target and failure is not None and not self._may_repeat(failure, attempts, deadline):
+            repeated = failure if attempts.target is target else None
+            # A pause before a breaker that is open already would only delay the error.
+            if repeated and (target.breaker.state == "open" or not self._may_repeat(repeated, attempts, deadline)):
                 break
             if not target.breaker.allows():
                 failure = failure or _open(target)

@@ -122,6 +122,7 @@ def test_a_breaker_opens_after_failures_in_a_row_and_then_nobody_is_asked(edge: 
     broken = edge(CONFIG % 2)
     assert broken.chat("alone").status_code == 502
     assert broken.asked == ["bad"] * 2, "open in the middle of the call's own retries"
+    assert broken.pauses == [0.2], "no pause before nothing"
     refused = broken.chat("alone")
     assert (refused.status_code, refused.json["code"]) == (503, "MODEL_UNAVAILABLE")
     assert refused.headers["Retry-After"] == "5"
