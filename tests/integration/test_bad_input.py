@@ -7,7 +7,8 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def gateway(
         yield started
 
 
+@contextmanager
+def new_rows(gateway: Gateway) -> Iterator[list[dict[str, Any]]]:
+    """After the block: the ledger's rows of the calls made in it, all of them."""
+    gateway.drained()
+    known = {row["call_id"] for row in gateway.rows()}
+    found: list[dict[str, Any]] = []
+    yield found
+    gateway.drained()
+    found += (row for row in gateway.rows() if row["call_id"] not in known)
+
+
 def is_whole_error(body: dict[str, Any]) -> bool:
     error = body["error"]
     return (
@@ -99,11 +111,11 @@ CALLERS_FAULTS = [
 
 @pytest.mark.parametrize(("body", "status", "code", "param"), CALLERS_FAULTS)
 def test_what_the_caller_gets_wrong(gateway: Gateway, body: Any, status: int, code: str, param: str | None) -> None:
-    before = len(gateway.rows())
-    answer = post(gateway.port, body, DEV_KEY)
+    with new_rows(gateway) as rows:
+        answer = post(gateway.port, body, DEV_KEY)
     assert (answer.status, answer.code, answer.json["error"]["param"]) == (status, code, param)
     assert is_whole_error(answer.json)
-    assert len(gateway.rows()) == before, "what was not admitted has no row"
+    assert rows == [], "what was not admitted has no row"
 
 
 def test_a_nul_in_a_text_is_the_models_business(gateway: Gateway) -> None:
@@ -117,11 +129,14 @@ def test_keys_that_open_nothing(gateway: Gateway) -> None:
         if info.name == "revoked":
             gateway.services.keys.revoke(info.key_id)
     unknown = gateway.create_key("x")[:-7] + "0000000"
-    for key in ("", "wrong", "pstk_" + "a" * 42, unknown, revoked, expired, "x" * 1000):
-        answer = post(gateway.port, chat("ok"), key)
-        assert (answer.status, answer.code) == (401, "INVALID_API_KEY"), key
-        assert is_whole_error(answer.json)
-    assert post(gateway.port, chat("ok"), restricted).code == "FORBIDDEN"
+    with new_rows(gateway) as rows:
+        for key in ("", "wrong", "pstk_" + "a" * 42, unknown, revoked, expired, "x" * 1000):
+            answer = post(gateway.port, chat("ok"), key)
+            assert (answer.status, answer.code) == (401, "INVALID_API_KEY"), key
+            assert is_whole_error(answer.json)
+        answer = post(gateway.port, chat("ok"), restricted)
+        assert (answer.status, answer.code, answer.json["error"]["param"]) == (403, "FORBIDDEN", "model")
+    assert rows == []
     for header in ({}, {"Authorization": "Basic abc"}, {"Authorization": "Bearer"}, {"Authorization": DEV_KEY}):
         assert raw(gateway, header, json.dumps(chat("ok")).encode())[0] == 401
 
@@ -174,10 +189,12 @@ def half_a_request(gateway: Gateway) -> socket.socket:
 
 
 def test_a_client_that_stops_sending_half_way(gateway: Gateway) -> None:
-    with half_a_request(gateway) as client:
-        assert client.recv(4096).startswith(b"HTTP/1.1 400")
-    half_a_request(gateway).close()
-    assert post(gateway.port, chat("ok"), DEV_KEY).status == 200
+    with new_rows(gateway) as rows:
+        with half_a_request(gateway) as client:
+            assert client.recv(4096).startswith(b"HTTP/1.1 400")
+        half_a_request(gateway).close()
+        assert post(gateway.port, chat("ok"), DEV_KEY).status == 200
+    assert [row["status"] for row in rows] == ["ok"], "half a request is no call"
 
 
 HEAD = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEV_KEY}\r\n".encode()
@@ -212,17 +229,18 @@ def test_what_is_not_http_is_refused_in_the_same_shape(
     assert DEV_KEY not in gateway.log()
 
 
-def hang_up(gateway: Gateway, body: dict[str, Any], *, after: bytes = b"", drain: bool = False) -> None:
+def hang_up(
+    gateway: Gateway, body: dict[str, Any], *, when: Callable[[], None] | None = None, after: bytes = b""
+) -> None:
+    """Sends a call and closes the connection as soon as `when` returns, or after `after` was received."""
     data = json.dumps(body).encode()
-    client = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEV_KEY}\r\n"
-    client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-    received = b""
-    while after not in received:
-        received += client.recv(4096)
-    if not after:
-        time.sleep(0.1)  # the call has to be under way; the vendor's count is checked by the caller
-    client.close()
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        client.sendall(HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        received = b""
+        while after not in received:
+            received += client.recv(4096)
+        if when is not None:
+            when()
 
 
 def last_row(gateway: Gateway, model: str) -> dict[str, Any]:
@@ -231,7 +249,7 @@ def last_row(gateway: Gateway, model: str) -> dict[str, Any]:
 
 
 def test_bug_01_hanging_up_ends_the_upstream_call_within_a_second(gateway: Gateway, upstream: Upstream) -> None:
-    hang_up(gateway, chat("silent"))
+    hang_up(gateway, chat("silent"), when=lambda: upstream.wait_until("waiting", 1))
     upstream.wait_until("waiting", 0, timeout_s=1)
     row = last_row(gateway, "silent")
     assert (row["status"], row["completion_tokens"], row["estimated"]) == ("aborted", 0, 1)
@@ -273,14 +291,16 @@ VENDORS_FAULTS = [
 def test_what_the_vendor_gets_wrong(gateway: Gateway, model: str, status: int, code: str, stream: bool) -> None:
     if model == "empty" and stream:
         return  # the played vendor has no empty stream
-    answer = post(gateway.port, chat(model, stream=stream), DEV_KEY)
+    with new_rows(gateway) as rows:
+        answer = post(gateway.port, chat(model, stream=stream), DEV_KEY)
     assert (answer.status, answer.code) == (status, code)
     assert is_whole_error(answer.json)
     assert b"secret" not in answer.body, "bug 9: nothing of the vendor's body that looks like a key"
     if model == "status-429-7":
         assert answer.headers["retry-after"] == "7"
-    row = last_row(gateway, model)
-    assert (row["status"], row["http_status"], row["cost_nanousd"]) == ("error", status, 0)
+    [row] = rows
+    assert (row["model"], row["status"], row["http_status"]) == (model, "error", status)
+    assert (row["cost_nanousd"], row["streamed"]) == (0, int(stream))
 
 
 @pytest.mark.parametrize("model", ["silentmid-2", "cut-2", "cutchunk-2", "cleancut-2", "errorevent-2"])
