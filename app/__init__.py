@@ -35,7 +35,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.config["MAX_CONTENT_LENGTH"] = services.settings.config.server.max_body_bytes
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for prefix in ("/v1", "/api/v1"):
+    for prefix in chat.PREFIXES:
         for blueprint in (chat.bp, models.bp, ops.bp):
             app.register_blueprint(blueprint, url_prefix=prefix, name=f"{blueprint.name}{prefix.replace('/', '_')}")
     app.register_blueprint(ops.root)
@@ -43,4 +43,5 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     context.register(app)
     errors.register(app)
     cli.register(app)
+    app.wsgi_app = chat.ModelCalls(services, otherwise=app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -92,7 +92,7 @@ def main() -> None:
 
 def start_hello(env: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     port = free_port()
-    command = [f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "bench.hello:app"]
+    command = [f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "-k", "gevent", "bench.hello:app"]
     own = {**env, "PORT": str(port), "DATA_DIR": env["DATA_DIR"] + "-hello"}
     process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scenario = Scenario("warm-up", question("plain"), 1, 1)

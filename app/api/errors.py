@@ -11,6 +11,8 @@ import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from app.api.context import request_id
+from app.api.wire import Outbound
 from app.errors import (
     GatewayError,
     InvalidRequest,
@@ -22,6 +24,7 @@ from app.errors import (
 )  # fmt: skip
 
 log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
 _BY_STATUS: dict[int, type[GatewayError]] = {
     404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge, 415: UnsupportedMediaType,
 }  # fmt: skip
@@ -43,19 +46,22 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     }
 
 
-def error_response(error: GatewayError) -> Response:
-    response = Response(
-        msgspec.json.encode(error_body(error, g.get("request_id", ""))), error.status, mimetype="application/json"
-    )
+def error_answer(error: GatewayError, request_id: str) -> Outbound:
+    headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
-        response.headers["Retry-After"] = str(math.ceil(wait_s))
-        response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
+        headers.append(("Retry-After", str(math.ceil(wait_s))))
+        headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
     if isinstance(error, RateLimited) and not error.retryable:
-        response.headers["x-should-retry"] = "false"
+        headers.append(("x-should-retry", "false"))
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+        headers.append(("WWW-Authenticate", "Bearer"))
+    return Outbound(error.status, headers, _encode(error_body(error, request_id)))
+
+
+def error_response(error: GatewayError) -> Response:
+    answer = error_answer(error, request_id() if "inbound" in g else "")
+    return Response(answer.body, answer.status, answer.headers)
 
 
 def register(app: Flask) -> None:
@@ -88,5 +94,5 @@ def _message(status: int) -> str:
 
 def _unexpected(exc: Exception) -> Response:
     # The boundary for bugs: the caller learns nothing of them, the log everything.
-    log.error("unexpected_error", request_id=g.get("request_id", ""), exc_info=exc)
+    log.error("unexpected_error", request_id=request_id() if "inbound" in g else "", exc_info=exc)
     return error_response(GatewayError("The server had an error while processing your request."))

@@ -10,34 +10,41 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import structlog
-from flask import Response
 
 from app.api.errors import error_body
 from app.api.headers import call_headers
+from app.api.wire import Outbound
 from app.errors import ClientGone, GatewayError
 from app.gateway.stream import CachedStream, LiveStream
 
 log = structlog.get_logger()
 _HEARTBEAT = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
-_HEADERS = [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
+_HEADERS = [
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-cache"),
+    ("X-Accel-Buffering", "no"),
+]
 
 
-def stream_response(stream: LiveStream | CachedStream, stop_watching: Callable[[], None], request_id: str) -> Response:
-    """`stream` as a response that closes it whatever happens: also when its first byte is never asked for."""
-    response = Response(
-        _events(stream, request_id),
-        headers=[*_HEADERS, *call_headers(stream.report)],
-        content_type="text/event-stream; charset=utf-8",
-        direct_passthrough=True,
-    )
+def stream_answer(stream: LiveStream | CachedStream, stop_watching: Callable[[], None], request_id: str) -> Outbound:
+    return Outbound(200, [*_HEADERS, *call_headers(stream.report)], Events(stream, stop_watching, request_id))
 
-    def end() -> None:
-        stop_watching()
-        stream.close()
 
-    response.call_on_close(end)
-    return response
+class Events:
+    """A stream's bytes. Its `close` is called whatever happens, also when its first byte is never asked for."""
+
+    def __init__(self, stream: LiveStream | CachedStream, stop_watching: Callable[[], None], request_id: str) -> None:
+        self._stream = stream
+        self._stop_watching = stop_watching
+        self._request_id = request_id
+
+    def __iter__(self) -> Iterator[bytes]:
+        return _events(self._stream, self._request_id)
+
+    def close(self) -> None:
+        self._stop_watching()
+        self._stream.close()
 
 
 def _events(stream: LiveStream | CachedStream, request_id: str) -> Iterator[bytes]:

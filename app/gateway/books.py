@@ -25,7 +25,7 @@ log = structlog.get_logger()
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class CallContext:
     """What the edge knows of a call. `call_id` is unique; `request_id` may be the client's own."""
 

@@ -1,0 +1,86 @@
+"""A request and an answer as every endpoint knows them, whoever carries them: Flask or the short way of `api.chat`."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from app.errors import InvalidApiKey
+from app.gateway.books import CallContext
+from app.providers.base import CancelToken
+from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+_SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+class Inbound:
+    """What every request carries: its id, its key, its clock. Reads the WSGI environ, and nothing from the client."""
+
+    __slots__ = ("call_id", "environ", "request_id", "started")
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self.environ = environ
+        self.started = time.monotonic()
+        # The time comes first: rows then go to the end of the ledger's index, which costs it a third less.
+        self.call_id = f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+        given = environ.get("HTTP_X_REQUEST_ID")
+        # The client's own id if it is sane.
+        self.request_id: str = given if given and _SANE_ID.fullmatch(given) else self.call_id
+
+    def key(self) -> str:
+        """The bearer key. Raises `InvalidApiKey` when there is none."""
+        header: str | None = self.environ.get("HTTP_AUTHORIZATION")
+        if header is None:
+            raise InvalidApiKey("No API key provided. Send it as `Authorization: Bearer <key>`.")
+        scheme, _, key = header.partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key or len(key) > 512:
+            raise InvalidApiKey("Malformed Authorization header. Expected `Authorization: Bearer <key>`.")
+        return key
+
+    def call_context(self, cancel: CancelToken) -> CallContext:
+        """This request's part of a model call, `Cache-Control` included."""
+        control = self.environ.get("HTTP_CACHE_CONTROL", "").lower()
+        read = write = True
+        if control:
+            write = "no-store" not in control
+            read = write and "no-cache" not in control
+        return CallContext(self.request_id, self.call_id, cancel, read, write)
+
+    def ended(self, metrics: Metrics, route: str, status: int) -> None:
+        """The answer's head is about to go out: its figures and its log line. `route` is a rule, never a path."""
+        elapsed_s = time.monotonic() - self.started
+        method = self.environ["REQUEST_METHOD"]
+        metrics.observe_http(route, method, status, elapsed_s)
+        log.info(
+            "request_completed", request_id=self.request_id, method=method, route=route, status=status,
+            latency_ms=round(elapsed_s * 1000, 3),
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Outbound:
+    """An answer: whole (bytes), or blocks whose `close`, if it has one, is called whatever happens."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes | Iterable[bytes]
+
+    def send(self, start_response: Any) -> Iterable[bytes]:
+        """The answer as a WSGI application gives it."""
+        headers, body = self.headers, self.body
+        if isinstance(body, bytes):
+            headers.append(("Content-Length", str(len(body))))
+            start_response(_STATUS_LINES[self.status], headers)
+            return (body,)
+        start_response(_STATUS_LINES[self.status], headers)
+        return body
