@@ -19,8 +19,12 @@ from gunicorn.http.message import _ip_in_allow_list
 from gunicorn.http.wsgi import base_environ
 from gunicorn_h1c import IncompleteError, ParseError, parse_request  # type: ignore[import-untyped]
 
+from app.sockets import receive, send
+
 _BLOCK = 65_536
 _LARGEST_BODY = 1024 * 1024
+_BODY_S = 30.0  # between two packets of a body; the application has its own limit for the whole
+_SEND_S = 60.0  # that a client may take in nothing
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 # No escapes, no fragment, no double slash at the start: what follows from those is gunicorn's to decide.
 _PLAIN_TARGET = re.compile(rb"/(?!/)[!\"$&-~]*")
@@ -96,12 +100,11 @@ class Connection:
         """Serves plain requests until the connection ends (None), or one comes that is not plain: the bytes
         from there on are the caller's to serve."""
         site, client = self._site, self._client
-        client.settimeout(site.keepalive_s)
         data = b""
         while True:
             if not data:
                 try:
-                    data = client.recv(_BLOCK)
+                    data = receive(client, _BLOCK, site.keepalive_s)
                 except TimeoutError:
                     return None
                 if not data:
@@ -178,7 +181,7 @@ class Body:
         blocks = [self._here]
         have = len(self._here)
         while have < wanted and self._to_come > 0:
-            block = self._client.recv(min(self._to_come, _BLOCK))
+            block = receive(self._client, min(self._to_come, _BLOCK), _BODY_S)
             if not block:
                 self._to_come = 0
                 break
@@ -237,7 +240,7 @@ class Answer:
             if self._head:
                 self.write(b"")
             if self._chunked:
-                self._client.sendall(b"0\r\n\r\n")
+                send(self._client, b"0\r\n\r\n", _SEND_S)
         except OSError:
             raise
         except Exception as exc:
@@ -286,7 +289,7 @@ class Answer:
         if self._head:
             data, self._head = self._head + data, b""
         self.started = True
-        self._client.sendall(data)
+        send(self._client, data, _SEND_S)
 
 
 class Unread:

@@ -15,6 +15,7 @@ from geventhttpclient.response import HTTPParseError, HTTPResponse
 from app.domain.config import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
 from app.providers.base import CancelToken
+from app.sockets import receive, send
 
 _BLOCK = 65_536
 _MAX_HEADERS = 256 * 1024
@@ -136,8 +137,7 @@ class Exchange:
     def _send(self, message: bytes) -> None:
         limit_s = self._timeouts.first_byte_s
         try:
-            self._sock.settimeout(self._patience(limit_s, "timeout_first_byte"))
-            self._sock.sendall(message)
+            send(self._sock, message, self._patience(limit_s, "timeout_first_byte"))
         except TimeoutError:
             self._too_slow("timeout_first_byte")
         except OSError as exc:
@@ -169,10 +169,8 @@ class Exchange:
 
     def _feed(self, limit_s: float, kind: str) -> bool:
         """Reads once. False at the end of the connection. Raises `Broken`, `UpstreamTimeout`, `ClientGone`."""
-        sock = self._sock
         try:
-            sock.settimeout(self._patience(limit_s, kind))
-            data = sock.recv(_BLOCK)
+            data = receive(self._sock, _BLOCK, self._patience(limit_s, kind))
         except TimeoutError:
             self._too_slow(kind)
         except OSError as exc:
