@@ -146,6 +146,34 @@ def test_bug_05_a_redis_that_hangs_hangs_nobody(tmp_path: Path, upstream: Upstre
         redis.stop()
 
 
+def test_an_admission_whose_answer_came_too_late_is_undone(tmp_path: Path, upstream: Upstream) -> None:
+    own = tmp_path / "redis"
+    own.mkdir()
+    redis = RedisServer(own)
+    redis.start()
+    try:
+        # Longer than Redis hangs: the workers are not what is lost here.
+        config = CONFIG.format(url=upstream.url).replace("worker_timeout_s: 1.5", "worker_timeout_s: 30")
+        with Gateway(tmp_path / "gateway", config, redis_url=redis.url, prices=PRICES) as server:
+            key = server.create_key()
+            call = partial(post, server.port, chat("usage-10-5"), key)
+            served = [answer.status for answer in at_once([call] * 20, threads=20)]
+            redis.suspend()
+            assert {answer.status for answer in at_once([call] * 20, threads=20)} == {503}
+            redis.resume()  # and now it runs what it was asked to, for callers that were refused long ago
+            wait_for(lambda: not any(Path(server.env["DATA_DIR"], "spool").glob("*")), message="the spool stayed")
+            server.drained()
+            assert len(server.rows()) == served.count(200) == 20
+            counters_match(server)
+            execute = server.services.redis.execute
+            states = [execute("HGET", name, "s") for name in execute("KEYS", "penstock:reservation:*")]
+            assert b"cancelled" in states, "Redis did run admissions that were refused"
+            assert not execute("KEYS", "penstock:running:*"), "and no call holds a slot"
+    finally:
+        redis.resume()
+        redis.stop()
+
+
 def test_a_ledger_that_is_killed_writes_nothing_twice(server: Gateway) -> None:
     key = server.create_key()
     stop = threading.Event()
