@@ -1,4 +1,8 @@
-"""gunicorn's settings: gevent workers, and per-worker Prometheus files that are merged at scrape."""
+"""gunicorn's settings: gevent workers that drain before they stop, and per-worker Prometheus files.
+
+Read again on SIGHUP: new workers start with the new configuration, the old ones finish their calls. A wrong
+configuration changes nothing but the log.
+"""
 
 # First of all: what is imported below must find the patched socket and ssl modules in every worker.
 from gevent import monkey
@@ -8,9 +12,16 @@ monkey.patch_all()
 import os
 import shutil
 
-from app.settings import load_settings
+import structlog
 
-_settings = load_settings()
+from app.api.worker import Worker
+from app.lastgood import adopt
+from app.telemetry.logging import configure_logging
+
+_settings, _refused = adopt(os.environ)
+configure_logging(_settings.log_level, _settings.env == "production", _settings.secrets)
+if _refused is not None:
+    structlog.get_logger().error("config_refused", reason=_refused.message, effect="the last good one stays")
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
@@ -23,12 +34,14 @@ backlog = 4096
 http_parser = "fast"
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
 timeout = 60  # of a worker whose event loop is stuck; calls have their own
-graceful_timeout = 30
+graceful_timeout = _settings.config.server.drain_s + Worker.settling_s
+max_requests = 500_000  # a worker is replaced now and then, so that a leak in any library stays small
+max_requests_jitter = 50_000
 accesslog = None  # the application logs every request itself
 errorlog = "-"
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
 logger_class = "app.telemetry.gunicorn_logger.GunicornLogger"
-forwarded_allow_ips = "127.0.0.1,::1"
+forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # nginx's addresses or networks
 control_socket_disable = True
 proc_name = "penstock"
 

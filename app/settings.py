@@ -22,10 +22,13 @@ from app.domain.config import GatewayConfig, PriceFile, PriceOverride, Target
 from app.errors import ConfigError
 
 VERSION = "0.1.0"
+# Names the copy of the file that gunicorn's master checked (see app/lastgood.py). Not for people.
+CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
 )  # fmt: skip
+_WORKER_BYTES = 256 * 1024 * 1024  # 90 MB at rest; the rest is for streams and long answers
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,7 +64,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     env = dict(os.environ if environ is None else environ)
     for name in _SECRETS:
         _read_secret_file(env, name)
-    config_path = Path(env.get("GATEWAY_CONFIG") or "config/gateway.yaml")
+    config_path = Path(env.get(CONFIG_COPY) or env.get("GATEWAY_CONFIG") or "config/gateway.yaml")
     config, used = load_config(config_path, env)
     data_dir = Path(env.get("DATA_DIR") or "data")
     mode = env.get("GATEWAY_ENV") or "development"
@@ -77,7 +80,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "host": env.get("HOST"),
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
-        "workers": env.get("WEB_CONCURRENCY"),
+        "workers": env.get("WEB_CONCURRENCY") or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
@@ -92,6 +95,22 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         first = exc.errors()[0]
         field = str(first["loc"][0])
         raise ConfigError(f"environment: {variable.get(field, field.upper())}: {_expected(first)}") from None
+
+
+def sensible_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """As many workers as there are cores and room for them, within what the container may use."""
+    cores = float(len(os.sched_getaffinity(0)))
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        cores = min(cores, float(quota) / float(period))
+    except (OSError, ValueError):
+        pass  # no limit, or no cgroup v2
+    try:
+        memory = min(memory, float((cgroup / "memory.max").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(1, min(round(cores), int(memory // _WORKER_BYTES), 256))
 
 
 def load_config(path: Path, env: Mapping[str, str]) -> tuple[GatewayConfig, set[str]]:

@@ -40,6 +40,8 @@ def health() -> dict[str, Any]:
 @bp.get("/ready")
 def ready() -> dict[str, Any]:
     """200 only if a call would be served. Raises `NotReady` with the reason."""
+    if request.environ.get("penstock.draining"):
+        raise NotReady("Not ready: this worker is about to stop.", retry_after_s=1)
     found = services()
     try:
         found.redis.ping()

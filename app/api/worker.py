@@ -29,11 +29,13 @@ _OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.Config
 class Worker(GeventWorker):
     """Named in gunicorn.conf.py. Imported by the master too, so the application is only imported when needed."""
 
+    settling_s = 10  # before gunicorn's `graceful_timeout` kills it, a worker ends its calls itself, and settles them
     _site: Any = None
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
-        from app.api.connection import Connection, Site, Unread
+        from app.api.connection import Connection, Unread
+        from app.api.site import Site
 
         if self._site is None:
             self._site = Site(self)
@@ -49,6 +51,12 @@ class Worker(GeventWorker):
             client.close()
         else:
             super().handle(listener, Unread(client, rest), addr)  # type: ignore[no-untyped-call]
+
+    def notify(self) -> None:
+        """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
+        super().notify()  # type: ignore[no-untyped-call]
+        if not self.alive and self._site is not None:
+            self._site.drain()
 
     def counts_request(self) -> bool:
         """Counts a request towards `max_requests`. False when the worker ends: the connection must, too."""

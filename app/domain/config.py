@@ -129,6 +129,12 @@ class RetryConfig(_Section):
 class ServerConfig(_Section):
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
     body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
+    drain_s: int = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="A worker that stops lets its calls go on for this long; then they end as aborted.",
+    )
     heartbeat_s: Seconds = Field(15.0, description="A comment is sent on a stream after this much silence.")
     metrics_networks: tuple[str, ...] = Field(
         ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json as stdlib_json
 import logging
 import os
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -42,7 +44,7 @@ def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: in
         return redact(plain(event))
 
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _stamp, lambda _, __, event: render(event)],
+        processors=[lambda logger, method, event: render(_stamp(logger, method, event))],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
@@ -90,7 +92,13 @@ class _LibraryHandler(logging.Handler):
 
 def timestamp() -> str:
     """Now, UTC, as in logs and answers: `2026-11-20T23:00:00.123Z`."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    second, nanos = divmod(time.time_ns(), 1_000_000_000)
+    return f"{_second(second)}.{nanos // 1_000_000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _stamp(_: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from app.errors import ConfigError
-from app.settings import load_settings
+from app.settings import load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
 
@@ -100,3 +101,21 @@ def test_prices_are_checked_too(tmp_path: Path) -> None:
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert set(settings.config.plans) == {"default", "free"}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory", "at_most"),
+    [
+        ("100000 100000", "max", 1),
+        ("50000 100000", "max", 1),
+        ("max 100000", str(300 * 1024 * 1024), 1),
+        (None, None, 256),
+    ],
+)
+def test_workers_fit_into_what_the_container_may_use(
+    tmp_path: Path, cpu: str | None, memory: str | None, at_most: int
+) -> None:
+    for name, limit in (("cpu.max", cpu), ("memory.max", memory)):
+        if limit is not None:
+            (tmp_path / name).write_text(limit + "\n")
+    assert 1 <= sensible_workers(tmp_path) <= min(at_most, len(os.sched_getaffinity(0)))

@@ -1,0 +1,78 @@
+"""What all connections of a worker share: the application, limits, names, the date; and how they all end."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from typing import Any
+
+import gevent
+from gunicorn.http.message import _ip_in_allow_list
+from gunicorn.http.wsgi import base_environ
+
+# They change what a message is, or how its environ is made.
+_NOT_PLAIN = frozenset({
+    b"TRANSFER-ENCODING", b"EXPECT", b"UPGRADE", b"SCRIPT-NAME", b"PROXY-CONNECTION", b"TE", b"TRAILER", b"KEEP-ALIVE",
+})  # fmt: skip
+_MOST_NAMES = 500
+_IDLE_S = 6.0  # nginx closes an idle connection to us after 5
+
+
+class Site:
+    """What all connections of a worker share."""
+
+    def __init__(self, worker: Any) -> None:
+        self.worker = worker
+        self.application = worker.wsgi
+        cfg = worker.cfg
+        self.environ: dict[str, Any] = {**base_environ(cfg), "wsgi.multithread": True}  # type: ignore[no-untyped-call]
+        self.keepalive_s = cfg.keepalive
+        self.limits = (cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
+        self.drain_s = cfg.graceful_timeout - worker.settling_s
+        self.serving: set[Any] = set()  # greenlets, one a connection
+        self.idle: set[Any] = set()  # clients' sockets between two requests
+        self._draining_since: float | None = None
+        self._names: dict[bytes, str] = {}
+        self._date = (0, b"")
+
+    def scheme_headers(self, peer: Any) -> dict[str, str]:
+        """The headers by which `peer`, if it is our proxy, says that the client came over TLS."""
+        cfg = self.worker.cfg
+        trusted = not isinstance(peer, tuple) or _ip_in_allow_list(  # type: ignore[no-untyped-call]
+            peer[0], cfg.forwarded_allow_ips, cfg.forwarded_allow_networks()
+        )
+        return (
+            {f"HTTP_{name.replace('-', '_')}": on for name, on in cfg.secure_scheme_headers.items()} if trusted else {}
+        )
+
+    def key(self, name: bytes) -> str:
+        """The environ key of a header; "" for one that is not plain."""
+        key = self._names.get(name)
+        if key is None:
+            upper = name.upper()
+            plain = upper and b"_" not in upper and upper not in _NOT_PLAIN
+            key = f"HTTP_{upper.decode('ascii').replace('-', '_')}" if plain else ""
+            if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
+                key = key[5:]
+            if len(self._names) < _MOST_NAMES:
+                self._names[name] = key
+        return key
+
+    def drain(self) -> None:
+        """Called again and again while the worker ends. Closes what stays idle, but not at once, since a proxy may be
+        sending a request down that very connection; and ends what outlasts the deadline."""
+        now = time.monotonic()
+        if self._draining_since is None:
+            self._draining_since = now
+        drained_s = now - self._draining_since
+        if drained_s >= _IDLE_S:
+            for client in list(self.idle):
+                client.close()
+        if drained_s >= self.drain_s:
+            gevent.killall(list(self.serving), block=False)
+
+    def date(self) -> bytes:
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = (now, formatdate(now, usegmt=True).encode())
+        return self._date[1]
