@@ -1,7 +1,7 @@
 """Before anything else starts: passwords that nobody needs to choose, made once and kept in volumes.
 
-Redis's is REDIS_PASSWORD (or what is in REDIS_PASSWORD_FILE) when that is set, else a random one. REDIS_URL, when set, is
-some other Redis, and goes to the clients as it is.
+Redis's is REDIS_PASSWORD (or what is in REDIS_PASSWORD_FILE) when that is set, else a random one. REDIS_URL, when
+set, is some other Redis, and goes to the clients as it is.
 """
 
 import os

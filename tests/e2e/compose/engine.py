@@ -1,0 +1,68 @@
+"""A container engine for the tests: the one that already runs, else one of our own, stopped again afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.servers import ROOT, wait_for
+
+# Kept between runs, so that base images are made once (`make clean` removes it).
+_STORE = ROOT / "data" / "test-engine"
+_TOOLS = ("docker", "docker-compose", "dockerd", "debootstrap")
+
+
+class NoEngine(Exception):
+    """One line for the person at the terminal."""
+
+
+@contextmanager
+def engine() -> Iterator[str]:
+    """The address of a running engine. Raises `NoEngine`: these tests are asked for by name, so never a skip."""
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        packages = "docker.io docker-compose debootstrap"
+        raise NoEngine(
+            f"The compose tests need {', '.join(missing)}: apt-get install --no-install-recommends {packages}"
+        )
+    running = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if _answers(running):
+        yield running
+        return
+    if os.geteuid() != 0:
+        raise NoEngine("The compose tests need a running container engine (DOCKER_HOST), or root to start one.")
+    with _started() as address:
+        yield address
+
+
+@contextmanager
+def _started() -> Iterator[str]:
+    _STORE.mkdir(parents=True, exist_ok=True)
+    # Below /tmp: the path of a socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="penstock-engine-") as home:
+        address = f"unix://{home}/docker.sock"
+        command = ["dockerd", "--host", address, "--data-root", str(_STORE), "--exec-root", f"{home}/exec",
+                   "--pidfile", f"{home}/pid"]  # fmt: skip
+        log = Path(home) / "log"
+        # In a session of its own: Ctrl-C must reach the tests, which then take the containers down, and not the engine.
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        try:
+            wait_for(lambda: process.poll() is not None or _answers(address), timeout_s=60,
+                     message="dockerd does not answer")  # fmt: skip
+            if process.poll() is not None:
+                reason = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise NoEngine(f"No container engine can be started here: {' '.join(reason)}")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _answers(address: str) -> bool:
+    command = ["docker", "--host", address, "version", "--format", "{{.Server.Version}}"]
+    return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
