@@ -72,7 +72,10 @@ class Installation:
 
     def inspect(self, service: str) -> list[dict[str, Any]]:
         """docker's view of the service's containers, the ended ones too."""
-        ids = self.compose("ps", "-a", "-q", service).split()
+        # Not `docker-compose ps`, which takes half a second: this is asked again and again.
+        labels = {"project": self._env["COMPOSE_PROJECT_NAME"], "service": service, "oneoff": "False"}
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        ids = self.run("docker", "ps", "--all", "--quiet", *filters).decode().split()
         return json.loads(self.run("docker", "inspect", *ids)) if ids else []
 
     def logs(self) -> str:

@@ -57,7 +57,7 @@ def test_the_plans_limit_is_a_429_that_says_when_to_come_back(penstock: Installa
     _, got, body = answers[-1]
     assert body["code"] == body["error"]["code"] == "RATE_LIMIT_EXCEEDED"
     assert 1 <= int(got["retry-after"]) <= 60
-    assert got["x-ratelimit-remaining-requests"] == "0", "the gateway's, not nginx's"
+    assert int(got["retry-after-ms"]) > 0, "the gateway's, not nginx's"
     penstock.wait_for_calls("limited", 10)
 
 
@@ -127,7 +127,7 @@ def test_every_container_is_read_only_without_privileges_and_bounded(penstock: I
         restart = "no" if service == "setup" else "unless-stopped"
         assert host["RestartPolicy"]["Name"] == restart, service
         if service != "setup":
-            users = set(penstock.run("docker", "top", container["Id"], "-eo", "uid").decode().split()[1:])
+            users = set(penstock.run("docker", "top", container["Id"], "-eo", "pid,uid").decode().split()[3::2])
             assert users, service
             assert "0" not in users, service
 
@@ -195,6 +195,7 @@ def test_keys_rows_and_spent_limits_survive(penstock: Installation, how: str) ->
     penstock.wait_for_calls(name, 9)
     password = penstock.compose("exec", "-T", "redis", "cat", "/run/penstock/redis-password")
     spent = _spent(penstock)
+    assert len(spent) >= 2, "requests and tokens of the day"
     if how == "restart":
         penstock.compose("restart", "-t", "30")
         penstock.wait_until_healthy()
