@@ -23,7 +23,7 @@ FROM ${PYTHON_IMAGE}
 # By number, so that an orchestrator can see that it is not root. The directories give new volumes their owner.
 RUN groupadd --gid 10001 penstock \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin penstock \
-    && install -d -o 10001 -g 10001 -m 0700 /data /run/penstock /run/grafana
+    && install -d -o 10001 -g 10001 -m 0700 /data /run/penstock /run/grafana /run/tls
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv/penstock /srv/penstock
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \

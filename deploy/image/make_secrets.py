@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 _REDIS = Path("/run/penstock")  # mounted by Redis and its clients
 _GRAFANA = Path("/run/grafana")  # mounted by Grafana
+_CERTIFICATES = Path("/run/tls")  # mounted by nginx
 
 
 def given(name: str) -> str:
@@ -39,6 +40,8 @@ def main() -> str:
     keep(_REDIS / "redis-password", password)
     keep(_REDIS / "redis-url", given("REDIS_URL") or f"redis://:{quote(password, safe='')}@redis:6379/0")
     keep(_GRAFANA / "admin-password", given("GRAFANA_PASSWORD") or kept_or_new(_GRAFANA / "admin-password"))
+    # nginx, another user, makes its first certificate there.
+    _CERTIFICATES.chmod(0o1777)
     return ""
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.compose.installation import IMAGE, SERVICES, Installation, headers
 from tests.support.servers import wait_for
@@ -132,7 +133,16 @@ def test_every_container_is_read_only_without_privileges_and_bounded(penstock: I
             assert "0" not in users, service
 
 
-def test_the_image_has_no_compiler_no_installer_and_says_what_it_is(penstock: Installation) -> None:
+def test_monitoring_is_there_only_when_asked_for(penstock: Installation) -> None:
+    assert penstock.inspect("prometheus") == penstock.inspect("grafana") == []
+    config = yaml.safe_load(penstock.compose("--profile", "monitoring", "config"))
+    assert config["services"]["prometheus"]["profiles"] == config["services"]["grafana"]["profiles"] == ["monitoring"]
+    assert "ports" not in config["services"]["prometheus"]
+    [published] = config["services"]["grafana"]["ports"]
+    assert str(published).startswith("127.0.0.1:"), "for this machine's own users, through ssh"
+
+
+def test_the_image_has_no_compiler_and_says_what_it_is(penstock: Installation) -> None:
     look = (
         "command -v gcc cc g++ make; ls /opt/venv/bin | grep pip; touch app/x /opt/venv/x 2> /dev/null && echo w; id -u"
     )
