@@ -1,14 +1,20 @@
-# make run | test | check | bench. Needs Python 3.11 or newer; no root, no Docker.
+# make run | test | check | bench | test-compose. Needs Python 3.11 or newer; no root, no Docker, but
+# for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check bench requirements clean
+.PHONY: run test test-compose check bench requirements clean
 
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
 
 test: .venv/stamp
 	$(BIN)/python -m pytest --cov=app --cov-report=term:skip-covered
+
+# The deployment for real: images, docker-compose, TLS. Needs root (or a running engine) and Debian's packages
+# docker.io, docker-compose and debootstrap; base images are made here, none is pulled.
+test-compose: .venv/stamp
+	$(BIN)/python -m pytest -m compose -rP tests/e2e/compose
 
 check: .venv/stamp
 	$(BIN)/ruff format --check .

@@ -49,7 +49,7 @@ proc_name = "penstock"
 def on_starting(server):
     # What an earlier master left would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)
-    _metrics_dir.mkdir(parents=True)
+    _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays
 
 
 def child_exit(server, worker):

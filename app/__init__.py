@@ -28,7 +28,8 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     with cli.one_line_errors():
         if services is None:
             settings = settings or load_settings()
-            configure_logging(settings.log_level, settings.env == "production", settings.secrets)
+            in_production = settings.env == "production"
+            configure_logging(settings.log_level, in_production, settings.secrets, fd=2 if cli.is_command() else 1)
             services = build_services(settings)
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.extensions["penstock"] = services

@@ -25,6 +25,7 @@ from app.domain.identity import Role
 from app.domain.money import usd
 from app.errors import GatewayError
 from app.settings import load_settings
+from app.store.backup import Backups, standing_in
 from app.store.keys import KeyInfo
 from app.store.reports import Grouping, UsageLine
 
@@ -42,6 +43,11 @@ def register(app: Flask) -> None:
         app.cli.add_command(command)
 
 
+def is_command() -> bool:
+    """Whether this process was started as one of the commands, whose standard output is their result."""
+    return click.get_current_context(silent=True) is not None
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Inside a command, a `GatewayError` ends it with one line on stderr and exit code 1; elsewhere it passes.
@@ -51,7 +57,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except GatewayError as exc:
-        if click.get_current_context(silent=True) is None:
+        if not is_command():
             raise
         raise click.ClickException(exc.message) from None
 
@@ -161,8 +167,11 @@ def run_ledger() -> None:
     stop = Stop()
     signal.signal(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, stop.set)
-    services.database.migrate()
-    services.outbox.run(stop, reaper=services.reaper, keys=services.keys)
+    alive = services.settings.data_dir / "ledger-alive"  # its age tells a health check whether the loop turns
+    alive.parent.mkdir(parents=True, exist_ok=True)
+    with Backups(database=services.database).kept_out():
+        services.database.migrate()
+        services.outbox.run(stop, reaper=services.reaper, keys=services.keys, show_life=alive.touch)
 
 
 @ledger.command("migrate")
@@ -170,6 +179,29 @@ def migrate() -> None:
     """Bring the database's schema to the newest version."""
     _services().database.migrate()
     click.echo("The database is up to date.")
+
+
+@ledger.command("backup")
+@click.argument("file")
+def back_up(file: str) -> None:
+    """Copy the SQLite ledger to FILE (- is standard output), also while it is in use."""
+    services = _services()
+    with standing_in(file, "out", below=services.settings.data_dir) as path:
+        copied = Backups(database=services.database).back_up(path)
+    click.echo(f"Backed up {copied}.", err=True)
+
+
+@ledger.command("restore")
+@click.argument("file")
+def restore(file: str) -> None:
+    """Put FILE (- is standard input) in the place of the SQLite ledger, which is kept. No ledger process may run."""
+    services = _services()
+    services.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with standing_in(file, "in", below=services.settings.data_dir) as path:
+        restored = Backups(database=services.database).restore(path)
+    click.echo(f"Restored {restored.contents}; {restored.revoked} keys revoked since then stay revoked.", err=True)
+    if restored.kept:
+        click.echo(f"What was there before: {restored.kept}", err=True)
 
 
 config = _Group("config", help="The configuration.")

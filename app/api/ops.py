@@ -128,6 +128,9 @@ def _ms_since(started: float) -> float:
 
 def _only_from_inside(found: Services) -> None:
     networks = found.settings.config.server.metrics_networks
+    # Behind a load balancer every caller has a private address. Prometheus comes without a proxy.
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        raise Forbidden("Metrics are for the monitoring network only.")
     try:
         address = ip_address(request.remote_addr or "")
     except ValueError:

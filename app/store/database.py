@@ -64,7 +64,7 @@ class Database:
         """Reads from the schema: also a database that was never migrated is not ready."""
         milliseconds = max(1, int(timeout_s * 1000))
         with self.read() as connection:
-            if self._file is None:
+            if self.file is None:
                 connection.execute(sa.text(f"SET LOCAL statement_timeout = {milliseconds}"))
                 connection.execute(sa.text("SELECT version_num FROM alembic_version"))
                 return
@@ -77,12 +77,12 @@ class Database:
     def migrate(self) -> None:
         """Brings the schema to the newest version. Several processes may do so at once; one does the work."""
         with _translated(), self._sole_migrator():
-            if self._file is not None:
+            if self.file is not None:
                 # The mode is a property of the file. It cannot change inside a transaction, nor while others write.
                 with self._engine.execution_options(penstock_begin="").connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode = WAL")
             with self._writer.begin() as connection:
-                if self._file is None:
+                if self.file is None:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config = Config()
                 config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
@@ -99,17 +99,18 @@ class Database:
         return {"dialect": self._engine.dialect.name, "in_use": getattr(self._engine.pool, "checkedout", int)()}
 
     @property
-    def _file(self) -> Path | None:
+    def file(self) -> Path | None:
+        """The SQLite file; none when the database is a server."""
         return Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
 
     @contextmanager
     def _sole_migrator(self) -> Iterator[None]:
-        if self._file is None:
+        if self.file is None:
             yield
             return
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.with_name(self._file.name + ".lock").open("a") as lock:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.with_name(self.file.name + ".lock").open("a") as lock:
                 _lock(lock.fileno(), _MIGRATE_TIMEOUT_S)
                 yield
         except OSError as exc:

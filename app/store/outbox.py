@@ -81,10 +81,11 @@ class Outbox:
         written_ms = int(oldest[0][0].partition(b"-")[0])
         return max(0.0, int(seconds) + int(micros) / 1e6 - written_ms / 1000)
 
-    def run(self, stop: Stop, *, reaper: Reaper, keys: Mirror) -> None:
+    def run(self, stop: Stop, *, reaper: Reaper, keys: Mirror, show_life: Callable[[], object] = lambda: None) -> None:
         """The ledger process: until `stop`, drain, and every second reap and tell Redis of revoked keys.
 
-        An outage of Redis or the database is waited out. At the end what is left is drained once more.
+        An outage of Redis or the database is waited out. At the end what is left is drained once more. `show_life` is
+        called about every second: the loop turns, whatever is away.
         """
         turns = {"outbox": _Turn("outbox"), "reaper": _Turn("reaper"), "keys": _Turn("keys")}
         chores_due = self._monotonic()
@@ -93,6 +94,7 @@ class Outbox:
             now = self._monotonic()
             if now >= chores_due:
                 chores_due = now + _CHORES_EVERY_S
+                show_life()
                 turns["reaper"].take(reaper.run_once, now)
                 turns["keys"].take(keys.sync_mirror, now)
             block_ms = max(1, int((chores_due - self._monotonic()) * 1000))

@@ -81,3 +81,15 @@ def test_metrics_are_for_the_inside(gateway: Callable[..., Gateway], upstream: U
         urllib.request.urlopen(f"{server.url}/metrics", timeout=10)
     assert error.value.code == 403
     error.value.close()
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_comes_through_a_proxy_comes_from_outside(
+    gateway: Callable[..., Gateway], upstream: Upstream, header: str
+) -> None:
+    server = gateway(CONFIG.format(url=upstream.url), workers=1)
+    request = urllib.request.Request(f"{server.url}/metrics", headers={header: "127.0.0.1"})
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=10)
+    assert error.value.code == 403
+    error.value.close()

@@ -254,6 +254,7 @@ def test_the_ledger_process_migrates_drains_and_ends_well_when_told_to(
     services.reaper = SimpleNamespace(run_once=told_to_stop)
     assert Shell(services)("ledger", "run").exit_code == 0
     assert [line.calls for line in services.ledger.usage("day")] == [1]
+    assert time.time() - (tmp_path / "ledger-alive").stat().st_mtime < 60, "what a health check looks at"
 
 
 def test_stopping_ends_a_wait_at_once() -> None:
