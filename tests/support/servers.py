@@ -20,7 +20,7 @@ import psutil
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.redis import Redis
-from scripts.run import find_redis
+from scripts.programs import find_redis
 
 ROOT = Path(__file__).parents[2]
 DEV_KEY = "dev-key-for-tests"

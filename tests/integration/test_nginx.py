@@ -1,0 +1,233 @@
+"""What a client meets: TLS, limits by address, closed doors, and errors in one shape, whoever makes them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import ssl
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from tests.support.client import chat
+from tests.support.edge import Edge
+from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed, free_port, wait_for
+from tests.support.upstream import Upstream
+
+CONFIG = """
+providers:
+  up: {{kind: openai, base_url: {url}}}
+models:
+  usage-10-5: {{targets: [{{provider: up}}]}}
+  stream-6-200: {{targets: [{{provider: up}}]}}
+  silent: {{targets: [{{provider: up}}]}}
+  status-503: {{targets: [{{provider: up}}]}}
+retry: {{max_attempts: 1}}
+plans: {{one: {{requests_per_minute: 1}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, vendor: Upstream) -> Iterator[Gateway]:
+    flushed(redis_server.url)
+    directory = tmp_path_factory.mktemp("behind")
+    with Gateway(directory, CONFIG.format(url=vendor.url), redis_url=redis_server.url) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def edge(server: Gateway) -> Iterator[Edge]:
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # started by root, nginx serves the challenge as nobody
+        with Edge(Path(name), server.port) as edge:
+            yield edge
+
+
+class Call(http.client.HTTPConnection):
+    """HTTP/1.1 over a connection that is there already."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__("localhost")
+        self.sock = sock
+
+
+def call(
+    edge: Edge, path: str = "/v1/chat/completions", body: Any = None, *, key: str = DEV_KEY, **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = Call(edge.connect())
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    sent = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request("GET" if body is None else "POST", path, data, sent)
+    response = connection.getresponse()
+    answer = response.read()
+    connection.close()
+    return response, answer
+
+
+def is_ours(response: http.client.HTTPResponse, body: bytes, status: int, code: str) -> None:
+    """The one error shape, with the headers that every answer has."""
+    found = json.loads(body)
+    assert (response.status, found["code"], found["error"]["code"]) == (status, code, code)
+    assert found["error"]["message"]
+    assert response.headers["X-Request-ID"] == found["request_id"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["timestamp"])
+    assert abs(time.time() - time.mktime(time.strptime(found["timestamp"], "%Y-%m-%dT%H:%M:%SZ")) + time.timezone) < 60
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_a_completion_and_the_headers_of_every_answer(edge: Edge) -> None:
+    response, body = call(edge, body=chat("usage-10-5"))
+    assert (response.status, json.loads(body)["object"]) == (200, "chat.completion")
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert response.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+    assert re.fullmatch(r"req_[0-9a-f]{32}", response.headers["X-Request-ID"])
+    docs, _ = call(edge, "/docs")
+    assert docs.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+
+
+def test_a_stream_arrives_chunk_by_chunk(edge: Edge) -> None:
+    connection = Call(edge.connect())
+    body = json.dumps(chat("stream-6-200", stream=True))
+    connection.request(
+        "POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {DEV_KEY}", "Content-Type": "application/json"}
+    )
+    response = connection.getresponse()
+    times = []
+    while line := response.readline():
+        if b'"content":' in line:
+            times.append(time.monotonic())
+    connection.close()
+    assert len(times) == 6
+    assert all(later - earlier > 0.05 for earlier, later in pairwise(times)), "one at a time"
+
+
+def test_a_hang_up_reaches_the_vendor_through_nginx(edge: Edge, upstream: Upstream) -> None:
+    data = json.dumps(chat("silent")).encode()
+    client = edge.connect()
+    client.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (DEV_KEY.encode(), len(data), data)
+    )
+    upstream.wait_until("waiting", 1)
+    client.close()
+    upstream.wait_until("waiting", 0, timeout_s=1)
+
+
+def test_http_2_is_spoken(edge: Edge) -> None:
+    with edge.connect(protocols=("h2", "http/1.1")) as client:
+        assert client.selected_alpn_protocol() == "h2"
+
+
+def test_nothing_older_than_tls_1_2_and_no_weak_cipher(edge: Edge) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for old in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+            with pytest.raises((ssl.SSLError, OSError)):
+                edge.connect(minimum_version=old, maximum_version=old, ciphers="ALL:@SECLEVEL=0")
+    tls_1_2 = ssl.TLSVersion.TLSv1_2
+    with edge.connect(minimum_version=tls_1_2, maximum_version=tls_1_2) as client:
+        assert client.version() == "TLSv1.2"
+    for weak in ("AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES256-SHA384", "DHE-RSA-AES128-GCM-SHA256"):
+        with pytest.raises((ssl.SSLError, OSError)):
+            edge.connect(maximum_version=tls_1_2, ciphers=f"{weak}:@SECLEVEL=0")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/debug", "/v1/debug",
+                                  "/api/v1/debug/", "/v1/../metrics"])  # fmt: skip
+def test_what_is_for_operators_is_closed_to_the_outside(edge: Edge, path: str) -> None:
+    is_ours(*call(edge, path), 404, "NOT_FOUND")
+
+
+def test_a_body_too_large_is_refused_at_the_edge(edge: Edge) -> None:
+    is_ours(*call(edge, body=b"x" * 11_000_000), 413, "REQUEST_TOO_LARGE")
+
+
+def test_headers_too_long_are_refused_at_the_edge(edge: Edge) -> None:
+    is_ours(*call(edge, X_Long="x" * 60_000), 431, "INVALID_REQUEST")
+
+
+def test_the_gateways_own_errors_pass_untouched(edge: Edge, server: Gateway) -> None:
+    response, body = call(edge, body=chat("nobody"))
+    assert (response.status, json.loads(body)["code"]) == (404, "MODEL_NOT_FOUND")
+    response, body = call(edge, body=chat("status-503"))
+    assert (response.status, json.loads(body)["code"]) == (503, "MODEL_UNAVAILABLE")
+    key = server.create_key("one", plan="one")
+    statuses = [call(edge, body=chat("usage-10-5"), key=key)[0] for _ in range(2)]
+    assert [answer.status for answer in statuses] == [200, 429]
+    assert int(statuses[1].headers["Retry-After"]) > 1, "the gateway's, not nginx's"
+
+
+def test_an_address_with_too_many_requests_is_told_so(server: Gateway, tmp_path: Path) -> None:
+    with Edge(tmp_path, server.port, PER_IP_REQUESTS_PER_SECOND="1", PER_IP_BURST="2") as edge:
+        answers = [call(edge, "/health") for _ in range(4)]
+    assert [response.status for response, _ in answers] == [200, 200, 200, 429]
+    is_ours(*answers[-1], 429, "RATE_LIMIT_EXCEEDED")
+    assert answers[-1][0].headers["Retry-After"] == "1"
+
+
+def test_no_gateway_is_not_ready(tmp_path: Path) -> None:
+    with Edge(tmp_path, free_port()) as edge:
+        response, body = call(edge, body=chat("usage-10-5"))
+    is_ours(response, body, 503, "NOT_READY")
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_plain_http_is_sent_to_https_and_certificates_can_be_renewed(edge: Edge) -> None:
+    challenge = edge.directory / "tls" / "acme" / ".well-known" / "acme-challenge" / "token"
+    challenge.parent.mkdir(parents=True)
+    challenge.write_text("proof")
+    connection = http.client.HTTPConnection("127.0.0.1", edge.http_port, timeout=10)
+    connection.request("GET", "/.well-known/acme-challenge/token")
+    assert connection.getresponse().read() == b"proof"
+    connection.request("GET", "/v1/models?a=b", headers={"Host": "example.org"})
+    response = connection.getresponse()
+    assert (response.status, response.headers["Location"]) == (301, "https://example.org/v1/models?a=b")
+    connection.close()
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("a-sane.id:1", True), ("-x", False), ("x y", False), ("x" * 129, False)])
+def test_a_sane_request_id_is_kept_and_another_replaced(edge: Edge, sent: str, kept: bool) -> None:
+    response, _ = call(edge, "/health", X_Request_ID=sent)
+    assert (response.headers["X-Request-ID"] == sent) is kept
+    if not kept:
+        assert re.fullmatch(r"req_[0-9a-f]{32}", response.headers["X-Request-ID"])
+
+
+def test_the_access_log_tells_timings_and_no_secret(edge: Edge) -> None:
+    call(edge, "/v1/models?token=secret-in-a-query", X_Request_ID="logged-once", Cookie="session=secret-cookie")
+    (line,) = wait_for(lambda: [line for line in edge.access_log() if line["request_id"] == "logged-once"])
+    assert (line["path"], line["status"], line["upstream_status"]) == ("/v1/models", 200, "200")
+    assert float(line["upstream_s"]) <= line["duration_s"] + 0.001
+    text = (edge.directory / "access.log").read_text()
+    assert not any(secret in text for secret in ("secret-in-a-query", "secret-cookie", DEV_KEY))
+
+
+def test_whom_a_client_claims_to_be_is_not_believed(edge: Edge, server: Gateway) -> None:
+    # The gateway takes metrics' readers by their address; a forged header must not make one.
+    response, _ = call(edge, "/metrics", X_Forwarded_For="127.0.0.1", Forwarded="for=127.0.0.1")
+    assert response.status == 404
+
+
+@pytest.mark.parametrize("gateway", ["127.0.0.1:8000", "gateway:8000"])
+def test_debians_nginx_takes_the_configuration_too(tmp_path: Path, gateway: str) -> None:
+    debians = shutil.which("nginx", path="/usr/sbin")
+    if debians is None:
+        pytest.skip("Debian's nginx is not installed")
+    said = Edge(tmp_path, 1).check(debians, gateway)
+    assert "test is successful" in said
+    assert "[warn]" not in said
+
+
+@pytest.mark.parametrize("gateway", ["127.0.0.1:8000", "gateway:8000"])
+def test_the_newest_nginx_takes_the_configuration_without_a_warning(edge: Edge, tmp_path: Path, gateway: str) -> None:
+    said = Edge(tmp_path, 1).check(edge.env["NGINX_BIN"], gateway)
+    assert "test is successful" in said
+    assert "[warn]" not in said
