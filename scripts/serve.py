@@ -14,12 +14,19 @@ from honcho import manager
 from honcho.environ import parse_procfile
 from honcho.printer import Printer
 
-# gunicorn's graceful_timeout, and what it takes to settle the calls that were left.
-_STOP_TIMEOUT_S = 80
+from app.errors import ConfigError
+from app.settings import load_settings
+
+# After the time that running calls get (`server.drain_s`): to settle those that were left, and to end.
+_ENDING_S = 15
 
 
 def main() -> int:
-    manager.KILL_WAIT = _STOP_TIMEOUT_S
+    try:
+        manager.KILL_WAIT = load_settings().config.server.drain_s + _ENDING_S
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 1
     commands = parse_procfile(Path("Procfile").read_text(encoding="utf-8")).processes
     running = manager.Manager(Printer(sys.stdout, prefix=False))
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
