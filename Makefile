@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-compose check bench requirements clean
+.PHONY: run test test-compose check bench bench-peers requirements clean
 
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
@@ -25,6 +25,11 @@ check: .venv/stamp
 
 bench: .venv/stamp
 	$(BIN)/python -m bench.run
+
+# The same, with other gateways beside ours, installed below .bench/ (some gigabytes).
+bench-peers: .venv/stamp
+	$(BIN)/python -m bench.peers
+	$(BIN)/python -m bench.run peers
 
 .venv/stamp: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'

@@ -1,6 +1,7 @@
 """A load generator on raw gevent sockets, cheap enough not to be what is measured. One JSON line of results.
 
-`python -m bench.load PORT CALLS CONCURRENCY`, the request's head and body on stdin.
+`python -m bench.load PORT CALLS CONCURRENCY CHUNK_MS [tls]`, the request's head and body on stdin. Of a stream it also
+tells when its first chunk came, and how late each chunk was: after the first, one is due every CHUNK_MS.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ import time
 from typing import Any
 
 import gevent
-from gevent import socket
+from gevent import socket, ssl
 from gevent.pool import Group
 
 
 class Load:
-    def __init__(self, port: int, message: bytes) -> None:
+    def __init__(self, port: int, message: bytes, *, chunk_ms: int = 0, tls: bool = False) -> None:
         self._port = port
         self._message = message
+        self._chunk_s = chunk_ms / 1000
+        self._tls = _trusting() if tls else None
         self.left = 0
         self.statuses: dict[str, int] = {}
         self.chunks = 0
         self.done = 0
         self.latencies: list[float] = []
+        self.firsts: list[float] = []
+        self.lateness: list[float] = []
 
     def run(self, calls: int, concurrency: int) -> dict[str, Any]:
         self.left = calls
@@ -33,31 +38,32 @@ class Load:
             group.spawn(self._client)
         group.join(timeout=300)
         elapsed = time.perf_counter() - started
-        self.latencies.sort()
         return {
             "seconds": elapsed, "per_second": calls / elapsed, "cpu_s": time.process_time() - cpu,
             "statuses": self.statuses, "chunks": self.chunks, "done": self.done,
-            "p50_ms": self._quantile(0.5), "p99_ms": self._quantile(0.99),
+            **_quantiles("latency", self.latencies), **_quantiles("first", self.firsts),
+            **_quantiles("late", self.lateness),
         }  # fmt: skip
-
-    def _quantile(self, q: float) -> float:
-        return round(self.latencies[int((len(self.latencies) - 1) * q)] * 1000, 2) if self.latencies else 0.0
 
     def _client(self) -> None:
         sock = None
         while self.left > 0:
             self.left -= 1
-            started = time.perf_counter()
             if sock is None:
-                sock = socket.create_connection(("127.0.0.1", self._port))
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock = self._connect()
+            started = time.perf_counter()
             sock.sendall(self._message)
-            if not self._answer(sock):
+            if not self._answer(sock, started):
                 sock.close()
                 sock = None
             self.latencies.append(time.perf_counter() - started)
 
-    def _answer(self, sock: Any) -> bool:
+    def _connect(self) -> Any:
+        sock: Any = socket.create_connection(("127.0.0.1", self._port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock if self._tls is None else self._tls.wrap_socket(sock)
+
+    def _answer(self, sock: Any, started: float) -> bool:
         """Reads one answer; whether the connection can be used again."""
         data = b""
         while b"\r\n\r\n" not in data:
@@ -70,23 +76,32 @@ class Load:
         self._count(head[9:12].decode())
         lower = head.lower()
         if b"transfer-encoding: chunked" in lower:
-            tail = self._stream(sock, body)
-            return tail and b"connection: close" not in lower
+            return self._stream(sock, body, started) and b"connection: close" not in lower
         length = int(lower.split(b"content-length:")[1].split(b"\r\n", 1)[0])
         size = len(body)
         while size < length:
             more = sock.recv(65536)
             if not more:
+                self._count("cut")
                 return False
             size += len(more)
         return b"connection: close" not in lower
 
-    def _stream(self, sock: Any, data: bytes) -> bool:
+    def _stream(self, sock: Any, data: bytes, started: float) -> bool:
         end = b""
+        seen = 0
+        first = 0.0
         while True:
-            self.chunks += data.count(b'"content":')
+            now = time.perf_counter()
+            for _ in range(data.count(b'"content":')):
+                if not seen:
+                    first = now
+                    self.firsts.append(now - started)
+                self.lateness.append(now - first - seen * self._chunk_s)
+                seen += 1
             end = (end + data)[-64:]
             if end.endswith(b"0\r\n\r\n"):
+                self.chunks += seen
                 self.done += b"[DONE]" in end
                 return True
             data = sock.recv(65536)
@@ -98,9 +113,24 @@ class Load:
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
+def _trusting() -> Any:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _quantiles(name: str, seconds: list[float]) -> dict[str, float]:
+    seconds.sort()
+    return {
+        f"{name}_p{q}_ms": round(seconds[(len(seconds) - 1) * q // 100] * 1000, 2) if seconds else 0.0 for q in (50, 99)
+    }
+
+
 def main() -> None:
-    port, calls, concurrency = (int(argument) for argument in sys.argv[1:4])
-    print(json.dumps(Load(port, sys.stdin.buffer.read()).run(calls, concurrency)))
+    port, calls, concurrency, chunk_ms = (int(argument) for argument in sys.argv[1:5])
+    load = Load(port, sys.stdin.buffer.read(), chunk_ms=chunk_ms, tls=sys.argv[5:] == ["tls"])
+    print(json.dumps(load.run(calls, concurrency)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`make bench`: CPU a call of the gateway, all features on, next to a bare Flask "hello" in the same run.
+"""`make bench`: what a call costs the gateway, all features on, next to a bare Flask "hello" in the same run.
 
 CPU, not time: steady on a noisy machine. Rounds alternate between the scenarios; the report has medians. Nothing is
 believed before statuses and chunks are checked.
@@ -8,162 +8,118 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.peers import PEERS, Peer, running
+from bench.report import write
+from bench.scenarios import CONFIG, LIMITED, PRICES, SCENARIOS, VALID, Scenario, question
+from tests.support.edge import Edge
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
 from tests.support.upstream import Upstream
 
-ROUNDS = 3
-CONFIG = """
-providers:
-  up: {{kind: openai, base_url: {url}, api_key: sk-bench}}
-models:
-  plain: {{targets: [{{provider: up}}]}}
-  stream-50-20: {{targets: [{{provider: up}}]}}
-plans:
-  default:
-    {{requests_per_minute: 100000000, tokens_per_minute: 100000000000, requests_per_day: 1000000000,
-     tokens_per_day: 1000000000000, budget_usd_per_month: 900000, concurrency: 100000}}
-"""
-PRICES = 'up: {"*": {prompt: 0.4, completion: 1.6, cached: 0.1}}'
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+Figures = dict[str, dict[str, list[float]]]
 
 
-@dataclass(frozen=True)
-class Scenario:
-    name: str
-    body: dict[str, Any]
-    calls: int
-    concurrency: int
-    status: str = "200"
-    key: str = ""  # by default a valid one
-    chunks: int = 0  # content chunks expected for each call
-    hello: bool = False
+class Site:
+    """Everything that runs, and what it has used so far."""
+
+    def __init__(self, stack: ExitStack, directory: Path) -> None:
+        self.upstream = stack.enter_context(Upstream())
+        self.redis = RedisServer(directory)
+        self.redis.start()
+        stack.callback(self.redis.stop)
+        started = time.perf_counter()
+        self.gateway = stack.enter_context(
+            Gateway(
+                directory / "gateway", CONFIG.format(url=self.upstream.url), redis_url=self.redis.url, prices=PRICES,
+                env={"GATEWAY_ENV": "production", "DEV_API_KEY": ""},
+            )
+        )  # fmt: skip
+        self.start_s = time.perf_counter() - started
+        self.keys = {VALID: self.gateway.create_key("bench"), LIMITED: self.gateway.create_key("one", plan="one")}
+        self.edge = stack.enter_context(Edge(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json"))
+        self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
+        self._trees = {
+            "gateway": self.gateway.master_pid, "redis": self.redis.pid, "ledger": self.gateway.ledger_pid,
+            "nginx": self.edge.pid, "vendor": self.upstream.pid,
+        }  # fmt: skip
+
+    def port(self, scenario: Scenario) -> int:
+        return {"hello": self.hello_port, "gateway": self.gateway.port, "edge": self.edge.tls_port}[scenario.at]
+
+    def used(self, scenario: Scenario) -> dict[str, float]:
+        """CPU seconds so far, by process tree."""
+        if scenario.at == "hello":
+            return {"gateway": cpu_s(self.hello)}
+        return {name: cpu_s(psutil.Process(pid)) for name, pid in self._trees.items()}
+
+    def memory_mb(self) -> float:
+        master = psutil.Process(self.gateway.master_pid)
+        return sum(each.memory_full_info().pss for each in [master, *master.children(recursive=True)]) / 1e6
 
 
-def question(model: str, **more: Any) -> dict[str, Any]:
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "What is a penstock?"},
-    ]
-    return {"model": model, "messages": messages, **more}
-
-
-SCENARIOS = (
-    Scenario("bare Flask hello", question("plain"), 6000, 32, hello=True),
-    Scenario("completion", question("plain"), 6000, 32),
-    Scenario("cached completion", question("plain", temperature=0), 6000, 32),
-    Scenario("401", question("plain"), 6000, 32, status="401", key="pstk_wrong"),
-    Scenario("stream of 50 chunks, 200 at once", question("stream-50-20", stream=True), 600, 200, chunks=50),
-)
-
-
-def main() -> None:
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    with tempfile.TemporaryDirectory() as name, Upstream() as upstream:
-        directory = Path(name)
-        redis = RedisServer(directory)
-        redis.start()
-        try:
-            config = CONFIG.format(url=upstream.url)
-            production = {"GATEWAY_ENV": "production", "DEV_API_KEY": ""}
-            with Gateway(directory / "gateway", config, redis_url=redis.url, prices=PRICES, env=production) as gateway:
-                key = gateway.create_key("bench")
-                scenarios = [replace(scenario, key=scenario.key or key) for scenario in SCENARIOS]
-                hello, hello_port = start_hello(gateway.env)
-                try:
-                    report(measure(scenarios, gateway, hello_port, psutil.Process(hello.pid), redis, upstream))
-                finally:
-                    hello.terminate()
-                    hello.wait(10)
-        finally:
-            redis.stop()
-
-
-def start_hello(env: dict[str, str]) -> tuple[subprocess.Popen[bytes], int]:
+@contextmanager
+def started_hello(env: dict[str, str]) -> Iterator[tuple[psutil.Process, int]]:
+    """The yardstick, under gunicorn's own gevent worker, not ours."""
     port = free_port()
     command = [f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "-k", "gevent", "bench.hello:app"]
     own = {**env, "PORT": str(port), "DATA_DIR": env["DATA_DIR"] + "-hello"}
     process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    scenario = Scenario("warm-up", question("plain"), 1, 1)
-    wait_for(lambda: _answers(port, scenario), message="the hello did not start")
-    return process, port
-
-
-def _answers(port: int, scenario: Scenario) -> bool:
+    warm_up = Scenario(name="warm-up", body=question("plain"), calls=1, concurrency=1)
     try:
-        return load(port, scenario)["statuses"] == {"200": 1}
+        wait_for(lambda: answers(port, warm_up), message="the hello did not start")
+        yield psutil.Process(process.pid), port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def answers(port: int, scenario: Scenario) -> bool:
+    try:
+        return bool(load(port, scenario, "")["statuses"] == {"200": 1})
     except subprocess.CalledProcessError:
         return False
 
 
-def load(port: int, scenario: Scenario) -> dict[str, Any]:
+def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers: str = "") -> dict[str, Any]:
+    """One run of the load generator. Its results, see `bench.load`."""
     body = json.dumps(scenario.body).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {scenario.key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {scenario.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {key}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     )
-    command = [sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency)]
-    result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=300)
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
+    command = [
+        sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency),
+        str(scenario.chunk_ms), *(["tls"] if tls else []),
+    ]  # fmt: skip
+    result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=400)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
 
 
-def measure(
-    scenarios: list[Scenario],
-    gateway: Gateway,
-    hello_port: int,
-    hello: psutil.Process,
-    redis: RedisServer,
-    upstream: Upstream,
-) -> dict[str, dict[str, list[float]]]:
-    meters: dict[str, Callable[[], float]] = {
-        "gateway": lambda: cpu_s(psutil.Process(gateway.master_pid)),
-        "redis": lambda: cpu_s(psutil.Process(redis.pid)),
-        "ledger": lambda: cpu_s(psutil.Process(gateway.ledger_pid)),
-        "upstream": lambda: cpu_s(psutil.Process(upstream.pid)),
-    }
-    figures: dict[str, dict[str, list[float]]] = {scenario.name: {} for scenario in scenarios}
-    for round_number in range(ROUNDS + 1):
-        for scenario in scenarios:
-            port = hello_port if scenario.hello else gateway.port
-            now = {"gateway": lambda: cpu_s(hello)} if scenario.hello else meters
-            before = {name: meter() for name, meter in now.items()}
-            result = load(port, scenario)
-            if not scenario.hello:
-                gateway.drained()
-            check(scenario, result)
-            if round_number == 0:
-                continue  # a warm-up
-            row = figures[scenario.name]
-            for name, meter in now.items():
-                row.setdefault(name, []).append((meter() - before[name]) * 1000 / scenario.calls)
-            for name in ("per_second", "p50_ms", "p99_ms"):
-                row.setdefault(name, []).append(result[name])
-            row.setdefault("generator", []).append(result["cpu_s"] * 1000 / scenario.calls)
-    return figures
-
-
-def check(scenario: Scenario, result: dict[str, Any]) -> None:
-    expected = {scenario.status: scenario.calls}
-    if result["statuses"] != expected:
-        raise SystemExit(f"{scenario.name}: expected {expected}, got {result['statuses']}")
-    if scenario.chunks and (result["chunks"], result["done"]) != (scenario.chunks * scenario.calls, scenario.calls):
-        raise SystemExit(f"{scenario.name}: {result['chunks']} chunks, {result['done']} ends")
+def problem(scenario: Scenario, result: dict[str, Any]) -> str:
+    """What makes `result` unfit to be believed; "" when nothing does."""
+    if result["statuses"] != {scenario.status: scenario.calls}:
+        return f"expected {scenario.calls} × {scenario.status}, got {result['statuses']}"
+    if scenario.is_stream and (result["chunks"], result["done"]) != (scenario.chunks * scenario.calls, scenario.calls):
+        lost = scenario.chunks * scenario.calls - result["chunks"]
+        return f"{lost} chunks lost, {result['done']} of {scenario.calls} streams ended"
+    return ""
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """User and system time of a process and its children, the live and the dead."""
+    """User and system time of a process and its children."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         times = each.cpu_times()
@@ -171,28 +127,78 @@ def cpu_s(process: psutil.Process) -> float:
     return total
 
 
-def report(figures: dict[str, dict[str, list[float]]]) -> None:
-    hello = statistics.median(figures["bare Flask hello"]["gateway"])
-    lines = [
-        "# Benchmark",
-        "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {psutil.cpu_count()} cores "
-        f"shared by everything, 2 workers, medians of {ROUNDS} alternating rounds. Every feature on: key, limits",
-        "for requests, tokens, budget and concurrency, prices, cache look-up, ledger, metrics, logs. CPU in ms a call,",
-        "of whole process trees.",
-        "",
-        "| scenario | gateway CPU | × hello | redis | ledger | vendor | generator | calls/s | p50 ms | p99 ms |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in figures.items():
-        others = ("redis", "ledger", "upstream", "generator")
-        cells = [f"{statistics.median(row[meter]):.3f}" if meter in row else "–" for meter in others]
-        cpu = statistics.median(row["gateway"])
-        speed = [f"{statistics.median(row[key]):.1f}" for key in ("per_second", "p50_ms", "p99_ms")]
-        lines.append(f"| {name} | {cpu:.3f} | {cpu / hello:.2f} | {' | '.join(cells)} | {' | '.join(speed)} |")
-    text = "\n".join(lines) + "\n"
-    (ROOT / "bench" / "report.md").write_text(text)
-    print(text)
+def measure(site: Site, figures: Figures, scenario: Scenario, *, keep: bool) -> None:
+    direct = load(site.upstream.port, scenario, "") if scenario.direct else None
+    before = site.used(scenario)
+    result = load(site.port(scenario), scenario, site.keys.get(scenario.key, "pstk_wrong"), tls=scenario.at == "edge")
+    if scenario.at != "hello":
+        site.gateway.drained(120)
+    wrong = problem(scenario, result)
+    if wrong:
+        raise SystemExit(f"{scenario.name}: {wrong}")
+    if keep:
+        note(figures, scenario, {
+            **{name: (now - before[name]) * 1000 / scenario.calls for name, now in site.used(scenario).items()},
+            "generator": result["cpu_s"] * 1000 / scenario.calls, **timings(result, direct),
+        })  # fmt: skip
+
+
+def timings(result: dict[str, Any], direct: dict[str, Any] | None) -> dict[str, float]:
+    """As measured, and what was added to the same load on the vendor itself."""
+    names = [name for name in result if name.endswith("_ms") or name == "per_second"]
+    found = {name: float(result[name]) for name in names}
+    if direct is not None:
+        found |= {f"added_{name}": result[name] - direct[name] for name in names if name != "per_second"}
+    return found
+
+
+def note(figures: Figures, scenario: Scenario, row: dict[str, float]) -> None:
+    for name, value in row.items():
+        figures.setdefault(scenario.name, {}).setdefault(name, []).append(value)
+
+
+def measure_peer(peer: Peer, upstream: Upstream, directory: Path) -> Figures | str:
+    """Its figures in the same scenarios, with fewer calls; or why there are none."""
+    figures: Figures = {}
+    try:
+        with running(peer, upstream.url, directory) as (process, port):
+            for number in range(max(ROUNDS // 2, 1) + 1):
+                for known in SCENARIOS:
+                    if known.name not in peer.scenarios:
+                        continue
+                    scenario = replace(known, calls=peer.scenarios[known.name], path=peer.path)
+                    before = cpu_s(process)
+                    result = load(port, scenario, "sk-bench", headers=peer.headers(upstream.url))
+                    wrong = problem(scenario, result)
+                    if number or wrong:
+                        note(figures, scenario, {
+                            "gateway": (cpu_s(process) - before) * 1000 / scenario.calls, **timings(result, None),
+                        })  # fmt: skip
+                    if wrong:
+                        figures[scenario.name]["problem: " + wrong] = []
+    except (OSError, subprocess.SubprocessError, AssertionError) as exc:
+        return f"did not run: {str(exc)[:200]}"
+    return figures
+
+
+def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    figures: Figures = {}
+    peers: dict[str, Figures | str] = {}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        site = Site(stack, Path(name))
+        load(site.gateway.port, replace(SCENARIOS[1], calls=1), site.keys[LIMITED])
+        idle_mb = site.memory_mb()
+        for number in range(ROUNDS + 1):
+            for scenario in SCENARIOS:
+                measure(site, figures, scenario, keep=number > 0)  # the first round is a warm-up
+            print(f"round {number} of {ROUNDS}", file=sys.stderr)
+        memory = {"idle": idle_mb, "after all rounds": site.memory_mb()}
+        if "peers" in sys.argv[1:]:
+            for peer in PEERS:
+                print(peer.name, file=sys.stderr)
+                peers[peer.name] = measure_peer(peer, site.upstream, Path(name))
+        write(figures, peers, start_s=site.start_s, memory_mb=memory, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from typing import Any
 
 import gevent
 import msgspec
+from gevent.server import StreamServer
 from gunicorn.http import errors as http
 from gunicorn.util import write_nonblock
-from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.workers import ggevent
 
 _STATUSES: dict[type[Exception], int] = {
     http.LimitRequestLine: 414,
@@ -26,7 +27,17 @@ _STATUSES: dict[type[Exception], int] = {
 _OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
 
 
-class Worker(GeventWorker):
+class _Server(StreamServer):
+    """Takes this many connections at a time. gunicorn wants one, to spread them evenly over the workers; but in a rush,
+    while each turn of the event loop serves hundreds of streams, the last of 1,000 then waited for 3 s."""
+
+    max_accept = property(lambda self: 16, lambda self, value: None)
+
+
+ggevent.StreamServer = _Server  # type: ignore[attr-defined]
+
+
+class Worker(ggevent.GeventWorker):
     """Named in gunicorn.conf.py. Imported by the master too, so the application is only imported when needed."""
 
     settling_s = 10  # before gunicorn's `graceful_timeout` kills it, a worker ends its calls itself, and settles them

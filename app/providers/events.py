@@ -12,6 +12,7 @@ from app.domain.config import Timeouts
 from app.domain.money import Usage
 from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.exchange import Exchange
+from app.providers.pace import Pace
 
 _MAX_EVENT = 1024 * 1024
 
@@ -72,7 +73,14 @@ class OpenAIStream:
     """See `providers.base.AnswerStream`. A block is what one read brought, cut at its last whole event."""
 
     def __init__(
-        self, exchange: Exchange, *, provider: str, include_usage: bool, heartbeat_s: float, timeouts: Timeouts
+        self,
+        exchange: Exchange,
+        *,
+        provider: str,
+        include_usage: bool,
+        heartbeat_s: float,
+        timeouts: Timeouts,
+        pace: Pace,
     ) -> None:
         self.usage: Usage | None = None
         self.text_bytes = 0
@@ -83,6 +91,7 @@ class OpenAIStream:
         self._include_usage = include_usage
         self._heartbeat_s = heartbeat_s
         self._timeouts = timeouts
+        self._pace = pace
         self._rest = b""
         self._service_tier: str | None = None
         self._first = b""
@@ -94,9 +103,11 @@ class OpenAIStream:
             self._first = self._whole_events(self._some(self._exchange.read_first()))
 
     def __iter__(self) -> Iterator[bytes]:
+        self._pace.begin()
         try:
             yield from self._blocks()
         finally:
+            self._pace.end()
             self._exchange.close()
 
     def close(self) -> None:
@@ -113,6 +124,7 @@ class OpenAIStream:
             block = self._whole_events(data)
             if block:
                 yield block
+                self._pace.breathe()
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since >= self._heartbeat_s:
                 # Only comments came, or parts of a long event: the client must not take that for silence.

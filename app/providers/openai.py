@@ -16,6 +16,7 @@ from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
 from app.providers.events import OpenAIStream, WireUsage, usage_of
 from app.providers.exchange import Exchange
+from app.providers.pace import Pace
 from app.providers.refusals import refusal
 from app.providers.transport import Transport
 
@@ -51,6 +52,7 @@ class OpenAIProvider:
         self.name = name
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
+        self._pace = Pace()
         headers = dict(config.headers)
         if config.api_key and "authorization" not in {header.lower() for header in headers}:
             headers["Authorization"] = f"Bearer {config.api_key}"
@@ -80,6 +82,7 @@ class OpenAIProvider:
             stream = OpenAIStream(
                 exchange, provider=self.name, include_usage=call.request.include_usage,
                 heartbeat_s=self._heartbeat_s, timeouts=self._transport.timeouts,
+                pace=self._pace,
             )  # fmt: skip
             stream.await_first()
         except BaseException:

@@ -39,6 +39,11 @@ class Edge:
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(10)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def check(self, nginx: str, gateway: str) -> str:
         """What `nginx -t` of another nginx says of the configuration for `gateway`."""
         env = {**self.env, "NGINX_BIN": nginx, "GATEWAY": gateway, "RESOLVER": "127.0.0.1"}

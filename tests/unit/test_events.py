@@ -11,6 +11,7 @@ from app.domain.config import Timeouts
 from app.domain.money import Usage
 from app.errors import UpstreamError
 from app.providers.events import OpenAIStream
+from app.providers.pace import Pace
 from tests.support.providers import SSE_HEADERS, chat_call, drip, openai, payloads, scripted_server, text_of
 from tests.support.upstream import Upstream
 
@@ -47,7 +48,9 @@ class Blocks:
 
 def stream_of(*blocks: bytes, include_usage: bool = False) -> OpenAIStream:
     exchange: Any = Blocks(list(blocks))
-    return OpenAIStream(exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts())
+    return OpenAIStream(
+        exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts(), pace=Pace()
+    )
 
 
 def received(*blocks: bytes, include_usage: bool = False) -> bytes:

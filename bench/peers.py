@@ -1,0 +1,139 @@
+"""Other gateways, measured in the same run (`make bench-peers`): how each is installed, configured and started.
+
+Each lives in an environment of its own below `.bench/`; none is a dependency. What does not install or start is a line
+in the report. Traps: compiled bytecode, telemetry off, no rate limits, as many workers as ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.support.servers import ROOT, free_port, wait_for
+
+HOME = ROOT / ".bench"
+_FEW = {"completion": 400, "50 chunks, 200 streams at once": 200}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    name: str
+    install: tuple[tuple[str, ...], ...]
+    command: Callable[[Path, int, str], list[str]]  # directory for its files, port, vendor's URL
+    env: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/v1/chat/completions"
+    headers: Callable[[str], str] = lambda _: ""
+    scenarios: Mapping[str, int] = field(default_factory=lambda: _FEW)  # with how many calls
+
+
+def _python(name: str, package: str) -> tuple[tuple[str, ...], ...]:
+    bin = HOME / name / "bin"
+    return (
+        (sys.executable, "-m", "venv", str(HOME / name)),
+        (str(bin / "pip"), "install", "-q", "--no-cache-dir", package),
+        (str(bin / "python"), "-m", "compileall", "-q", str(HOME / name / "lib")),
+    )
+
+
+def _litellm(directory: Path, port: int, url: str) -> list[str]:
+    models = "\n".join(
+        f"  - model_name: {name}\n    litellm_params: {{model: openai/{name}, api_base: {url}, api_key: sk-bench}}"
+        for name in ("plain", "stream-50-20")
+    )
+    (directory / "litellm.yaml").write_text(f"model_list:\n{models}\nlitellm_settings: {{telemetry: false}}\n")
+    return [
+        str(HOME / "litellm/bin/litellm"), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1",
+        "--port", str(port), "--num_workers", "2",
+    ]  # fmt: skip
+
+
+def _mlflow(directory: Path, port: int, url: str) -> list[str]:
+    endpoints = "\n".join(
+        f"  - name: {name}\n    endpoint_type: llm/v1/chat\n    model:\n      provider: openai\n      name: {name}\n"
+        f"      config: {{openai_api_key: sk-bench, openai_api_base: {url}}}"
+        for name in ("plain", "stream-50-20")
+    )
+    (directory / "mlflow.yaml").write_text(f"endpoints:\n{endpoints}\n")
+    return [
+        str(HOME / "mlflow/bin/mlflow"), "gateway", "start", "--config-path", str(directory / "mlflow.yaml"),
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "2",
+    ]  # fmt: skip
+
+
+def _portkey(_directory: Path, port: int, _url: str) -> list[str]:
+    server = HOME / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
+    return ["node", str(server), f"--port={port}", "--headless"]
+
+
+PEERS = (
+    Peer(
+        name="LiteLLM proxy", install=_python("litellm", "litellm[proxy]"), command=_litellm,
+        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"},
+    ),
+    Peer(
+        name="MLflow gateway", install=_python("mlflow", "mlflow[gateway]"), command=_mlflow,
+        env={"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
+    ),
+    Peer(
+        name="Portkey gateway",
+        install=(("npm", "install", "--no-audit", "--prefix", str(HOME / "portkey"), "@portkey-ai/gateway"),),
+        command=_portkey, headers=lambda url: f"x-portkey-provider: openai\r\nx-portkey-custom-host: {url}\r\n",
+    ),
+)  # fmt: skip
+
+
+def install(peer: Peer) -> None:
+    """Raises `OSError`, `CalledProcessError`."""
+    for command in peer.install:
+        subprocess.run(command, check=True, timeout=1800, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def running(peer: Peer, vendor_url: str, directory: Path) -> Iterator[tuple[psutil.Process, int]]:
+    """The peer's process and port. Raises `AssertionError` when it does not come up."""
+    port = free_port()
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with (directory / f"{peer.name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            peer.command(directory, port, vendor_url), cwd=directory, env={**kept, **peer.env}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    tree = psutil.Process(process.pid)
+    try:
+        wait_for(lambda: _answers(process, port), timeout_s=180, message="it did not answer within three minutes")
+        yield tree, port
+    finally:
+        for each in [*tree.children(recursive=True), tree]:
+            each.kill()
+        process.wait(20)
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    assert process.poll() is None, "it ended at once"
+    with socket.socket() as probe:
+        return bool(probe.connect_ex(("127.0.0.1", port)) == 0)
+
+
+def main() -> None:
+    """Installs all peers."""
+    HOME.mkdir(exist_ok=True)
+    for peer in PEERS:
+        try:
+            install(peer)
+        except (OSError, subprocess.SubprocessError) as exc:
+            print(f"{peer.name}: {exc}", file=sys.stderr)
+            if shutil.which(peer.install[0][0]) is None:
+                print(f"{peer.install[0][0]} is missing", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
