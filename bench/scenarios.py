@@ -13,6 +13,7 @@ models:
   plain: {{targets: [{{provider: up}}]}}
   slow-50: {{targets: [{{provider: up}}]}}
   stream-50-20: {{targets: [{{provider: up}}]}}
+  stream-5-0: {{targets: [{{provider: up}}]}}
   embed: {{targets: [{{provider: up}}]}}
 plans:
   default:

@@ -1,0 +1,40 @@
+"""`python -m bench.memory`: memory of the gateway's tree after 20,000 and after 200,000 calls, every tenth a stream."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from bench.run import Site, load, problem
+from bench.scenarios import LIMITED, SCENARIOS, VALID, Scenario, question
+
+_MIX = (
+    Scenario(name="completion", body=question("plain"), calls=1200),
+    Scenario(name="cached", body=question("plain", temperature=0), calls=300),
+    Scenario(name="429", body=question("plain"), calls=300, status="429", key=LIMITED),
+    Scenario(name="stream", body=question("stream-5-0", stream=True), calls=200, chunks=5),
+)
+_ROUND = sum(scenario.calls for scenario in _MIX)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        site = Site(stack, Path(name))
+        load(site.gateway.port, replace(SCENARIOS[1], calls=1), site.keys[LIMITED])
+        print(f"{'calls':>8} {'MB (PSS)':>9}")
+        for done in range(0, 200_000 + _ROUND, _ROUND):
+            if done in (0, 20_000) or done % 40_000 == 0:
+                site.gateway.drained(120)
+                print(f"{done:8} {site.memory_mb():9.1f}")
+                sys.stdout.flush()
+            for scenario in _MIX:
+                wrong = problem(scenario, load(site.gateway.port, scenario, site.keys.get(scenario.key, VALID)))
+                if wrong:
+                    raise SystemExit(f"{scenario.name}: {wrong}")
+
+
+if __name__ == "__main__":
+    main()
