@@ -47,6 +47,7 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     tls_port: int = Field(8443, ge=1, le=65535)
+    tls_certificate: Path | None = None  # the file that nginx shows, to tell when it expires
     workers: int = Field(2, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     config_path: Path = Path("config/gateway.yaml")
@@ -80,6 +81,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "host": env.get("HOST"),
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
+        "tls_certificate": env.get("TLS_CERTIFICATE"),
         "workers": env.get("WEB_CONCURRENCY") or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "config_path": config_path,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from bench.run import Site, load, problem
-from bench.scenarios import LIMITED, SCENARIOS, VALID, Scenario, question
+from bench.scenarios import LIMITED, VALID, Scenario, question
 
 _MIX = (
     Scenario(name="completion", body=question("plain"), calls=1200),
@@ -23,7 +22,6 @@ _ROUND = sum(scenario.calls for scenario in _MIX)
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         site = Site(stack, Path(name))
-        load(site.gateway.port, replace(SCENARIOS[1], calls=1), site.keys[LIMITED])
         print(f"{'calls':>8} {'MB (PSS)':>9}")
         for done in range(0, 200_000 + _ROUND, _ROUND):
             if done in (0, 20_000) or done % 40_000 == 0:

@@ -187,7 +187,6 @@ def main() -> None:
     peers: dict[str, Figures | str] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         site = Site(stack, Path(name))
-        load(site.gateway.port, replace(SCENARIOS[1], calls=1), site.keys[LIMITED])
         idle_mb = site.memory_mb()
         for number in range(ROUNDS + 1):
             for scenario in SCENARIOS:

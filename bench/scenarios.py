@@ -19,7 +19,7 @@ plans:
   default:
     {{requests_per_minute: 100000000, tokens_per_minute: 100000000000, requests_per_day: 1000000000,
      tokens_per_day: 1000000000000, budget_usd_per_month: 900000, concurrency: 100000}}
-  one: {{requests_per_minute: 1}}
+  one: {{tokens_per_minute: 1}}
 """
 PRICES = 'up: {"*": {prompt: 0.4, completion: 1.6, cached: 0.1}}'
 VALID, LIMITED, WRONG = "valid", "limited", "wrong"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import ssl
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -140,8 +142,26 @@ def _only_from_inside(found: Services) -> None:
 
 
 def _shared_figures(found: Services) -> dict[str, float]:
-    """Figures of the whole installation; none when Redis is away, so that the scrape itself never fails."""
+    """Figures of the whole installation. What cannot be read is left out, so that the scrape itself never fails."""
+    figures: dict[str, float] = {}
     try:
-        return {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": float(found.outbox.depth())}
+        used, most = found.redis.memory()
+        figures |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
+        figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
     except StoreUnavailable:
-        return {}
+        pass  # its absence is an alert of its own
+    expires = _expires(found.settings.tls_certificate)
+    if expires is not None:
+        figures["tls_certificate_expiry_timestamp_seconds"] = expires
+    return figures
+
+
+def _expires(certificate: Path | None) -> float | None:
+    """When the first certificate in the PEM file ends, in Unix seconds."""
+    if certificate is None:
+        return None
+    try:
+        end: str = ssl._ssl._test_decode_cert(str(certificate))["notAfter"]  # type: ignore[attr-defined]
+    except (OSError, KeyError):
+        return None
+    return float(ssl.cert_time_to_seconds(end))

@@ -144,6 +144,8 @@ class Pipeline:
             self._metrics.rate_limited(exc.limit)
             raise
         self._metrics.active(1)
+        if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
+            self._metrics.budget_near(admitted.caller.plan)
         return Running(
             context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
             row=row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",

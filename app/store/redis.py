@@ -72,6 +72,11 @@ class Redis:
         """Raises `StoreUnavailable` unless Redis answers and accepts writes."""
         self.execute("PING")
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes in use, and how many it may use (0: no bound)."""
+        info = dict(line.split(b":", 1) for line in self.execute("INFO", "memory").split(b"\r\n") if b":" in line)
+        return int(info[b"used_memory"]), int(info.get(b"maxmemory", b"0"))
+
     def close(self) -> None:
         while self._idle:
             self._idle.pop().disconnect()

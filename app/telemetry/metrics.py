@@ -40,6 +40,7 @@ class Metrics:
     def __init__(self, *, config: GatewayConfig) -> None:
         self._models = frozenset(config.models)
         self._providers = frozenset(config.providers) | {"cache"}
+        self._plans = frozenset(config.plans)
         self._registry = CollectorRegistry()
         self._children: dict[tuple[Any, ...], Any] = {}
         self._requests = self._new(
@@ -64,6 +65,9 @@ class Metrics:
             Gauge, "llm_active_requests", "Model calls that are running.", multiprocess_mode="livesum"
         )
         self._limited = self._new(Counter, "llm_rate_limited_total", "Calls refused by a limit.", "limit")
+        self._near = self._new(
+            Counter, "llm_budget_near_total", "Calls of keys with less than a fifth of a budget left.", "plan"
+        )
         self._cache = self._new(Counter, "llm_cache_requests_total", "Calls by what the cache did.", "result")
         self._upstream = self._new(Counter, "llm_upstream_errors_total", "Failed attempts.", "provider", "kind")
         self._breaker = self._new(
@@ -113,6 +117,10 @@ class Metrics:
     def rate_limited(self, limit: str) -> None:
         """`limit` is the name of a plan's field."""
         self._child(self._limited, limit).inc()
+
+    def budget_near(self, plan: str) -> None:
+        """A call was admitted that leaves less than a fifth of its key's budget."""
+        self._child(self._near, plan if plan in self._plans else "other").inc()
 
     def cache(self, result: str) -> None:
         """`result`: hit, miss or bypass."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.run import Site, load, problem
-from bench.scenarios import LIMITED, SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, Scenario
 
 HELLO, COMPLETION = SCENARIOS[:2]
 REFUSED = next(scenario for scenario in SCENARIOS if scenario.name == "401")
@@ -48,7 +48,6 @@ def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: Sit
 
 
 def test_memory_does_not_grow_with_the_number_of_calls(site: Site) -> None:
-    load(site.gateway.port, replace(COMPLETION, calls=1), site.keys[LIMITED])
     for scenario, calls in ((COMPLETION, 2000), (STREAM, 200)):
         cost(site, scenario, calls)
     before = site.memory_mb()
