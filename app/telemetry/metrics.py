@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -17,6 +18,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from app.domain.config import GatewayConfig
+from app.telemetry import archive
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -141,14 +143,15 @@ class Metrics:
 
     def render(self, now: Mapping[str, float]) -> bytes:
         """The text of a scrape. `now` are figures that belong to no worker, read for this scrape."""
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            merged = CollectorRegistry()
-            multiprocess.MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
-        else:
-            merged = self._registry
         shared = CollectorRegistry()
         shared.register(_Now(now))
-        return generate_latest(merged) + generate_latest(shared)
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if directory is None:
+            return generate_latest(self._registry) + generate_latest(shared)
+        merged = CollectorRegistry()
+        multiprocess.MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+        with archive.reading(Path(directory)):
+            return generate_latest(merged) + generate_latest(shared)
 
     def _new(self, kind: type[M], name: str, text: str, *labels: str, **options: Any) -> M:
         return kind(name, text, labels, registry=self._registry, **options)
@@ -171,5 +174,7 @@ class _Now(Collector):
 
 
 def worker_exited(pid: int) -> None:
-    """gunicorn's `child_exit`: a dead worker's gauges must not stay."""
-    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    """gunicorn's `child_exit`: a dead worker's gauges go, and its counters into the archive."""
+    with archive.changing(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])) as directory:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        archive.fold(directory, pid)
