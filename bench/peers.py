@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def _portkey(_directory: Path, port: int, _url: str) -> list[str]:
 PEERS = (
     Peer(
         name="LiteLLM proxy", install=_python("litellm", "litellm[proxy]"), command=_litellm,
-        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"},
+        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR",
+             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
     ),
     Peer(
         name="MLflow gateway", install=_python("mlflow", "mlflow[gateway]"), command=_mlflow,
@@ -107,13 +109,12 @@ def running(peer: Peer, vendor_url: str, directory: Path) -> Iterator[tuple[psut
             peer.command(directory, port, vendor_url), cwd=directory, env={**kept, **peer.env}, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-    tree = psutil.Process(process.pid)
     try:
         wait_for(lambda: _answers(process, port), timeout_s=180, message="it did not answer within three minutes")
-        yield tree, port
+        yield psutil.Process(process.pid), port
     finally:
-        for each in [*tree.children(recursive=True), tree]:
-            each.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
 
 

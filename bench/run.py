@@ -176,7 +176,7 @@ def measure_peer(peer: Peer, upstream: Upstream, directory: Path) -> Figures | s
                         })  # fmt: skip
                     if wrong:
                         figures[scenario.name]["problem: " + wrong] = []
-    except (OSError, subprocess.SubprocessError, AssertionError) as exc:
+    except (OSError, subprocess.SubprocessError, AssertionError, psutil.Error) as exc:
         return f"did not run: {str(exc)[:200]}"
     return figures
 
@@ -193,10 +193,9 @@ def main() -> None:
                 measure(site, figures, scenario, keep=number > 0)  # the first round is a warm-up
             print(f"round {number} of {ROUNDS}", file=sys.stderr)
         memory = {"idle": idle_mb, "after all rounds": site.memory_mb()}
-        if "peers" in sys.argv[1:]:
-            for peer in PEERS:
-                print(peer.name, file=sys.stderr)
-                peers[peer.name] = measure_peer(peer, site.upstream, Path(name))
+        for peer in PEERS if "peers" in sys.argv[1:] else ():
+            print(peer.name, file=sys.stderr)
+            peers[peer.name] = measure_peer(peer, site.upstream, Path(name))
         write(figures, peers, start_s=site.start_s, memory_mb=memory, rounds=ROUNDS)
 
 

@@ -57,12 +57,12 @@ class Callers:
         caller = self._static.get(key_hash)
         if caller is not None:
             return caller
-        if not is_well_formed(key):
-            raise InvalidApiKey(_UNKNOWN)
         known = self._known.get(key_hash)
         if known is not None and (known[0] is not None or self._monotonic() - known[1] < FRESH_S):
             self._known.move_to_end(key_hash)
             return self._valid(known[0])
+        if not is_well_formed(key):
+            raise InvalidApiKey(_UNKNOWN)
         return self.refreshed(key_hash)
 
     def verified(self, key: str) -> Caller:

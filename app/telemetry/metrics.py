@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from app.domain.config import GatewayConfig
 from app.telemetry import archive
+from app.telemetry.batch import Batch
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -44,6 +45,7 @@ class Metrics:
         self._providers = frozenset(config.providers) | {"cache"}
         self._plans = frozenset(config.plans)
         self._registry = CollectorRegistry()
+        self._batch = Batch(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}
         self._requests = self._new(
             Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status"
@@ -98,39 +100,40 @@ class Metrics:
         """A model call ended. `status`: ok, error or aborted."""
         model = model if model in self._models else "other"
         provider = provider if provider in self._providers else "other"
-        self._child(self._requests, model, provider, status).inc()
-        self._child(self._duration, model, provider).observe(duration_s)
+        inc, observe = self._batch.inc, self._batch.observe
+        inc(self._child(self._requests, model, provider, status))
+        observe(self._child(self._duration, model, provider), duration_s)
         if ttft_s is not None:
-            self._child(self._first_token, model).observe(ttft_s)
+            observe(self._child(self._first_token, model), ttft_s)
         for kind, count in (
             ("prompt", prompt_tokens), ("completion", completion_tokens),
             ("cached", cached_tokens), ("reasoning", reasoning_tokens),
         ):  # fmt: skip
             if count:
-                self._child(self._tokens, model, kind).inc(count)
+                inc(self._child(self._tokens, model, kind), count)
         if cost_nanousd:
-            self._child(self._cost, model, provider).inc(cost_nanousd / 1e9)
-            self._child(self._call_cost, model).observe(cost_nanousd / 1e9)
+            inc(self._child(self._cost, model, provider), cost_nanousd / 1e9)
+            observe(self._child(self._call_cost, model), cost_nanousd / 1e9)
 
     def active(self, delta: int) -> None:
         """A call began (+1) or ended (-1)."""
-        self._active.inc(delta)
+        self._batch.inc(self._active, delta)
 
     def rate_limited(self, limit: str) -> None:
         """`limit` is the name of a plan's field."""
-        self._child(self._limited, limit).inc()
+        self._batch.inc(self._child(self._limited, limit))
 
     def budget_near(self, plan: str) -> None:
         """A call was admitted that leaves less than a fifth of its key's budget."""
-        self._child(self._near, plan if plan in self._plans else "other").inc()
+        self._batch.inc(self._child(self._near, plan if plan in self._plans else "other"))
 
     def cache(self, result: str) -> None:
         """`result`: hit, miss or bypass."""
-        self._child(self._cache, result).inc()
+        self._batch.inc(self._child(self._cache, result))
 
     def upstream_error(self, provider: str, kind: str) -> None:
         known = provider if provider in self._providers else "other"
-        self._child(self._upstream, known, kind if kind in _UPSTREAM_KINDS else "other").inc()
+        self._batch.inc(self._child(self._upstream, known, kind if kind in _UPSTREAM_KINDS else "other"))
 
     def breaker(self, target: str, state: str) -> None:
         """`target` is a configured `provider/model`; `state`: closed, half_open or open."""
@@ -139,10 +142,11 @@ class Metrics:
     def observe_http(self, route: str, method: str, status: int, duration_s: float) -> None:
         """`route` is the rule that matched, never the path."""
         known = method if method in _METHODS else "OTHER"
-        self._child(self._http, route, known, str(status)).observe(duration_s)
+        self._batch.observe(self._child(self._http, route, known, str(status)), duration_s)
 
     def render(self, now: Mapping[str, float]) -> bytes:
         """The text of a scrape. `now` are figures that belong to no worker, read for this scrape."""
+        self._batch.flush()
         shared = CollectorRegistry()
         shared.register(_Now(now))
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")

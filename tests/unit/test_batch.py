@@ -1,0 +1,29 @@
+"""What is gathered and then written is what would have been written at once."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from app.telemetry.batch import Batch
+
+
+def test_gathered_figures_are_those_of_writing_each_at_once() -> None:
+    written = []
+    for gathered in (False, True):
+        registry = CollectorRegistry()
+        calls = Counter("calls", "Calls.", ["model"], registry=registry)
+        seconds = Histogram("seconds", "Seconds.", ["model"], buckets=(0.1, 1, 10), registry=registry)
+        batch = Batch(in_background=False)
+        for model, value in (("a", 0.1), ("a", 0.11), ("b", 1), ("b", 11), ("a", 0)):
+            if gathered:
+                batch.inc(calls.labels(model), 2)
+                batch.observe(seconds.labels(model), value)
+            else:
+                calls.labels(model).inc(2)
+                seconds.labels(model).observe(value)
+        batch.flush()
+        batch.flush()
+        lines = generate_latest(registry).decode().splitlines()
+        written.append([line for line in lines if "_created" not in line])
+    assert written[0] == written[1]
+    assert 'seconds_bucket{le="0.1",model="a"} 2.0' in written[1]
