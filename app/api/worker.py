@@ -32,6 +32,15 @@ class _Server(StreamServer):
     while each turn of the event loop serves hundreds of streams, the last of 1,000 then waited for 3 s."""
 
     max_accept = property(lambda self: 16, lambda self, value: None)
+    _last_look = False
+
+    def close(self) -> None:
+        """Stops listening. Who has connected already is served: the kernel would reset them, and a proxy that has
+        sent a POST does not repeat it."""
+        if not self.closed and not self._last_look:
+            self._last_look = True
+            self._do_read()  # type: ignore[attr-defined]
+        super().close()
 
 
 ggevent.StreamServer = _Server  # type: ignore[attr-defined]
