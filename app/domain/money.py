@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 NANO = 1_000_000_000
 _MTOK = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one call. `cached` is a part of `prompt`, `reasoning` a part of `completion` (OpenAI's meaning)."""
 
     prompt_tokens: int = 0

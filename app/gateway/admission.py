@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -38,7 +38,7 @@ _MOST_BINDINGS = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Ask:
     """What a call wants to be admitted for. `row` is the ledger row as far as it is known."""
 
@@ -52,8 +52,7 @@ class Ask:
     single_flight: bool = False  # one call fetches the answer, identical ones wait for it
 
 
-@dataclass(frozen=True, slots=True)
-class Remaining:
+class Remaining(NamedTuple):
     """What is left of one limit after this call. `reset_s` is when it is full again."""
 
     limit: str
@@ -63,8 +62,7 @@ class Remaining:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """One limit's part in a reservation."""
 
     counter: Counter
@@ -261,7 +259,7 @@ def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
 
 def _cached_charges(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
     """What a cached answer is charged: it is a request, and nothing else."""
-    return tuple(c if c.counter.limit.counts_cached else replace(c, reserved=0) for c in charges)
+    return tuple(c if c.counter.limit.counts_cached else c._replace(reserved=0) for c in charges)
 
 
 def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:

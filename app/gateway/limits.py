@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from app.domain.config import Plan
 from app.domain.money import nanousd
@@ -18,8 +19,7 @@ _DAY_MS = 86_400_000
 _GRACE_MS = 2 * _DAY_MS
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedTuple):
     """What one call counts for, in each unit."""
 
     requests: int = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Usage
@@ -34,7 +34,7 @@ class CancelToken:
                 self._wake()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ChatCall:
     """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds."""
 
@@ -54,8 +54,7 @@ class EmbedCall:
     cancel: CancelToken = field(default_factory=CancelToken)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer in OpenAI's wire format. `usage` is None when the provider sent none; `text_bytes` is then
     what an estimate can be made from: the UTF-8 length of the generated text and tool arguments."""
 
