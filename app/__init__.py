@@ -20,7 +20,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     from flask import Flask
 
     from app import cli
-    from app.api import chat, context, errors, models, ops, web
+    from app.api import chat, context, cors, errors, models, ops, web
     from app.services import build_services
     from app.settings import load_settings
     from app.telemetry.logging import configure_logging
@@ -45,4 +45,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     errors.register(app)
     cli.register(app)
     app.wsgi_app = chat.ModelCalls(services, otherwise=app.wsgi_app)  # type: ignore[method-assign]
+    origins = services.settings.config.server.cors_origins
+    if origins:
+        app.wsgi_app = cors.Cors(app.wsgi_app, origins)  # type: ignore[method-assign]
     return app

@@ -25,7 +25,7 @@ Only `api/` turns these into HTTP.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GatewayError(Exception):
@@ -97,6 +97,7 @@ class RateLimited(GatewayError):
         super().__init__(message, retry_after_s=retry_after_s)
         self.limit = limit
         self.retryable = retryable
+        self.remaining: tuple[Any, ...] = ()  # what is left of each limit: gateway.admission's `Remaining`
 
 
 class BudgetExceeded(RateLimited):

@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.api.context import request_id
+from app.api.headers import limit_headers
 from app.api.wire import Outbound
 from app.errors import (
     GatewayError,
@@ -52,8 +53,10 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
         wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
         headers.append(("Retry-After", str(math.ceil(wait_s))))
         headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
-    if isinstance(error, RateLimited) and not error.retryable:
-        headers.append(("x-should-retry", "false"))
+    if isinstance(error, RateLimited):
+        headers += limit_headers(error.remaining)
+        if not error.retryable:
+            headers.append(("x-should-retry", "false"))
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
     return Outbound(error.status, headers, _encode(error_body(error, request_id)))

@@ -17,8 +17,14 @@ def call_headers(report: Report) -> list[tuple[str, str]]:
     ]
     if report.cost_nanousd is not None:
         headers.append(("x-penstock-cost-usd", usd(report.cost_nanousd)))
+    return headers + limit_headers(report.remaining)
+
+
+def limit_headers(remaining: tuple[Remaining, ...]) -> list[tuple[str, str]]:
+    """OpenAI's `x-ratelimit-*`, of the limit on requests and of the one on tokens that will bite first."""
+    headers: list[tuple[str, str]] = []
     for unit in ("requests", "tokens"):
-        tightest = _tightest(report.remaining, unit)
+        tightest = _tightest(remaining, unit)
         if tightest is not None:
             headers += (
                 (f"x-ratelimit-limit-{unit}", str(tightest.most)),

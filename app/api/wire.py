@@ -19,6 +19,8 @@ from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+# Every few seconds, by health checks and Prometheus.
+_ASKED_BY_MACHINES = frozenset({"/health", "/ready", "/metrics"})
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -61,7 +63,8 @@ class Inbound:
         elapsed_s = time.monotonic() - self.started
         method = self.environ["REQUEST_METHOD"]
         metrics.observe_http(route, method, status, elapsed_s)
-        log.info(
+        tell = log.debug if route in _ASKED_BY_MACHINES and status < 400 else log.info
+        tell(
             "request_completed", request_id=self.request_id, method=method, route=route, status=status,
             latency_ms=round(elapsed_s * 1000, 3),
         )  # fmt: skip

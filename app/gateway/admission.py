@@ -133,7 +133,9 @@ class Admission:
                 reply = self._call_admit(replace(caller, record=b""), ask)
         answer, charges, binding, now = reply
         if answer[0] == b"limited":
-            raise self._refusal(binding, charges, answer, now)
+            refusal = self._refusal(binding, charges, answer, now)
+            refusal.remaining = _remaining(charges, answer[3:], now)
+            raise refusal
         cached = answer[1] if answer[0] == b"hit" else None
         if cached is not None:
             charges = _cached_charges(charges)

@@ -84,6 +84,10 @@ class Edge:
         response.close()
         return response
 
+    def options(self, path: str, headers: Mapping[str, str]) -> TestResponse:
+        found: TestResponse = self._client.options(path, headers=headers)
+        return found
+
     def get(self, path: str) -> TestResponse:
         found: TestResponse = self._client.get(path)
         return found

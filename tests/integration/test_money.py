@@ -85,6 +85,8 @@ def test_a_rate_is_exact_under_parallel_calls(gateway: Gateway) -> None:
     answers = at_once([partial(post, gateway.port, chat("usage-100-50"), key)] * 20)
     assert Counter(answer.status for answer in answers) == {200: 5, 429: 15}
     refused = next(answer for answer in answers if answer.status == 429)
+    told = {name: refused.headers[f"x-ratelimit-{name}-requests"] for name in ("limit", "remaining")}
+    assert told == {"limit": "5", "remaining": "0"}, "a refusal says what is left, as an answer does"
     assert refused.code == "RATE_LIMIT_EXCEEDED"
     assert 0 < int(refused.headers["retry-after-ms"]) <= 12_000
     assert 1 <= int(refused.headers["retry-after"]) <= 12
