@@ -24,7 +24,8 @@ mkdir -p "$work" "$tls"
 if [ ! -s "$tls/fullchain.pem" ]; then
     command -v openssl > /dev/null || { echo "nginx: no certificate in $tls, and no openssl to make one" >&2; exit 1; }
     (umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 825 -subj /CN=penstock \
-        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2> /dev/null)
+        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2> /dev/null) ||
+        { echo "nginx: no certificate in $tls, and none can be made there" >&2; exit 1; }
     chmod 644 "$tls/fullchain.pem"
     echo "nginx: made a self-signed certificate in $tls" >&2
 fi
