@@ -32,6 +32,7 @@ class Site:
         self.serving: set[Any] = set()  # greenlets, one a connection
         self.idle: set[Any] = set()  # clients' sockets between two requests
         self._draining_since: float | None = None
+        self._ended = False
         self._names: dict[bytes, str] = {}
         self._date = (0, b"")
 
@@ -68,7 +69,8 @@ class Site:
         if drained_s >= _IDLE_S:
             for client in list(self.idle):
                 client.close()
-        if drained_s >= self.drain_s:
+        if drained_s >= self.drain_s and not self._ended:
+            self._ended = True  # once: a second exception would meet a call in the middle of its settlement
             gevent.killall(list(self.serving), block=False)
 
     def date(self) -> bytes:
