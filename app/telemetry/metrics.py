@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
@@ -34,6 +35,7 @@ _UPSTREAM_KINDS = frozenset({
 })  # fmt: skip
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+log = structlog.get_logger()
 M = TypeVar("M", bound=MetricWrapperBase)
 
 
@@ -179,6 +181,9 @@ class _Now(Collector):
 
 def worker_exited(pid: int) -> None:
     """gunicorn's `child_exit`: a dead worker's gauges go, and its counters into the archive."""
-    with archive.changing(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])) as directory:
+    try:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-        archive.fold(directory, pid)
+        with archive.changing(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])) as directory:
+            archive.fold(directory, pid)
+    except Exception:  # in gunicorn's master it would end the gateway; files that are left are still counted
+        log.exception("worker_figures_not_folded", worker_pid=pid)

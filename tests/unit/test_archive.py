@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
+import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, multiprocess
+from structlog.testing import capture_logs
 
-from app.telemetry.archive import changing, fold, reading
+from app.telemetry.archive import _values, _write, changing, fold, reading
+from app.telemetry.metrics import worker_exited
+
+LIMITS = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 WORKER = """
 from prometheus_client import Counter, Histogram
@@ -74,3 +83,52 @@ def test_a_scrape_never_sees_a_fold_half_done(tmp_path: Path) -> None:
         assert (tmp_path / f"counter_{pid}.db").exists()
     assert folding.wait(20) == 0
     assert not (tmp_path / f"counter_{pid}.db").exists()
+
+
+def test_a_file_that_was_never_finished_does_not_stop_a_scrape_for_good(tmp_path: Path) -> None:
+    fold(tmp_path, worker(tmp_path))
+    before = scraped(tmp_path)
+    (tmp_path / "counter_7.db").touch()  # killed between making the file and giving it its size
+    with pytest.raises(struct.error):
+        scraped(tmp_path)
+    fold(tmp_path, 7)
+    assert scraped(tmp_path) == before
+
+
+def test_without_room_nothing_changes_and_the_master_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fold(tmp_path, worker(tmp_path))
+    pid = worker(tmp_path)
+    before = scraped(tmp_path)
+    with monkeypatch.context() as full:
+        full.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, LIMITS[1]))
+        try:
+            with capture_logs() as logs:
+                worker_exited(pid)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, LIMITS)
+    assert [line["event"] for line in logs] == ["worker_figures_not_folded"]
+    assert scraped(tmp_path) == before
+    fold(tmp_path, pid)
+    assert scraped(tmp_path) == before
+
+
+def test_a_scrape_that_hangs_does_not_hang_the_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.telemetry.archive._PATIENCE_S", 0.05)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    pid = worker(tmp_path)
+    with reading(tmp_path), capture_logs() as logs:
+        worker_exited(pid)
+    assert [line["event"] for line in logs] == ["worker_figures_not_folded"]
+    assert (tmp_path / f"counter_{pid}.db").exists(), "still counted"
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.text(max_size=40), st.floats(0, 1e9), max_size=30))
+def test_the_archive_holds_what_was_written_whatever_the_names_are(values: dict[str, float]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "counter_archive.new"
+        _write(file, values)
+        room = file.stat().st_size
+        assert _values(file) == values
+        assert room <= 8 + sum(len(key.encode()) + 28 for key in values), "all of it was there from the start"
