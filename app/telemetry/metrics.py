@@ -84,6 +84,11 @@ class Metrics:
             Histogram, "http_request_duration_seconds", "Until the answer's first byte.", "route", "method", "status",
             buckets=_HTTP,
         )  # fmt: skip
+        # Alerts ask these for their increase, and Prometheus sees none from nothing to the first one.
+        for plan in self._plans:
+            self._child(self._near, plan)
+        for provider in config.providers:
+            self._child(self._upstream, provider, "auth")
 
     def observe_call(
         self,

@@ -83,6 +83,14 @@ def test_bug_12_no_label_takes_what_callers_choose(gateway: Callable[..., Gatewa
     assert [labels for labels in series["http_request_duration_seconds_count"] if "unmatched" in labels] == [routes]
 
 
+def test_what_alerts_ask_the_increase_of_is_there_before_it_happens(
+    gateway: Callable[..., Gateway], upstream: Upstream
+) -> None:
+    series = scrape(gateway(CONFIG.format(url=upstream.url) + "plans: {little: {budget_usd_per_day: 1}}\n"))
+    assert series["llm_budget_near_total"]["plan=little"] == 0
+    assert series["llm_upstream_errors_total"]["kind=auth,provider=up"] == 0
+
+
 def test_metrics_are_for_the_inside(gateway: Callable[..., Gateway], upstream: Upstream) -> None:
     server = gateway(CONFIG.format(url=upstream.url) + "server: {metrics_networks: [10.9.8.0/24]}\n", workers=1)
     with pytest.raises(urllib.error.HTTPError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import time
 import urllib.parse
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.client import at_once, chat, post
 from tests.support.servers import DEV_KEY, ROOT, Gateway, RedisServer, flushed, free_port, wait_for
@@ -55,17 +58,31 @@ def test_the_rules_are_sound_and_fire_when_they_must_and_only_then() -> None:
 
 
 def test_every_alert_is_tested_and_leads_to_a_page_for_the_person_who_is_paged() -> None:
-    rules = (DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text()
-    tests = (DEPLOY / "prometheus" / "tests" / "alerts.yml").read_text()
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text())
+    alerts = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"]}
+    assert len(alerts) >= 12
+    fires, is_silent = told_by_the_rule_tests()
+    assert fires == is_silent == set(alerts)
     operations = (ROOT / "docs" / "operations.md").read_text().lower()
-    names = [line.split()[-1] for line in rules.splitlines() if "- alert:" in line]
-    assert len(names) >= 12
-    for name in names:
-        assert name in tests or (name.startswith("Queue") and "Queue.*" in tests)
-    for line in rules.splitlines():
-        if "runbook_url:" in line:
-            anchor = line.rpartition("#")[2]
-            assert f"### {anchor}\n" in operations, f"docs/operations.md has nothing on {anchor}"
+    for name, alert in alerts.items():
+        assert alert["labels"]["severity"] in ("warning", "critical")
+        assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}, name
+        page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert page == "docs/operations.md"
+        assert f"### {anchor}\n" in operations, f"docs/operations.md has nothing on {name}"
+
+
+def told_by_the_rule_tests() -> tuple[set[str], set[str]]:
+    """The alerts that a rule test sees firing, and those that one sees silent."""
+    fires, is_silent = set(), set()
+    for case in yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts.yml").read_text())["tests"]:
+        for check in case.get("alert_rule_test", ()):
+            (fires if check["exp_alerts"] else is_silent).add(check["alertname"])
+        for check in case.get("promql_expr_test", ()):
+            named = re.search(r'ALERTS{alertname="(\w+)"', check["expr"])
+            assert named, check["expr"]
+            (fires if check["exp_samples"] else is_silent).add(named[1])
+    return fires, is_silent
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +162,23 @@ def test_every_recorded_series_is_there_and_no_rule_fails(prometheus: str) -> No
 def test_the_breaker_and_the_budget_are_seen_by_their_alerts(prometheus: str) -> None:
     wait_for(lambda: _query(prometheus, 'ALERTS{alertname="BreakerOpen"}'), message="BreakerOpen does not even wait")
     wait_for(lambda: _query(prometheus, 'ALERTS{alertname="BudgetNear", alertstate="firing"}'))
+
+
+def test_no_counter_runs_backwards_while_workers_are_killed(prometheus: str, server: Gateway) -> None:
+    victims = server.worker_pids()
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: victim not in server.worker_pids() and len(server.worker_pids()) == 2)
+        wait_for(server.ready)
+        at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 10)
+    at = time.time()
+    wait_for(lambda: _value(prometheus, "min(timestamp(up))") > at + 1)
+    named = 'count by (__name__) ({__name__=~"(llm|http)_.+_(total|count|sum|bucket)"})'
+    counters = [found["metric"]["__name__"] for found in _query(prometheus, named)]
+    assert len(counters) >= 15, counters
+    assert [name for name in counters if _query(prometheus, f"resets({name}[5m]) > 0")] == []
+    files = os.listdir(f"{server.env['DATA_DIR']}/prometheus")
+    assert not [name for name in files for victim in victims if f"_{victim}." in name], "they would pile up"
 
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
