@@ -18,6 +18,16 @@ _MOST_NAMES = 500
 _IDLE_S = 6.0  # nginx closes an idle connection to us after 5
 
 
+class Listening:
+    """A listening socket's address, also once it is closed: who had connected before is still served."""
+
+    def __init__(self, listener: Any) -> None:
+        self._address = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._address
+
+
 class Site:
     """What all connections of a worker share."""
 
@@ -26,6 +36,7 @@ class Site:
         self.application = worker.wsgi
         cfg = worker.cfg
         self.environ: dict[str, Any] = {**base_environ(cfg), "wsgi.multithread": True}  # type: ignore[no-untyped-call]
+        self.listening = {id(listener): Listening(listener) for listener in worker.sockets}
         self.keepalive_s = cfg.keepalive
         self.limits = (cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
         self.drain_s = cfg.graceful_timeout - worker.settling_s

@@ -52,13 +52,17 @@ class Worker(ggevent.GeventWorker):
     settling_s = 10  # before gunicorn's `graceful_timeout` kills it, a worker ends its calls itself, and settles them
     _site: Any = None
 
+    def run(self) -> None:
+        from app.api.site import Site
+
+        self._site = Site(self)
+        super().run()  # type: ignore[no-untyped-call]
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
         from app.api.connection import Connection, Unread
-        from app.api.site import Site
 
-        if self._site is None:
-            self._site = Site(self)
+        listener = self._site.listening[id(listener)]
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             rest = Connection(self._site, listener, client, addr).serve()
@@ -75,7 +79,7 @@ class Worker(ggevent.GeventWorker):
     def notify(self) -> None:
         """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
         super().notify()  # type: ignore[no-untyped-call]
-        if not self.alive and self._site is not None:
+        if not self.alive and self._site is not None:  # None: it has not begun to run
             self._site.drain()
 
     def counts_request(self) -> bool:

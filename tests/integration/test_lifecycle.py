@@ -23,7 +23,7 @@ CONFIG = """
 providers:
   up: {{kind: openai, base_url: {url}}}
 models:
-  stream-40-50: {{targets: [{{provider: up}}]}}
+  stream-100-50: {{targets: [{{provider: up}}]}}
   usage-10-5: {{targets: [{{provider: up}}]}}
 server: {{drain_s: {drain_s}}}
 """
@@ -39,7 +39,7 @@ def is_served(server: Gateway, model: str) -> bool:
 
 
 def streaming(server: Gateway) -> Answer:
-    return post(server.port, chat("stream-40-50", stream=True), DEV_KEY)
+    return post(server.port, chat("stream-100-50", stream=True), DEV_KEY)
 
 
 def test_a_reload_under_load_drops_nothing_and_brings_the_new_configuration(
@@ -66,7 +66,7 @@ def test_a_reload_under_load_drops_nothing_and_brings_the_new_configuration(
         wait_for(lambda: not before & set(server.worker_pids()), message="the old workers stayed")
         stop.set()
         statuses = [status for call in calls for status in call.result()]
-    assert {(answer.status, answer.chunks, answer.done) for answer in answers} == {(200, 40, True)}
+    assert {(answer.status, answer.chunks, answer.done) for answer in answers} == {(200, 100, True)}
     assert set(statuses) == {200}
     assert is_served(server, "usage-20-5")
     server.drained()
@@ -89,7 +89,7 @@ def test_a_wrong_configuration_is_refused_and_the_last_good_one_stays(
     wait_for(server.ready)
     assert all(is_served(server, "usage-10-5") for _ in range(10))
     assert "config_refused" in server.log()
-    assert "models.stream-40-50.targets.0.provider: no provider 'nobody'" in server.log()
+    assert "models.stream-100-50.targets.0.provider: no provider 'nobody'" in server.log()
     edit(server, config.replace("server:", ONE_MORE))
     server.reload()
     wait_for(partial(is_served, server, "usage-20-5"), message="a right one is taken again")
@@ -114,7 +114,7 @@ def test_a_stopping_gateway_finishes_its_streams_and_takes_nothing_new(
         assert (told.status, told.headers["Connection"]) == (503, "close")
         assert b"about to stop" in told.read()
         answers = [stream.result() for stream in streams]
-    assert {(answer.status, answer.chunks, answer.done) for answer in answers} == {(200, 40, True)}
+    assert {(answer.status, answer.chunks, answer.done) for answer in answers} == {(200, 100, True)}
     assert idle.recv(1) == b"", "an idle connection does not hold the worker"
     idle.close()
     wait_for(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE)
@@ -133,7 +133,7 @@ def test_what_outlasts_the_deadline_ends_as_aborted(gateway: Callable[..., Gatew
     server.drained()
     rows = server.rows()
     assert Counter(row["status"] for row in rows) == {"aborted": 5}
-    assert all(0 < row["completion_tokens"] < 40 and row["estimated"] for row in rows)
+    assert all(0 < row["completion_tokens"] < 100 and row["estimated"] for row in rows)
 
 
 def _cut(server: Gateway) -> bool:
