@@ -6,125 +6,24 @@ believed before statuses and chunks are checked.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from bench.measure import Figures, cpu_s, load, note, problem, timings
 from bench.peers import PEERS, Peer, running
 from bench.report import write
-from bench.scenarios import CONFIG, LIMITED, PRICES, SCENARIOS, VALID, Scenario, question
-from tests.support.edge import Edge
-from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
+from bench.scenarios import SCENARIOS, Scenario
+from bench.site import Site
 from tests.support.upstream import Upstream
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-Figures = dict[str, dict[str, list[float]]]
-
-
-class Site:
-    """Everything that runs, and what it has used so far."""
-
-    def __init__(self, stack: ExitStack, directory: Path) -> None:
-        self.upstream = stack.enter_context(Upstream())
-        self.redis = RedisServer(directory)
-        self.redis.start()
-        stack.callback(self.redis.stop)
-        started = time.perf_counter()
-        self.gateway = stack.enter_context(
-            Gateway(
-                directory / "gateway", CONFIG.format(url=self.upstream.url), redis_url=self.redis.url, prices=PRICES,
-                env={"GATEWAY_ENV": "production", "DEV_API_KEY": ""},
-            )
-        )  # fmt: skip
-        self.start_s = time.perf_counter() - started
-        self.keys = {VALID: self.gateway.create_key("bench"), LIMITED: self.gateway.create_key("one", plan="one")}
-        self.edge = stack.enter_context(Edge(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json"))
-        self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
-        self._trees = {
-            "gateway": self.gateway.master_pid, "redis": self.redis.pid, "ledger": self.gateway.ledger_pid,
-            "nginx": self.edge.pid, "vendor": self.upstream.pid,
-        }  # fmt: skip
-
-    def port(self, scenario: Scenario) -> int:
-        return {"hello": self.hello_port, "gateway": self.gateway.port, "edge": self.edge.tls_port}[scenario.at]
-
-    def used(self, scenario: Scenario) -> dict[str, float]:
-        """CPU seconds so far, by process tree."""
-        if scenario.at == "hello":
-            return {"gateway": cpu_s(self.hello)}
-        return {name: cpu_s(psutil.Process(pid)) for name, pid in self._trees.items()}
-
-    def memory_mb(self) -> float:
-        master = psutil.Process(self.gateway.master_pid)
-        return sum(each.memory_full_info().pss for each in [master, *master.children(recursive=True)]) / 1e6
-
-
-@contextmanager
-def started_hello(env: dict[str, str]) -> Iterator[tuple[psutil.Process, int]]:
-    """The yardstick, under gunicorn's own gevent worker, not ours."""
-    port = free_port()
-    command = [f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "-k", "gevent", "bench.hello:app"]
-    own = {**env, "PORT": str(port), "DATA_DIR": env["DATA_DIR"] + "-hello"}
-    process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    warm_up = Scenario(name="warm-up", body=question("plain"), calls=1, concurrency=1)
-    try:
-        wait_for(lambda: answers(port, warm_up), message="the hello did not start")
-        yield psutil.Process(process.pid), port
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def answers(port: int, scenario: Scenario) -> bool:
-    try:
-        return bool(load(port, scenario, "")["statuses"] == {"200": 1})
-    except subprocess.CalledProcessError:
-        return False
-
-
-def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers: str = "") -> dict[str, Any]:
-    """One run of the load generator. Its results, see `bench.load`."""
-    body = json.dumps(scenario.body).encode()
-    head = (
-        f"POST {scenario.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {key}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
-    )
-    command = [
-        sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency),
-        str(scenario.chunk_ms), *(["tls"] if tls else []),
-    ]  # fmt: skip
-    result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=400)
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
-
-
-def problem(scenario: Scenario, result: dict[str, Any]) -> str:
-    """What makes `result` unfit to be believed; "" when nothing does."""
-    if result["statuses"] != {scenario.status: scenario.calls}:
-        return f"expected {scenario.calls} × {scenario.status}, got {result['statuses']}"
-    if scenario.is_stream and (result["chunks"], result["done"]) != (scenario.chunks * scenario.calls, scenario.calls):
-        lost = scenario.chunks * scenario.calls - result["chunks"]
-        return f"{lost} chunks lost, {result['done']} of {scenario.calls} streams ended"
-    return ""
-
-
-def cpu_s(process: psutil.Process) -> float:
-    """User and system time of a process and its children."""
-    total = 0.0
-    for each in [process, *process.children(recursive=True)]:
-        times = each.cpu_times()
-        total += times.user + times.system
-    return total
 
 
 def measure(site: Site, figures: Figures, scenario: Scenario, *, keep: bool) -> None:
@@ -141,20 +40,6 @@ def measure(site: Site, figures: Figures, scenario: Scenario, *, keep: bool) -> 
             **{name: (now - before[name]) * 1000 / scenario.calls for name, now in site.used(scenario).items()},
             "generator": result["cpu_s"] * 1000 / scenario.calls, **timings(result, direct),
         })  # fmt: skip
-
-
-def timings(result: dict[str, Any], direct: dict[str, Any] | None) -> dict[str, float]:
-    """As measured, and what was added to the same load on the vendor itself."""
-    names = [name for name in result if name.endswith("_ms") or name == "per_second"]
-    found = {name: float(result[name]) for name in names}
-    if direct is not None:
-        found |= {f"added_{name}": result[name] - direct[name] for name in names if name != "per_second"}
-    return found
-
-
-def note(figures: Figures, scenario: Scenario, row: dict[str, float]) -> None:
-    for name, value in row.items():
-        figures.setdefault(scenario.name, {}).setdefault(name, []).append(value)
 
 
 def measure_peer(peer: Peer, upstream: Upstream, directory: Path) -> Figures | str:
