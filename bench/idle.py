@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def main() -> None:
 
         def next_chunk(stream: Any) -> None:
             nonlocal arrived
-            with gevent.Timeout(90, False):
+            with suppress(gevent.Timeout), gevent.Timeout(90):
                 while data := stream.recv(65536):
                     if b'"content":' in data:  # and not a heartbeat
                         arrived += 1

@@ -30,7 +30,7 @@ def measure(site: Site, figures: Figures, scenario: Scenario, *, keep: bool) -> 
     direct = load(site.upstream.port, scenario, "") if scenario.direct else None
     before = site.used(scenario)
     result = load(site.port(scenario), scenario, site.keys.get(scenario.key, "pstk_wrong"), tls=scenario.at == "edge")
-    if scenario.at != "hello":
+    if not scenario.is_yardstick:
         site.gateway.drained(120)
     wrong = problem(scenario, result)
     if wrong:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench.measure import cpu_s, load, memory_mb
+from bench.proxy import started_proxy
 from bench.scenarios import CONFIG, LIMITED, PRICES, VALID, Scenario, question
 from tests.support.edge import Edge
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
@@ -37,18 +38,23 @@ class Site:
         self.keys = {VALID: self.gateway.create_key("bench"), LIMITED: self.gateway.create_key("one", plan="one")}
         self.edge = stack.enter_context(Edge(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json"))
         self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
+        self.proxy, self.proxy_port = stack.enter_context(started_proxy(directory / "proxy", self.upstream.port))
         self._trees = {
             "gateway": self.gateway.master_pid, "redis": self.redis.pid, "ledger": self.gateway.ledger_pid,
             "nginx": self.edge.pid, "vendor": self.upstream.pid,
         }  # fmt: skip
 
     def port(self, scenario: Scenario) -> int:
-        return {"hello": self.hello_port, "gateway": self.gateway.port, "edge": self.edge.tls_port}[scenario.at]
+        return {
+            "hello": self.hello_port, "proxy": self.proxy_port, "gateway": self.gateway.port,
+            "edge": self.edge.tls_port,
+        }[scenario.at]  # fmt: skip
 
     def used(self, scenario: Scenario) -> dict[str, float]:
-        """CPU seconds so far, by process tree."""
-        if scenario.at == "hello":
-            return {"gateway": cpu_s(self.hello)}
+        """CPU seconds so far, by process tree; a yardstick stands in the gateway's place."""
+        if scenario.is_yardstick:
+            yardstick = self.hello if scenario.at == "hello" else self.proxy
+            return {"gateway": cpu_s(yardstick), "vendor": cpu_s(psutil.Process(self.upstream.pid))}
         return {name: cpu_s(psutil.Process(pid)) for name, pid in self._trees.items()}
 
     def memory_mb(self) -> float:
