@@ -15,7 +15,6 @@ import gevent
 from gevent import socket, ssl
 from gevent.pool import Group
 
-
 _TEXT = b'"tok "'  # of the vendor's chunks, see tests.support.upstream
 
 

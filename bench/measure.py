@@ -41,6 +41,14 @@ def problem(scenario: Scenario, result: dict[str, Any]) -> str:
     return ""
 
 
+def is_void(scenario: Scenario, result: dict[str, Any]) -> bool:
+    """Whether calls or chunks are missing, so that its cost says nothing: an error is cheaper than an answer."""
+    return bool(
+        result["statuses"] != {scenario.status: scenario.calls}
+        or (scenario.is_stream and result["chunks"] != scenario.chunks * scenario.calls)
+    )
+
+
 def timings(result: dict[str, Any], direct: dict[str, Any] | None) -> dict[str, float]:
     """As measured, and what was added to the same load on the vendor itself."""
     names = [name for name in result if name.endswith("_ms") or name == "per_second"]
