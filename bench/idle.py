@@ -7,7 +7,7 @@ import resource
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 from gevent import socket
 from gevent.pool import Pool
 
+from bench.measure import memory_mb
 from bench.scenarios import question
 from tests.support.servers import Gateway, RedisServer
 from tests.support.upstream import Upstream
@@ -28,11 +29,6 @@ providers:
 models: {{stream-9-60000: {{targets: [{{provider: up}}]}}}}
 timeouts: {{total_s: 900}}
 """
-
-
-def memory_mb(gateway: Gateway) -> float:
-    master = psutil.Process(gateway.master_pid)
-    return sum(each.memory_full_info().pss for each in [master, *master.children(recursive=True)]) / 1e6
 
 
 def opened(port: int, key: str) -> Any:
@@ -64,13 +60,14 @@ def main() -> None:
         stack.callback(redis.stop)
         config = CONFIG.format(url=upstream.url)
         gateway = stack.enter_context(Gateway(directory / "gateway", config, redis_url=redis.url))
+        master = psutil.Process(gateway.master_pid)
         key = gateway.create_key("idle")
         opened(gateway.port, key).close()
-        before, started = memory_mb(gateway), time.perf_counter()
+        before, started = memory_mb(master), time.perf_counter()
         streams = Pool(200).map(lambda _: opened(gateway.port, key), range(wanted))
         held = [stream for stream in streams if stream is not None]
         seconds = time.perf_counter() - started
-        after = memory_mb(gateway)
+        after = memory_mb(master)
         print(f"{len(held)} of {wanted} streams opened in {seconds:.1f} s")
         each_kb = (after - before) * 1000 / len(held)
         print(f"gateway: {before:.0f} MB before, {after:.0f} MB with them: {each_kb:.1f} KB each")
@@ -79,7 +76,7 @@ def main() -> None:
 
         def next_chunk(stream: Any) -> None:
             nonlocal arrived
-            with gevent.Timeout(90, False):
+            with suppress(gevent.Timeout), gevent.Timeout(90):
                 while data := stream.recv(65536):
                     if b'"content":' in data:  # and not a heartbeat
                         arrived += 1

@@ -15,6 +15,8 @@ import gevent
 from gevent import socket, ssl
 from gevent.pool import Group
 
+_TEXT = b'"tok "'  # of the vendor's chunks, see tests.support.upstream
+
 
 class Load:
     def __init__(self, port: int, message: bytes, *, chunk_ms: int = 0, tls: bool = False) -> None:
@@ -93,7 +95,10 @@ class Load:
         first = 0.0
         while True:
             now = time.perf_counter()
-            for _ in range(data.count(b'"content":')):
+            # A gateway may write the JSON anew, and add chunks of its own: what counts is the vendor's text. One that
+            # two reads share is counted with the second.
+            known = end[-len(_TEXT) + 1 :]
+            for _ in range((known + data).count(_TEXT)):
                 if not seen:
                     first = now
                     self.firsts.append(now - started)

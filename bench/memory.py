@@ -7,8 +7,9 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.run import Site, load, problem
+from bench.measure import load, problem
 from bench.scenarios import LIMITED, VALID, Scenario, question
+from bench.site import Site
 
 _MIX = (
     Scenario(name="completion", body=question("plain"), calls=1200),

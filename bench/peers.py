@@ -104,6 +104,7 @@ def running(peer: Peer, vendor_url: str, directory: Path) -> Iterator[tuple[psut
     """The peer's process and port. Raises `AssertionError` when it does not come up."""
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    kept["HOME"] = str(directory)  # some write sockets and caches there
     with (directory / f"{peer.name}.log").open("wb") as log:
         process = subprocess.Popen(
             peer.command(directory, port, vendor_url), cwd=directory, env={**kept, **peer.env}, stdout=log, stderr=log,

@@ -6,11 +6,13 @@ import json
 import os
 import platform
 import statistics
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import psutil
 
+from bench.compare import Compared
 from bench.scenarios import SCENARIOS
 from tests.support.servers import ROOT
 
@@ -20,7 +22,7 @@ _PROCESSES = ("gateway", "nginx", "redis", "ledger", "vendor", "generator")
 
 def write(
     figures: dict[str, dict[str, list[float]]],
-    peers: dict[str, dict[str, dict[str, list[float]]] | str],
+    peers: dict[str, Compared],
     *,
     start_s: float,
     memory_mb: dict[str, float],
@@ -55,11 +57,12 @@ def write(
         + ", ".join(f"{when} {mb:.0f} MB" for when, mb in memory_mb.items())
         + ".",
         "",
-        *_peers(peers, medians),
+        *_peers(peers),
     ]
     text = "\n".join(page) + "\n"
     (ROOT / "bench" / "report.md").write_text(text)
-    (ROOT / "bench" / "report.json").write_text(json.dumps({"figures": figures, "peers": peers}, indent=1) + "\n")
+    known = {"figures": figures, "peers": {name: asdict(found) for name, found in peers.items()}}
+    (ROOT / "bench" / "report.json").write_text(json.dumps(known, indent=1) + "\n")
     (ROOT / "bench" / "report.svg").write_text(_bars({name: row["gateway"] for name, row in medians.items()}))
     print(text)
 
@@ -85,26 +88,44 @@ def _time_row(name: str, row: dict[str, float]) -> str:
     return f"| {name} | {own} | {added[0]} | {added[1]} | {first} | {late} |"
 
 
-def _peers(peers: dict[str, dict[str, dict[str, list[float]]] | str], ours: dict[str, dict[str, float]]) -> list[str]:
+def _peers(peers: dict[str, Compared]) -> list[str]:
     if not peers:
         return []
-    lines = [
+    return [
         "## Peers, in the same run",
         "",
-        "| gateway | scenario | CPU ms a call | × ours | calls/s | p99 ms | first chunk p99 ms | what failed |",
-        "|---|---|---|---|---|---|---|---|",
+        "Each by turns with ours, on the same vendor, with the same few calls; × ours is of those turns. Where calls",
+        "or chunks are missing there is no figure: an error is cheaper than an answer.",
+        "",
+        "| gateway | scenario | CPU ms a call | ours | × ours | calls/s | p99 ms | first chunk p99 ms | what failed |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(line for peer, found in peers.items() for line in _peer_rows(peer, found)),
+        "",
+        "| gateway | started in s | MB (PSS), idle | after the load |",
+        "|---|---|---|---|",
+        *(
+            f"| {peer} | {found.start_s:.1f} | {found.idle_mb:.0f} | {found.after_mb:.0f} |"
+            for peer, found in peers.items()
+            if not found.failure
+        ),
     ]
-    for peer, found in peers.items():
-        if isinstance(found, str):
-            lines.append(f"| {peer} | | | | | | | {found} |")
-            continue
-        for name, values in found.items():
-            row = _medians(values)
-            failed = "; ".join(key.removeprefix("problem: ") for key in values if key.startswith("problem: "))
-            lines.append(
-                f"| {peer} | {name} | {row['gateway']:.2f} | {row['gateway'] / ours[name]['gateway']:.1f} | "
-                f"{row['per_second']:.0f} | {row['latency_p99_ms']:.0f} | {row['first_p99_ms']:.0f} | {failed} |"
-            )
+
+
+def _peer_rows(peer: str, found: Compared) -> list[str]:
+    if found.failure:
+        return [f"| {peer} | | | | | | | | {found.failure} |"]
+    lines = []
+    for name, values in found.theirs.items():
+        theirs, ours = _medians(values), _medians(found.ours[name])["gateway"]
+        failed = "; ".join(found.problems.get(name, []))
+        first = f"{theirs['first_p99_ms']:.0f}" if theirs["first_p99_ms"] else "–"
+        figures = (
+            f"– | {ours:.2f} | – | – | – | –"
+            if name in found.void
+            else f"{theirs['gateway']:.2f} | {ours:.2f} | {theirs['gateway'] / ours:.1f} | "
+            f"{theirs['per_second']:.0f} | {theirs['latency_p99_ms']:.0f} | {first}"
+        )
+        lines.append(f"| {peer} | {name} | {figures} | {failed} |")
     return lines
 
 

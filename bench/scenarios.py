@@ -36,12 +36,16 @@ class Scenario:
     key: str = VALID
     chunks: int = 0  # content chunks expected for each call
     chunk_ms: int = 0
-    at: str = "gateway"  # hello | gateway | edge (nginx with TLS before the gateway)
+    at: str = "gateway"  # hello | proxy (bare nginx) | gateway | edge (nginx with TLS before the gateway)
     direct: bool = True  # the vendor can be asked the same without the gateway
 
     @property
     def is_stream(self) -> bool:
         return self.chunks > 0
+
+    @property
+    def is_yardstick(self) -> bool:
+        return self.at in ("hello", "proxy")
 
 
 def question(model: str, padding: int = 0, **more: Any) -> dict[str, Any]:
@@ -66,4 +70,7 @@ SCENARIOS = (
     Scenario(name="50 chunks, 200 streams at once", body=_STREAM, calls=600, concurrency=200, chunks=50, chunk_ms=20),
     Scenario(name="50 chunks, 1000 streams at once", body=_STREAM, calls=1000, concurrency=1000, chunks=50,
              chunk_ms=20),
+    Scenario(name="bare nginx, completion", body=question("plain"), calls=5000, at="proxy"),
+    Scenario(name="bare nginx, 50 chunks, 200 streams at once", body=_STREAM, calls=600, concurrency=200, chunks=50,
+             chunk_ms=20, at="proxy"),
 )  # fmt: skip

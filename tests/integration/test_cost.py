@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.run import Site, load, problem
+from bench.measure import load, problem
 from bench.scenarios import SCENARIOS, Scenario
+from bench.site import Site
 
 HELLO, COMPLETION = SCENARIOS[:2]
 REFUSED = next(scenario for scenario in SCENARIOS if scenario.name == "401")

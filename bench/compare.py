@@ -1,0 +1,75 @@
+"""Ours and another gateway by turns: the same few calls on the same vendor, so that both meet the same machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+
+from bench.measure import Figures, cpu_s, is_void, load, memory_mb, note, problem, timings
+from bench.peers import Peer, running
+from bench.scenarios import SCENARIOS, Scenario
+from bench.site import Site
+
+
+@dataclass
+class Compared:
+    """What was seen of one peer. `failure`: it did not run at all; `problems`: by scenario, what was wrong; `void`:
+    the scenarios whose figures say nothing because of it."""
+
+    theirs: Figures = field(default_factory=dict)
+    ours: Figures = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    void: list[str] = field(default_factory=list)
+    start_s: float = 0.0
+    idle_mb: float = 0.0
+    after_mb: float = 0.0
+    failure: str = ""
+
+
+def compare(peer: Peer, site: Site, directory: Path, rounds: int) -> Compared:
+    found = Compared()
+    started = time.perf_counter()
+    try:
+        with running(peer, site.upstream.url, directory) as (process, port):
+            found.start_s = time.perf_counter() - started
+            found.idle_mb = memory_mb(process)
+            for number in range(rounds + 1):
+                for scenario in _scenarios(peer):
+                    _both(found, peer, site, process, port, scenario, keep=number > 0)  # the first is a warm-up
+            found.after_mb = memory_mb(process)
+    except (OSError, subprocess.SubprocessError, AssertionError, psutil.Error) as exc:
+        found.failure = f"did not run: {str(exc)[:200]}"
+    return found
+
+
+def _scenarios(peer: Peer) -> list[Scenario]:
+    return [replace(known, calls=peer.scenarios[known.name]) for known in SCENARIOS if known.name in peer.scenarios]
+
+
+def _both(
+    found: Compared, peer: Peer, site: Site, process: psutil.Process, port: int, scenario: Scenario, *, keep: bool
+) -> None:
+    ours = site.gateway.master_pid
+    turns = (
+        (found.theirs, process, port, "sk-bench", replace(scenario, path=peer.path), peer.headers(site.upstream.url)),
+        (found.ours, psutil.Process(ours), site.gateway.port, site.keys[scenario.key], scenario, ""),
+    )
+    for figures, tree, at, key, asked, headers in turns:
+        before = cpu_s(tree)
+        result = load(at, asked, key, headers=headers)
+        if figures is found.ours:
+            site.gateway.drained(120)
+        wrong = problem(asked, result)
+        if wrong and figures is found.ours:
+            raise SystemExit(f"{scenario.name}, next to {peer.name}: {wrong}")
+        if wrong and wrong not in found.problems.setdefault(scenario.name, []):
+            found.problems[scenario.name].append(wrong)
+        if wrong and is_void(asked, result):
+            found.void.append(scenario.name)
+        if keep:
+            spent = (cpu_s(tree) - before) * 1000 / scenario.calls
+            note(figures, scenario, {"gateway": spent, **timings(result, None)})
