@@ -12,7 +12,7 @@
 #   PER_IP_REQUESTS_PER_SECOND, PER_IP_BURST, PER_IP_CONNECTIONS                                   500, 3000, 1000
 #   ACCESS_LOG, NGINX_WORKERS, NGINX_BIN (the executable), RESOLVER (a DNS server)                 "/dev/stdout json", auto
 set -eu
-here=$(dirname "$0")
+here=$(cd "$(dirname "$0")" && pwd)
 nginx=${NGINX_BIN:-nginx}
 unset NGINX  # nginx would take it for a list of sockets
 tls=${TLS_DIR:-/var/lib/penstock/tls}
@@ -56,7 +56,7 @@ case $gateway in
         ;;
 esac
 
-redirect="server { listen ${HTTP_LISTEN:-8080}; location /.well-known/acme-challenge/ { root $tls/acme; } \
+redirect="server { listen ${HTTP_LISTEN:-8080}; include $here/errors.conf; location /.well-known/acme-challenge/ { root $tls/acme; } \
 location / { return 301 https://\$host\$request_uri; } }"
 [ "${HTTP_LISTEN:-8080}" != none ] || redirect=""
 
@@ -69,7 +69,7 @@ done
 files=$(ulimit -Hn)
 case $files in unlimited | ??????*) files=65536 ;; esac
 
-sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@|$work|" -e "s|@OTHER_TEMP_PATHS@|$others|" \
+sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@|$work|" -e "s|@HERE@|$here|" -e "s|@OTHER_TEMP_PATHS@|$others|" \
     -e "s|@ACCESS_LOG@|${ACCESS_LOG:-/dev/stdout json}|" -e "s|@TLS@|$tls|" -e "s|@MAX_BODY@|${MAX_BODY:-10m}|" \
     -e "s|@REQUESTS_PER_SECOND@|${PER_IP_REQUESTS_PER_SECOND:-500}|" -e "s|@BURST@|${PER_IP_BURST:-3000}|" \
     -e "s|@CONNECTIONS@|${PER_IP_CONNECTIONS:-1000}|" -e "s|@READ_TIMEOUT@|${READ_TIMEOUT:-660s}|" \
