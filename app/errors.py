@@ -9,10 +9,12 @@
     ├── NotFound                    404 NOT_FOUND
     │   └── ModelNotFound           404 MODEL_NOT_FOUND
     ├── MethodNotAllowed            405 INVALID_REQUEST
+    ├── Conflict                    409 INVALID_REQUEST         not in the state that the request is about
     ├── RateLimited                 429 RATE_LIMIT_EXCEEDED
     │   └── BudgetExceeded          429 BUDGET_EXCEEDED
     ├── NotReady                    503 NOT_READY
-    │   └── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
+    │   ├── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
+    │   └── QueueFull               503 QUEUE_FULL
     ├── UpstreamError               502 MODEL_ERROR             a provider failed
     │   ├── UpstreamUnavailable     503 MODEL_UNAVAILABLE       refused, overloaded, rate limited, breaker open
     │   ├── UpstreamTimeout         504 TIMEOUT
@@ -62,6 +64,12 @@ class UnsupportedMediaType(InvalidRequest):
 
 class MethodNotAllowed(InvalidRequest):
     status = 405
+
+
+class Conflict(InvalidRequest):
+    status = 409
+    # The SDKs repeat a 409, and would get it again.
+    should_retry = False
 
 
 class InvalidApiKey(GatewayError):
@@ -117,6 +125,10 @@ class StoreUnavailable(NotReady):
     """
 
     perhaps_done = False
+
+
+class QueueFull(NotReady):
+    code = "QUEUE_FULL"
 
 
 class UpstreamError(GatewayError):

@@ -15,6 +15,8 @@ from app.gateway.presence import Presence
 from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
+from app.jobs.callbacks import Callbacks
+from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
 from app.settings import Settings
@@ -45,6 +47,8 @@ class Services:
     admission: Admission
     presence: Presence
     pipeline: Pipeline
+    queue: JobQueue
+    callbacks: Callbacks
 
     def close(self) -> None:
         self.presence.stop()
@@ -78,6 +82,8 @@ def build_services(settings: Settings) -> Services:
         outbox=Outbox(redis=redis, ledger=ledger), callers=callers, providers=providers, router=router,
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission, presence=presence, pipeline=pipeline,
+        queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
+        callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ YAML refers to them as `${NAME}`.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
+    "CALLBACK_SECRET",
 )  # fmt: skip
 _WORKER_BYTES = 256 * 1024 * 1024  # 90 MB at rest; the rest is for streams and long answers
 
@@ -44,9 +46,11 @@ class Settings(BaseModel):
     database_url: str = ""
     admin_key: str | None = None
     dev_api_key: str | None = None
+    callback_secret: str | None = None  # what callbacks of jobs are signed with
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     tls_port: int = Field(8443, ge=1, le=65535)
+    worker_port: int = Field(0, ge=0, le=65535)  # where the queue's worker shows its metrics; 0: nowhere
     tls_certificate: Path | None = None  # the file that nginx shows, to tell when it expires
     workers: int = Field(2, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -78,6 +82,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "database_url": env.get("DATABASE_URL") or f"sqlite:///{(data_dir / 'ledger.db').absolute()}",
         "admin_key": env.get("ADMIN_KEY"),
         "dev_api_key": env.get("DEV_API_KEY") or _dev_key(data_dir, mode),
+        "callback_secret": _signing_secret(env.get("CALLBACK_SECRET")),
+        "worker_port": env.get("WORKER_PORT"),
         "host": env.get("HOST"),
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
@@ -191,6 +197,15 @@ def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[
 
     filled = _VARIABLE.sub(value, node)
     return None if node != filled and filled == "" else filled
+
+
+def _signing_secret(secret: str | None) -> str | None:
+    if secret and secret.startswith("whsec_"):
+        try:
+            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            raise ConfigError("environment: CALLBACK_SECRET: expected base64 after whsec_") from None
+    return secret
 
 
 def _read_secret_file(env: dict[str, str], name: str) -> None:

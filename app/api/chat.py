@@ -1,12 +1,13 @@
-"""Chat completions and embeddings: bytes in, parsed once, the pipeline's answer out.
+"""Chat completions and embeddings: bytes in, parsed once, the pipeline's answer out; and polls of queued ones.
 
-The two endpoints that must be fast are a WSGI application in front of Flask's: a request and an answer object of
+The endpoints that must be fast are a WSGI application in front of Flask's: a request and an answer object of
 Flask and werkzeug cost 0.2 ms, more than admission does. Everything else of a request goes on to Flask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ import structlog
 from flask import Blueprint
 from gunicorn.http.errors import ParseException
 
+from app.api import jobs
 from app.api.context import allow
 from app.api.errors import error_answer
 from app.api.hangup import watch
@@ -34,12 +36,15 @@ log = structlog.get_logger()
 bp = Blueprint("chat", __name__)
 bp.add_url_rule("/chat/completions", "chat_completions", methods=["POST"])
 bp.add_url_rule("/embeddings", "embeddings", methods=["POST"])
+bp.add_url_rule("/chat/async", "chat_async", methods=["POST"])
+bp.add_url_rule("/requests/<job_id>", "requests", methods=["GET", "DELETE"])
 
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+_OfAJob = Callable[[Services, Caller, Inbound, str], Outbound]
 
 
 class ModelCalls:
-    """WSGI: answers POSTs to the model endpoints, and leaves the rest to `otherwise`."""
+    """WSGI: answers the model endpoints, and leaves the rest to `otherwise`."""
 
     def __init__(self, services: Services, otherwise: _Application) -> None:
         self._services = services
@@ -47,15 +52,25 @@ class ModelCalls:
         server = services.settings.config.server
         self._most_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
         self._endpoints: dict[str, Callable[[Inbound], Outbound]] = {}
+        self._of_a_job: dict[tuple[str, str], _OfAJob] = {}
         for prefix in PREFIXES:
             self._endpoints[f"{prefix}/chat/completions"] = self._chat
             self._endpoints[f"{prefix}/embeddings"] = self._embed
+            self._endpoints[f"{prefix}/chat/async"] = self._submit
+            self._of_a_job["GET", f"{prefix}/requests"] = jobs.show
+            self._of_a_job["DELETE", f"{prefix}/requests"] = jobs.cancel
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         route = environ["PATH_INFO"].rstrip("/")
-        endpoint = self._endpoints.get(route)
-        if endpoint is None or environ["REQUEST_METHOD"] != "POST":
-            return self._otherwise(environ, start_response)
+        method = environ["REQUEST_METHOD"]
+        endpoint = self._endpoints.get(route) if method == "POST" else None
+        if endpoint is None:
+            parent, _, job_id = route.rpartition("/")
+            of_a_job = self._of_a_job.get((method, parent))
+            if of_a_job is None:
+                return self._otherwise(environ, start_response)
+            route = f"{parent}/<job_id>"
+            endpoint = partial(self._ask_job, of_a_job, job_id)
         inbound = Inbound(environ)
         try:
             answer = endpoint(inbound)
@@ -95,6 +110,15 @@ class ModelCalls:
             return _json(self._services.pipeline.embed(caller, parsed, inbound.call_context(cancel)))
         finally:
             stop_watching()
+
+    def _submit(self, inbound: Inbound) -> Outbound:
+        caller = self._caller(inbound, Scope.CHAT)
+        return jobs.submit(self._services, caller, inbound, self._body(inbound.environ))
+
+    def _ask_job(self, what: _OfAJob, job_id: str, inbound: Inbound) -> Outbound:
+        caller = self._services.callers.verified(inbound.key())
+        allow(caller, Scope.CHAT)
+        return what(self._services, caller, inbound, job_id)
 
     def _caller(self, inbound: Inbound, scope: Scope) -> Caller:
         """The caller, perhaps from memory: admission verifies the key in its own round trip."""

@@ -57,6 +57,8 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
         headers += limit_headers(error.remaining)
         if not error.retryable:
             headers.append(("x-should-retry", "false"))
+    elif error.should_retry is not None:
+        headers.append(("x-should-retry", "true" if error.should_retry else "false"))
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
     return Outbound(error.status, headers, _encode(error_body(error, request_id)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from ipaddress import ip_network
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -103,6 +104,7 @@ class Plan(_Section):
     budget_usd_per_day: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC day, in US dollars.")
     budget_usd_per_month: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC month, in US dollars.")
     concurrency: Count | None = Field(None, le=100_000, description="Calls running at once.")
+    priority: int = Field(1, ge=1, le=1000, description="Share of the queue's workers, relative to other keys.")
 
     @property
     def has_budget(self) -> bool:
@@ -152,6 +154,30 @@ class ReserveConfig(_Section):
     )
 
 
+class QueueConfig(_Section):
+    max_jobs: int = Field(500, ge=1, le=100_000, description="Jobs that may wait. More are refused: QUEUE_FULL.")
+    max_bytes: int = Field(134_217_728, ge=1024, le=2**40, description="The waiting jobs' requests together.")
+    max_wait_s: Seconds = Field(3600.0, description="A job that has waited longer fails.")
+    result_ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long a job can be asked for once it ended.")
+    max_attempts: int = Field(3, ge=1, le=100, description="How often a job is tried, a worker's death included.")
+    retry_backoff_s: float = Field(1.0, ge=0, le=3600, description="Before a job is tried again; doubled each time.")
+    lease_s: float = Field(15.0, ge=2, le=600, description="A job is taken from a worker silent for this long.")
+    callback_allow: tuple[str, ...] = Field(
+        (), description="Host names and networks that callbacks may go to besides public addresses."
+    )
+    callback_attempts: int = Field(6, ge=1, le=50, description="Deliveries tried, over about a minute and a half.")
+
+    @field_validator("callback_allow")
+    @classmethod
+    def _names_or_networks(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
+        for row in rows:
+            if "/" in row:
+                ip_network(row)
+            elif not re.fullmatch(r"[A-Za-z0-9._:-]+", row):
+                raise ValueError(f"{row!r} is neither a host name nor a network")
+        return rows
+
+
 class GatewayConfig(_Section):
     """The YAML file."""
 
@@ -163,6 +189,7 @@ class GatewayConfig(_Section):
     cache: CacheConfig = CacheConfig()
     server: ServerConfig = ServerConfig()
     reserve: ReserveConfig = ReserveConfig()
+    queue: QueueConfig = QueueConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -32,6 +32,8 @@ _NOTHING = "penstock:none"  # stands where a script wants a key that this call h
 _KEEP_MS = 7 * 86_400_000
 # How long a settled call is remembered: longer than any retry of the settlement itself takes.
 _SETTLED_MS = 120_000
+# A queued call may be run once more, by another worker, after it was settled.
+_QUEUED_SETTLED_MS = 86_400_000
 # A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60.0
 _MOST_BINDINGS = 10_000
@@ -50,6 +52,7 @@ class Ask:
     cache_key: str = ""  # "" when the answer must not come from, nor go to, the cache
     read_cache: bool = False
     single_flight: bool = False  # one call fetches the answer, identical ones wait for it
+    queued: bool = False  # it runs later: it is no running call yet
 
 
 class Remaining(NamedTuple):
@@ -88,6 +91,7 @@ class Admitted:
     ask: Ask
     charges: tuple[Charge, ...]
     leases: str  # the key of the caller's running calls, or a placeholder
+    reservations: str  # the key of the open reservations that this one is among
     cached: bytes | None
     follows: bool  # another call is fetching the same answer right now
     remaining: tuple[Remaining, ...]
@@ -121,8 +125,7 @@ class Admission:
         return self._plans.get(caller.plan) or self._plans["default"]
 
     def admit(self, caller: Caller, ask: Ask) -> Admitted:
-        if self._presence.announce():
-            self._spool.adopt(self._settle)
+        self.begin()
         reply = self._call_admit(caller, ask)
         if reply[0][0] == b"stale":
             caller = self._callers.refreshed(caller.key_hash)
@@ -140,9 +143,15 @@ class Admission:
         if cached is not None:
             charges = _cached_charges(charges)
         return Admitted(
-            caller=caller, ask=ask, charges=charges, leases=binding.leases, cached=cached,
+            caller=caller, ask=ask, charges=charges, leases=binding.leases,
+            reservations=self._presence.reservations_key, cached=cached,
             follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
         )  # fmt: skip
+
+    def begin(self) -> None:
+        """Once a process: shows its sign of life, and replays what processes that are no more have left."""
+        if self._presence.announce():
+            self._spool.adopt(self._settle)
 
     def settle(
         self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0
@@ -153,15 +162,22 @@ class Admission:
         """
         ask = admitted.ask
         keys = [
-            reservation_key(ask.call_id), self._presence.reservations_key,
+            reservation_key(ask.call_id), admitted.reservations,
             cache_entry_key(ask.cache_key), flight_key(ask.cache_key), admitted.leases, OUTBOX,
             *(charge.counter.key for charge in admitted.charges),
         ]  # fmt: skip
         args: list[str | bytes | int] = [
-            ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1), _SETTLED_MS,
+            ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1),
+            _QUEUED_SETTLED_MS if ask.queued else _SETTLED_MS,
             *_charge_args(admitted.charges, used),
         ]  # fmt: skip
         self._spool.settle(self._settle, keys, args)
+
+    def cancel(self, admitted: Admitted, reservations: str) -> None:
+        """Gives back what a call has reserved that will not be made after all. It leaves no row."""
+        keys = [reservation_key(admitted.ask.call_id), reservations, _NOTHING, _NOTHING, admitted.leases, OUTBOX]
+        keys += (charge.counter.key for charge in admitted.charges)
+        self._spool.settle(self._settle, keys, _cancel_args(admitted.ask.call_id, admitted.charges))
 
     def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
         now = self._clock()
@@ -178,7 +194,7 @@ class Admission:
         args: list[str | bytes | int] = [
             caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, binding.leases), deadline_ms + _KEEP_MS,
             "1" if ask.read_cache else "0", "1" if ask.single_flight else "0",
-            "" if binding.most_at_once is None else binding.most_at_once,
+            "" if binding.most_at_once is None or ask.queued else binding.most_at_once,
         ]  # fmt: skip
         for counter, reserved in ((charge.counter, charge.reserved) for charge in charges):
             keys.append(counter.key)
@@ -188,15 +204,14 @@ class Admission:
             return self._admit(keys, args), charges, binding, now
         except StoreUnavailable as exc:
             if exc.perhaps_done:
-                self._cancel(ask.call_id, keys, charges)
+                self._undo(ask.call_id, keys, charges)
             raise
 
-    def _cancel(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
+    def _undo(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
         """Gives back what Redis may have reserved for a call that was refused because no answer came."""
         log.warning("admission_unanswered", call_id=call_id)
         undo = [*keys[1:3], _NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
-        args = [call_id, "cancelled", "", "", 1, _SETTLED_MS, *_charge_args(charges, Amounts(requests=0))]
-        self._spool.keep(self._settle, undo, args)
+        self._spool.keep(self._settle, undo, _cancel_args(call_id, charges))
 
     def _bind(self, caller: Caller, now: float) -> Binding:
         name = caller.plan if caller.plan in self._limits else "default"
@@ -257,6 +272,10 @@ def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
         counter = charge.counter
         args += (counter.kind, charge.reserved, used.of(counter.limit.unit), counter.most, counter.period_ms)
     return args
+
+
+def _cancel_args(call_id: str, charges: tuple[Charge, ...]) -> list[str | int]:
+    return [call_id, "cancelled", "", "", 1, _SETTLED_MS, *_charge_args(charges, Amounts(requests=0))]
 
 
 def _cached_charges(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:

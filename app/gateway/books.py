@@ -83,15 +83,20 @@ class Books:
         self._clock = clock
 
     @contextmanager
-    def settling(self, call: Running) -> Iterator[None]:
-        """Whatever ends the block early also ends the call in the ledger, exactly once."""
+    def settling(self, call: Running, stays_open: Callable[[GatewayError], bool] = lambda _: False) -> Iterator[None]:
+        """Whatever ends the block early also ends the call in the ledger, exactly once.
+
+        Unless the error is one for which it `stays_open`: a queued call that will be tried again.
+        """
         try:
             yield
-        except ClientGone:
-            self.ended_early(call, "aborted", ClientGone.status)
-            raise
         except GatewayError as exc:
-            self.ended_early(call, "error", exc.status, exc)
+            if stays_open(exc):
+                self._metrics.active(-1)
+            elif isinstance(exc, ClientGone):
+                self.ended_early(call, "aborted", ClientGone.status)
+            else:
+                self.ended_early(call, "error", exc.status, exc)
             raise
         except BaseException:  # a bug or the worker's end: the row must be written all the same
             self.ended_early(call, "error", 500)
@@ -132,6 +137,23 @@ class Books:
         if usage is None:
             usage = self._estimate(call, text_bytes, chunks) if chunks or sent else Usage()
         self._settle(call, status, http_status, usage, error)
+
+    def dropped(self, admitted: Admitted, status: str, http_status: int) -> None:
+        """A queued call ended without having run."""
+        row = admitted.ask.row
+        row.update(
+            status=status,
+            http_status=http_status,
+            prompt_tokens=0,
+            completion_tokens=0,
+            cost_nanousd=0,
+            estimated=False,
+        )
+        self._admission.settle(admitted, Amounts(1), row)
+        self._metrics.observe_call(
+            model=row["model"], provider="cache", status=status, duration_s=0.0, ttft_s=None, prompt_tokens=0,
+            completion_tokens=0, cached_tokens=0, reasoning_tokens=0, cost_nanousd=0,
+        )  # fmt: skip
 
     def report(self, call: Running, cost_nanousd: int | None) -> Report:
         target = call.attempts.target

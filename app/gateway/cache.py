@@ -63,6 +63,11 @@ class Cache:
     def max_entry_bytes(self) -> int:
         return self._config.max_entry_bytes
 
+    def kept(self, cache_key: str) -> bytes | None:
+        """The answer that is kept under `cache_key` now. Raises `StoreUnavailable`."""
+        found: bytes | None = self._redis.execute("GET", cache_entry_key(cache_key)) if cache_key else None
+        return found
+
     def answer(self, admitted: Admitted, deadline: float, cancel: CancelToken) -> bytes | None:
         """The cached answer; waits for it while an identical call is fetching it. None: fetch it yourself.
 

@@ -65,6 +65,10 @@ class Callers:
             raise InvalidApiKey(_UNKNOWN)
         return self.refreshed(key_hash)
 
+    def of(self, key_hash: str) -> Caller:
+        """The caller whose key has this hash, read now. Raises `InvalidApiKey`, `StoreUnavailable`."""
+        return self._static.get(key_hash) or self.refreshed(key_hash)
+
     def verified(self, key: str) -> Caller:
         """The caller of `key`, read at most `FRESH_S` ago. Raises `InvalidApiKey`, `StoreUnavailable`."""
         caller = self.remembered(key)

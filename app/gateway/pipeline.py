@@ -10,16 +10,17 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.domain.money import Usage
-from app.errors import Forbidden, RateLimited
+from app.errors import Forbidden, GatewayError, RateLimited
 from app.gateway import replay
-from app.gateway.admission import Admission, Ask
+from app.gateway.admission import Admission, Admitted, Ask
 from app.gateway.books import Books, CallContext, Report, Running
 from app.gateway.cache import Cache, marked
+from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.router import Route, Router
 from app.gateway.stream import CachedStream, LiveStream
-from app.providers.base import ChatCall, EmbedCall
+from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import Metrics
 
 
@@ -59,21 +60,7 @@ class Pipeline:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
         call = self._admit(caller, request, context, "chat.completions")
         with self._books.settling(call):
-            cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
-            if cached is not None:
-                return self._from_cache(call, cached)
-            answer = self._router.run(
-                call.route, call.attempts, call.deadline, context.cancel,
-                lambda target: target.provider.chat(ChatCall(
-                    request=request, model=target.model, request_id=context.request_id,
-                    deadline=call.deadline, cancel=context.cancel,
-                )),
-            )  # fmt: skip
-            keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
-            cost = self._books.answered(
-                call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
-            )
-            return Reply(answer.body, self._books.report(call, cost))
+            return self._chat(call, request)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
@@ -100,15 +87,81 @@ class Pipeline:
         """Embeddings. Never cached."""
         call = self._admit(caller, request, context, "embeddings")
         with self._books.settling(call):
-            answer = self._router.run(
-                call.route, call.attempts, call.deadline, context.cancel,
-                lambda target: target.provider.embed(EmbedCall(
-                    request=request, model=target.model, request_id=context.request_id,
-                    deadline=call.deadline, cancel=context.cancel,
-                )),
-            )  # fmt: skip
-            cost = self._books.answered(call, answer.usage)
-            return Reply(answer.body, self._books.report(call, cost))
+            return self._embed(call, request)
+
+    def hold(self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, for_s: float) -> Held:
+        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it."""
+        route = self._router.route(request.model, caller)
+        ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
+        ask.row["job_id"] = context.call_id
+        ask.deadline_s, ask.queued, ask.read_cache, ask.single_flight = for_s, True, False, False
+        admitted = self._let_in(caller, ask)
+        return Held.of(admitted, read_cache=context.read_cache, write_cache=context.write_cache)
+
+    def resume(
+        self,
+        caller: Caller,
+        request: ChatRequest | EmbedRequest,
+        held: Held,
+        cancel: CancelToken,
+        *,
+        stays_open: Callable[[GatewayError], bool],
+    ) -> Reply:
+        """Runs a held call, once more if need be: an error for which it `stays_open` leaves it to be resumed again."""
+        started = self._monotonic()
+        admitted = held.admitted(caller)
+        row = held.row
+        context = CallContext(row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache)
+        reads = bool(held.cache_key) and held.read_cache
+        try:
+            route = self._router.route(request.model, caller)
+            admitted.cached = self._cache.kept(held.cache_key) if reads else None
+        except GatewayError as exc:
+            if not stays_open(exc):
+                self.drop(held, "error", exc.status)
+            raise
+        self._metrics.active(1)
+        call = Running(
+            context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
+            row=row, admitted=admitted, cache="miss" if reads else "bypass",
+            started=started, deadline=started + self._config.timeouts.total_s,
+        )  # fmt: skip
+        with self._books.settling(call, stays_open):
+            return self._chat(call, request) if isinstance(request, ChatRequest) else self._embed(call, request)
+
+    def drop(self, held: Held, status: str, http_status: int) -> None:
+        """Ends a held call that will not run."""
+        self._books.dropped(held.admitted(Caller(held.row["key_id"], "")), status, http_status)
+
+    def _chat(self, call: Running, request: ChatRequest) -> Reply:
+        context = call.context
+        cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
+        if cached is not None:
+            return self._from_cache(call, cached)
+        answer = self._router.run(
+            call.route, call.attempts, call.deadline, context.cancel,
+            lambda target: target.provider.chat(ChatCall(
+                request=request, model=target.model, request_id=context.request_id,
+                deadline=call.deadline, cancel=context.cancel,
+            )),
+        )  # fmt: skip
+        keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
+        cost = self._books.answered(
+            call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
+        )
+        return Reply(answer.body, self._books.report(call, cost))
+
+    def _embed(self, call: Running, request: EmbedRequest) -> Reply:
+        context = call.context
+        answer = self._router.run(
+            call.route, call.attempts, call.deadline, context.cancel,
+            lambda target: target.provider.embed(EmbedCall(
+                request=request, model=target.model, request_id=context.request_id,
+                deadline=call.deadline, cancel=context.cancel,
+            )),
+        )  # fmt: skip
+        cost = self._books.answered(call, answer.usage)
+        return Reply(answer.body, self._books.report(call, cost))
 
     def _from_cache(self, call: Running, cached: bytes) -> Reply:
         call.cache = "hit"
@@ -129,28 +182,43 @@ class Pipeline:
     ) -> Running:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
+        ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
+        admitted = self._let_in(caller, ask)
+        self._metrics.active(1)
+        return Running(
+            context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
+            row=ask.row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
+            started=started, deadline=started + self._config.timeouts.total_s,
+        )  # fmt: skip
+
+    def _ask(
+        self,
+        caller: Caller,
+        request: ChatRequest | EmbedRequest,
+        context: CallContext,
+        route: Route,
+        endpoint: str,
+        *,
+        streamed: bool,
+    ) -> Ask:
         reserve, if_lost = self._reservation(caller, route, request)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
-        row = self._row(caller, request, context, endpoint, streamed, if_lost)
-        total_s = self._config.timeouts.total_s
-        ask = Ask(
-            call_id=context.call_id, row=row, reserve=reserve, if_lost=if_lost, deadline_s=total_s + 5,
+        return Ask(
+            call_id=context.call_id, row=self._row(caller, request, context, endpoint, streamed, if_lost),
+            reserve=reserve, if_lost=if_lost, deadline_s=self._config.timeouts.total_s + 5,
             cache_key=cache_key, read_cache=bool(cache_key) and context.read_cache,
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
         )  # fmt: skip
+
+    def _let_in(self, caller: Caller, ask: Ask) -> Admitted:
         try:
             admitted = self._admission.admit(caller, ask)
         except RateLimited as exc:
             self._metrics.rate_limited(exc.limit)
             raise
-        self._metrics.active(1)
         if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
             self._metrics.budget_near(admitted.caller.plan)
-        return Running(
-            context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
-            row=row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
-            started=started, deadline=started + total_s,
-        )  # fmt: skip
+        return admitted
 
     def _reservation(
         self, caller: Caller, route: Route, request: ChatRequest | EmbedRequest
@@ -201,3 +269,8 @@ class Pipeline:
             "cost_nanousd": if_lost.nanousd, "latency_ms": 0.0, "ttft_ms": None, "attempts": 0, "cache": "bypass",
             "streamed": streamed, "estimated": True, "unpriced": False, "job_id": None, "tags": "",
         }  # fmt: skip
+
+
+def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
+    """The endpoint's name in the ledger."""
+    return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"

@@ -18,6 +18,8 @@ from app.errors import StoreUnavailable
 from app.store.redis import Redis
 
 WORKERS = "penstock:workers"  # zset: worker id → Unix seconds of its last sign of life
+# Whose the reservations of queued calls are: nobody's who could die.
+QUEUE = "queue"
 log = structlog.get_logger()
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.gateway.admission import OUTBOX, reservation_key
-from app.gateway.presence import WORKERS, reservations_of
+from app.gateway.presence import QUEUE, WORKERS, reservations_of
 from app.store.redis import Redis
 
 log = structlog.get_logger()
@@ -66,6 +66,10 @@ class Reaper:
                 log.warning("worker_lost", worker=worker.decode(), calls=len(ids))
             if dead and now - float(beat) > self._timeout_s + _FORGET_S:
                 self._redis.execute("ZREM", WORKERS, worker)
+        # Queued calls belong to no worker: only their deadline ends them.
+        queued = reservations_of(QUEUE)
+        for call_id in self._redis.execute("ZRANGEBYSCORE", queued, "-inf", int(now * 1000)):
+            lost += self._lose(call_id.decode(), queued)
         return lost
 
     def _lose(self, call_id: str, open_calls: str) -> int:

@@ -2,7 +2,8 @@
 -- answer is cached, the single flight is released and the ledger row is appended. Settling twice does nothing.
 --
 -- A worker that was only stalled may settle after the reaper declared its call lost: the counters are then
--- corrected from what the reaper charged, and the ledger lets the real row replace the lost one.
+-- corrected from what the reaper charged, and the ledger lets the real row replace the lost one. So may a job that was
+-- queued although the caller was told that it could not be.
 --
 -- KEYS  1 reservation   2 the worker's open reservations   3 cached answer   4 single-flight holder
 --       5 running calls of the key   6 outbox stream   7… one a limit
@@ -15,7 +16,7 @@ local final = ARGV[2]
 if state == 'settled' or (final ~= 'settled' and state ~= 'open') then return 0 end
 
 local charged = {}
-if state == 'lost' then charged = cjson.decode(redis.call('HGET', KEYS[1], 'c')) end
+if state == 'lost' or state == 'cancelled' then charged = cjson.decode(redis.call('HGET', KEYS[1], 'c')) end
 local clock = redis.call('TIME')
 local now_us = clock[1] * 1000000 + clock[2]
 local actuals = {}
@@ -25,7 +26,7 @@ for i = 7, #KEYS do
   local kind, reserved, actual = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local limit, period_ms = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   -- No reservation at all: Redis lost it (a crash within the AOF's last second), and what it had charged with it.
-  if state == 'lost' then reserved = charged[i - 6] elseif not state then reserved = 0 end
+  if state == 'lost' or state == 'cancelled' then reserved = charged[i - 6] elseif not state then reserved = 0 end
   local delta = actual - reserved
   actuals[i - 6] = actual
   if delta ~= 0 then

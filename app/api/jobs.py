@@ -1,0 +1,112 @@
+"""The asynchronous endpoints: submit a chat completion, poll it, cancel it.
+
+A poll costs one round trip to Redis. Clients that send back the `ETag` get an empty 304 while nothing has changed, and
+`Retry-After` tells when asking again is worth it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from app.api.wire import Inbound, Outbound
+from app.domain.chat import ChatRequest, field_bytes, with_fields
+from app.domain.identity import Caller
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.jobs.queue import described, estimated_wait_s
+from app.providers.base import CancelToken
+from app.services import Services
+from app.store.jobs import Shown
+
+_LONGEST_WAIT_S = 30
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_encode = msgspec.json.Encoder().encode
+
+
+def submit(services: Services, caller: Caller, inbound: Inbound, body: bytes) -> Outbound:
+    """202, and where to ask for the answer. `callback_url` in the body is ours, everything else is the call."""
+    parsed, callback_url = _parsed(services, body)
+    key = inbound.environ.get("HTTP_IDEMPOTENCY_KEY", "")
+    if key and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters.", param="Idempotency-Key")
+    submitted = services.queue.submit(
+        caller, parsed, inbound.call_context(CancelToken()), idempotency_key=key, callback_url=callback_url
+    )
+    url = f"{_prefix(inbound)}/requests/{submitted.job_id}"
+    job: dict[str, Any] = {"request_id": submitted.job_id, "status": "queued", "status_url": url}
+    wait_s = 1
+    if submitted.repeated:
+        try:
+            shown = services.queue.status(caller, submitted.job_id)
+        except NotFound:
+            raise Conflict("The request of this Idempotency-Key has ended and its result has expired.") from None
+        job |= {**described(shown), "status_url": url}
+        wait_s = _worth_asking_again_s(shown)
+    headers = [("Content-Type", "application/json"), ("Location", url), ("Retry-After", str(wait_s))]
+    return Outbound(202, headers, _encode(job))
+
+
+def show(services: Services, caller: Caller, inbound: Inbound, job_id: str) -> Outbound:
+    """How the job is. Raises `NotFound`."""
+    shown = services.queue.status(caller, _checked(job_id))
+    body = _body(shown, inbound)
+    tag = f'"{hashlib.blake2b(body, digest_size=9).hexdigest()}"'
+    headers = [("ETag", tag), ("Cache-Control", "private, no-cache")]
+    if shown.state in ("queued", "processing"):
+        headers.append(("Retry-After", str(_worth_asking_again_s(shown))))
+    seen = inbound.environ.get("HTTP_IF_NONE_MATCH")
+    if seen and tag in seen:
+        return Outbound(304, headers, b"")
+    headers.append(("Content-Type", "application/json"))
+    return Outbound(200, headers, body)
+
+
+def cancel(services: Services, caller: Caller, inbound: Inbound, job_id: str) -> Outbound:
+    """200 when it is cancelled, 202 when its worker has been told to. Raises `NotFound`, `Conflict`."""
+    shown = services.queue.cancel(caller, _checked(job_id))
+    status = 200 if shown.state == "cancelled" else 202
+    return Outbound(status, [("Content-Type", "application/json")], _body(shown, inbound))
+
+
+def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
+    parsed = ChatRequest.parse(body)
+    if parsed.stream:
+        raise InvalidRequest("A queued request cannot be streamed: `stream`.", param="stream")
+    given = field_bytes(body).get("callback_url")
+    if given is None:
+        return parsed, ""
+    try:
+        url = msgspec.json.decode(given, type=str | None)
+    except msgspec.ValidationError:
+        raise InvalidRequest("Expected a string: `callback_url`.", param="callback_url") from None
+    if url is not None:
+        services.callbacks.check(url)
+    return ChatRequest.parse(with_fields(body, {}, drop=("callback_url",))), url or ""
+
+
+def _body(shown: Shown, inbound: Inbound) -> bytes:
+    job = described(shown)
+    return _encode({
+        "request_id": job.pop("request_id"), "status": job.pop("status"),
+        "status_url": f"{_prefix(inbound)}/requests/{shown.id}", **job,
+    })  # fmt: skip
+
+
+def _checked(job_id: str) -> str:
+    if not _JOB_ID.fullmatch(job_id):
+        raise NotFound("There is no such request, or it has expired.")
+    return job_id
+
+
+def _prefix(inbound: Inbound) -> str:
+    return "/api/v1" if inbound.environ["PATH_INFO"].startswith("/api/") else "/v1"
+
+
+def _worth_asking_again_s(shown: Shown) -> int:
+    wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_s
+    return min(max(math.ceil(wait_s or 1), 1), _LONGEST_WAIT_S)

@@ -1,0 +1,77 @@
+"""A call that is admitted in one process and run in another: what must be known of it in between.
+
+Its reservation stays open meanwhile, among those of the queue. Whoever ends the call settles it with `Held.admitted`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.domain.identity import Caller
+from app.gateway.admission import Admitted, Ask, Charge
+from app.gateway.limits import LIMITS, Amounts, Counter
+from app.gateway.presence import QUEUE, reservations_of
+
+_LIMITS = {limit.name: limit for limit in LIMITS}
+
+
+class _Charge(msgspec.Struct, array_like=True):
+    limit: str
+    key: str
+    most: int
+    period_ms: int
+    reserved: int
+
+
+class Held(msgspec.Struct):
+    """The admission's part of a queued job. `read_cache` and `write_cache` are what the caller's headers said."""
+
+    row: dict[str, Any]
+    reserve: Amounts
+    if_lost: Amounts
+    charges: list[_Charge]
+    leases: str
+    cache_key: str
+    read_cache: bool
+    write_cache: bool
+
+    @classmethod
+    def of(cls, admitted: Admitted, *, read_cache: bool, write_cache: bool) -> Held:
+        ask = admitted.ask
+        return cls(
+            row=ask.row, reserve=ask.reserve, if_lost=ask.if_lost, leases=admitted.leases, cache_key=ask.cache_key,
+            read_cache=read_cache, write_cache=write_cache,
+            charges=[
+                _Charge(counter.limit.name, counter.key, counter.most, counter.period_ms, reserved)
+                for counter, reserved in admitted.charges
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def decode(cls, data: bytes) -> Held:
+        return _decode(data)
+
+    def encode(self) -> bytes:
+        return _encode(self)
+
+    def admitted(self, caller: Caller) -> Admitted:
+        """The admission, to be settled as `caller`'s."""
+        ask = Ask(
+            call_id=self.row["call_id"], row=self.row, reserve=self.reserve, if_lost=self.if_lost, deadline_s=0,
+            cache_key=self.cache_key, queued=True,
+        )  # fmt: skip
+        charges = []
+        for charge in self.charges:
+            limit = _LIMITS[charge.limit]
+            counter = Counter(limit, charge.most, charge.key, limit.kind, charge.period_ms, 0.0)
+            charges.append(Charge(counter, charge.reserved))
+        return Admitted(
+            caller=caller, ask=ask, charges=tuple(charges), leases=self.leases, reservations=reservations_of(QUEUE),
+            cached=None, follows=False, remaining=(),
+        )  # fmt: skip
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Held).decode

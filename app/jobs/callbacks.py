@@ -1,0 +1,172 @@
+"""Tells a caller's server that a job has ended: signed, tried again, and never sent where a caller must not reach.
+
+The signature is that of Standard Webhooks, which OpenAI's SDKs verify (`client.webhooks.unwrap`): headers `webhook-id`,
+`webhook-timestamp` and `webhook-signature: v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`.
+
+A name is resolved once, each of its addresses is checked, and the connection goes to the address that was checked: a
+name that changes its mind in between changes nothing (CONVENTIONS, bug 8). Redirects are not followed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
+
+import gevent
+
+from app.errors import GatewayError, InvalidRequest
+
+_TIMEOUT_S = 10.0  # of one wait
+_TOTAL_S = 20.0
+_NAT64 = ip_network("64:ff9b::/96")
+_LONGEST_URL = 2048
+_PORTS = {"http": 80, "https": 443}
+Resolve = Callable[[str, int], list[str]]
+
+
+class Undelivered(GatewayError):
+    """The other side could not be reached or did not say 2xx. Another try may help."""
+
+
+class Callbacks:
+    """`allow` names hosts and networks besides public addresses; `secret` is what the signature is made with."""
+
+    def __init__(self, *, secret: str | None, allow: tuple[str, ...], resolve: Resolve | None = None) -> None:
+        self._key = None if secret is None else signing_key(secret)
+        self._hosts, self._networks = _allowed(allow)
+        self._resolve = resolve or _resolve
+
+    def check(self, url: str) -> str:
+        """`url`, if a callback may go there as far as can be told without asking anybody. Raises `InvalidRequest`."""
+        self._signing_key()
+        self._target(url)
+        return url
+
+    def deliver(self, url: str, event_id: str, body: bytes, *, now: float) -> None:
+        """Raises `Undelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
+        scheme, host, port, path = self._target(url)
+        address = self._address(host, port)
+        headers = {
+            "Content-Type": "application/json", "User-Agent": "penstock", "Connection": "close",
+            **signature(self._signing_key(), event_id, int(now), body),
+        }  # fmt: skip
+        connection = _Pinned(scheme, host, port, address)
+        limit = gevent.Timeout(_TOTAL_S)
+        try:
+            with limit:
+                connection.request("POST", path, body, headers)
+                status = connection.getresponse().status
+        except gevent.Timeout as exc:
+            if exc is not limit:
+                raise
+            raise Undelivered("The callback took too long.") from None
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            raise Undelivered(f"The callback failed: {type(exc).__name__}.") from None
+        finally:
+            connection.close()
+        if not 200 <= status < 300:
+            raise Undelivered(f"The callback was answered with {status}.")
+
+    def _signing_key(self) -> bytes:
+        if self._key is None:
+            raise _refused("callbacks are off: the operator has set no CALLBACK_SECRET")
+        return self._key
+
+    def _target(self, url: str) -> tuple[str, str, int, str]:
+        if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+            raise _refused("expected an http or https URL")
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _PORTS.get(parts.scheme, 0)
+        except ValueError:
+            raise _refused("expected an http or https URL") from None
+        host = parts.hostname or ""
+        if parts.scheme not in _PORTS or not host or parts.username is not None or parts.password is not None:
+            raise _refused("expected an http or https URL without a user name")
+        try:
+            address = ip_address(host)
+        except ValueError:
+            pass
+        else:
+            if not self._may(host, str(address)):
+                raise _refused("the address is not public")
+        return parts.scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    def _address(self, host: str, port: int) -> str:
+        """The address to connect to. Every address of the name must be one that callbacks may go to."""
+        try:
+            found = self._resolve(host, port)
+        except OSError:
+            raise Undelivered("The callback's host has no address.") from None
+        if not found:
+            raise Undelivered("The callback's host has no address.")
+        for address in found:
+            if not self._may(host, address):
+                raise _refused("the host's address is not public")
+        return found[0]
+
+    def _may(self, host: str, address: str) -> bool:
+        if host.lower() in self._hosts:
+            return True
+        found = ip_address(address.partition("%")[0])
+        if found.version == 6:
+            # An IPv4 address in IPv6's clothes is judged as what it is.
+            inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+            found = inner or (IPv4Address(int(found) & 0xFFFF_FFFF) if found in _NAT64 else found)
+        if any(found.version == network.version and found in network for network in self._networks):
+            return True
+        return found.is_global and not found.is_multicast
+
+
+def signing_key(secret: str) -> bytes:
+    """The bytes to sign with: a `whsec_…` secret is base64, anything else is taken as it is."""
+    if secret.startswith("whsec_"):
+        return base64.b64decode(secret.removeprefix("whsec_"))
+    return secret.encode()
+
+
+def signature(key: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    signed = b"%b.%d.%b" % (event_id.encode(), timestamp, body)
+    digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return {"webhook-id": event_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{digest}"}
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to `address`, whatever `host` means to a resolver now; TLS is verified for `host`."""
+
+    def __init__(self, scheme: str, host: str, port: int, address: str) -> None:
+        super().__init__(f"[{host}]" if ":" in host else host, port, timeout=_TIMEOUT_S)
+        self._address = address
+        self._name = host
+        self._secure = scheme == "https"
+
+    def connect(self) -> None:
+        plain = socket.create_connection((self._address, self.port), _TIMEOUT_S)
+        self.sock = plain
+        if self._secure:
+            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self._name)
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    return [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _allowed(rows: tuple[str, ...]) -> tuple[frozenset[str], tuple[IPv4Network | IPv6Network, ...]]:
+    hosts, networks = [], []
+    for row in rows:
+        try:
+            networks.append(ip_network(row))
+        except ValueError:
+            hosts.append(row.lower())
+    return frozenset(hosts), tuple(networks)
+
+
+def _refused(why: str) -> InvalidRequest:
+    return InvalidRequest(f"`callback_url` cannot be used: {why}.", param="callback_url")

@@ -1,0 +1,175 @@
+"""The queue as its users see it: submit a call, ask how it goes, cancel it.
+
+A job is a call whose admission happens at once and whose answer is fetched later. Limits and budget are reserved when
+it is submitted, and settled once, when it ends: by the worker that ran it, or here if it never ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.config import GatewayConfig
+from app.domain.identity import Caller
+from app.errors import Conflict, NotFound, NotReady, QueueFull
+from app.gateway.admission import Admission, reservation_key
+from app.gateway.books import CallContext
+from app.gateway.held import Held
+from app.gateway.pipeline import Pipeline, endpoint_of
+from app.gateway.presence import QUEUE, Presence, reservations_of
+from app.store.jobs import Depth, Jobs, Shown
+from app.store.redis import Redis
+
+_REMEMBER_S = 86_400
+_FINAL = frozenset({"completed", "failed", "cancelled"})
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_UNKNOWN = "There is no such request, or it has expired."
+
+
+class Submitted(NamedTuple):
+    """`repeated`: the caller had submitted it before, under the same Idempotency-Key."""
+
+    job_id: str
+    repeated: bool
+
+
+class JobQueue:
+    """Raises `StoreUnavailable` besides what each method names."""
+
+    def __init__(
+        self, *, config: GatewayConfig, redis: Redis, pipeline: Pipeline, admission: Admission, presence: Presence
+    ) -> None:
+        queue = config.queue
+        self._config = queue
+        self._call_s = config.timeouts.total_s + 5
+        self._pipeline = pipeline
+        self._admission = admission
+        self._presence = presence
+        self.jobs = Jobs(redis=redis, most_jobs=queue.max_jobs, most_bytes=queue.max_bytes, lease_s=queue.lease_s)
+
+    @property
+    def capacity(self) -> int:
+        return self._config.max_jobs
+
+    def submit(
+        self,
+        caller: Caller,
+        request: ChatRequest | EmbedRequest,
+        context: CallContext,
+        *,
+        idempotency_key: str = "",
+        callback_url: str = "",
+    ) -> Submitted:
+        """Takes a call into the queue; `context.call_id` is the job's id.
+
+        Raises what admission raises, `QueueFull`, and `Conflict` when the key was used for another request.
+        """
+        entry, remember = _idempotency(caller, idempotency_key, request.raw, context.call_id)
+        known, full = self.jobs.known(entry)
+        if known is not None:
+            return _repeated(known, remember)
+        if full:
+            raise _full()
+        tries = self._config.max_attempts
+        held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
+        held = self._pipeline.hold(caller, request, context, for_s=held_s)
+        outcome = "refused"
+        try:
+            outcome, known = self.jobs.submit(
+                context.call_id, caller.key_id, {
+                    "key_hash": caller.key_hash, "endpoint": endpoint_of(request), "request": request.raw,
+                    "held": held.encode(), "priority": self._admission.plan(caller).priority,
+                    "most_at_once": self._admission.plan(caller).concurrency or "", "callback_url": callback_url,
+                },
+                size=len(request.raw), from_reservations=self._presence.reservations_key,
+                to_reservations=reservations_of(QUEUE), reservation=reservation_key(context.call_id), held_s=held_s,
+                idempotency=entry, remember=remember, remember_s=_REMEMBER_S,
+            )  # fmt: skip
+        finally:
+            if outcome != "queued":
+                self._admission.cancel(held.admitted(caller), self._presence.reservations_key)
+        if outcome == "known":
+            return _repeated(known, remember)
+        if outcome == "full":
+            raise _full()
+        if outcome != "queued":
+            raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
+        return Submitted(context.call_id, repeated=False)
+
+    def status(self, caller: Caller, job_id: str) -> Shown:
+        """Raises `NotFound` for a job that is unknown, expired or another key's."""
+        shown = self.jobs.status(job_id, caller.key_id)
+        if shown is None:
+            raise NotFound(_UNKNOWN)
+        return shown
+
+    def cancel(self, caller: Caller, job_id: str) -> Shown:
+        """Cancels a job: at once when it waits; when it runs, its worker does, within a second.
+
+        Raises `NotFound`, and `Conflict` when it has ended.
+        """
+        state, held = self.jobs.cancel(job_id, caller.key_id, keep_s=self._config.result_ttl_s)
+        if state == "unknown":
+            raise NotFound(_UNKNOWN)
+        if held:
+            self._pipeline.drop(Held.decode(held), "aborted", 499)
+        elif state in _FINAL:
+            raise Conflict(f"The request has ended: it is {state}.")
+        return self.status(caller, job_id)
+
+    def depth(self) -> Depth:
+        return self.jobs.depth()
+
+
+def described(shown: Shown) -> dict[str, Any]:
+    """A job as its owner sees it, in JSON's types. Nothing in it changes while nothing happens."""
+    job: dict[str, Any] = {"request_id": shown.id, "status": shown.state, "created_at": _moment(shown.submitted)}
+    if shown.state == "queued":
+        wait_s = estimated_wait_s(shown)
+        job |= {"position": shown.before + 1, "estimated_wait_s": None if wait_s is None else round(wait_s, 1)}
+    if shown.started is not None and shown.state != "queued":
+        job |= {"started_at": _moment(shown.started), "queued_ms": round((shown.started - shown.submitted) * 1000)}
+        if shown.finished is not None and shown.state in _FINAL:
+            job |= {"finished_at": _moment(shown.finished), "run_ms": round((shown.finished - shown.started) * 1000)}
+    if shown.attempts:
+        job["attempts"] = shown.attempts
+    if shown.state == "completed":
+        job |= _decode(shown.about or b"{}")
+        job["response"] = msgspec.Raw(shown.response or b"null")
+    elif shown.error and shown.state != "cancelled":
+        job["error"] = msgspec.Raw(shown.error)
+    return job
+
+
+def estimated_wait_s(shown: Shown) -> float | None:
+    """Until a waiting job runs; None when nobody can tell: no worker is there, or none has run a job yet."""
+    if not shown.slots or shown.mean_s is None:
+        return None
+    return shown.before / shown.slots * shown.mean_s
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[str, str]:
+    """Where an Idempotency-Key is remembered, and as what. Two keys' are two things (CONVENTIONS, bug 7)."""
+    if not key:
+        return "", ""
+    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"penstock:idempotency:{caller.key_id}:{digest}", f"{hashlib.sha256(body).hexdigest()}:{job_id}"
+
+
+def _repeated(known: bytes, remember: str) -> Submitted:
+    body, _, job_id = known.decode().partition(":")
+    if body != remember.partition(":")[0]:
+        raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key")
+    return Submitted(job_id, repeated=True)
+
+
+def _full() -> QueueFull:
+    return QueueFull("The queue is full. Please try again later.", retry_after_s=5)

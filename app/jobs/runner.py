@@ -1,0 +1,202 @@
+"""A worker's part of the queue: claim the next job, run it, say how it ended; and show a sign of life meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.config import GatewayConfig
+from app.domain.identity import Scope
+from app.domain.money import usd
+from app.errors import ClientGone, Forbidden, GatewayError, StoreUnavailable, UpstreamError, UpstreamTimeout
+from app.gateway.callers import Callers
+from app.gateway.held import Held
+from app.gateway.pipeline import Pipeline, Reply
+from app.providers.base import CancelToken
+from app.store.jobs import Job, Jobs
+
+log = structlog.get_logger()
+_BEAT_S = 0.5  # how soon a running job notices that it was cancelled
+_SETTLE_RETRY_S = (0.2, 5.0)
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A job that runs here. `lost`: another worker has it now, and will end its call."""
+
+    number: int
+    cancel: CancelToken = field(default_factory=CancelToken)
+    lost: bool = False
+
+
+class Runner:
+    """Runs jobs until told to stop.
+
+    `on_end` gets each job that ended and wants a callback; `others_wait` tells whether Dramatiq has other messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        pipeline: Pipeline,
+        callers: Callers,
+        config: GatewayConfig,
+        worker: str,
+        slots: int,
+        on_end: Callable[[Job], None],
+        others_wait: Callable[[], bool],
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._jobs = jobs
+        self._pipeline = pipeline
+        self._callers = callers
+        self._config = config
+        self._worker = worker
+        self._slots = slots
+        self._on_end = on_end
+        self._others_wait = others_wait
+        self._clock = clock
+        self._pause = pause
+        self._running: dict[str, _Attempt] = {}
+        self._stopping = threading.Event()
+
+    def answer_bell(self) -> None:
+        """Runs jobs one after the other until there is none to run, or other messages want this greenlet."""
+        while not self._stopping.is_set():
+            try:
+                job = self._jobs.claim(self._worker, self._config.timeouts.total_s + 5)
+            except StoreUnavailable as exc:
+                log.warning("queue_unavailable", reason=exc.message)
+                return  # the next beat rings again
+            if job is None:
+                return
+            self._run(job)
+            if self._others_wait():
+                return
+
+    def keep_beating(self) -> None:
+        """Until `stop`, and then until the last job has ended."""
+        while not (self._stopping.wait(_BEAT_S) and not self._running):
+            if self._stopping.is_set():
+                self._pause(_BEAT_S)
+            try:
+                self.beat()
+            except StoreUnavailable as exc:
+                log.warning("queue_beat_failed", reason=exc.message)
+        try:
+            self._jobs.leave(self._worker, self._slots)
+        except StoreUnavailable:
+            pass  # forgotten after a minute anyway
+
+    def beat(self) -> None:
+        running = [(job_id, attempt.number) for job_id, attempt in self._running.items()]
+        for job_id, why in self._jobs.beat(self._worker, self._slots, running):
+            attempt = self._running.get(job_id)
+            if attempt is not None:
+                attempt.lost = attempt.lost or why == "lost"
+                attempt.cancel.cancel()
+
+    def stop(self) -> None:
+        """Takes no further job; those that run may end."""
+        self._stopping.set()
+
+    def _run(self, job: Job) -> None:
+        attempt = self._running[job.id] = _Attempt(job.attempt)
+        log.info("job_started", job_id=job.id, attempt=job.attempt)
+        try:
+            state, fields, keep_s = self._outcome(job, attempt)
+            if self._finish(job, state, fields, keep_s):
+                log.info("job_ended", job_id=job.id, state=state, attempt=job.attempt)
+                if state != "queued" and job.callback_url:
+                    self._on_end(job)
+            else:
+                log.warning("job_taken_over", job_id=job.id, attempt=job.attempt)
+        finally:
+            del self._running[job.id]
+
+    def _outcome(self, job: Job, attempt: _Attempt) -> tuple[str, dict[str, str | bytes | int], float]:
+        """How the attempt ended: the job's state, its fields, and for how long that stays."""
+        keep_s = self._config.queue.result_ttl_s
+        try:
+            reply = self._reply(job, attempt)
+        except ClientGone:
+            return "cancelled", {}, keep_s
+        except GatewayError as exc:
+            fields: dict[str, str | bytes | int] = {"error": _error(exc), "http_status": exc.status}
+            if self._stays_open(job, attempt, exc):
+                pause_s = self._config.queue.retry_backoff_s * 2 ** (job.attempt - 1)
+                return "queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0))
+            return "failed", fields, keep_s
+        except Exception as exc:  # boundary: a bug ends this job, and no other
+            log.error("unexpected_error", job_id=job.id, exc_info=exc)
+            error = _error(GatewayError("The server had an error while processing your request."))
+            return "failed", {"error": error, "http_status": 500}, keep_s
+        return "completed", {"response": reply.body, "http_status": 200, "about": _about(reply), "error": ""}, keep_s
+
+    def _reply(self, job: Job, attempt: _Attempt) -> Reply:
+        held = Held.decode(job.held)
+        queue = self._config.queue
+        if job.cancelled:
+            self._pipeline.drop(held, "aborted", ClientGone.status)
+            raise ClientGone("Cancelled.")
+        if job.attempt > queue.max_attempts:
+            self._pipeline.drop(held, "error", 500)
+            raise GatewayError(f"The request was tried {queue.max_attempts} times; each time its worker died.")
+        if self._clock() - job.submitted > queue.max_wait_s:
+            self._pipeline.drop(held, "error", UpstreamTimeout.status)
+            raise _Expired("The request waited too long in the queue.", provider="", kind="timeout_total")
+        try:
+            caller = self._callers.of(job.key_hash)
+            if not caller.has(Scope.CHAT):
+                raise Forbidden("This API key may not use the endpoint any more.")
+        except GatewayError as exc:
+            if not self._stays_open(job, attempt, exc):
+                self._pipeline.drop(held, "error", exc.status)
+            raise
+        parsed = (ChatRequest if job.endpoint == "chat.completions" else EmbedRequest).parse(job.request)
+        return self._pipeline.resume(
+            caller, parsed, held, attempt.cancel, stays_open=lambda exc: self._stays_open(job, attempt, exc)
+        )
+
+    def _stays_open(self, job: Job, attempt: _Attempt, exc: GatewayError) -> bool:
+        """Whether the call goes on after this error: elsewhere, or later."""
+        if attempt.lost:
+            return True
+        again = (isinstance(exc, UpstreamError) and exc.fall_back) or isinstance(exc, StoreUnavailable)
+        return again and not isinstance(exc, _Expired) and job.attempt < self._config.queue.max_attempts
+
+    def _finish(self, job: Job, state: str, fields: dict[str, str | bytes | int], keep_s: float) -> bool:
+        """Says how the job ended, also to a Redis that is away for a while: its answer is paid for."""
+        wait_s, longest_s = _SETTLE_RETRY_S
+        deadline = self._clock() + self._config.queue.max_wait_s
+        while True:
+            try:
+                return self._jobs.finish(job, state, fields, keep_s=keep_s)
+            except StoreUnavailable:
+                if self._clock() >= deadline or self._stopping.is_set():
+                    return False
+                self._pause(wait_s)
+                wait_s = min(wait_s * 2, longest_s)
+
+
+def _error(exc: GatewayError) -> bytes:
+    return _encode({"message": exc.message, "type": exc.type, "param": exc.param, "code": exc.code})
+
+
+def _about(reply: Reply) -> bytes:
+    report = reply.report
+    cost_usd = usd(report.cost_nanousd or 0)
+    return _encode({"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd})
+
+
+class _Expired(UpstreamTimeout):
+    """It waited longer than the queue allows."""

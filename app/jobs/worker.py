@@ -1,0 +1,143 @@
+"""The worker process: `dramatiq-gevent app.jobs.worker --processes 1 --threads 50`. Each thread is a greenlet, one job.
+
+Built at import, for that is how Dramatiq is told of a broker and its actors. Several of these processes, on one machine
+or many, share the queue. It stops taking jobs at SIGTERM and ends when those it runs have ended; jobs of a worker that
+was killed run elsewhere once their lease has passed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import dramatiq
+import msgspec
+import redis
+import structlog
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import Middleware, Retries
+
+from app.errors import ConfigError, InvalidRequest, StoreUnavailable
+from app.jobs.queue import described
+from app.jobs.runner import Runner
+from app.services import Services, build_services
+from app.settings import load_settings
+from app.store.jobs import BELLS, NAMESPACE, RING, Job
+from app.telemetry.logging import configure_logging
+from app.telemetry.metrics import CONTENT_TYPE, Metrics
+
+log = structlog.get_logger()
+_DEAD_WORKER_MS = 10_000
+_RETRY_MS = 1_000  # before a callback is tried again, doubled each time
+_DEAD_LETTERS_MS = 86_400_000
+
+
+class Lifecycle(Middleware):
+    """Builds the runner once Dramatiq has its greenlets, and stops it before they are stopped."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._runner: Runner | None = None
+        self._beating: threading.Thread | None = None
+
+    @property
+    def runner(self) -> Runner:
+        if self._runner is None:
+            raise RuntimeError("the worker has not booted")
+        return self._runner
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        found = self._services
+        self._runner = Runner(
+            jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
+            worker=found.presence.worker_id, slots=worker.worker_threads, on_end=_call_back,
+            others_wait=lambda: not worker.work_queue.empty(),
+        )  # fmt: skip
+        try:
+            found.admission.begin()
+        except StoreUnavailable as exc:
+            log.warning("queue_unavailable", reason=exc.message)
+        self._beating = threading.Thread(target=self._runner.keep_beating, name="beat", daemon=True)
+        self._beating.start()
+        if found.settings.worker_port:
+            _serve_metrics(found.settings.host, found.settings.worker_port, found.metrics)
+        log.info("worker_started", slots=worker.worker_threads)
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        self.runner.stop()
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if self._beating is not None:
+            self._beating.join(5)
+        self._services.close()
+        log.info("worker_stopped")
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """A scrape is no event."""
+
+
+def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
+    def application(environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", CONTENT_TYPE)])
+        return [metrics.render({})]
+
+    server = make_server(host, port, application, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def _build() -> Services:
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level, settings.env == "production", settings.secrets)
+        return build_services(settings)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr, flush=True)
+        os._exit(1)  # Dramatiq would print where in its own code that was
+
+
+services = _build()
+_lifecycle = Lifecycle(services)
+broker = RedisBroker(
+    client=redis.Redis.from_url(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
+    namespace=NAMESPACE,
+    middleware=[Retries(), _lifecycle],
+    heartbeat_timeout=_DEAD_WORKER_MS,
+    dead_message_ttl=_DEAD_LETTERS_MS,
+    maintenance_chance=1_000_000,  # always: a bell in a dead worker's hand must not wait for luck
+)
+dramatiq.set_broker(broker)
+
+
+@dramatiq.actor(actor_name=RING, queue_name=BELLS, max_retries=0)
+def run_jobs() -> None:
+    _lifecycle.runner.answer_bell()
+
+
+@dramatiq.actor(
+    queue_name="callbacks", min_backoff=_RETRY_MS, max_retries=services.settings.config.queue.callback_attempts - 1
+)
+def call_back(job_id: str, owner: str, url: str) -> None:
+    """Tells `url` how the job ended. An exception has Dramatiq try again."""
+    shown = services.queue.jobs.status(job_id, owner)
+    if shown is None:
+        return  # its result has expired
+    event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": described(shown)}
+    try:
+        services.callbacks.deliver(url, f"evt_{job_id}", msgspec.json.encode(event), now=time.time())
+    except InvalidRequest as exc:
+        log.warning("callback_refused", job_id=job_id, reason=exc.message)
+        return
+    log.info("callback_delivered", job_id=job_id)
+
+
+def _call_back(job: Job) -> None:
+    try:
+        call_back.send(job.id, job.owner, job.callback_url)
+    except redis.RedisError as exc:
+        log.error("callback_lost", job_id=job.id, reason=type(exc).__name__)

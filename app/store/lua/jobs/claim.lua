@@ -1,0 +1,56 @@
+-- Gives a worker the next job, one atomic step. Whose: of the keys with jobs that may run, the one whose turn it is.
+-- A key's turn comes later by 1/priority with each job it gets, so that keys share in proportion to their priority and
+-- a flood of one does not hold up another. Jobs of one key run in the order in which they came.
+--
+-- KEYS  1 waiting   2 turns   3 running (zset: job by the end of its lease)   4 facts   5 bell's list   6 bell's messages
+--       7 cancels
+-- ARGV  1 prefix of jobs   2 prefix of the keys' own jobs   3 prefix of the keys' running calls   4 ms of the lease
+--       5 ms that a call may run   6 worker   7 message id   8 message: a bell to ring when more jobs wait than ring
+-- returns {} if none may run, else {job id, is it to be cancelled, the job's fields and values…}
+
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local found, owner, turn
+
+local order = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+for i = 1, #order, 2 do
+  local first = redis.call('ZRANGE', ARGV[2] .. order[i], 0, 0)[1]
+  if not first then
+    redis.call('ZREM', KEYS[2], order[i])
+  else
+    local most = redis.call('HGET', ARGV[1] .. first, 'most_at_once')
+    local free = true
+    if most and most ~= '' then
+      local running = ARGV[3] .. order[i]
+      redis.call('ZREMRANGEBYSCORE', running, '-inf', now_ms)
+      free = redis.call('ZCARD', running) < tonumber(most)
+      if free then
+        redis.call('ZADD', running, now_ms + tonumber(ARGV[5]), first)
+        redis.call('PEXPIRE', running, tonumber(ARGV[5]) + 1000)
+      end
+    end
+    if free then
+      found, owner, turn = first, order[i], tonumber(order[i + 1])
+      break
+    end
+  end
+end
+
+if not found then return {} end
+local job = ARGV[1] .. found
+redis.call('ZREM', KEYS[1], found)
+redis.call('ZREM', ARGV[2] .. owner, found)
+redis.call('HINCRBY', KEYS[4], 'bytes', -tonumber(redis.call('HGET', job, 'size')))
+redis.call('HSET', KEYS[4], 'clock', turn)
+redis.call('ZADD', KEYS[2], turn + 1 / tonumber(redis.call('HGET', job, 'priority')), owner)
+redis.call('ZADD', KEYS[3], now_ms + tonumber(ARGV[4]), found)
+redis.call('HINCRBY', job, 'attempts', 1)
+redis.call('HSET', job, 'state', 'processing', 'worker', ARGV[6], 'started', now_ms)
+
+-- Bells that are not heard by a running job; one may have been lost with a worker.
+local idle = redis.call('HLEN', KEYS[6]) - redis.call('ZCARD', KEYS[3])
+if redis.call('ZCARD', KEYS[1]) > idle then
+  redis.call('HSET', KEYS[6], ARGV[7], ARGV[8])
+  redis.call('RPUSH', KEYS[5], ARGV[7])
+end
+return {found, redis.call('SISMEMBER', KEYS[7], found), unpack(redis.call('HGETALL', job))}

@@ -1,0 +1,30 @@
+-- What a poll shows: the job's fields, and for one that waits how many will run before it.
+--
+-- Of another key's jobs as many come first as its priority earns it while the job's own key gets its turns.
+--
+-- KEYS  1 job   2 turns   3 facts   4 workers (zset: worker by its last sign of life; its name ends in :slots)
+-- ARGV  1 key id that it must belong to   2 prefix of the keys' own jobs   3 job id   4 ms after which a worker is dead
+-- returns {} for an unknown or foreign job, else {before it or -1, slots, mean ms, now ms, the values of the fields asked for…}
+--         ARGV 5… name the fields
+
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {} end
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local before, slots = -1, 0
+if redis.call('HGET', KEYS[1], 'state') == 'queued' then
+  before = redis.call('ZRANK', ARGV[2] .. ARGV[1], ARGV[3]) or 0
+  local own = before + 1
+  local keys = redis.call('ZRANGE', KEYS[2], 0, 199)
+  for _, key in ipairs(keys) do
+    if key ~= ARGV[1] then before = before + math.min(redis.call('ZCARD', ARGV[2] .. key), own) end
+  end
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], now_ms - tonumber(ARGV[4]), '+inf')) do
+    slots = slots + tonumber(string.match(worker, ':(%d+)$') or 0)
+  end
+end
+local fields = {}
+for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+local values = redis.call('HMGET', KEYS[1], unpack(fields))
+local reply = {before, slots, redis.call('HGET', KEYS[3], 'mean_ms') or '', now_ms}
+for i = 1, #fields do reply[4 + i] = values[i] end
+return reply
