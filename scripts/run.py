@@ -1,4 +1,4 @@
-"""`make run`: the whole shape on one machine for development — Redis, gateway, ledger and nginx, stopped together.
+"""`make run`: the whole shape on one machine for development — Redis, gateway, worker, ledger, nginx, stopped together.
 
 Everything written goes below DATA_DIR. Every failure to start is one clear line and exit code 1.
 """
@@ -128,7 +128,7 @@ def start() -> int:
 
 
 def run_processes(settings: Settings, key: str, env: dict[str, str], edge: dict[str, str] | None) -> int:
-    """Gateway, ledger and, with an `edge`, nginx, until one ends or somebody ends them. Returns the exit code."""
+    """Gateway, worker, ledger and, with an `edge`, nginx, until one ends or is ended. Returns the exit code."""
     flask = f"{_BIN}/flask --app app"
     everything = {**os.environ, **env}
     migrated = subprocess.run([f"{_BIN}/flask", "--app", "app", "ledger", "migrate"], env=everything, check=False)
@@ -136,6 +136,8 @@ def run_processes(settings: Settings, key: str, env: dict[str, str], edge: dict[
         raise CannotStart("The database could not be prepared (see above).")
     manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
     manager.add_process("gateway", f"exec {_BIN}/gunicorn -c gunicorn.conf.py 'app:create_app()'", env=everything)
+    worker = f"exec {_BIN}/dramatiq-gevent app.jobs.worker --processes 1 --threads 50"
+    manager.add_process("worker", worker, env=everything)
     manager.add_process("ledger", f"exec {flask} ledger run", env=everything)
     if edge is not None:
         manager.add_process("nginx", "exec sh nginx/start.sh", env={**everything, **edge})

@@ -63,6 +63,7 @@ def health_detailed() -> tuple[dict[str, Any], int]:
         "redis": found.redis.ping,
         "database": lambda: found.database.ping(_CHECK_S),
         "outbox": found.outbox.lag_s,
+        "queue": found.queue.depth,
     }
     for name, provider in found.providers.items():
         probes[f"provider:{name}"] = lambda provider=provider: provider.check(_CHECK_S)  # type: ignore[misc]
@@ -75,6 +76,20 @@ def health_detailed() -> tuple[dict[str, Any], int]:
     status = "unhealthy" if not serves else "healthy" if all(healthy.values()) else "degraded"
     body = {"status": status, "timestamp": utc_timestamp(), "version": VERSION, "checks": checks}
     return body, 200 if serves else 503
+
+
+@bp.get("/queue/metrics")
+@require(Scope.ADMIN)
+def queue_metrics() -> dict[str, Any]:
+    """The async queue, for people and load tests; Prometheus has the same figures as series."""
+    found = services()
+    depth = found.queue.depth()
+    memory, _ = found.redis.memory()
+    return {
+        "queue_size": depth.waiting, "max_queue_size": found.queue.capacity, "active_workers": depth.workers,
+        "active_requests": depth.running, "oldest_seconds": round(depth.oldest_s, 3),
+        "redis_memory_usage": memory, "redis_connected_clients": found.redis.clients(),
+    }  # fmt: skip
 
 
 @root.get("/metrics")
@@ -109,7 +124,7 @@ def debug() -> dict[str, Any]:
             "rss_bytes": process.memory_info().rss, "worker_id": found.presence.worker_id,
             "redis": found.redis.stats(), "database": found.database.stats(),
             "providers": {name: provider.stats() for name, provider in found.providers.items()},
-            "breakers": found.router.states(), "outbox": _shared_figures(found),
+            "breakers": found.router.states(), "shared": _shared_figures(found),
             "models": list(found.settings.config.models), "plans": list(found.settings.config.plans),
         },
     }  # fmt: skip
@@ -147,6 +162,12 @@ def _shared_figures(found: Services) -> dict[str, float]:
     try:
         used, most = found.redis.memory()
         figures |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
+        depth = found.queue.depth()
+        figures |= {
+            "llm_queue_size": depth.waiting, "llm_queue_capacity": found.queue.capacity,
+            "llm_queue_active_requests": depth.running, "llm_queue_oldest_seconds": depth.oldest_s,
+            "llm_queue_workers": depth.workers, "llm_queue_slots": depth.slots,
+        }  # fmt: skip
         figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
     except StoreUnavailable:
         pass  # its absence is an alert of its own

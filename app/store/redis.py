@@ -77,6 +77,11 @@ class Redis:
         info = dict(line.split(b":", 1) for line in self.execute("INFO", "memory").split(b"\r\n") if b":" in line)
         return int(info[b"used_memory"]), int(info.get(b"maxmemory", b"0"))
 
+    def clients(self) -> int:
+        """Connections that this Redis has."""
+        lines = self.execute("INFO", "clients").split(b"\r\n")
+        return int(next(line for line in lines if line.startswith(b"connected_clients:")).partition(b":")[2])
+
     def close(self) -> None:
         while self._idle:
             self._idle.pop().disconnect()

@@ -1,4 +1,5 @@
-"""The image's health checks, without curl: `health.py gateway` asks /health, `health.py ledger` looks for a pulse.
+"""The image's health checks, without curl: `health.py gateway` and `worker` ask the process, `ledger` looks for a
+pulse.
 
 Liveness only. A container whose Redis is away is not made well by a restart; whether calls would be served is /ready's
 to say.
@@ -14,13 +15,21 @@ _PULSE_S = 30
 
 
 def gateway() -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("PORT") or 8000), timeout=4)
+    return _asked(int(os.environ.get("PORT") or 8000), "/health")
+
+
+def worker() -> str:
+    return _asked(int(os.environ["WORKER_PORT"]), "/metrics")
+
+
+def _asked(port: int, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
-        connection.request("GET", "/health")
+        connection.request("GET", path)
         status = connection.getresponse().status
     except OSError as exc:
-        return f"/health does not answer: {exc}"
-    return "" if status == 200 else f"/health answers {status}"
+        return f"{path} does not answer: {exc}"
+    return "" if status == 200 else f"{path} answers {status}"
 
 
 def ledger() -> str:
@@ -32,4 +41,4 @@ def ledger() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit({"gateway": gateway, "ledger": ledger}[sys.argv[1]]() or 0)
+    sys.exit({"gateway": gateway, "ledger": ledger, "worker": worker}[sys.argv[1]]() or 0)

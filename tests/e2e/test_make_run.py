@@ -50,7 +50,9 @@ def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_pat
     with started(tmp_path, env) as process:
         output = (tmp_path / "output.txt").read_text()
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 6, "redis, two workers and their master, the ledger, nginx and its worker"
+        assert len(family) >= 8, (
+            "redis; gunicorn and two workers; Dramatiq and its worker; the ledger; nginx and its worker"
+        )
         curl = next(line for line in output.splitlines() if line.strip().startswith("curl "))
         answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=20, check=True).stdout
         assert '"object":"chat.completion"' in answer

@@ -27,7 +27,7 @@ BASES = {
 }
 IMAGE = "penstock-test/penstock"
 # What `docker-compose up` starts; `setup` runs once and ends.
-SERVICES = ("redis", "ledger", "gateway", "nginx")
+SERVICES = ("redis", "ledger", "gateway", "worker", "nginx")
 
 
 class Installation:
