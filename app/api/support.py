@@ -56,14 +56,14 @@ def _whole(user_id: str, said: Said) -> Outbound:
     return Outbound(200, [("Content-Type", "application/json"), *call_headers(said.report)], _encode(answer))
 
 
-@bp.get(_HISTORY, merge_slashes=False)
+@bp.get(_HISTORY)
 @require(Scope.CHAT)
 def history(user_id: str) -> dict[str, Any]:
     """The conversation so far; an unknown user's is empty."""
     return _conversation(user_id, services().support.messages(caller(), user_id))
 
 
-@bp.delete(_HISTORY, merge_slashes=False)
+@bp.delete(_HISTORY)
 @require(Scope.CHAT)
 def forget(user_id: str) -> dict[str, Any]:
     services().support.forget(caller(), user_id)

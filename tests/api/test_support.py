@@ -52,9 +52,7 @@ class Talk:
         return self.send({"message": message, "user_id": user, **more})
 
     def history(self, user: str = "ann", *, method: str = "GET") -> TestResponse:
-        response: TestResponse = self._http.open(
-            f"/v1/chat/history/{user}", method=method, headers=self._headers, follow_redirects=True
-        )
+        response: TestResponse = self._http.open(f"/v1/chat/history/{user}", method=method, headers=self._headers)
         return response
 
     def texts(self, user: str = "ann") -> list[str]:
@@ -194,6 +192,8 @@ def test_the_last_messages_are_kept_and_the_first_is_never_an_answer(edge: Calla
         talk.say(f"Message {i}")
     texts = talk.texts()
     assert (len(texts), texts[0], texts[-2]) == (20, "Message 3", "Message 12")
+    [key] = talk.edge.keys("penstock:history:*")
+    assert talk.edge.services.redis.execute("LLEN", key) == 10, "what is beyond them is forgotten, not only hidden"
     talk = Talk(edge(CONFIG + "support: {history_messages: 5}\n"))
     talk.say("Message 13")
     assert talk.texts()[::2] == ["Message 12", "Message 13"], "five messages are two whole exchanges"
@@ -269,18 +269,26 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: Talk) -
     assert (row["streamed"], row["user"], row["status"]) == (True, "ann", "ok")
 
 
-def test_a_stream_is_remembered_before_its_end_is_sent(talk: Talk) -> None:
+@pytest.mark.parametrize(
+    ("script", "end", "kept"),
+    [
+        ("", b"[DONE]", f"{EIGHT_WORDS} Hi"),
+        (", cut_after_chunks: 3", b'"error"', "This is Penstock's"),
+    ],
+)
+def test_a_stream_is_remembered_before_its_end_is_sent(
+    edge: Callable[[str], Edge], script: str, end: bytes, kept: str
+) -> None:
+    talk = Talk(edge(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
     app = create_app(services=talk.edge.services)
-    headers = {"Authorization": f"Bearer {KEY}"}
     body = {"message": "Hi", "user_id": "ann", "stream": True}
-    response = app.test_client().post("/v1/chat", json=body, headers=headers, buffered=False)
-    blocks: Iterator[Any] = response.response  # type: ignore[assignment]
-    for block in blocks:
-        if b"[DONE]" in block:
-            assert talk.texts() == ["Hi", f"{EIGHT_WORDS} Hi"]
-            break
+    response = app.test_client().post("/v1/chat", json=body, headers={"Authorization": f"Bearer {KEY}"}, buffered=False)
+    blocks: Iterator[Any] = iter(response.response)
+    while end not in next(blocks):
         assert talk.texts() == []
+    assert talk.texts() == ["Hi", kept], "a client that sends its next message now has it answered with this one"
     response.close()
+    assert talk.texts() == ["Hi", kept], "once"
 
 
 @pytest.mark.parametrize(("chunks", "kept"), [(3, ["Hi", "This is Penstock's"]), (0, [])])
