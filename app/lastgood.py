@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 
 from app.errors import ConfigError
-from app.settings import CONFIG_COPY, Settings, load_settings
+from app.settings import CONFIG_COPY, Settings, load_settings, support_prompt_path
 
 
 def adopt(environ: MutableMapping[str, str]) -> tuple[Settings, ConfigError | None]:
@@ -26,8 +26,14 @@ def adopt(environ: MutableMapping[str, str]) -> tuple[Settings, ConfigError | No
         environ[CONFIG_COPY] = last_good
         return load_settings(environ), exc
     directory = settings.data_dir.absolute() / "config-in-use"
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, source in (("gateway.yaml", settings.config_path), ("prices.yaml", settings.prices_path)):
+    (directory / "prompts").mkdir(parents=True, exist_ok=True)
+    prompt = support_prompt_path(settings.config_path, settings.config)
+    # The file that names the others goes last: a worker that starts meanwhile finds what it names.
+    for name, source in (
+        (f"prompts/{prompt.name}", prompt),
+        ("prices.yaml", settings.prices_path),
+        ("gateway.yaml", settings.config_path),
+    ):
         copy = directory / name
         if source.exists():
             new = copy.with_suffix(".new")

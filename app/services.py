@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.errors import ConfigError
+from app.features.support import Support
 from app.gateway.admission import Admission
 from app.gateway.books import Books
 from app.gateway.cache import Cache
@@ -21,6 +22,7 @@ from app.providers import KINDS
 from app.providers.base import Provider
 from app.settings import Settings
 from app.store.database import Database
+from app.store.history import History
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
@@ -49,6 +51,7 @@ class Services:
     pipeline: Pipeline
     queue: JobQueue
     callbacks: Callbacks
+    support: Support
 
     def close(self) -> None:
         self.presence.stop()
@@ -84,7 +87,17 @@ def build_services(settings: Settings) -> Services:
         admission=admission, presence=presence, pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
         callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
+        support=build_support(settings, pipeline, redis),
     )  # fmt: skip
+
+
+def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Support:
+    config = settings.config.support
+    history = History(
+        redis=redis, exchanges=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
+    )
+    model = config.model or next(iter(settings.config.models))
+    return Support(pipeline=pipeline, history=history, config=config, model=model, prompt=settings.support_prompt)
 
 
 def _providers(settings: Settings) -> dict[str, Provider]:

@@ -1,4 +1,4 @@
-"""Environment and `config/gateway.yaml` become one frozen `Settings`: the only reader of the environment.
+"""Environment, `config/gateway.yaml` and what it names become one `Settings`: the only reader of the environment.
 
 `${NAME}` in the YAML must be set; `${NAME:-default}` may be unset, and an empty value counts as none.
 
@@ -58,6 +58,7 @@ class Settings(BaseModel):
     prices_path: Path = Path("config/prices.yaml")
     config: GatewayConfig
     prices: dict[str, dict[str, PriceOverride]] = Field(default_factory=dict)
+    support_prompt: str = ""  # the file's text; "" for the built-in one
     secrets: frozenset[str] = Field(frozenset(), repr=False)  # values to redact wherever text leaves the process
 
     def __repr__(self) -> str:
@@ -94,6 +95,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "prices_path": config_path.parent / "prices.yaml",
         "config": config,
         "prices": load_prices(config_path.parent / "prices.yaml"),
+        "support_prompt": load_support_prompt(config_path, config),
         "secrets": frozenset(used | {env[name] for name in _SECRETS if len(env.get(name) or "") >= 8}),
     }
     try:
@@ -136,13 +138,35 @@ def load_prices(path: Path) -> dict[str, dict[str, PriceOverride]]:
     return _validated(PriceFile, {"prices": _read_yaml(path) or {}}, path).prices
 
 
-def _read_yaml(path: Path) -> Any:
+def support_prompt_path(config_path: Path, config: GatewayConfig) -> Path:
+    """Where the support assistant's system prompt is looked for."""
+    return config_path.parent / "prompts" / (config.support.prompt or "support.txt")
+
+
+def load_support_prompt(config_path: Path, config: GatewayConfig) -> str:
+    """The support assistant's system prompt; "" when no file is named and none is there."""
+    path = support_prompt_path(config_path, config)
+    if config.support.prompt is None and not path.exists():
+        return ""
+    text = _read_text(path, f"{config_path}: support.prompt: ").strip()
+    if not text:
+        raise ConfigError(f"{config_path}: support.prompt: {path}: is empty; expected the system prompt")
+    return text
+
+
+def _read_text(path: Path, named_by: str = "") -> str:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
+        raise ConfigError(f"{named_by}{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
+        raise ConfigError(f"{named_by}{path}: is not UTF-8 text") from None
+
+
+def _read_yaml(path: Path) -> Any:
+    text = _read_text(path)
+    try:
+        return yaml.safe_load(text)
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f" line {mark.line + 1}:" if mark else ""
@@ -160,6 +184,11 @@ def _validated(model: type[M], data: Any, path: Path) -> M:
 
 
 def _check_references(config: GatewayConfig, path: Path) -> None:
+    assistant = config.support.model
+    if assistant is not None and assistant not in config.models:
+        raise ConfigError(
+            f"{path}: support.model: no model {assistant!r}; expected one of: {', '.join(sorted(config.models))}"
+        )
     known = ", ".join(sorted(config.providers))
     for alias, model in config.models.items():
         named = [(f"targets.{i}.provider", t.provider) for i, t in enumerate(model.targets)]

@@ -1,4 +1,4 @@
-"""Chat completions and embeddings: bytes in, parsed once, the pipeline's answer out; and polls of queued ones.
+"""Calls to models, and polls of queued ones: bytes in, parsed once, the pipeline's answer out.
 
 The endpoints that must be fast are a WSGI application in front of Flask's: a request and an answer object of
 Flask and werkzeug cost 0.2 ms, more than admission does. Everything else of a request goes on to Flask.
@@ -16,7 +16,7 @@ import structlog
 from flask import Blueprint
 from gunicorn.http.errors import ParseException
 
-from app.api import jobs
+from app.api import jobs, support
 from app.api.context import allow
 from app.api.errors import error_answer
 from app.api.hangup import watch
@@ -59,6 +59,7 @@ class ModelCalls:
             self._endpoints[f"{prefix}/chat/async"] = self._submit
             self._of_a_job["GET", f"{prefix}/requests"] = jobs.show
             self._of_a_job["DELETE", f"{prefix}/requests"] = jobs.cancel
+            self._endpoints[f"{prefix}/chat"] = self._converse
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         route = environ["PATH_INFO"].rstrip("/")
@@ -119,6 +120,10 @@ class ModelCalls:
         caller = self._services.callers.verified(inbound.key())
         allow(caller, Scope.CHAT)
         return what(self._services, caller, inbound, job_id)
+
+    def _converse(self, inbound: Inbound) -> Outbound:
+        caller = self._caller(inbound, Scope.CHAT)
+        return support.converse(self._services.support, caller, self._body(inbound.environ), inbound)
 
     def _caller(self, inbound: Inbound, scope: Scope) -> Caller:
         """The caller, perhaps from memory: admission verifies the key in its own round trip."""

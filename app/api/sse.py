@@ -7,6 +7,7 @@ After the first byte an error can only be an event: `data: {"error": …}`, then
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -15,7 +16,7 @@ from app.api.errors import error_body
 from app.api.headers import call_headers
 from app.api.wire import Outbound
 from app.errors import ClientGone, GatewayError
-from app.gateway.stream import CachedStream, LiveStream
+from app.gateway.books import Report
 
 log = structlog.get_logger()
 _HEARTBEAT = b": keep-alive\n\n"
@@ -27,14 +28,24 @@ _HEADERS = [
 ]
 
 
-def stream_answer(stream: LiveStream | CachedStream, stop_watching: Callable[[], None], request_id: str) -> Outbound:
+class Stream(Protocol):
+    """See `gateway.stream.LiveStream`: blocks of whole events, `b""` when a heartbeat is due."""
+
+    report: Report
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+def stream_answer(stream: Stream, stop_watching: Callable[[], None], request_id: str) -> Outbound:
     return Outbound(200, [*_HEADERS, *call_headers(stream.report)], Events(stream, stop_watching, request_id))
 
 
 class Events:
     """A stream's bytes. Its `close` is called whatever happens, also when its first byte is never asked for."""
 
-    def __init__(self, stream: LiveStream | CachedStream, stop_watching: Callable[[], None], request_id: str) -> None:
+    def __init__(self, stream: Stream, stop_watching: Callable[[], None], request_id: str) -> None:
         self._stream = stream
         self._stop_watching = stop_watching
         self._request_id = request_id
@@ -47,7 +58,7 @@ class Events:
         self._stream.close()
 
 
-def _events(stream: LiveStream | CachedStream, request_id: str) -> Iterator[bytes]:
+def _events(stream: Stream, request_id: str) -> Iterator[bytes]:
     try:
         for block in stream:
             yield block or _HEARTBEAT

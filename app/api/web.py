@@ -63,7 +63,7 @@ def _operations(found: dict[str, Any], host_url: str) -> list[dict[str, Any]]:
             schema = body.get("schema", {})
             if "$ref" in schema:
                 schema = found["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-            curl = f"curl {host_url.rstrip('/')}{path}"
+            curl = f"curl {'-X DELETE ' if method == 'delete' else ''}{host_url.rstrip('/')}{path}"
             if operation.get("security") != []:
                 curl += ' \\\n  -H "Authorization: Bearer $PENSTOCK_KEY"'
             if "example" in body:

@@ -140,17 +140,23 @@ _EMBED = msgspec.json.Decoder(EmbedRequest)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder().encode
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
+_S = TypeVar("_S")
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
-def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes) -> _R:
+def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
+    """A request body as what `decoder` makes of it. Raises `InvalidRequest`; `param` names the field."""
     try:
-        request = decoder.decode(raw)
+        return decoder.decode(raw)
     except msgspec.ValidationError as exc:
         raise _invalid(str(exc)) from None
     except (ValueError, RecursionError):
         raise InvalidRequest("The request body is not valid JSON.") from None
+
+
+def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes) -> _R:
+    request = decoded(decoder, raw)
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)

@@ -178,6 +178,43 @@ class QueueConfig(_Section):
         return rows
 
 
+class SupportConfig(_Section):
+    """The support assistant, `POST /chat`."""
+
+    model: Name | None = Field(None, description="Which model answers; by default the first one of the file.")
+    prompt: str | None = Field(
+        None,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="The system prompt: a text file in prompts/, next to this one. By default support.txt if it is "
+        "there, else a built-in text.",
+    )
+    max_tokens: int = Field(150, ge=1, le=1_000_000, description="The longest answer.")
+    temperature: float | None = Field(
+        0.7, ge=0, le=2, description="At cache.max_temperature and below answers are cached; null sends none."
+    )
+    max_message_chars: int = Field(4000, ge=1, le=1_000_000, description="Longer messages get 400.")
+    history_messages: int = Field(
+        20, ge=2, le=1000, description="The last so many are kept, questions and answers; a pair is never torn."
+    )
+    history_bytes: int = Field(
+        65_536,
+        ge=1024,
+        le=16_777_216,
+        description="A conversation takes at most so much of Redis; the oldest goes first.",
+    )
+    history_ttl_s: int = Field(
+        86_400, ge=1, le=31_536_000, description="A conversation is forgotten after so long without a message."
+    )
+
+    @model_validator(mode="after")
+    def _a_message_fits(self) -> SupportConfig:
+        # JSON writes a character in at most 6 bytes (\u0001); the rest is for the answer.
+        if self.history_bytes < 8 * self.max_message_chars:
+            raise ValueError("history_bytes must be at least 8 times max_message_chars")
+        return self
+
+
 class GatewayConfig(_Section):
     """The YAML file."""
 
@@ -190,6 +227,7 @@ class GatewayConfig(_Section):
     server: ServerConfig = ServerConfig()
     reserve: ReserveConfig = ReserveConfig()
     queue: QueueConfig = QueueConfig()
+    support: SupportConfig = SupportConfig()
 
     @model_validator(mode="before")
     @classmethod

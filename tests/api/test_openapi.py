@@ -52,5 +52,6 @@ def test_the_reference_page_needs_nothing_from_elsewhere(app: Flask) -> None:
     assert "<script" not in page.text
     assert re.findall(r'(?:src|href)="(https?:)?//', page.text) == []
     assert "createChatCompletion" in page.text
+    assert "curl -X DELETE http://localhost/v1/chat/history/{user_id}" in page.text
     assert client.get("/assets/docs.css").mimetype == "text/css"
     assert client.get("/openapi.json").json["info"]["version"] != "0"

@@ -74,8 +74,8 @@ def test_the_readmes_snippets_run(tmp_path: Path) -> None:
     env = environment(tmp_path, DEV_API_KEY="pstk-readme-key")
     with started(tmp_path, env):
         blocks = re.findall(r"```(?:bash|sh|python)\n(.*?)```", readme, re.DOTALL)
-        runnable = [block for block in blocks if "chat/completions" in block or "from openai" in block]
-        assert len(runnable) >= 2, "one curl and one SDK snippet"
+        runnable = [block for block in blocks if "/v1/chat" in block or "from openai" in block]
+        assert len(runnable) >= 3, "two curls and one SDK snippet"
         for block in runnable:
             text = block.replace(":8000", f":{env['PORT']}").replace("$(cat data/dev-key)", "pstk-readme-key")
             text = re.sub(r"open\([^)]*dev-key[^)]*\)\.read\(\)(\.strip\(\))?", '"pstk-readme-key"', text)

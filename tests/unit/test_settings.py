@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError
+from app.lastgood import adopt
 from app.settings import load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
@@ -41,6 +42,9 @@ WRONG_FILES = [
     (GOOD.replace("kind: demo", "kind: demo, base_url: 'ftp://x'"), "providers.demo.base_url: string should match"),
     (GOOD.replace("kind: demo", 'kind: demo, headers: {"a\\n": b}'), "providers.demo: header"),
     (GOOD.replace("kind: demo", "kind: demo, api_key: '${NOT_SET}'"), "providers.demo.api_key: NOT_SET is not set"),
+    (GOOD + "support: {model: none}\n", "support.model: no model 'none'; expected one of: demo"),
+    (GOOD + "support: {prompt: ../secret}\n", "support.prompt: string should match pattern"),
+    (GOOD + "support: {history_bytes: 1024}\n", "support: history_bytes must be at least 8 times max_message_chars"),
 ]
 
 
@@ -98,8 +102,57 @@ def test_prices_are_checked_too(tmp_path: Path) -> None:
         load(tmp_path, prices="demo: {m: {prompt: -1}}")
 
 
+def test_the_support_prompt_is_a_file_next_to_the_yaml_or_built_in(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts"
+    assert load(tmp_path).support_prompt == ""
+    prompts.mkdir()
+    (prompts / "support.txt").write_text(" Be kind.\n")
+    assert load(tmp_path).support_prompt == "Be kind."
+    (prompts / "strict.txt").write_text("Be strict.")
+    assert load(tmp_path, GOOD + "support: {prompt: strict.txt}\n").support_prompt == "Be strict."
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b" \n", "is empty; expected the system prompt"),
+        (b"\xff", "is not UTF-8 text"),
+    ],
+)
+def test_a_prompt_that_is_named_but_not_there_is_one_line(tmp_path: Path, content: bytes | None, expected: str) -> None:
+    prompt = tmp_path / "prompts" / "mine.txt"
+    prompt.parent.mkdir()
+    if content is not None:
+        prompt.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, GOOD + "support: {prompt: mine.txt}\n")
+    assert error.value.message == f"{tmp_path}/gateway.yaml: support.prompt: {prompt}: {expected}"
+
+
+def test_the_configuration_in_use_brings_its_prompt(tmp_path: Path) -> None:
+    """Workers read the copy that gunicorn's master checked, whatever is being edited."""
+    prompt = tmp_path / "prompts" / "support.txt"
+    prompt.parent.mkdir()
+    prompt.write_text("First.")
+    config = tmp_path / "gateway.yaml"
+    config.write_text(GOOD)
+    env = {"GATEWAY_CONFIG": str(config), "DATA_DIR": str(tmp_path / "data")}
+    assert adopt(env)[0].support_prompt == "First."
+    prompt.write_text("Second.")
+    assert load_settings(env).support_prompt == "First.", "a worker that starts before a reload"
+    prompt.write_text("")
+    settings, refused = adopt(env)
+    assert (settings.support_prompt, refused is None) == ("First.", False)
+    prompt.write_text("Third.")
+    assert (adopt(env)[0].support_prompt, load_settings(env).support_prompt) == ("Third.", "Third.")
+    prompt.unlink()
+    assert (adopt(env)[0].support_prompt, load_settings(env).support_prompt) == ("", "")
+
+
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
+    assert settings.support_prompt.startswith("You are ")
     assert set(settings.config.plans) == {"default", "free"}
 
 

@@ -1,0 +1,172 @@
+"""The support assistant: one message of a user in, an answer that knows the conversation so far.
+
+What is remembered is what the user was shown. A whole answer is kept with its message; of a stream that broke off or
+was hung up on, as much as had been streamed; nothing of a call that failed before its first word, so that the user can
+simply ask again. An answer that comes after the history was deleted begins a new one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from app.domain.chat import ChatRequest, decoded
+from app.domain.config import SupportConfig
+from app.domain.identity import Caller
+from app.errors import GatewayError, InvalidRequest, StoreUnavailable
+from app.features.spoken import said, words_of
+from app.gateway.books import CallContext, Report
+from app.gateway.pipeline import Pipeline
+from app.gateway.stream import CachedStream, LiveStream
+from app.store.history import Exchange, History
+
+log = structlog.get_logger()
+DEFAULT_PROMPT = (
+    "You are a friendly and competent support assistant. Answer briefly, in the language of the question. "
+    "Say so when you do not know something, and never invent facts. Never ask for passwords or card numbers."
+)
+_MOST_USER_ID_CHARS = 256
+# A user id is a part of a path: no slashes, no control characters, nothing that a path's decoding would replace.
+_UNFIT_FOR_A_PATH = re.compile("[\x00-\x1f\x7f-\x9f/\ud800-\udfff\ufffd]")
+_encode = msgspec.json.Encoder().encode
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """What a caller sends."""
+
+    message: str
+    user_id: str
+    stream: bool | None = None
+
+
+class Said(NamedTuple):
+    """A whole answer. `usage` is OpenAI's object; None when the provider sent none."""
+
+    text: str
+    usage: dict[str, Any] | None
+    report: Report
+
+
+class Support:
+    def __init__(
+        self, *, pipeline: Pipeline, history: History, config: SupportConfig, model: str, prompt: str = ""
+    ) -> None:
+        self._pipeline = pipeline
+        self._history = history
+        self._config = config
+        self._system = {"role": "system", "content": prompt or DEFAULT_PROMPT}
+        self._fields: dict[str, Any] = {"model": model, "max_tokens": config.max_tokens}
+        if config.temperature is not None:
+            self._fields["temperature"] = config.temperature
+
+    def parse(self, raw: bytes) -> Ask:
+        """A request's body. Raises `InvalidRequest` with `param`."""
+        ask = decoded(_ASK, raw)
+        most = self._config.max_message_chars
+        if not ask.message.strip() or len(ask.message) > most:
+            raise InvalidRequest(f"A message is 1 to {most} characters, not only spaces: `message`.", param="message")
+        check_user_id(ask.user_id)
+        return ask
+
+    def answer(self, caller: Caller, ask: Ask, context: CallContext) -> Said:
+        """The whole answer. Raises what the pipeline raises, and `StoreUnavailable`."""
+        reply = self._pipeline.chat(caller, self._request(caller, ask), context)
+        text, usage = said(reply.body)
+        self._keep(caller, ask, context, text)
+        return Said(text, usage, reply.report)
+
+    def stream(self, caller: Caller, ask: Ask, context: CallContext) -> SupportStream:
+        """The answer in OpenAI's chunks, returned when its first one is there. Its `close` must be called."""
+        stream = self._pipeline.stream(caller, self._request(caller, ask), context)
+        return SupportStream(
+            stream, keep=lambda text: self._keep(caller, ask, context, text), most_chars=self._config.history_bytes
+        )
+
+    def messages(self, caller: Caller, user_id: str) -> list[dict[str, str]]:
+        """The conversation so far, without the system prompt."""
+        check_user_id(user_id)
+        return _messages(self._history.read(caller.key_id, user_id))
+
+    def forget(self, caller: Caller, user_id: str) -> None:
+        check_user_id(user_id)
+        self._history.clear(caller.key_id, user_id)
+
+    def _request(self, caller: Caller, ask: Ask) -> ChatRequest:
+        # The caller may be one that a worker only remembers: nothing of this is sent unless admission lets it in.
+        past = _messages(self._history.read(caller.key_id, ask.user_id))
+        messages = [self._system, *past, {"role": "user", "content": ask.message}]
+        request = ChatRequest.parse(_encode({**self._fields, "messages": messages, "stream": bool(ask.stream)}))
+        # For the ledger's row only: no vendor needs to know who the user is.
+        return msgspec.structs.replace(request, user=ask.user_id)
+
+    def _keep(self, caller: Caller, ask: Ask, context: CallContext, answer: str) -> None:
+        try:
+            self._history.append(caller.key_id, ask.user_id, Exchange(context.call_id, ask.message, answer))
+        except StoreUnavailable:
+            # The answer is there and paid for: it is worth more to the user than the memory of it.
+            log.warning("history_not_kept", request_id=context.request_id, key_id=caller.key_id)
+
+
+class SupportStream:
+    """A stream on its way to the client that notes what it says. See `gateway.stream.LiveStream`."""
+
+    def __init__(self, stream: LiveStream | CachedStream, *, keep: Callable[[str], None], most_chars: int) -> None:
+        self.report = stream.report
+        self._stream = stream
+        self._keep = keep
+        self._room = most_chars  # for words to note; history could not keep more
+        self._words: list[str] = []
+        self._kept = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for block in self._stream:
+                self._note(block)
+                yield block
+        except GatewayError:
+            self._end(whole=False)
+            raise
+        # Before the client sees the end: its next message finds this one.
+        self._end(whole=True)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._end(whole=False)
+
+    def _note(self, block: bytes) -> None:
+        words = words_of(block) if self._room > 0 else ""
+        if words:
+            self._room -= len(words)
+            self._words.append(words)
+
+    def _end(self, *, whole: bool) -> None:
+        if not self._kept and (whole or self._words):
+            self._kept = True
+            self._keep("".join(self._words))
+
+
+def check_user_id(user_id: str) -> None:
+    """Raises `InvalidRequest` for what cannot be a user's id."""
+    fits = user_id.strip(" ") and user_id not in (".", "..") and len(user_id) <= _MOST_USER_ID_CHARS
+    if not fits or _UNFIT_FOR_A_PATH.search(user_id):
+        raise InvalidRequest(
+            f"A user id is 1 to {_MOST_USER_ID_CHARS} characters without slashes and control characters: `user_id`.",
+            param="user_id",
+        )
+
+
+_ASK = msgspec.json.Decoder(Ask)
+
+
+def _messages(exchanges: list[Exchange]) -> list[dict[str, str]]:
+    """As a model and a client read them. An answer without words is left out: some vendors refuse an empty one."""
+    found = []
+    for exchange in exchanges:
+        found.append({"role": "user", "content": exchange.message})
+        if exchange.answer:
+            found.append({"role": "assistant", "content": exchange.answer})
+    return found

@@ -1,0 +1,67 @@
+"""Conversations in Redis: what is kept of them, for how long, and who can read them.
+
+A conversation is a list of exchanges, each a message with its answer, appended in one step: concurrent messages of one
+user cannot lose each other or come between a message and its answer, no lock is held while a model thinks, and however
+much is trimmed, what is left begins with a user's message.
+
+Its key holds the API key's id, so that one customer never reads another's (CONVENTIONS, bug 7), and a digest of the
+user's id: any text makes a key of the same shape, and Redis's own logs name nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from app.store.redis import Redis
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """One message and its answer; "" when the model said nothing. `id` is unique: an append may be sent twice."""
+
+    id: str
+    message: str
+    answer: str
+
+
+_decode = msgspec.json.Decoder(Exchange).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class History:
+    """The last `exchanges` exchanges of each user, at most `max_bytes` in all, for `ttl_s` after the last one.
+
+    Raises `StoreUnavailable`.
+    """
+
+    def __init__(self, *, redis: Redis, exchanges: int, max_bytes: int, ttl_s: int) -> None:
+        self._redis = redis
+        self._remember = redis.script("remember")
+        self._exchanges = exchanges
+        self._max_bytes = max_bytes
+        self._ttl_s = ttl_s
+
+    def read(self, key_id: str, user_id: str) -> list[Exchange]:
+        """Oldest first; empty for a user who is not known."""
+        kept = self._redis.execute("LRANGE", _key(key_id, user_id), -self._exchanges, -1)
+        return [_decode(exchange) for exchange in kept]
+
+    def append(self, key_id: str, user_id: str, exchange: Exchange) -> None:
+        """The answer is cut if the exchange alone would take more than `max_bytes`."""
+        data = _encode(exchange)
+        excess = len(data) - self._max_bytes
+        if excess > 0:
+            # A byte of UTF-8 is at least a byte of JSON.
+            answer = exchange.answer.encode()
+            cut = answer[: max(len(answer) - excess, 0)].decode(errors="ignore")
+            data = _encode(msgspec.structs.replace(exchange, answer=cut))
+        args = (data, self._exchanges, self._max_bytes, self._ttl_s * 1000)
+        self._remember((_key(key_id, user_id),), args)
+
+    def clear(self, key_id: str, user_id: str) -> None:
+        self._redis.execute("DEL", _key(key_id, user_id))
+
+
+def _key(key_id: str, user_id: str) -> str:
+    return f"penstock:history:{key_id}:{hashlib.sha256(user_id.encode()).hexdigest()}"

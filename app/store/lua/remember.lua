@@ -1,0 +1,22 @@
+-- Appends one exchange to a conversation and forgets the oldest ones beyond its bounds, in one atomic step.
+-- Running it twice with the same exchange appends it once.
+--
+-- KEYS  1 the conversation (list of exchanges, oldest first)
+-- ARGV  1 the exchange, its unique id included   2 most exchanges   3 most bytes   4 time to live, ms
+-- returns how many exchanges are kept
+
+local kept = redis.call('LRANGE', KEYS[1], 0, -1)
+for _, exchange in ipairs(kept) do
+  if exchange == ARGV[1] then return #kept end
+end
+
+local most, room, count = tonumber(ARGV[2]), tonumber(ARGV[3]) - #ARGV[1], 1
+for i = #kept, 1, -1 do
+  room = room - #kept[i]
+  if count >= most or room < 0 then break end
+  count = count + 1
+end
+redis.call('RPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], -count, -1)
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return count
