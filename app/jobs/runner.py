@@ -85,13 +85,13 @@ class Runner:
 
     def keep_beating(self) -> None:
         """Until `stop`, and then until the last job has ended."""
-        while not (self._stopping.wait(_BEAT_S) and not self._running):
-            if self._stopping.is_set():
-                self._pause(_BEAT_S)
+        while not self._stopping.is_set() or self._running:
             try:
                 self.beat()
             except StoreUnavailable as exc:
                 log.warning("queue_beat_failed", reason=exc.message)
+            if self._stopping.wait(_BEAT_S):
+                self._pause(_BEAT_S)
         try:
             self._jobs.leave(self._worker, self._slots)
         except StoreUnavailable:

@@ -31,7 +31,6 @@ from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
 log = structlog.get_logger()
-_DEAD_WORKER_MS = 10_000
 _RETRY_MS = 1_000  # before a callback is tried again, doubled each time
 _DEAD_LETTERS_MS = 86_400_000
 
@@ -107,7 +106,7 @@ broker = RedisBroker(
     client=redis.Redis.from_url(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
     namespace=NAMESPACE,
     middleware=[Retries(), _lifecycle],
-    heartbeat_timeout=_DEAD_WORKER_MS,
+    heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),
     dead_message_ttl=_DEAD_LETTERS_MS,
     maintenance_chance=1_000_000,  # always: a bell in a dead worker's hand must not wait for luck
 )

@@ -63,6 +63,19 @@ def post(
         connection.close()
 
 
+def ask(
+    port: int, path: str, key: str, *, method: str = "GET", headers: dict[str, str] | None = None, timeout_s: float = 30
+) -> Answer:
+    """A request without a body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.request(method, path, None, {"Authorization": f"Bearer {key}", **(headers or {})})
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()
+
+
 def at_once(calls: Sequence[Callable[[], T]], *, threads: int = 50) -> list[T]:
     """Runs `calls`, up to `threads` of them at once; their results in order."""
     with ThreadPoolExecutor(threads) as pool:
