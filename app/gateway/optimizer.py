@@ -69,7 +69,7 @@ class Optimizer:
     def _trim(self, draft: Draft) -> bool:
         messages = draft.request.messages
         raw = _raw_messages(draft.fields["messages"])
-        sizes = [message.prompt_estimate(len(bytes(part))) for message, part in zip(messages, raw, strict=True)]
+        sizes = [message.prompt_estimate(len(part)) for message, part in zip(messages, raw, strict=True)]
         first = self._first_kept(messages, sizes, turns(messages, raw))
         kept = [i for i, message in enumerate(messages) if i >= first or message.role in _ALWAYS_KEPT]
         if len(kept) == len(messages):

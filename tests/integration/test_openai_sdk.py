@@ -108,7 +108,7 @@ def test_embeddings(client: OpenAI) -> None:
 
 
 def test_models(client: OpenAI, gateway: Gateway) -> None:
-    assert {model.id for model in client.models.list()} == {*MODELS, "refused"}
+    assert {model.id for model in client.models.list()} == {*MODELS, "refused", "auto"}
     assert client.models.retrieve("ok").owned_by == "penstock"
     with sdk(gateway, gateway.create_key(models=["ok"])) as restricted:
         assert [model.id for model in restricted.models.list()] == ["ok"]

@@ -11,6 +11,7 @@ from app.errors import ConfigError
 from app.settings import load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
+RULES = "smart: {rules: [%s]}\n"
 
 
 def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
@@ -41,6 +42,17 @@ WRONG_FILES = [
     (GOOD.replace("kind: demo", "kind: demo, base_url: 'ftp://x'"), "providers.demo.base_url: string should match"),
     (GOOD.replace("kind: demo", 'kind: demo, headers: {"a\\n": b}'), "providers.demo: header"),
     (GOOD.replace("kind: demo", "kind: demo, api_key: '${NOT_SET}'"), "providers.demo.api_key: NOT_SET is not set"),
+    (GOOD + "smart: {default: x}\n", "smart.default: no model 'x'; expected one of: demo"),
+    (GOOD + RULES % "{name: a, model: demo}, {name: b, model: x}", "smart.rules.1.model: no model 'x'; expected one"),
+    (GOOD + RULES % "{name: a, model: demo, plans: [default, x]}", "smart.rules.0.plans.1: no plan 'x'; expected one"),
+    (GOOD + RULES % "{name: a, model: auto}", "smart.rules.0.model: no model 'auto'; expected one of: demo"),
+    (GOOD + RULES % "{name: a, model: demo, has: [sound]}", "smart.rules.0.has.0: input should be 'code', 'tools' or"),
+    (GOOD + RULES % "{model: demo}", "smart.rules.0.name: field required"),
+    (GOOD + RULES % "{name: 'A b', model: demo}", "smart.rules.0.name: string should match"),
+    (GOOD + RULES % "{name: a, model: demo}, {name: a, model: demo}", "smart: two reasons with the name 'a'"),
+    (GOOD + RULES % "{name: default, model: demo}", "smart: two reasons with the name 'default'"),
+    (GOOD + RULES % "{name: a, model: demo, min_tokens: 5}", "smart.rules.0.min_tokens: unknown field"),
+    (GOOD + "optimizer: {keep_messages: 0}\n", "optimizer.keep_messages: input should be greater"),
 ]
 
 
