@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,13 @@ def test_prices_are_checked_too(tmp_path: Path) -> None:
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert set(settings.config.plans) == {"default", "free"}
+
+
+def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
+    shipped = Path("config/gateway.yaml").read_text()
+    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
+    assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
+    assert settings.config.optimizer.enabled
 
 
 @pytest.mark.parametrize(
