@@ -47,6 +47,11 @@ class CallContext:
         return " ".join(f"{name}={value}" for name, value in self.notes)
 
 
+def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
+    """The notes that `CallContext.tags` made these tags of."""
+    return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
+
+
 @dataclass(slots=True, kw_only=True)
 class Running:
     """A call from admission to settlement. `cache` is hit, miss or bypass."""

@@ -13,7 +13,7 @@ from app.domain.money import Usage
 from app.errors import Forbidden, GatewayError, RateLimited
 from app.gateway import replay
 from app.gateway.admission import Admission, Admitted, Ask
-from app.gateway.books import Books, CallContext, Report, Running
+from app.gateway.books import Books, CallContext, Report, Running, notes_of
 from app.gateway.cache import Cache, marked
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
@@ -50,7 +50,7 @@ class Pipeline:
         self._config = config
         self._admission = admission
         self._router = router
-        self._steering = Steering(config=config, router=router)
+        self.steer = Steering(config=config, router=router).steer
         self._cache = cache
         self._pricing = pricing
         self._books = books
@@ -60,14 +60,14 @@ class Pipeline:
 
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
-        request, context = self._steering.steer(caller, request, context)
+        request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, "chat.completions")
         with self._books.settling(call):
             return self._chat(call, request)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
-        request, context = self._steering.steer(caller, request, context)
+        request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, "chat.completions", streamed=True)
         with self._books.settling(call):
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
@@ -94,7 +94,10 @@ class Pipeline:
             return self._embed(call, request)
 
     def hold(self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, for_s: float) -> Held:
-        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it."""
+        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it.
+
+        `request` and `context` as `steer` gave them.
+        """
         route = self._router.route(request.model, caller)
         ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
         ask.row["job_id"] = context.call_id
@@ -115,7 +118,9 @@ class Pipeline:
         started = self._monotonic()
         admitted = held.admitted(caller)
         row = held.row
-        context = CallContext(row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache)
+        context = CallContext(
+            row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache, notes=notes_of(row["tags"])
+        )
         reads = bool(held.cache_key) and held.read_cache
         try:
             route = self._router.route(request.model, caller)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import Edge
+from tests.api.test_jobs import Worker, ask, job_of, submit
 from tests.support.upstream import Upstream
 
 PLAIN = """
@@ -240,6 +241,36 @@ def test_the_callers_other_spellings_of_the_model_go_nowhere(edge: Callable[[str
     body = '{"model":"ok","model":"auto","MODEL":"ok","messages":[{"role":"user","content":"x"}]}'
     assert sent(built.post(body)).get("model") == "echo"
     assert "MODEL" not in sent(built.post(body))
+
+
+def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: Edge) -> None:
+    headers = {"Idempotency-Key": "once"}
+    jobs = [job_of(submit(smart, "```\nx\n```", model="auto", headers=headers)) for _ in range(2)]
+    assert jobs[0] == jobs[1], "the same request, as its caller wrote it"
+    with capture_logs() as logs:
+        Worker(smart).run()
+    done = ask(smart, jobs[0]).json
+    assert (done["status"], done["model"], done["route"]) == ("completed", "coder", "code")
+    [row] = smart.rows()
+    assert (row["model"], row["tags"], row["job_id"]) == ("coder", "route=code", jobs[0])
+    assert [line["tags"] for line in logs if line["event"] == "llm_request_completed"] == ["route=code"]
+
+    refusal = submit(smart, "Hello", model="auto", key=key(smart, models=["coder"]))
+    assert refused(refusal) == (403, "FORBIDDEN", "model")
+
+
+def test_a_queued_call_is_optimised_when_it_is_submitted(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    built = edge(UP % upstream.url + OPTIMIZED)
+    job_id = job_of(
+        submit(built, model="auto", messages=[{"role": "system", "content": "x"}, *CODE, *CODE, *CODE, *CODE])
+    )
+    Worker(built).run()
+    done = ask(built, job_id).json
+    assert (done["optimized"], done["route"], built.rows()[0]["tags"]) == (
+        "trimmed", "default", "route=default optimized=trimmed",
+    )  # fmt: skip
+    body = json.loads(done["response"]["choices"][0]["message"]["content"].partition("\n\n")[2])
+    assert body == {"model": "echo", "messages": [{"role": "system", "content": "x"}, *CODE, *CODE, *CODE]}
 
 
 OPTIMIZED = "optimizer: {enabled: true, keep_messages: 3, small_talk_max_tokens: 5}\n"
