@@ -205,6 +205,20 @@ def _check_references(config: GatewayConfig, path: Path) -> None:
                 raise ConfigError(
                     f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider"
                 )
+    _check_smart_references(config, path)
+
+
+def _check_smart_references(config: GatewayConfig, path: Path) -> None:
+    smart = config.smart
+    models = [(f"rules.{i}.model", rule.model) for i, rule in enumerate(smart.rules)]
+    if smart.default is not None:
+        models.append(("default", smart.default))
+    plans = [(f"rules.{i}.plans.{j}", p) for i, rule in enumerate(smart.rules) for j, p in enumerate(rule.plans)]
+    for kind, named, known in (("model", models, config.models), ("plan", plans, config.plans)):
+        for where, name in named:
+            if name not in known:
+                expected = ", ".join(sorted(known))
+                raise ConfigError(f"{path}: smart.{where}: no {kind} {name!r}; expected one of: {expected}")
 
 
 def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[str]) -> Any:

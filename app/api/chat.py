@@ -35,6 +35,7 @@ log = structlog.get_logger()
 # For `flask routes`, and so that Flask says 405 to other methods; POSTs are answered before they come to it.
 bp = Blueprint("chat", __name__)
 bp.add_url_rule("/chat/completions", "chat_completions", methods=["POST"])
+bp.add_url_rule("/chat/smart", "chat_smart", methods=["POST"])
 bp.add_url_rule("/embeddings", "embeddings", methods=["POST"])
 bp.add_url_rule("/chat/async", "chat_async", methods=["POST"])
 bp.add_url_rule("/requests/<job_id>", "requests", methods=["GET", "DELETE"])
@@ -55,6 +56,7 @@ class ModelCalls:
         self._of_a_job: dict[tuple[str, str], _OfAJob] = {}
         for prefix in PREFIXES:
             self._endpoints[f"{prefix}/chat/completions"] = self._chat
+            self._endpoints[f"{prefix}/chat/smart"] = partial(self._chat, smart=True)
             self._endpoints[f"{prefix}/embeddings"] = self._embed
             self._endpoints[f"{prefix}/chat/async"] = self._submit
             self._of_a_job["GET", f"{prefix}/requests"] = jobs.show
@@ -85,20 +87,23 @@ class ModelCalls:
         inbound.ended(self._services.metrics, route, answer.status)
         return answer.send(start_response)
 
-    def _chat(self, inbound: Inbound) -> Outbound:
+    def _chat(self, inbound: Inbound, smart: bool = False) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
-        parsed = ChatRequest.parse(self._body(inbound.environ))
+        body = self._body(inbound.environ)
+        parsed = ChatRequest.parse_smart(body) if smart else ChatRequest.parse(body)
         cancel = CancelToken()
+        context = inbound.call_context(cancel)
+        context.smart = smart
         stop_watching = watch(inbound.environ, cancel)
         if parsed.stream:
             try:
-                stream = self._services.pipeline.stream(caller, parsed, inbound.call_context(cancel))
+                stream = self._services.pipeline.stream(caller, parsed, context)
             except BaseException:
                 stop_watching()
                 raise
             return stream_answer(stream, stop_watching, inbound.request_id)
         try:
-            return _json(self._services.pipeline.chat(caller, parsed, inbound.call_context(cancel)))
+            return _json(self._services.pipeline.chat(caller, parsed, context))
         finally:
             stop_watching()
 

@@ -6,6 +6,8 @@ from app.domain.money import usd
 from app.gateway.admission import Remaining
 from app.gateway.books import Report
 
+_NOTES = {"route": "x-penstock-route-reason", "optimized": "x-penstock-optimized"}
+
 
 def call_headers(report: Report) -> list[tuple[str, str]]:
     headers = [
@@ -17,6 +19,8 @@ def call_headers(report: Report) -> list[tuple[str, str]]:
     ]
     if report.cost_nanousd is not None:
         headers.append(("x-penstock-cost-usd", usd(report.cost_nanousd)))
+    for name, value in report.notes:
+        headers.append((_NOTES[name], value))
     return headers + limit_headers(report.remaining)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -41,6 +41,19 @@ class Message(msgspec.Struct, frozen=True):
     role: _Role
     content: str | list[_Part] | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        if isinstance(self.content, str):
+            return [self.content]
+        return [part.text for part in self.content or () if part.text]
+
+    def prompt_estimate(self, size: int) -> int:
+        """A likely count of prompt tokens of the message, which is `size` bytes long in the body."""
+        parts = self.content if isinstance(self.content, list) else ()
+        images = [part.image_url.url for part in parts if part.image_url is not None]
+        inline = sum(len(url) for url in images if url.startswith("data:"))
+        return (size - inline) // _BYTES_PER_TOKEN + len(images) * _IMAGE_ESTIMATE_TOKENS + 1
+
 
 class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
@@ -66,6 +79,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
         return _parse(_CHAT, raw)
+
+    @classmethod
+    def parse_smart(cls, raw: bytes) -> ChatRequest:
+        """As `parse`, but the body need not name a model: it is then `auto`."""
+        return _parse(_SMART, raw)
 
     @property
     def include_usage(self) -> bool:
@@ -112,6 +130,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _SmartRequest(ChatRequest, frozen=True, kw_only=True):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "auto"
+
+
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """An embeddings request: texts, or token ids."""
 
@@ -136,6 +158,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _CHAT = msgspec.json.Decoder(ChatRequest)
+_SMART = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_SmartRequest))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder().encode
@@ -188,3 +211,32 @@ def with_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -
 def field_bytes(raw: bytes) -> dict[str, msgspec.Raw]:
     """The top-level fields of the JSON object `raw`, each value as the bytes it came in."""
     return _FIELDS.decode(raw)
+
+
+class Draft:
+    """A chat request that is being changed: its fields are taken apart at most once, however much is changed."""
+
+    __slots__ = ("_fields", "request")
+
+    def __init__(self, request: ChatRequest) -> None:
+        self.request = request
+        self._fields: dict[str, msgspec.Raw] | None = None
+
+    @property
+    def fields(self) -> dict[str, msgspec.Raw]:
+        """The body's top-level fields, each value as the bytes it came in."""
+        if self._fields is None:
+            self._fields = field_bytes(self.request.raw)
+        return self._fields
+
+    def set(self, name: str, value: str | int) -> None:
+        self._change(name, value, value)
+
+    def keep_messages(self, kept: list[int], raw: list[msgspec.Raw]) -> None:
+        """Keeps the messages at these positions; `raw` are all of them as they came."""
+        self._change("messages", [self.request.messages[i] for i in kept], [raw[i] for i in kept])
+
+    def _change(self, name: str, value: Any, wire: Any) -> None:
+        fields = self.fields
+        fields[name] = msgspec.Raw(_ENCODE(wire))
+        self.request = msgspec.structs.replace(self.request, **{name: value}, raw=_ENCODE(fields))

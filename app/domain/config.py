@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from ipaddress import ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -215,6 +215,57 @@ class SupportConfig(_Section):
         return self
 
 
+class SmartRule(_Section):
+    """A reason to pick a model. Every condition given must hold; a rule without any always does."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="The reason as told in headers and the ledger."
+    )
+    model: str = Field(description="A name from `models`. Keys that may not use it skip the rule.")
+    min_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or longer.")
+    max_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or shorter.")
+    min_messages: Count | None = Field(None, description="The conversation has this many messages, or more.")
+    max_messages: Count | None = Field(None, description="The conversation has this many messages, or fewer.")
+    has: tuple[Literal["code", "tools", "images"], ...] = Field((), description="All of these are in the request.")
+    plans: tuple[str, ...] = Field((), description="The key is on one of these plans.")
+
+
+class SmartConfig(_Section):
+    """What the model `auto` and /chat/smart pick, unless `models` has a model of the name `auto`."""
+
+    rules: tuple[SmartRule, ...] = Field((), description="In this order; the first that holds decides.")
+    default: str | None = Field(None, description="When none holds; by default the first model of the file.")
+
+    @model_validator(mode="after")
+    def _names_tell_reasons_apart(self) -> SmartConfig:
+        taken = {"default", "named"}  # the reasons that are no rule's
+        for rule in self.rules:
+            if rule.name in taken:
+                raise ValueError(f"two reasons with the name {rule.name!r}")
+            taken.add(rule.name)
+        return self
+
+
+class OptimizerConfig(_Section):
+    """Makes calls cheaper by changing what callers wrote. Off unless asked for; answers say when it did something."""
+
+    enabled: bool = Field(False, description="True: for every chat call.")
+    keep_messages: int | None = Field(
+        20,
+        ge=1,
+        le=100_000,
+        description="Whole turns are dropped from the oldest on, until this many messages are left. System and "
+        "developer messages stay and do not count; the last turn always stays.",
+    )
+    keep_tokens: Count | None = Field(None, description="… or until what is left is about this many tokens long.")
+    small_talk_max_tokens: Count | None = Field(
+        256, description="The longest answer to a mere greeting. Reasoning counts as answer."
+    )
+    small_talk_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="The field that says so to the provider when the caller set neither."
+    )
+
+
 class GatewayConfig(_Section):
     """The YAML file."""
 
@@ -228,6 +279,8 @@ class GatewayConfig(_Section):
     reserve: ReserveConfig = ReserveConfig()
     queue: QueueConfig = QueueConfig()
     support: SupportConfig = SupportConfig()
+    smart: SmartConfig = SmartConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
 
     @model_validator(mode="before")
     @classmethod

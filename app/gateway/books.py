@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,13 +28,28 @@ _BYTES_PER_TOKEN = 4
 
 @dataclass(slots=True)
 class CallContext:
-    """What the edge knows of a call. `call_id` is unique; `request_id` may be the client's own."""
+    """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
+
+    `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
+    """
 
     request_id: str
     call_id: str
     cancel: CancelToken = field(default_factory=CancelToken)
     read_cache: bool = True
     write_cache: bool = True
+    smart: bool = False
+    notes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tags(self) -> str:
+        """The notes as the ledger keeps them: `route=code optimized=trimmed`."""
+        return " ".join(f"{name}={value}" for name, value in self.notes)
+
+
+def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
+    """The notes that `CallContext.tags` made these tags of."""
+    return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,6 +82,7 @@ class Report(NamedTuple):
     latency_ms: float
     remaining: tuple[Remaining, ...]
     cost_nanousd: int | None
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Books:
@@ -160,6 +177,7 @@ class Books:
         return Report(
             call.route.alias, target.provider.name if target else "cache", call.cache, call.attempts.count,
             (self._clock() - call.started) * 1000, call.admitted.remaining, cost_nanousd,
+            call.context.notes,
         )  # fmt: skip
 
     def _estimate(self, call: Running, text_bytes: int, chunks: int) -> Usage:
@@ -219,6 +237,8 @@ class Books:
             cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
         )  # fmt: skip
         tell, event = (log.info, "llm_request_completed") if status == "ok" else (log.warning, "llm_request_failed")
+        if call.context.notes:
+            tell = partial(tell, tags=call.context.tags)
         tell(
             event, request_id=call.context.request_id, model=model, provider=provider, status=status,
             key_id=call.caller.key_id, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,

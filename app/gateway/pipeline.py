@@ -1,4 +1,4 @@
-"""The life of a call, top to bottom: admit, look in the cache, route, answer, settle."""
+"""The life of a call, top to bottom: steer, admit, look in the cache, route, answer, settle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from app.domain.money import Usage
 from app.errors import Forbidden, GatewayError, RateLimited
 from app.gateway import replay
 from app.gateway.admission import Admission, Admitted, Ask
-from app.gateway.books import Books, CallContext, Report, Running
+from app.gateway.books import Books, CallContext, Report, Running, notes_of
 from app.gateway.cache import Cache, marked
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.router import Route, Router
+from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import Metrics
@@ -49,6 +50,7 @@ class Pipeline:
         self._config = config
         self._admission = admission
         self._router = router
+        self.steer = Steering(config=config, router=router).steer
         self._cache = cache
         self._pricing = pricing
         self._books = books
@@ -58,12 +60,14 @@ class Pipeline:
 
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
+        request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, "chat.completions")
         with self._books.settling(call):
             return self._chat(call, request)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
+        request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, "chat.completions", streamed=True)
         with self._books.settling(call):
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
@@ -90,7 +94,10 @@ class Pipeline:
             return self._embed(call, request)
 
     def hold(self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, for_s: float) -> Held:
-        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it."""
+        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it.
+
+        `request` and `context` as `steer` gave them.
+        """
         route = self._router.route(request.model, caller)
         ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
         ask.row["job_id"] = context.call_id
@@ -111,7 +118,9 @@ class Pipeline:
         started = self._monotonic()
         admitted = held.admitted(caller)
         row = held.row
-        context = CallContext(row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache)
+        context = CallContext(
+            row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache, notes=notes_of(row["tags"])
+        )
         reads = bool(held.cache_key) and held.read_cache
         try:
             route = self._router.route(request.model, caller)
@@ -267,7 +276,8 @@ class Pipeline:
             "http_status": 0, "prompt_tokens": request.prompt_estimate(),
             "completion_tokens": if_lost.tokens - request.prompt_estimate(), "cached_tokens": 0, "reasoning_tokens": 0,
             "cost_nanousd": if_lost.nanousd, "latency_ms": 0.0, "ttft_ms": None, "attempts": 0, "cache": "bypass",
-            "streamed": streamed, "estimated": True, "unpriced": False, "job_id": None, "tags": "",
+            "streamed": streamed, "estimated": True, "unpriced": False, "job_id": None,
+            "tags": context.tags if context.notes else "",
         }  # fmt: skip
 
 

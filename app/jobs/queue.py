@@ -76,6 +76,8 @@ class JobQueue:
             raise _full()
         tries = self._config.max_attempts
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
+        if isinstance(request, ChatRequest):
+            request, context = self._pipeline.steer(caller, request, context)
         held = self._pipeline.hold(caller, request, context, for_s=held_s)
         outcome = "refused"
         try:

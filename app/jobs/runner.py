@@ -195,7 +195,8 @@ def _error(exc: GatewayError) -> bytes:
 def _about(reply: Reply) -> bytes:
     report = reply.report
     cost_usd = usd(report.cost_nanousd or 0)
-    return _encode({"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd})
+    about = {"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd}
+    return _encode(about | dict(report.notes))
 
 
 class _Expired(UpstreamTimeout):

@@ -28,7 +28,7 @@ usage = Table(
     Column("key_id", Text, nullable=False),
     Column("user", Text, nullable=False),
     Column("tenant", Text, nullable=False),
-    Column("model", Text, nullable=False),  # the alias that the caller named
+    Column("model", Text, nullable=False),  # the alias; for `auto`, the one that was picked
     Column("provider", Text, nullable=False),
     Column("upstream_model", Text, nullable=False),
     Column("endpoint", Text, nullable=False),
@@ -47,7 +47,7 @@ usage = Table(
     Column("estimated", Boolean, nullable=False),  # the provider sent no usage: counted by us
     Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
     Column("job_id", Text),
-    Column("tags", Text, nullable=False),  # JSON, or empty
+    Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),

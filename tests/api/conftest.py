@@ -88,8 +88,9 @@ class Edge:
         found: TestResponse = self._client.options(path, headers=headers)
         return found
 
-    def get(self, path: str) -> TestResponse:
-        found: TestResponse = self._client.get(path)
+    def get(self, path: str, *, key: str | None = None) -> TestResponse:
+        sent = {"Authorization": f"Bearer {key}"} if key else {}
+        found: TestResponse = self._client.get(path, headers=sent)
         return found
 
     def rows(self) -> list[dict[str, Any]]:

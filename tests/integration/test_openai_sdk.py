@@ -65,6 +65,12 @@ def test_create(client: OpenAI) -> None:
     assert completion.usage.total_tokens == 15
 
 
+def test_the_model_auto_is_a_model_like_any_other(client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="auto", messages=MESSAGES)
+    assert raw.parse().choices[0].message.content == "Hello there."
+    assert (raw.headers["x-penstock-model"], raw.headers["x-penstock-route-reason"]) == ("ok", "default")
+
+
 def test_the_headers_tell_what_a_client_wants_to_know(gateway: Gateway) -> None:
     with sdk(gateway, gateway.create_key(plan="free")) as client:
         raw = client.chat.completions.with_raw_response.create(
@@ -108,10 +114,10 @@ def test_embeddings(client: OpenAI) -> None:
 
 
 def test_models(client: OpenAI, gateway: Gateway) -> None:
-    assert {model.id for model in client.models.list()} == {*MODELS, "refused"}
+    assert {model.id for model in client.models.list()} == {*MODELS, "refused", "auto"}
     assert client.models.retrieve("ok").owned_by == "penstock"
     with sdk(gateway, gateway.create_key(models=["ok"])) as restricted:
-        assert [model.id for model in restricted.models.list()] == ["ok"]
+        assert [model.id for model in restricted.models.list()] == ["ok", "auto"]
         with pytest.raises(openai.NotFoundError) as error:
             restricted.models.retrieve("echo")
         assert error.value.code == "MODEL_NOT_FOUND"

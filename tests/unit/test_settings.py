@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from app.lastgood import adopt
 from app.settings import load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
+RULES = "smart: {rules: [%s]}\n"
 
 
 def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
@@ -45,6 +47,17 @@ WRONG_FILES = [
     (GOOD + "support: {model: none}\n", "support.model: no model 'none'; expected one of: demo"),
     (GOOD + "support: {prompt: ../secret}\n", "support.prompt: string should match pattern"),
     (GOOD + "support: {history_bytes: 1024}\n", "support: history_bytes must be at least 8 times max_message_chars"),
+    (GOOD + "smart: {default: x}\n", "smart.default: no model 'x'; expected one of: demo"),
+    (GOOD + RULES % "{name: a, model: demo}, {name: b, model: x}", "smart.rules.1.model: no model 'x'; expected one"),
+    (GOOD + RULES % "{name: a, model: demo, plans: [default, x]}", "smart.rules.0.plans.1: no plan 'x'; expected one"),
+    (GOOD + RULES % "{name: a, model: auto}", "smart.rules.0.model: no model 'auto'; expected one of: demo"),
+    (GOOD + RULES % "{name: a, model: demo, has: [sound]}", "smart.rules.0.has.0: input should be 'code', 'tools' or"),
+    (GOOD + RULES % "{model: demo}", "smart.rules.0.name: field required"),
+    (GOOD + RULES % "{name: 'A b', model: demo}", "smart.rules.0.name: string should match"),
+    (GOOD + RULES % "{name: a, model: demo}, {name: a, model: demo}", "smart: two reasons with the name 'a'"),
+    (GOOD + RULES % "{name: default, model: demo}", "smart: two reasons with the name 'default'"),
+    (GOOD + RULES % "{name: a, model: demo, min_tokens: 5}", "smart.rules.0.min_tokens: unknown field"),
+    (GOOD + "optimizer: {keep_messages: 0}\n", "optimizer.keep_messages: input should be greater"),
 ]
 
 
@@ -154,6 +167,13 @@ def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert settings.support_prompt.startswith("You are ")
     assert set(settings.config.plans) == {"default", "free"}
+
+
+def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
+    shipped = Path("config/gateway.yaml").read_text()
+    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
+    assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
+    assert settings.config.optimizer.enabled
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,321 @@
+"""The model `auto`, /chat/smart and the optimiser, as callers and the ledger see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from werkzeug.test import TestResponse
+
+from tests.api.conftest import Edge
+from tests.api.test_jobs import Worker, ask, job_of, submit
+from tests.support.upstream import Upstream
+
+PLAIN = """
+providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
+models:
+  small: {targets: [{provider: demo}]}
+  coder: {targets: [{provider: demo}]}
+  large: {targets: [{provider: demo}]}
+  seer: {targets: [{provider: demo}]}
+plans: {paid: {}}
+"""
+CONFIG = (
+    PLAIN
+    + """
+smart:
+  rules:
+    - {name: pictures, has: [images], model: seer}
+    - {name: paid-code, has: [code], plans: [paid], model: large}
+    - {name: code, has: [code], model: coder}
+    - {name: tools, has: [tools], model: coder}
+    - {name: long, min_prompt_tokens: 500, model: large}
+"""
+)
+CODE = [{"role": "user", "content": "```\nprint(1)\n```"}]
+LONG = [{"role": "user", "content": "word " * 500}]
+PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+@pytest.fixture
+def smart(edge: Callable[[str], Edge]) -> Edge:
+    return edge(CONFIG)
+
+
+def picked(answer: TestResponse) -> tuple[str, str | None]:
+    assert answer.status_code == 200, answer.text
+    return answer.headers["x-penstock-model"], answer.headers.get("x-penstock-route-reason")
+
+
+def refused(answer: TestResponse) -> tuple[int, str, str | None]:
+    """Status, code and param of an error in the shape that OpenAI's clients parse."""
+    body = answer.json
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["request_id"] == answer.headers["X-Request-ID"]
+    assert body["code"] == body["error"]["code"]
+    return answer.status_code, body["code"], body["error"]["param"]
+
+
+def key(edge: Edge, plan: str = "default", models: list[str] | None = None) -> str:
+    return edge.services.keys.create("test", plan=plan, models=models)[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "question", "expected"),
+    [
+        ("default", {}, ("small", "default")),
+        ("default", {"messages": CODE}, ("coder", "code")),
+        ("paid", {"messages": CODE}, ("large", "paid-code")),
+        ("paid", {"tools": TOOLS}, ("coder", "tools")),
+        ("default", {"messages": LONG}, ("large", "long")),
+        ("default", {"messages": [*CODE, *PICTURE]}, ("seer", "pictures")),
+    ],
+)
+def test_auto_picks_by_the_task_and_the_callers_plan(
+    smart: Edge, plan: str, question: dict[str, Any], expected: tuple[str, str], stream: bool
+) -> None:
+    with capture_logs() as logs:
+        answer = smart.chat("auto", key=key(smart, plan), stream=stream, **question)
+    assert picked(answer) == expected
+    [row] = smart.rows()
+    model, reason = expected
+    assert (row["model"], row["upstream_model"], row["tags"]) == (model, model, f"route={reason}")
+    [event] = [line for line in logs if line["event"] == "llm_request_completed"]
+    assert (event["model"], event["tags"]) == (model, f"route={reason}")
+
+
+def test_a_call_that_names_its_model_is_not_concerned(smart: Edge) -> None:
+    with capture_logs() as logs:
+        assert picked(smart.chat("small", messages=CODE)) == ("small", None)
+    assert smart.rows()[0]["tags"] == ""
+    assert all("tags" not in line for line in logs)
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
+@pytest.mark.parametrize("named", [{}, {"model": "auto"}])
+def test_chat_smart_needs_no_model(smart: Edge, prefix: str, named: dict[str, str]) -> None:
+    def ask(messages: Any, **more: Any) -> TestResponse:
+        return smart.post(json.dumps({**named, "messages": messages, **more}), path=f"{prefix}/chat/smart")
+
+    assert picked(ask(CODE)) == ("coder", "code")
+    streamed = ask(LONG, stream=True)
+    assert picked(streamed) == ("large", "long")
+    assert streamed.text.rstrip().endswith("[DONE]")
+    assert [row["model"] for row in smart.rows()] == ["coder", "large"]
+
+
+def test_a_model_that_is_named_at_chat_smart_is_the_callers_own_default(smart: Edge) -> None:
+    def ask(model: str, messages: Any, key: str | None = None) -> TestResponse:
+        return smart.post(json.dumps({"model": model, "messages": messages}), path="/v1/chat/smart", key=key)
+
+    hello = [{"role": "user", "content": "Hello"}]
+    assert picked(ask("large", hello)) == ("large", "named")
+    assert picked(ask("large", CODE)) == ("coder", "code")
+    assert refused(ask("nothing", CODE)) == (404, "MODEL_NOT_FOUND", "model")
+    assert refused(ask("large", CODE, key(smart, models=["coder"]))) == (403, "FORBIDDEN", "model")
+    assert len(smart.rows()) == 2, "nothing is written for what was not admitted"
+
+
+def test_a_file_with_providers_and_models_is_enough(edge: Callable[[str], Edge]) -> None:
+    plain = edge(PLAIN)
+    assert picked(plain.chat("auto", messages=CODE)) == ("small", "default")
+    assert picked(plain.post(json.dumps({"messages": CODE}), path="/v1/chat/smart")) == ("small", "default")
+
+
+def test_a_model_of_ones_own_with_the_name_auto_wins(edge: Callable[[str], Edge]) -> None:
+    own = edge(CONFIG.replace("  seer:", "  auto: {targets: [{provider: demo, model: mine}]}\n  seer:"))
+    assert picked(own.chat("auto", messages=CODE)) == ("auto", None)
+    assert own.rows()[0]["upstream_model"] == "mine"
+    assert picked(own.post(json.dumps({"messages": CODE}), path="/v1/chat/smart")) == ("coder", "code")
+    assert listed(own, own.key) == ["small", "coder", "large", "auto", "seer"]
+
+
+def test_a_rule_is_skipped_whose_model_the_key_may_not_use(smart: Edge) -> None:
+    narrow = key(smart, "paid", ["small", "coder"])
+    assert picked(smart.chat("auto", key=narrow, messages=CODE)) == ("coder", "code")
+    assert picked(smart.chat("auto", key=narrow, messages=LONG)) == ("small", "default")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v1/chat/smart"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_when_no_model_is_left_for_the_key_the_call_is_forbidden(smart: Edge, path: str, stream: bool) -> None:
+    body = json.dumps({"model": "auto", "messages": LONG, "stream": stream})
+    assert refused(smart.post(body, path=path, key=key(smart, models=["coder"]))) == (403, "FORBIDDEN", "model")
+    assert smart.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('{"messages"', (400, "INVALID_REQUEST", None)),
+        ("[]", (400, "INVALID_REQUEST", None)),
+        ("{}", (400, "INVALID_REQUEST", "messages")),
+        ('{"messages": []}', (400, "INVALID_REQUEST", "messages")),
+        ('{"model": 7, "messages": [{"role": "user"}]}', (400, "INVALID_REQUEST", "model")),
+        ('{"model": "", "messages": [{"role": "user"}]}', (400, "INVALID_REQUEST", "model")),
+        ('{"model": "a\\u0000", "messages": [{"role": "user"}]}', (400, "INVALID_REQUEST", "model")),
+        ('{"messages": [{"role": "king"}]}', (400, "INVALID_REQUEST", "messages[0].role")),
+    ],
+)
+def test_what_is_wrong_with_a_smart_call_is_said_as_everywhere(
+    smart: Edge, body: str, expected: tuple[int, str, str | None]
+) -> None:
+    assert refused(smart.post(body, path="/v1/chat/smart")) == expected
+
+
+def test_chat_smart_wants_a_key(smart: Edge) -> None:
+    assert refused(smart.post("{}", path="/v1/chat/smart", key="wrong")) == (401, "INVALID_API_KEY", None)
+
+
+def test_chat_completions_still_wants_a_model(smart: Edge) -> None:
+    assert refused(smart.post(json.dumps({"messages": CODE}))) == (400, "INVALID_REQUEST", "model")
+
+
+def test_auto_is_no_model_for_embeddings(smart: Edge) -> None:
+    answer = smart.post(json.dumps({"model": "auto", "input": "x"}), path="/v1/embeddings")
+    assert refused(answer) == (404, "MODEL_NOT_FOUND", "model")
+
+
+def listed(edge: Edge, key: str) -> list[str]:
+    answer = edge.get("/v1/models", key=key)
+    assert answer.status_code == 200
+    return [model["id"] for model in answer.json["data"]]
+
+
+def test_auto_is_listed_for_the_keys_that_can_use_it(smart: Edge) -> None:
+    assert listed(smart, smart.key) == ["small", "coder", "large", "seer", "auto"]
+    entry = smart.get("/v1/models/auto", key=smart.key).json
+    assert entry == {"id": "auto", "object": "model", "created": 1_700_000_000, "owned_by": "penstock"}
+    assert listed(smart, key(smart, models=["coder"])) == ["coder", "auto"]
+    nothing = key(smart, models=["removed"])
+    assert listed(smart, nothing) == []
+    assert refused(smart.get("/v1/models/auto", key=nothing)) == (404, "MODEL_NOT_FOUND", "model")
+
+
+def test_a_cached_answer_is_shared_with_calls_that_name_the_model(smart: Edge) -> None:
+    def ask(model: str, messages: Any) -> str:
+        answer = smart.chat(model, messages=messages, temperature=0)
+        assert answer.status_code == 200
+        return answer.headers["x-penstock-cache"]
+
+    assert [ask("auto", CODE), ask("coder", CODE), ask("small", CODE), ask("auto", LONG)] == [
+        "miss", "hit", "miss", "miss",
+    ]  # fmt: skip
+    assert picked(smart.chat("auto", messages=CODE, temperature=0)) == ("coder", "code"), "a hit says why, too"
+    assert [row["tags"] for row in smart.rows()] == ["route=code", "", "", "route=long", "route=code"]
+
+
+UP = """
+providers: {up: {kind: openai, base_url: %s}}
+models:
+  ok: {targets: [{provider: up}]}
+  echo: {targets: [{provider: up}]}
+smart: {default: echo}
+"""
+
+
+def sent(answer: TestResponse) -> dict[str, Any]:
+    """The body that the provider got: the played vendor says it again."""
+    head_and_body: str = answer.json["choices"][0]["message"]["content"]
+    found: dict[str, Any] = json.loads(head_and_body.partition("\n\n")[2])
+    return found
+
+
+def test_the_provider_reads_the_model_that_was_picked(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    """Also where alias and upstream name are one, and where the body speaks of "model" without naming one."""
+    built = edge(UP % upstream.url)
+    messages = [{"role": "user", "content": "model"}]
+    body = {"messages": messages, "odd": {"deep": [1.5, None]}, "seed": 7}
+    assert sent(built.post(json.dumps({**body, "model": "auto"}))) == {**body, "model": "echo"}
+    assert sent(built.post(json.dumps(body), path="/v1/chat/smart")) == {**body, "model": "echo"}
+    assert [row["upstream_model"] for row in built.rows()] == ["echo", "echo"]
+
+
+def test_the_callers_other_spellings_of_the_model_go_nowhere(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    built = edge(UP % upstream.url)
+    body = '{"model":"ok","model":"auto","MODEL":"ok","messages":[{"role":"user","content":"x"}]}'
+    assert sent(built.post(body)).get("model") == "echo"
+    assert "MODEL" not in sent(built.post(body))
+
+
+def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: Edge) -> None:
+    headers = {"Idempotency-Key": "once"}
+    jobs = [job_of(submit(smart, "```\nx\n```", model="auto", headers=headers)) for _ in range(2)]
+    assert jobs[0] == jobs[1], "the same request, as its caller wrote it"
+    with capture_logs() as logs:
+        Worker(smart).run()
+    done = ask(smart, jobs[0]).json
+    assert (done["status"], done["model"], done["route"]) == ("completed", "coder", "code")
+    [row] = smart.rows()
+    assert (row["model"], row["tags"], row["job_id"]) == ("coder", "route=code", jobs[0])
+    assert [line["tags"] for line in logs if line["event"] == "llm_request_completed"] == ["route=code"]
+
+    refusal = submit(smart, "Hello", model="auto", key=key(smart, models=["coder"]))
+    assert refused(refusal) == (403, "FORBIDDEN", "model")
+
+
+def test_a_queued_call_is_optimised_when_it_is_submitted(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    built = edge(UP % upstream.url + OPTIMIZED)
+    job_id = job_of(
+        submit(built, model="auto", messages=[{"role": "system", "content": "x"}, *CODE, *CODE, *CODE, *CODE])
+    )
+    Worker(built).run()
+    done = ask(built, job_id).json
+    assert (done["optimized"], done["route"], built.rows()[0]["tags"]) == (
+        "trimmed", "default", "route=default optimized=trimmed",
+    )  # fmt: skip
+    body = json.loads(done["response"]["choices"][0]["message"]["content"].partition("\n\n")[2])
+    assert body == {"model": "echo", "messages": [{"role": "system", "content": "x"}, *CODE, *CODE, *CODE]}
+
+
+OPTIMIZED = "optimizer: {enabled: true, keep_messages: 3, small_talk_max_tokens: 5}\n"
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Weather?", "name": "ann"},
+    {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+    {"role": "tool", "tool_call_id": "c", "content": "rain"},
+    {"role": "assistant", "content": "Rain."},
+    {"role": "user", "content": "And tomorrow?", "odd": 1.5},
+]
+
+
+def test_the_optimiser_is_off_unless_asked_for(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    answer = edge(UP % upstream.url).chat("echo", messages=TALK * 20)
+    assert sent(answer)["messages"] == TALK * 20
+    assert "x-penstock-optimized" not in answer.headers
+
+
+def test_a_long_conversation_is_trimmed_and_the_answer_says_so(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    built = edge(UP % upstream.url + OPTIMIZED)
+    answer = built.chat("echo", messages=TALK, odd={"kept": [1, 2.5]})
+    assert sent(answer) == {"model": "echo", "messages": [TALK[0], TALK[-1]], "odd": {"kept": [1, 2.5]}}
+    assert answer.headers["x-penstock-optimized"] == "trimmed"
+    assert "x-penstock-route-reason" not in answer.headers
+    assert built.rows()[0]["tags"] == "optimized=trimmed"
+
+    untouched = built.chat("echo", messages=TALK[-1:])
+    assert "x-penstock-optimized" not in untouched.headers
+    assert built.rows()[1]["tags"] == ""
+
+
+def test_small_talk_is_capped(edge: Callable[[str], Edge], upstream: Upstream) -> None:
+    built = edge(UP % upstream.url + OPTIMIZED)
+    hello = [{"role": "user", "content": "Hello!"}]
+    answer = built.chat("echo", messages=hello, max_tokens=4000)
+    assert (sent(answer)["max_tokens"], answer.headers["x-penstock-optimized"]) == (5, "capped")
+    assert sent(built.chat("echo", messages=hello, max_tokens=3))["max_tokens"] == 3
+
+
+def test_what_was_trimmed_and_picked_is_told_together(edge: Callable[[str], Edge]) -> None:
+    built = edge(CONFIG + OPTIMIZED)
+    thanks = {"role": "user", "content": "Thank you!"}
+    for stream in (False, True):
+        answer = built.chat("auto", messages=[*LONG, *CODE, *CODE, thanks], stream=stream)
+        assert picked(answer) == ("coder", "code"), "by what is sent: the long message is gone"
+        assert answer.headers["x-penstock-optimized"] == "trimmed,capped"
+    assert [row["tags"] for row in built.rows()] == ["route=code optimized=trimmed,capped"] * 2
