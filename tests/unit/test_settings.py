@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,7 @@ def test_the_file_that_is_shipped_is_right() -> None:
 
 def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
     shipped = Path("config/gateway.yaml").read_text()
+    shutil.copytree("config/prompts", tmp_path / "prompts")
     settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
     assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
     assert settings.config.optimizer.enabled
