@@ -17,11 +17,11 @@ _DRAMATIQ = Path(sys.executable).parent / "dramatiq-gevent"
 class QueueWorker:
     """`with QueueWorker(gateway): …`. `threads` is how many jobs it runs at once; `env` is added to the gateway's."""
 
-    def __init__(self, gateway: Gateway, *, threads: int = 20, **env: str) -> None:
+    def __init__(self, gateway: Gateway, *, threads: int = 20, name: str = "worker", **env: str) -> None:
         self._gateway = gateway
         self._command = [str(_DRAMATIQ), "app.jobs.worker", "--processes", "1", "--threads", str(threads)]
         self._env = {**gateway.env, **env}
-        self._log = Path(gateway.env["DATA_DIR"]) / "worker.log"
+        self._log = Path(gateway.env["DATA_DIR"]) / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> QueueWorker:
