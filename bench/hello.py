@@ -5,6 +5,6 @@ from flask import Flask
 app = Flask(__name__)
 
 
-@app.post("/v1/chat/completions")
+@app.route("/v1/chat/completions", methods=["GET", "POST"])
 def hello() -> str:
     return "hello"

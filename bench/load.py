@@ -1,7 +1,8 @@
 """A load generator on raw gevent sockets, cheap enough not to be what is measured. One JSON line of results.
 
-`python -m bench.load PORT CALLS CONCURRENCY CHUNK_MS [tls]`, the request's head and body on stdin. Of a stream it also
-tells when its first chunk came, and how late each chunk was: after the first, one is due every CHUNK_MS.
+`python -m bench.load PORT CALLS CONCURRENCY CHUNK_MS EVERY_MS [tls]`, the request's head and body on stdin. EVERY_MS:
+each client makes a call that often; 0: one after the other. Of a stream it also tells when its first chunk came, and
+how late each chunk was: after the first, one is due every CHUNK_MS.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ _TEXT = b'"tok "'  # of the vendor's chunks, see tests.support.upstream
 
 
 class Load:
-    def __init__(self, port: int, message: bytes, *, chunk_ms: int = 0, tls: bool = False) -> None:
+    def __init__(self, port: int, message: bytes, *, chunk_ms: int = 0, every_ms: int = 0, tls: bool = False) -> None:
         self._port = port
         self._message = message
         self._chunk_s = chunk_ms / 1000
+        self._every_s = every_ms / 1000
         self._tls = _trusting() if tls else None
         self.left = 0
         self.statuses: dict[str, int] = {}
@@ -36,8 +38,8 @@ class Load:
         self.left = calls
         started, cpu = time.perf_counter(), time.process_time()
         group = Group()
-        for _ in range(concurrency):
-            group.spawn(self._client)
+        for n in range(concurrency):
+            group.spawn(self._client, self._every_s * n / concurrency)
         group.join(timeout=300)
         elapsed = time.perf_counter() - started
         return {
@@ -47,7 +49,8 @@ class Load:
             **_quantiles("late", self.lateness),
         }  # fmt: skip
 
-    def _client(self) -> None:
+    def _client(self, after_s: float) -> None:
+        gevent.sleep(after_s)
         sock = None
         while self.left > 0:
             self.left -= 1
@@ -58,7 +61,10 @@ class Load:
             if not self._answer(sock, started):
                 sock.close()
                 sock = None
-            self.latencies.append(time.perf_counter() - started)
+            took_s = time.perf_counter() - started
+            self.latencies.append(took_s)
+            if self._every_s:
+                gevent.sleep(max(0.0, self._every_s - took_s))
 
     def _connect(self) -> Any:
         sock: Any = socket.create_connection(("127.0.0.1", self._port))
@@ -133,8 +139,9 @@ def _quantiles(name: str, seconds: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    port, calls, concurrency, chunk_ms = (int(argument) for argument in sys.argv[1:5])
-    load = Load(port, sys.stdin.buffer.read(), chunk_ms=chunk_ms, tls=sys.argv[5:] == ["tls"])
+    port, calls, concurrency, chunk_ms, every_ms = (int(argument) for argument in sys.argv[1:6])
+    message, tls = sys.stdin.buffer.read(), sys.argv[6:] == ["tls"]
+    load = Load(port, message, chunk_ms=chunk_ms, every_ms=every_ms, tls=tls)
     print(json.dumps(load.run(calls, concurrency)))
 
 

@@ -17,14 +17,15 @@ Figures = dict[str, dict[str, list[float]]]  # scenario, figure, a value for eac
 
 def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers: str = "") -> dict[str, Any]:
     """One run of the load generator. Its results, see `bench.load`."""
-    body = json.dumps(scenario.body).encode()
+    body = b"" if scenario.body is None else json.dumps(scenario.body).encode()
+    described = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
     head = (
-        f"POST {scenario.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        f"Authorization: Bearer {key}\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+        f"{'POST' if body else 'GET'} {scenario.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Authorization: Bearer {key}\r\n{headers}{described}\r\n"
     )
     command = [
         sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency),
-        str(scenario.chunk_ms), *(["tls"] if tls else []),
+        str(scenario.chunk_ms), str(scenario.every_ms), *(["tls"] if tls else []),
     ]  # fmt: skip
     result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=400)
     found: dict[str, Any] = json.loads(result.stdout)

@@ -28,7 +28,7 @@ VALID, LIMITED, WRONG = "valid", "limited", "wrong"
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     name: str
-    body: dict[str, Any]
+    body: dict[str, Any] | None  # none: a GET
     calls: int
     concurrency: int = 32
     path: str = "/v1/chat/completions"
@@ -36,6 +36,7 @@ class Scenario:
     key: str = VALID
     chunks: int = 0  # content chunks expected for each call
     chunk_ms: int = 0
+    every_ms: int = 0  # each client calls this often; 0: one call after the other
     at: str = "gateway"  # hello | proxy (bare nginx) | gateway | edge (nginx with TLS before the gateway)
     direct: bool = True  # the vendor can be asked the same without the gateway
 

@@ -102,9 +102,9 @@ class JobQueue:
             raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
         return Submitted(context.call_id, repeated=False)
 
-    def status(self, caller: Caller, job_id: str) -> Shown:
-        """Raises `NotFound` for a job that is unknown, expired or another key's."""
-        shown = self.jobs.status(job_id, caller.key_id)
+    def status(self, caller: Caller, job_id: str, seen: str = "") -> Shown:
+        """Raises `NotFound` for a job that is unknown, expired or another key's. `seen`: tags that the caller knows."""
+        shown = self.jobs.status(job_id, caller.key_id, seen)
         if shown is None:
             raise NotFound(_UNKNOWN)
         return shown

@@ -46,21 +46,26 @@ class Job(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What the owner of a job may see. `before` is how many will run first; `slots` how many run at once."""
+    """What the owner of a job may see. `before` is how many will run first; `slots` how many run at once.
+
+    `tag` names what is shown, as an ETag does. Whoever has seen that is shown no more than the state.
+    """
 
     id: str
-    state: str
     before: int
     slots: int
     mean_s: float | None
-    submitted: float
-    started: float | None
-    finished: float | None
-    attempts: int
-    http_status: int | None
-    response: bytes | None
-    error: bytes | None
-    about: bytes | None
+    tag: str
+    state: str
+    submitted: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    attempts: int = 0
+    http_status: int | None = None
+    response: bytes | None = None
+    error: bytes | None = None
+    about: bytes | None = None
+    seen: bool = False
 
 
 class Depth(NamedTuple):
@@ -143,18 +148,20 @@ class Jobs:
         reply = self._cancel(keys, [job_id, owner, int(keep_s * 1000)])
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
-    def status(self, job_id: str, owner: str) -> Shown | None:
-        """None for a job that is unknown, forgotten or not `owner`'s."""
-        reply = self._status([_JOB + job_id, _TURNS, _FACTS, _WORKERS], [owner, _OF, job_id, _DEAD_MS, *_SHOWN])
+    def status(self, job_id: str, owner: str, seen: str = "") -> Shown | None:
+        """None for a job that is unknown, forgotten or not `owner`'s. `seen` has the tags that the caller knows."""
+        reply = self._status([_JOB + job_id, _TURNS, _FACTS, _WORKERS], [owner, _OF, job_id, _DEAD_MS, seen, *_SHOWN])
         if not reply:
             return None
-        before, slots, mean, _, state, submitted, started, finished, attempts, http_status, response, error, about = (
-            reply
-        )
-        return Shown(
-            job_id, state.decode(), before, slots, float(mean) / 1000 if mean else None, int(submitted) / 1000,
-            _seconds(started), _seconds(finished), int(attempts), int(http_status) if http_status else None,
-            response, error, about,
+        before, slots, mean, tag, state, *fields = reply
+        shown = Shown(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
+        if not fields:
+            return shown._replace(seen=True)
+        submitted, started, finished, attempts, http_status, response, error, about = fields
+        return shown._replace(
+            submitted=int(submitted) / 1000, started=_seconds(started), finished=_seconds(finished),
+            attempts=int(attempts), http_status=int(http_status) if http_status else None, response=response,
+            error=error, about=about,
         )  # fmt: skip
 
     def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:

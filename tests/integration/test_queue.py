@@ -160,10 +160,11 @@ def test_a_flood_of_one_key_leaves_another_its_turn(gateway: Callable[..., Gatew
 
     with QueueWorker(server, threads=10):
         alone = ten()
-        at_once([lambda: submitted(server, "slow-200", key=flooding)] * 400, threads=8)
+        at_once([lambda: submitted(server, "slow-200", key=flooding)] * 1000, threads=8)
         beside = ten()
         assert server.services.queue.depth().waiting > 50, "the flood was over too early to tell"
-    assert beside < 3 * alone + 0.5, f"alone {alone:.2f} s, beside a flood {beside:.2f} s"
+    print(f"ten alone {alone:.2f} s, beside 1,000 of another key {beside:.2f} s")
+    assert beside < 3 * alone, f"alone {alone:.2f} s, beside a flood {beside:.2f} s"
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@
 --
 -- KEYS  1 job   2 turns   3 facts   4 workers (zset: worker by its last sign of life; its name ends in :slots)
 -- ARGV  1 key id that it must belong to   2 prefix of the keys' own jobs   3 job id   4 ms after which a worker is dead
--- returns {} for an unknown or foreign job, else {before it or -1, slots, mean ms, now ms, the values of the fields asked for…}
---         ARGV 5… name the fields
+--       5 tags that the caller has seen   6… fields to show
+-- returns {} for an unknown or foreign job, else {before it or -1, slots, mean ms, tag, the fields' values…}; after the
+--         tag, which changes with everything that is shown but estimates, only the state if the caller has seen that tag
 
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {} end
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local before, slots = -1, 0
-if redis.call('HGET', KEYS[1], 'state') == 'queued' then
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'queued' then
   before = redis.call('ZRANK', ARGV[2] .. ARGV[1], ARGV[3]) or 0
   local own = before + 1
   local keys = redis.call('ZRANGE', KEYS[2], 0, 199)
@@ -22,9 +24,15 @@ if redis.call('HGET', KEYS[1], 'state') == 'queued' then
     slots = slots + tonumber(string.match(worker, ':(%d+)$') or 0)
   end
 end
+local facts = redis.call('HMGET', KEYS[1], 'attempts', 'started', 'finished')
+local tag = table.concat({'"' .. state, facts[1], facts[2] or '', facts[3] or '', before .. '"'}, '-')
+local reply = {before, slots, redis.call('HGET', KEYS[3], 'mean_ms') or '', tag}
+if string.find(ARGV[5], tag, 1, true) then
+  reply[5] = state
+  return reply
+end
 local fields = {}
-for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+for i = 6, #ARGV do fields[#fields + 1] = ARGV[i] end
 local values = redis.call('HMGET', KEYS[1], unpack(fields))
-local reply = {before, slots, redis.call('HGET', KEYS[3], 'mean_ms') or '', now_ms}
 for i = 1, #fields do reply[4 + i] = values[i] end
 return reply
