@@ -11,7 +11,7 @@ from tests.support.servers import Gateway
 from tests.support.upstream import Upstream
 
 MODELS = (
-    "usage-100-50", "usage-30-7", "stream-20-2", "stream-40-10", "status-500", "status-429-1", "cut-3", "cleancut-2",
+    "usage-100-50", "usage-30-7", "stream-20-2", "stream-40-50", "status-500", "status-429-1", "cut-3", "cleancut-2",
     "garbage", "reset", "errorevent-2", "usage-9-3",
 )  # fmt: skip
 CONFIG = """
@@ -34,7 +34,7 @@ def calls(port: int, key: str) -> list[Callable[[], Answer]]:
         lambda i: partial(post, port, chat("usage-30-7", stream=True), key),
         lambda i: partial(post, port, chat("stream-20-2", stream=True), key),
         lambda i: partial(post, port, chat("usage-9-3", content=f"cached {i // 10 % 5}", temperature=0), key),
-        lambda i: partial(post, port, chat("stream-40-10", stream=True), key, hang_up_after=3),
+        lambda i: partial(post, port, chat("stream-40-50", stream=True), key, hang_up_after=3),
         lambda i: partial(post, port, chat("status-500"), key),
         lambda i: partial(post, port, chat("status-429-1"), key),
         lambda i: partial(post, port, chat("cut-3" if i % 2 else "cleancut-2", stream=True), key),

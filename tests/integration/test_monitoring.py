@@ -160,8 +160,12 @@ def test_every_recorded_series_is_there_and_no_rule_fails(prometheus: str) -> No
 
 
 def test_the_breaker_and_the_budget_are_seen_by_their_alerts(prometheus: str) -> None:
-    wait_for(lambda: _query(prometheus, 'ALERTS{alertname="BreakerOpen"}'), message="BreakerOpen does not even wait")
-    wait_for(lambda: _query(prometheus, 'ALERTS{alertname="BudgetNear", alertstate="firing"}'))
+    wait_for(
+        lambda: _query(prometheus, 'ALERTS{alertname="BreakerOpen"}'),
+        timeout_s=60,
+        message="BreakerOpen does not even wait",
+    )
+    wait_for(lambda: _query(prometheus, 'ALERTS{alertname="BudgetNear", alertstate="firing"}'), timeout_s=60)
 
 
 def test_no_counter_runs_backwards_while_workers_are_killed(prometheus: str, server: Gateway) -> None:

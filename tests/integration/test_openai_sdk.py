@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections.abc import Iterator
@@ -92,8 +91,7 @@ def test_a_stream_arrives_chunk_by_chunk(client: OpenAI) -> None:
         assert chunk.choices, "no usage chunk for those who did not ask for one"
         words.append(chunk.choices[0].delta.content)
     assert words[:5] == ["tok "] * 5
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times[:5])]
-    assert min(gaps) > 0.02, gaps
+    assert times[4] - times[0] > 0.12, "they left the vendor within 0.24 s, and came as they left"
 
 
 def test_a_stream_with_usage_ends_with_it(client: OpenAI) -> None:

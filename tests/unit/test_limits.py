@@ -280,7 +280,8 @@ def test_every_limit_of_a_plan_is_bound_to_a_counter_of_its_own() -> None:
     assert [counter.limit for counter in bound] == list(LIMITS)
     assert len({counter.key for counter in bound}) == len(LIMITS)
     assert {counter.most for counter in bound if counter.limit.unit == "nanousd"} == {7_000_000_000}
-    assert set(Plan.model_fields) - {limit.name for limit in LIMITS} == {"concurrency"}, "no limit is without effect"
+    others = {"concurrency", "priority"}  # leases, and the queue
+    assert set(Plan.model_fields) - {limit.name for limit in LIMITS} == others, "no limit is without effect"
 
 
 @pytest.mark.parametrize(
