@@ -41,6 +41,7 @@ fi
 
 # Gateways are added, replaced and taken away while nginx runs. Before 1.27.3 a name in `upstream` is looked up once,
 # at start; there a variable makes nginx look it up anew, at the price of a connection for each request.
+# One that failed is left out for two seconds: by then its name has been looked up again.
 resolver=${RESOLVER:-$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)}
 kept="keepalive 256; keepalive_timeout 5s;"
 pass="proxy_pass http://gateway;"
@@ -48,7 +49,7 @@ case $gateway in
     localhost:* | [0-9]*.[0-9]*.[0-9]*.[0-9]*:* | \[*) upstream="upstream gateway { server $gateway; $kept }" ;;
     *)
         if at_least 1.27.3; then
-            upstream="resolver $resolver valid=2s; upstream gateway { zone gateway 256k; server $gateway resolve; $kept }"
+            upstream="resolver $resolver valid=2s; upstream gateway { zone gateway 256k; server $gateway resolve fail_timeout=2s; $kept }"
         else
             upstream="resolver $resolver valid=2s;"
             pass="set \$gateway $gateway; proxy_pass http://\$gateway;"
