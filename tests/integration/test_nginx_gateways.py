@@ -43,13 +43,15 @@ def test_a_replaced_gateway_is_found_by_its_name(nginx: str, pair: tuple[Backend
 
 
 @pytest.mark.parametrize("by_name", [True, False])
-def test_connections_to_the_gateways_are_kept(by_name: bool, tmp_path: Path) -> None:
+def test_connections_to_the_gateways_are_kept(nginx: str, by_name: bool, tmp_path: Path) -> None:
     with Backend(A, 0) as gateway, Names(A) as names:
         given = named(names, (gateway,)) if by_name else {}
-        with Edge(tmp_path, gateway.port, **given) as edge:
+        with Edge(tmp_path, gateway.port, NGINX_BIN=nginx, **given) as edge:
             wait_for(lambda: call(edge, "/")[0].status == 200)
             assert [call(edge, "/")[0].status for _ in range(20)] == [200] * 20
-    assert (gateway.met["GET"], gateway.met["connections"]) == (21, 1)
+    # Looking a name up anew costs an older nginx its connections: start.sh.
+    connections = 21 if by_name and nginx != find_nginx() else 1
+    assert (gateway.met["GET"], gateway.met["connections"]) == (21, connections)
 
 
 def test_what_is_safe_to_repeat_goes_to_another_gateway_and_nothing_else_does(

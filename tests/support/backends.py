@@ -64,5 +64,8 @@ class Backend:
                     if self.manner == "answers":
                         said = self.address.encode()
                         client.sendall(_OK % (len(said), said))
+                        if b"connection: close" in request.lower():
+                            client.shutdown(socket.SHUT_RDWR)
+                            return
         except OSError:
             pass  # nginx hung up
