@@ -10,10 +10,13 @@
 #   MAX_BODY                     keep it at server.max_body_bytes of gateway.yaml                  10m
 #   READ_TIMEOUT                 longer than timeouts.total_s of gateway.yaml                      660s
 #   PER_IP_REQUESTS_PER_SECOND, PER_IP_BURST, PER_IP_CONNECTIONS                                   500, 3000, 1000
+#   PUBLIC_HOST                  host[:port] in redirects and in the made certificate; else what the client asked for
+#   ERROR_LOG_LEVEL              "error" and "warn" say more, and quote query strings               crit
 #   ACCESS_LOG, NGINX_WORKERS, NGINX_BIN (the executable), RESOLVER (a DNS server)                 "/dev/stdout json", auto
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 nginx=${NGINX_BIN:-nginx}
+public=${PUBLIC_HOST:-}
 unset NGINX  # nginx would take it for a list of sockets
 tls=${TLS_DIR:-/var/lib/penstock/tls}
 work=${NGINX_WORK:-/tmp/nginx}
@@ -22,9 +25,11 @@ export TZ=UTC
 mkdir -p "$work" "$tls"
 
 if [ ! -s "$tls/fullchain.pem" ]; then
+    names=DNS:localhost,IP:127.0.0.1
+    [ -z "$public" ] || names="DNS:${public%:*},$names"
     command -v openssl > /dev/null || { echo "nginx: no certificate in $tls, and no openssl to make one" >&2; exit 1; }
     (umask 077; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 825 -subj /CN=penstock \
-        -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2> /dev/null) ||
+        -addext "subjectAltName=$names" -keyout "$tls/privkey.pem" -out "$tls/fullchain.pem" 2> /dev/null) ||
         { echo "nginx: no certificate in $tls, and none can be made there" >&2; exit 1; }
     chmod 644 "$tls/fullchain.pem"
     echo "nginx: made a self-signed certificate in $tls" >&2
@@ -41,6 +46,7 @@ fi
 
 # Gateways are added, replaced and taken away while nginx runs. Before 1.27.3 a name in `upstream` is looked up once,
 # at start; there a variable makes nginx look it up anew, at the price of a connection for each request.
+# One that failed is left out for two seconds: by then its name has been looked up again.
 resolver=${RESOLVER:-$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)}
 kept="keepalive 256; keepalive_timeout 5s;"
 pass="proxy_pass http://gateway;"
@@ -48,7 +54,7 @@ case $gateway in
     localhost:* | [0-9]*.[0-9]*.[0-9]*.[0-9]*:* | \[*) upstream="upstream gateway { server $gateway; $kept }" ;;
     *)
         if at_least 1.27.3; then
-            upstream="resolver $resolver valid=2s; upstream gateway { zone gateway 256k; server $gateway resolve; $kept }"
+            upstream="resolver $resolver valid=2s; upstream gateway { zone gateway 256k; server $gateway resolve fail_timeout=2s; $kept }"
         else
             upstream="resolver $resolver valid=2s;"
             pass="set \$gateway $gateway; proxy_pass http://\$gateway;"
@@ -56,8 +62,9 @@ case $gateway in
         ;;
 esac
 
-redirect="server { listen ${HTTP_LISTEN:-8080}; include $here/errors.conf; location /.well-known/acme-challenge/ { root $tls/acme; } \
-location / { return 301 https://\$host\$request_uri; } }"
+redirect="server { listen ${HTTP_LISTEN:-8080}; include $here/errors.conf; \
+location /.well-known/acme-challenge/ { root $tls/acme; default_type text/plain; } \
+location / { return 301 https://${public:-\$host}\$request_uri; } }"
 [ "${HTTP_LISTEN:-8080}" != none ] || redirect=""
 
 others=""
@@ -69,7 +76,8 @@ done
 files=$(ulimit -Hn)
 case $files in unlimited | ??????*) files=65536 ;; esac
 
-sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@|$work|" -e "s|@HERE@|$here|" -e "s|@OTHER_TEMP_PATHS@|$others|" \
+sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@|$work|" -e "s|@HERE@|$here|" \
+    -e "s|@OTHER_TEMP_PATHS@|$others|" -e "s|@ERROR_LOG_LEVEL@|${ERROR_LOG_LEVEL:-crit}|" \
     -e "s|@ACCESS_LOG@|${ACCESS_LOG:-/dev/stdout json}|" -e "s|@TLS@|$tls|" -e "s|@MAX_BODY@|${MAX_BODY:-10m}|" \
     -e "s|@REQUESTS_PER_SECOND@|${PER_IP_REQUESTS_PER_SECOND:-500}|" -e "s|@BURST@|${PER_IP_BURST:-3000}|" \
     -e "s|@CONNECTIONS@|${PER_IP_CONNECTIONS:-1000}|" -e "s|@READ_TIMEOUT@|${READ_TIMEOUT:-660s}|" \

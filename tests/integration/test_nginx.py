@@ -199,9 +199,29 @@ def test_an_address_with_too_many_requests_is_told_so(server: Gateway, tmp_path:
     is_ours(*answers[-1], 429, "RATE_LIMIT_EXCEEDED")
 
 
+def test_one_public_name_in_redirects_and_in_the_certificate(tmp_path: Path) -> None:
+    with Edge(tmp_path, 1, PUBLIC_HOST="llm.example.org:8443") as edge:
+        plain = http.client.HTTPConnection("127.0.0.1", edge.http_port, timeout=10)
+        plain.request("GET", "/docs", headers={"Host": "elsewhere.example"})
+        assert plain.getresponse().headers["Location"] == "https://llm.example.org:8443/docs"
+        plain.close()
+        with edge.connect() as client:
+            certificate = client.getpeercert()
+        assert certificate is not None
+        assert ("DNS", "llm.example.org") in certificate["subjectAltName"]
+
+
+def test_the_edge_takes_bodies_as_long_as_the_gateway_does_by_default(server: Gateway, edge: Edge) -> None:
+    most = server.services.settings.config.server.max_body_bytes
+    at_most, _ = call(edge, body=b" " * most)
+    assert at_most.status == 400, "empty, and the gateway says so"
+    is_ours(*call(edge, body=b" " * (most + 1)), 413, "REQUEST_TOO_LARGE")
+
+
 def test_no_gateway_is_not_ready(tmp_path: Path) -> None:
     with Edge(tmp_path, free_port()) as edge:
-        response, body = call(edge, body=chat("usage-10-5"))
+        response, body = call(edge, "/v1/chat/completions?key=secret-in-a-query", chat("usage-10-5"))
+        assert "secret-in-a-query" not in edge.error_log(), "nginx quotes first lines there"
     is_ours(response, body, 503, "NOT_READY")
 
 

@@ -30,7 +30,8 @@ class Edge:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Edge:
-        self._process = subprocess.Popen(["sh", "nginx/start.sh"], cwd=ROOT, env=self.env)
+        with (self.directory / "error.log").open("ab") as errors:
+            self._process = subprocess.Popen(["sh", "nginx/start.sh"], cwd=ROOT, env=self.env, stderr=errors)
         wait_for(self._listens, message="nginx did not start")
         return self
 
@@ -68,8 +69,11 @@ class Edge:
     def access_log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / "access.log").read_text().splitlines()]
 
+    def error_log(self) -> str:
+        return (self.directory / "error.log").read_text()
+
     def _listens(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, "nginx ended"
+        assert self._process.poll() is None, self.error_log()
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.tls_port)) == 0
