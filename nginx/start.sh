@@ -53,10 +53,11 @@ pass="proxy_pass http://gateway;"
 case $gateway in
     localhost:* | [0-9]*.[0-9]*.[0-9]*.[0-9]*:* | \[*) upstream="upstream gateway { server $gateway; $kept }" ;;
     *)
+        dns="resolver $resolver valid=2s; resolver_timeout 3s;"
         if at_least 1.27.3; then
-            upstream="resolver $resolver valid=2s; upstream gateway { zone gateway 256k; server $gateway resolve fail_timeout=2s; $kept }"
+            upstream="$dns upstream gateway { zone gateway 256k; server $gateway resolve fail_timeout=2s; $kept }"
         else
-            upstream="resolver $resolver valid=2s;"
+            upstream=$dns
             pass="set \$gateway $gateway; proxy_pass http://\$gateway;"
         fi
         ;;
