@@ -39,7 +39,7 @@ class _Attempt:
 class Runner:
     """Runs jobs until told to stop.
 
-    `on_end` gets each job that ended and wants a callback; `others_wait` tells whether Dramatiq has other messages.
+    `others_wait` tells whether Dramatiq has other messages for this process.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class Runner:
         config: GatewayConfig,
         worker: str,
         slots: int,
-        on_end: Callable[[Job], None],
         others_wait: Callable[[], bool],
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
@@ -62,7 +61,6 @@ class Runner:
         self._config = config
         self._worker = worker
         self._slots = slots
-        self._on_end = on_end
         self._others_wait = others_wait
         self._clock = clock
         self._pause = pause
@@ -116,8 +114,6 @@ class Runner:
             state, fields, keep_s = self._outcome(job, attempt)
             if self._finish(job, state, fields, keep_s):
                 log.info("job_ended", job_id=job.id, state=state, attempt=job.attempt)
-                if state != "queued" and job.callback_url:
-                    self._on_end(job)
             else:
                 log.warning("job_taken_over", job_id=job.id, attempt=job.attempt)
         finally:

@@ -26,7 +26,7 @@ from app.jobs.queue import described
 from app.jobs.runner import Runner
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.jobs import BELLS, NAMESPACE, RING, Job
+from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -53,7 +53,7 @@ class Lifecycle(Middleware):
         found = self._services
         self._runner = Runner(
             jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
-            worker=found.presence.worker_id, slots=worker.worker_threads, on_end=_call_back,
+            worker=found.presence.worker_id, slots=worker.worker_threads,
             others_wait=lambda: not worker.work_queue.empty(),
         )  # fmt: skip
         try:
@@ -119,24 +119,22 @@ def run_jobs() -> None:
 
 
 @dramatiq.actor(
-    queue_name="callbacks", min_backoff=_RETRY_MS, max_retries=services.settings.config.queue.callback_attempts - 1
+    actor_name=CALL_BACK,
+    queue_name=CALLBACKS,
+    min_backoff=_RETRY_MS,
+    max_retries=services.settings.config.queue.callback_attempts - 1,
 )
-def call_back(job_id: str, owner: str, url: str) -> None:
-    """Tells `url` how the job ended. An exception has Dramatiq try again."""
+def call_back(job_id: str, owner: str) -> None:
+    """Tells the job's callback URL how it ended. An exception has Dramatiq try again."""
     shown = services.queue.jobs.status(job_id, owner)
-    if shown is None:
+    if shown is None or not shown.callback_url:
         return  # its result has expired
     event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": described(shown)}
     try:
-        services.callbacks.deliver(url, f"evt_{job_id}", msgspec.json.encode(event), now=time.time())
+        services.callbacks.deliver(
+            shown.callback_url.decode(), f"evt_{job_id}", msgspec.json.encode(event), now=time.time()
+        )
     except InvalidRequest as exc:
         log.warning("callback_refused", job_id=job_id, reason=exc.message)
         return
     log.info("callback_delivered", job_id=job_id)
-
-
-def _call_back(job: Job) -> None:
-    try:
-        call_back.send(job.id, job.owner, job.callback_url)
-    except redis.RedisError as exc:
-        log.error("callback_lost", job_id=job.id, reason=type(exc).__name__)

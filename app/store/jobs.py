@@ -19,14 +19,27 @@ from app.store.redis import Redis
 NAMESPACE = "penstock:dramatiq"
 BELLS = "jobs"  # the Dramatiq queue that is listened to
 RING = "run_jobs"  # the Dramatiq actor that answers
+CALLBACKS, CALL_BACK = "callbacks", "call_back"  # the queue and actor that tell of ended jobs
 _JOB, _OF, _RUNNING_CALLS = "penstock:job:", "penstock:queue:of:", "penstock:running:"
 _WAITING, _TURNS, _FACTS = "penstock:queue:waiting", "penstock:queue:turns", "penstock:queue:facts"
 _RUNNING, _LATER, _CANCELS = "penstock:queue:running", "penstock:queue:later", "penstock:queue:cancels"
 _WORKERS = "penstock:queue:workers"
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
+_CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
 _NOTHING = "penstock:none"
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
-_SHOWN = ("state", "submitted", "started", "finished", "attempts", "http_status", "response", "error", "about")
+_SHOWN = (
+    "state",
+    "submitted",
+    "started",
+    "finished",
+    "attempts",
+    "http_status",
+    "response",
+    "error",
+    "about",
+    "callback_url",
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,7 +55,6 @@ class Job(NamedTuple):
     request: bytes
     held: bytes
     submitted: float
-    callback_url: str
 
 
 class Shown(NamedTuple):
@@ -65,6 +77,7 @@ class Shown(NamedTuple):
     response: bytes | None = None
     error: bytes | None = None
     about: bytes | None = None
+    callback_url: bytes | None = None
     seen: bool = False
 
 
@@ -118,34 +131,39 @@ class Jobs:
         named = [part for pair in fields.items() for part in pair]
         reply = self._submit(keys, [
             job_id, owner, self._most_jobs, self._most_bytes, size, remember, remember_s * 1000, int(held_s * 1000),
-            *_bell(), *named,
+            *_message(BELLS, RING), *named,
         ])  # fmt: skip
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
     def claim(self, worker: str, call_s: float) -> Job | None:
         """The next job, now this worker's for as long as it beats; None when none may run."""
         keys = [_WAITING, _TURNS, _RUNNING, _FACTS, _BELLS, _BELL_MESSAGES, _CANCELS]
-        reply = self._claim(keys, [_JOB, _OF, _RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_bell()])
+        reply = self._claim(
+            keys, [_JOB, _OF, _RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING)]
+        )
         if not reply:
             return None
         fields = dict(zip(reply[2::2], reply[3::2], strict=True))
         return Job(
             reply[0].decode(), int(fields[b"attempts"]), bool(reply[1]), fields[b"owner"].decode(),
             fields[b"key_hash"].decode(), fields[b"endpoint"].decode(), fields[b"request"], fields[b"held"],
-            int(fields[b"submitted"]) / 1000, fields[b"callback_url"].decode(),
+            int(fields[b"submitted"]) / 1000,
         )  # fmt: skip
 
     def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> bool:
         """Ends this attempt; False if the job was taken from it. `queued`: it runs again after `keep_s`."""
-        keys = [_JOB + job.id, _RUNNING, _CANCELS, _FACTS, _LATER]
+        keys = [_JOB + job.id, _RUNNING, _CANCELS, _FACTS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES]
         named = [part for pair in fields.items() for part in pair]
         leases = _RUNNING_CALLS + job.owner
-        return bool(self._finish(keys, [job.id, job.attempt, state, max(int(keep_s * 1000), 1), leases, *named]))
+        told = _message(CALLBACKS, CALL_BACK, job.id, job.owner)
+        args = [job.id, job.attempt, state, max(int(keep_s * 1000), 1), leases, *told, *named]
+        return bool(self._finish(keys, args))
 
     def cancel(self, job_id: str, owner: str, *, keep_s: float) -> tuple[str, bytes]:
         """The state that the job is in now ("unknown" if it is not `owner`'s), and what was held if that ended it."""
-        keys = [_JOB + job_id, _WAITING, _OF + owner, _CANCELS, _FACTS, _LATER]
-        reply = self._cancel(keys, [job_id, owner, int(keep_s * 1000)])
+        keys = [_JOB + job_id, _WAITING, _OF + owner, _CANCELS, _FACTS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES]
+        told = _message(CALLBACKS, CALL_BACK, job_id, owner)
+        reply = self._cancel(keys, [job_id, owner, int(keep_s * 1000), *told])
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
     def status(self, job_id: str, owner: str, seen: str = "") -> Shown | None:
@@ -157,18 +175,20 @@ class Jobs:
         shown = Shown(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
         if not fields:
             return shown._replace(seen=True)
-        submitted, started, finished, attempts, http_status, response, error, about = fields
+        submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
         return shown._replace(
             submitted=int(submitted) / 1000, started=_seconds(started), finished=_seconds(finished),
             attempts=int(attempts), http_status=int(http_status) if http_status else None, response=response,
-            error=error, about=about,
+            error=error, about=about, callback_url=callback_url,
         )  # fmt: skip
 
     def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
         """A sign of life. Returns the jobs that are to end, and why: `cancelled`, or `lost` to another worker."""
         keys = [_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _FACTS, _BELLS, _BELL_MESSAGES]
         attempts = [part for pair in running for part in pair]
-        reply = self._beat(keys, [f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_bell(), 60_000, *attempts])
+        reply = self._beat(
+            keys, [f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_message(BELLS, RING), 60_000, *attempts]
+        )
         return [(reply[i].decode(), reply[i + 1].decode()) for i in range(0, len(reply), 2)]
 
     def leave(self, worker: str, slots: int) -> None:
@@ -189,11 +209,11 @@ class Jobs:
         return Depth(waiting + later, running, oldest_s, len(alive), slots)
 
 
-def _bell() -> tuple[str, bytes]:
+def _message(queue: str, actor: str, *args: str) -> tuple[str, bytes]:
     """A message's id and text as Dramatiq reads them: `dramatiq.Message.decode`."""
     message_id = secrets.token_hex(8)
     return message_id, _encode({
-        "queue_name": BELLS, "actor_name": RING, "args": [], "kwargs": {},
+        "queue_name": queue, "actor_name": actor, "args": args, "kwargs": {},
         "options": {"redis_message_id": message_id}, "message_id": message_id,
         "message_timestamp": int(time.time() * 1000),
     })  # fmt: skip

@@ -15,7 +15,6 @@ from werkzeug.test import TestResponse
 
 from app.jobs.runner import Runner
 from app.store import jobs as stored
-from app.store.jobs import Job
 from tests.api.conftest import Edge
 from tests.support.servers import wait_for
 
@@ -28,10 +27,9 @@ class Worker:
 
     def __init__(self, edge: Edge, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = edge.services
-        self.ended: list[Job] = []
         self.runner = Runner(
             jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
-            worker=name, slots=4, on_end=self.ended.append, others_wait=lambda: False, clock=now, pause=lambda _: None,
+            worker=name, slots=4, others_wait=lambda: False, clock=now, pause=lambda _: None,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -493,3 +491,25 @@ def claimed(edge: Edge, count: int) -> list[str]:
     """The ids of the next jobs that a worker would get."""
     found = [edge.services.queue.jobs.claim("w", 60) for _ in range(count)]
     return [job.id for job in found if job is not None]
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_who_wants_a_callback_gets_one_however_the_job_ends(
+    edge: Callable[[str], Edge], monkeypatch: pytest.MonkeyPatch, redis_url: str, state: str
+) -> None:
+    script = "fail_status: 400" if state == "failed" else ANSWERED
+    app = edge(DEMO.format(script=script))
+    app.services.callbacks._key = b"secret"
+    silent, told = job_of(submit(app)), job_of(submit(app, callback_url="https://example.org/hook"))
+    if state == "cancelled":
+        for job_id in (silent, told):
+            ask(app, job_id, method="DELETE")
+    Worker(app).run()
+    assert ask(app, told).json["status"] == state
+    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
+    broker.declare_queue(stored.CALLBACKS)
+    messages: Iterator[Any] = broker.consume(stored.CALLBACKS, timeout=100)
+    message = next(messages)
+    assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
+    assert next(messages) is None
+    broker.close()
