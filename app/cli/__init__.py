@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from flask import Flask
 
+from app.cli.chat import chat
 from app.cli.command import is_command, one_line_errors
 from app.cli.config import config
+from app.cli.jobs import jobs
 from app.cli.keys import keys
 from app.cli.ledger import ledger
 from app.cli.usage import usage
@@ -17,5 +19,5 @@ __all__ = ["is_command", "one_line_errors", "register"]
 
 
 def register(app: Flask) -> None:
-    for command in (keys, usage, ledger, config):
+    for command in (keys, usage, ledger, config, chat, jobs):
         app.cli.add_command(command)

@@ -14,6 +14,14 @@ import click
 Cell = str | int | None
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _YEAR_9999 = 253_370_764_800
+_SHOWN_AS = {
+    **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
+    **dict.fromkeys((*range(0x7F, 0xA0), *range(0xD800, 0xE000)), 0xFFFD),
+    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+    ord("\n"): "\n",
+    ord("\t"): "\t",
+    ord("\r"): None,
+}
 
 format_option = click.option(
     "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
@@ -28,7 +36,7 @@ def rendered(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, 
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([[_harmless(cell) for cell in row] for row in rows])
+        writer.writerows([[_no_formula(cell) for cell in row] for row in rows])
         return out.getvalue().rstrip("\n")
     texts = [list(header), *([printable("" if cell is None else str(cell)) for cell in row] for row in rows)]
     columns = [_aligned(column, right=column[0] in right) for column in zip(*texts, strict=True)]
@@ -38,6 +46,15 @@ def rendered(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, 
 def printable(text: str) -> str:
     """One line that does nothing to a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def harmless(text: str) -> str:
+    """Text of many lines, whatever its author wanted of the terminal: escapes are shown, not obeyed.
+
+    Also replaced: what turns the direction of text around, so that it reads differently from what it is, and halves of
+    surrogate pairs, which cannot be written. Carriage returns go, as they would write over what was shown.
+    """
+    return text.translate(_SHOWN_AS)
 
 
 def stamp(seconds: float | None) -> str:
@@ -67,6 +84,6 @@ def _aligned(column: Sequence[str], *, right: bool) -> list[str]:
     return [text.rjust(width) if right else text.ljust(width) for text in column]
 
 
-def _harmless(cell: Cell) -> Cell:
+def _no_formula(cell: Cell) -> Cell:
     """A spreadsheet runs a cell that begins like a formula; names are chosen by people."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
