@@ -140,6 +140,8 @@ def _text(argument: str) -> str:
 
 def _about(told: Told, priced_by: Services | None) -> str:
     parts = [" by ".join(harmless(name) for name in (told.model, told.provider) if name)]
+    if told.reason:
+        parts.append(f"picked by {harmless(told.reason)}")
     if told.usage is not None:
         parts.append(f"{told.usage.prompt_tokens} + {told.usage.completion_tokens} tokens")
     cost = _cost(told, priced_by)

@@ -38,6 +38,7 @@ class Told:
     finished: bool = False
     provider: str = ""
     model: str = ""
+    reason: str = ""  # why the gateway picked that model, if it did
     cached: bool = False
     usage: Usage | None = None
     ttft_s: float | None = None
@@ -98,6 +99,7 @@ class Talk:
         ) as stream:
             headers = stream.response.headers
             told.provider, told.model = headers.get("x-penstock-provider", ""), headers.get("x-penstock-model", "")
+            told.reason = headers.get("x-penstock-route-reason", "")
             told.cached = headers.get("x-penstock-cache") == "hit"
             for chunk in stream:
                 if chunk.usage is not None:
