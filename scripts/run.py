@@ -21,7 +21,7 @@ from honcho.printer import Printer
 
 from app.domain.identity import new_key
 from app.errors import ConfigError
-from app.settings import Settings, load_settings
+from app.settings import EMBEDDED_REDIS, Settings, load_settings
 from scripts.programs import CannotStart, edge_environment, find_redis
 
 _START_TIMEOUT_S = 60.0
@@ -48,10 +48,13 @@ def ensure_dev_key(settings: Settings) -> str:
     if settings.dev_api_key:
         return settings.dev_api_key
     key = new_key()
-    path = settings.data_dir / "dev-key"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(key + "\n")
+    write_secret(settings.data_dir / "dev-key", key)
     return key
+
+
+def write_secret(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text + "\n")
 
 
 def redis_command(executable: str, port: int, directory: Path, password: str) -> list[str]:
@@ -119,10 +122,12 @@ def start() -> int:
         # In a session of its own, so that Ctrl-C does not reach it: it has to outlive those who write to it.
         command = redis_command(find_redis(), port, settings.data_dir / "redis", password)
         redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        write_secret(settings.data_dir / EMBEDDED_REDIS, env["REDIS_URL"])
     try:
         return run_processes(settings, key, env, edge)
     finally:
         if redis is not None:
+            (settings.data_dir / EMBEDDED_REDIS).unlink(missing_ok=True)
             redis.terminate()
             redis.wait(10)
 

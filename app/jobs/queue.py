@@ -83,7 +83,8 @@ class JobQueue:
         try:
             outcome, known = self.jobs.submit(
                 context.call_id, caller.key_id, {
-                    "key_hash": caller.key_hash, "endpoint": endpoint_of(request), "request": request.raw,
+                    "key_hash": caller.key_hash, "endpoint": endpoint_of(request), "model": held.row["model"],
+                    "request": request.raw,
                     "held": held.encode(), "priority": self._admission.plan(caller).priority,
                     "most_at_once": self._admission.plan(caller).concurrency or "", "callback_url": callback_url,
                 },

@@ -24,6 +24,8 @@ _JOB, _OF, _RUNNING_CALLS = "penstock:job:", "penstock:queue:of:", "penstock:run
 _WAITING, _TURNS, _FACTS = "penstock:queue:waiting", "penstock:queue:turns", "penstock:queue:facts"
 _RUNNING, _LATER, _CANCELS = "penstock:queue:running", "penstock:queue:later", "penstock:queue:cancels"
 _WORKERS = "penstock:queue:workers"
+# What `joblist` reads, too.
+JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING, _LATER
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
 _CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
 _NOTHING = "penstock:none"

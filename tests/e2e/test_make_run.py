@@ -45,6 +45,12 @@ def started(directory: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[s
             process.wait(30)
 
 
+def beside(env: dict[str, str], *command: str) -> str:
+    """What a command of ours prints in another terminal, which knows no more than DATA_DIR and PORT."""
+    flask = [str(Path(sys.executable).parent / "flask"), "--app", "app", *command]
+    return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_path: Path) -> None:
     env = environment(tmp_path)
     with started(tmp_path, env) as process:
@@ -63,9 +69,13 @@ def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_pat
         said = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=True)
         assert "Hello" in said.stdout
         assert (tmp_path / "data" / "dev-key").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "data" / "redis" / "url").stat().st_mode & 0o077 == 0
+        assert "Hello" in beside(env, "chat", "Hello")
+        assert beside(env, "jobs", "list").startswith("id ")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         psutil.wait_procs(family, timeout=10)
+        assert not (tmp_path / "data" / "redis" / "url").exists()
         assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
 
 

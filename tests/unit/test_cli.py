@@ -16,7 +16,9 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from app.cli import Stop, moment, one_line_errors, register
+from app.cli import one_line_errors, register
+from app.cli.command import Stop
+from app.cli.rendering import moment
 from app.domain.identity import Role, hash_key, is_well_formed
 from app.errors import ConfigError
 from app.settings import load_settings

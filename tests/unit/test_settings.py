@@ -32,6 +32,18 @@ def test_providers_and_models_are_enough(tmp_path: Path) -> None:
     assert settings.prices == {}
 
 
+def test_commands_beside_make_run_find_its_redis_and_its_key_in_development_only(tmp_path: Path) -> None:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "url").write_text("redis://:secret-password@127.0.0.1:1/0\n")
+    (tmp_path / "dev-key").write_text("left-key\n")
+    beside = load(tmp_path)
+    assert (beside.redis_url, beside.dev_api_key) == ("redis://:secret-password@127.0.0.1:1/0", "left-key")
+    assert beside.redis_url in beside.secrets
+    assert load(tmp_path, REDIS_URL="redis://other/0").redis_url == "redis://other/0"
+    production = load(tmp_path, GATEWAY_ENV="production")
+    assert (production.redis_url, production.dev_api_key) == ("redis://127.0.0.1:6379/0", None)
+
+
 WRONG_FILES = [
     ("providers: [", "line 1: is not valid YAML"),
     ("[]", "the file: "),

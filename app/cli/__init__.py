@@ -1,0 +1,23 @@
+"""The command line: `flask --app app keys | usage | ledger | config | chat | jobs`. Thin commands over the services.
+
+A module for each command. What goes wrong is one line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from app.cli.chat import chat
+from app.cli.command import is_command, one_line_errors
+from app.cli.config import config
+from app.cli.jobs import jobs
+from app.cli.keys import keys
+from app.cli.ledger import ledger
+from app.cli.usage import usage
+
+__all__ = ["is_command", "one_line_errors", "register"]
+
+
+def register(app: Flask) -> None:
+    for command in (keys, usage, ledger, config, chat, jobs):
+        app.cli.add_command(command)

@@ -1,0 +1,18 @@
+"""`flask config`: is the configuration right?"""
+
+from __future__ import annotations
+
+import click
+
+from app.cli.command import Group
+from app.settings import load_settings
+
+config = Group("config", help="The configuration.")
+
+
+@config.command("check")
+def check_config() -> None:
+    """Check the environment and the YAML file; one line says what is wrong."""
+    settings = load_settings()
+    counts = (f"{len(getattr(settings.config, section))} {section}" for section in ("providers", "models", "plans"))
+    click.echo(f"OK: {settings.config_path}: {', '.join(counts)}")

@@ -1,0 +1,100 @@
+"""`flask jobs`: the operator's view of the queue, over all keys. It shows no prompts and no answers."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+import msgspec
+
+from app.cli.command import Group, Stop, services
+from app.cli.live import Line, depth_text
+from app.cli.rendering import Cell, format_option, printable, rendered, stamp
+from app.domain.identity import Caller
+from app.errors import NotFound, StoreUnavailable
+from app.store.joblist import ENDED, STATES, JobList, Listed
+
+jobs = Group("jobs", help="The queue, of all keys.")
+_EACH_S = 1.0
+_UNKNOWN = "There is no job {!r}, or it has expired."
+
+
+@jobs.command("list")
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="May be repeated; all when left out.")
+@format_option
+def list_jobs(states: tuple[str, ...], style: str) -> None:
+    """List jobs, the oldest first. Ages are in seconds; what has ended is listed until its result expires."""
+    header = ("id", "state", "key_id", "model", "age_s", "attempts", "position")
+    now = time.time()
+    found = sorted(JobList(redis=services().redis).all(states or STATES), key=lambda job: (job.submitted, job.id))
+    rows = [_cells(job, now) for job in found]
+    click.echo(rendered(header, rows, style, right=("age_s", "attempts", "position")))
+
+
+@jobs.command("show")
+@click.argument("job_id")
+@click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def show_job(job_id: str, style: str) -> None:
+    """Show a job: where it is, and what went wrong."""
+    facts = _facts(_found(job_id), time.time())
+    if style == "json":
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name.ljust(width)}  {printable('' if value is None else str(value))}".rstrip())
+
+
+@jobs.command("cancel")
+@click.argument("job_id")
+def cancel_job(job_id: str) -> None:
+    """Cancel a job in the place of its owner: at once when it waits, within a second when it runs."""
+    owner = Caller(_found(job_id).key_id, "")
+    shown = services().queue.cancel(owner, job_id)
+    if shown.state == "cancelled":
+        click.echo(f"Cancelled {job_id} of {owner.key_id}.")
+    else:
+        click.echo(f"{job_id} of {owner.key_id} is running; its worker has been told to end it.")
+
+
+@jobs.command("watch")
+def watch_jobs() -> None:
+    """Show how full the queue is, each second, until Ctrl-C."""
+    queue = services().queue
+    stop = Stop.by_signal()
+    with Line() as line:
+        while True:
+            try:
+                line.show(depth_text(queue.depth()))
+            except StoreUnavailable as exc:
+                line.show(exc.message)
+            if stop.wait(_EACH_S):
+                return
+
+
+def _found(job_id: str) -> Listed:
+    job = JobList(redis=services().redis).find(job_id) if job_id.isascii() else None
+    if job is None:
+        raise NotFound(_UNKNOWN.format(job_id))
+    return job
+
+
+def _cells(job: Listed, now: float) -> list[Cell]:
+    return [job.id, job.state, job.key_id, job.model, _age_s(job, now), job.attempts, job.position]
+
+
+def _facts(job: Listed, now: float) -> dict[str, Cell]:
+    error = msgspec.json.decode(job.error, type=dict[str, str | None]) if job.error else {}
+    finished = stamp(job.finished) if job.state in ENDED else None  # else: the end of an attempt before this one
+    return {
+        "id": job.id, "state": job.state, "key_id": job.key_id, "model": job.model, "endpoint": job.endpoint,
+        "age_s": _age_s(job, now), "submitted": stamp(job.submitted), "started": stamp(job.started) or None,
+        "finished": finished, "position": job.position, "attempts": job.attempts, "worker": job.worker or None,
+        "http_status": job.http_status, "error_code": error.get("code"), "error": error.get("message"),
+        "request_bytes": job.size, "callback_url": job.callback_url or None,
+    }  # fmt: skip
+
+
+def _age_s(job: Listed, now: float) -> int:
+    return max(0, round(now - job.submitted))

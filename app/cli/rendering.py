@@ -1,0 +1,89 @@
+"""How commands show what they found: tables for people, CSV for spreadsheets, JSON for programs; times as UTC."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import click
+
+Cell = str | int | None
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_YEAR_9999 = 253_370_764_800
+_SHOWN_AS = {
+    **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
+    **dict.fromkeys((*range(0x7F, 0xA0), *range(0xD800, 0xE000)), 0xFFFD),
+    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+    ord("\n"): "\n",
+    ord("\t"): "\t",
+    ord("\r"): None,
+}
+
+format_option = click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
+
+
+def rendered(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, *, right: Sequence[str] = ()) -> str:
+    """The rows as `style` has them. In a table the columns named in `right` are aligned there."""
+    if style == "json":
+        return json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2)
+    if style == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([[_no_formula(cell) for cell in row] for row in rows])
+        return out.getvalue().rstrip("\n")
+    texts = [list(header), *([printable("" if cell is None else str(cell)) for cell in row] for row in rows)]
+    columns = [_aligned(column, right=column[0] in right) for column in zip(*texts, strict=True)]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def printable(text: str) -> str:
+    """One line that does nothing to a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def harmless(text: str) -> str:
+    """Text of many lines, whatever its author wanted of the terminal: escapes are shown, not obeyed.
+
+    Also replaced: what turns the direction of text around, so that it reads differently from what it is, and halves of
+    surrogate pairs, which cannot be written. Carriage returns go, as they would write over what was shown.
+    """
+    return text.translate(_SHOWN_AS)
+
+
+def stamp(seconds: float | None) -> str:
+    """A moment as people and programs read it; empty for none."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment(text: str, *, option: str, now: float, direction: int) -> float:
+    """Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance from `now` as `7d`."""
+    distance = re.fullmatch(r"(\d{1,9})([mhdw])", text)
+    if distance:
+        seconds = now + direction * int(distance[1]) * _UNITS_S[distance[2]]
+    else:
+        try:
+            when = datetime.fromisoformat(text)
+        except ValueError:
+            expected = "2026-11-01, 2026-11-01T12:00:00Z, 7d or 24h"
+            raise click.ClickException(f"{option}: expected {expected}, not {text!r}") from None
+        seconds = when.timestamp() if when.tzinfo else when.replace(tzinfo=UTC).timestamp()
+    if not 0 <= seconds < _YEAR_9999:
+        raise click.ClickException(f"{option}: {text} is out of range")
+    return seconds
+
+
+def _aligned(column: Sequence[str], *, right: bool) -> list[str]:
+    width = max(map(len, column))
+    return [text.rjust(width) if right else text.ljust(width) for text in column]
+
+
+def _no_formula(cell: Cell) -> Cell:
+    """A spreadsheet runs a cell that begins like a formula; names are chosen by people."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
