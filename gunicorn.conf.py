@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import os
 import shutil
 
@@ -25,6 +26,15 @@ if _refused is not None:
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
+# What workers would import is imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
+# with their master take 103 MB instead of 170. A reload therefore takes new configuration, and never new code.
+import app.api.chat
+import app.api.cors
+import app.api.models
+import app.api.ops
+import app.api.web
+import app.cli
+import app.services  # noqa: F401
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
@@ -47,6 +57,7 @@ proc_name = "penstock"
 
 
 def on_starting(server):
+    gc.freeze()  # the collector would write to the shared pages
     # What an earlier master left would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays

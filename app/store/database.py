@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 
@@ -84,10 +81,7 @@ class Database:
             with self._writer.begin() as connection:
                 if self.file is None:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-                config = Config()
-                config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                _upgrade(connection)
         # A server that forks after this must not share a connection with its children.
         self.close()
 
@@ -115,6 +109,22 @@ class Database:
                 yield
         except OSError as exc:
             raise StoreUnavailable(f"The database's directory cannot be written: {exc.strerror}.") from exc
+
+
+def _upgrade(connection: Connection) -> None:
+    # Here, because only who migrates needs it: it would take a fifth of every other process's start.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as exc:
+        # Its schema is newer than this code: after a rollback of the code, for instance.
+        raise StoreUnavailable(f"The database cannot be migrated: {exc}.") from exc
 
 
 def _parsed(url: str) -> URL:
@@ -175,12 +185,9 @@ def _lock(fileno: int, timeout_s: float) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """SQLAlchemy's and Alembic's errors, once for every caller. Statements and values stay out of the message."""
+    """SQLAlchemy's errors, once for every caller. Statements and values stay out of the message."""
     try:
         yield
     except sa.exc.SQLAlchemyError as exc:
         cause = type(getattr(exc, "orig", None) or exc).__name__
         raise StoreUnavailable(f"The database does not answer as it should ({cause}).", retry_after_s=5) from exc
-    except CommandError as exc:
-        # Its schema is newer than this code: after a rollback of the code, for instance.
-        raise StoreUnavailable(f"The database cannot be migrated: {exc}.") from exc
