@@ -11,11 +11,12 @@ import time
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.compose.installation import IMAGE, SERVICES, Installation, headers
+from tests.e2e.compose.installation import IMAGE, SERVICES, Installation, chat_body, headers
 from tests.support.servers import wait_for
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
@@ -49,6 +50,24 @@ def test_a_stream_arrives_chunk_by_chunk(penstock: Installation) -> None:
     gaps = [later - earlier for (earlier, _), (later, _) in pairwise(events)]
     assert max(gaps) < last / 4, "nobody holds chunks back on the way"
     penstock.wait_for_calls("stream", 1)
+
+
+def test_a_queued_completion_is_run_by_the_worker(penstock: Installation) -> None:
+    key = penstock.create_key("queued")
+    with penstock.connection() as connection:
+        connection.request("POST", "/v1/chat/async", chat_body("Hello from the queue"), headers(key))
+        answer = connection.getresponse()
+        job = json.loads(answer.read())
+        assert answer.status == 202, job
+
+        def completed() -> dict[str, Any] | None:
+            connection.request("GET", job["status_url"], headers=headers(key))
+            found: dict[str, Any] = json.loads(connection.getresponse().read())
+            return found if found["status"] == "completed" else None
+
+        done = wait_for(completed, message="the worker did not run it")
+    assert "Hello from the queue" in done["response"]["choices"][0]["message"]["content"]
+    penstock.wait_for_calls("queued", 1)
 
 
 def test_the_plans_limit_is_a_429_that_says_when_to_come_back(penstock: Installation) -> None:
