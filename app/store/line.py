@@ -1,6 +1,6 @@
 """One connection to Redis for all greenlets of a worker: what they ask in one turn of the event loop goes out at once.
 
-A connection for each call costs a fifth of a completion more: 0.62 ms against 0.49 in the same hour. The bare hello: 0.39.
+With a connection for each call a completion costs 0.62 ms, with this one 0.49 (and a bare hello, then, 0.39).
 Redis answers in order, so replies are handed to whoever is first in the queue; one who gave up keeps its place there,
 or the next would get its reply.
 """
