@@ -6,10 +6,10 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import structlog
 
 from app.errors import InvalidApiKey
@@ -70,8 +70,7 @@ class Inbound:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Outbound:
+class Outbound(msgspec.Struct):
     """An answer: whole (bytes), or blocks whose `close`, if it has one, is called whatever happens."""
 
     status: int

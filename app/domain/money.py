@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import NamedTuple
 
 NANO = 1_000_000_000
@@ -36,7 +37,7 @@ class Tier:
     reasoning: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RateCard:
     """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0."""
 
@@ -61,9 +62,13 @@ class RateCard:
 
     def ceiling_nanousd(self, prompt_tokens: int, completion_tokens: int) -> int:
         """The most that a call with at most these tokens can cost, whatever tier or kind of token applies."""
-        prompt = max(max(t.prompt, t.cached) for t in self.tiers)
-        completion = max(max(t.completion, t.reasoning) for t in self.tiers)
+        prompt, completion = self._dearest
         return self.per_request - (-(prompt_tokens * prompt + completion_tokens * completion) // _MTOK)
+
+    @cached_property
+    def _dearest(self) -> tuple[int, int]:
+        prompt = max(max(t.prompt, t.cached) for t in self.tiers)
+        return prompt, max(max(t.completion, t.reasoning) for t in self.tiers)
 
 
 FREE = RateCard((Tier(0, 0, 0, 0, 0),))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import structlog
 
 from app.domain.chat import ChatRequest, EmbedRequest
@@ -25,8 +25,7 @@ log = structlog.get_logger()
 _BYTES_PER_TOKEN = 4
 
 
-@dataclass(slots=True)
-class CallContext:
+class CallContext(msgspec.Struct):
     """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
@@ -34,7 +33,7 @@ class CallContext:
 
     request_id: str
     call_id: str
-    cancel: CancelToken = field(default_factory=CancelToken)
+    cancel: CancelToken = msgspec.field(default_factory=CancelToken)
     read_cache: bool = True
     write_cache: bool = True
     smart: bool = False
@@ -51,8 +50,7 @@ def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
 
 
-@dataclass(slots=True, kw_only=True)
-class Running:
+class Running(msgspec.Struct, kw_only=True):
     """A call from admission to settlement. `cache` is hit, miss or bypass."""
 
     context: CallContext
@@ -66,12 +64,12 @@ class Running:
     cache: str
     started: float  # time.monotonic
     deadline: float
-    attempts: Attempts = field(default_factory=Attempts)
+    attempts: Attempts = msgspec.field(default_factory=Attempts)
     ttft_s: float | None = None
     settled: bool = False
 
 
-class Report(NamedTuple):
+class Report(msgspec.Struct, frozen=True):
     """What the caller is told about a call, in headers. `cost_nanousd` is None while a stream still runs."""
 
     model: str

@@ -87,8 +87,10 @@ class Exchange:
     def read(self, limit_s: float, kind: str) -> bytes:
         """The next bytes of the body; b"" at its end. Raises `UpstreamTimeout(kind)`, `UpstreamError` cut."""
         parser = self._parser
-        block: bytes
-        while not (block := parser.take()):
+        while True:
+            block: bytes = parser.take()
+            if block:
+                return block
             if parser.message_complete:
                 self._finish()
                 return b""
@@ -98,7 +100,6 @@ class Exchange:
                 self._cut(exc)
             if not more and not parser.message_complete:
                 self._cut(None)
-        return block
 
     def read_all(self) -> bytes:
         """The whole body. Raises `UpstreamError` bad_body when it is too long to be an answer."""
