@@ -47,9 +47,8 @@ class RateCard:
     def cost_nanousd(self, usage: Usage) -> int:
         """Cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
         tier = self.tiers[0]
-        for candidate in self.tiers[1:]:
-            if usage.prompt_tokens > candidate.above:
-                tier = candidate
+        if len(self.tiers) > 1:
+            tier = [each for each in self.tiers if each.above == 0 or usage.prompt_tokens > each.above][-1]
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
         micro = (

@@ -66,8 +66,6 @@ class Line:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    # From here on everything runs in the event loop itself, but for `_connect`.
-
     def _connect(self) -> None:
         try:
             self._connection.connect()
