@@ -37,6 +37,7 @@ class Hangup:
 
     def _stop(self) -> None:
         self._watcher.stop()
+        self._cancel = None
 
     def _readable(self) -> None:
         try:
@@ -46,9 +47,10 @@ class Hangup:
         except OSError:
             gone = True
         # Bytes are a pipelined request: the client is there, and what follows can no longer be told from them.
+        cancel = self._cancel
         self._stop()
-        if gone and self._cancel is not None:
-            self._cancel.cancel()
+        if gone and cancel is not None:
+            cancel.cancel()
 
 
 def watch(environ: dict[str, Any], cancel: CancelToken) -> Callable[[], None]:

@@ -72,6 +72,9 @@ class Line:
         except Exception as exc:  # noqa: BLE001 - the boundary: whatever it was, those who wait must hear of it
             self._break(type(exc) if isinstance(exc, redis.RedisError) else redis.ConnectionError, str(exc))
             return
+        if not self.usable:  # it took too long
+            self._connection.disconnect()
+            return
         sock = self._connection._sock
         self._sock = getattr(sock, "_sock", sock)  # beneath gevent's: here the event loop itself reads and writes
         self._sock.setblocking(False)
