@@ -7,6 +7,7 @@ in the report. Traps: compiled bytecode, telemetry off, no rate limits, as many 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import psutil
 from tests.support.servers import ROOT, free_port, wait_for
 
 HOME = ROOT / ".bench"
+_MASTER_KEY = "sk-" + secrets.token_hex(24)  # LiteLLM does not start without one
 _FEW = {"completion": 400, "50 chunks, 200 streams at once": 200}
 
 
@@ -33,6 +35,7 @@ class Peer:
     env: Mapping[str, str] = field(default_factory=dict)
     path: str = "/v1/chat/completions"
     headers: Callable[[str], str] = lambda _: ""
+    key: str = "sk-bench"  # what calls authenticate with, where the gateway looks at it
     scenarios: Mapping[str, int] = field(default_factory=lambda: _FEW)  # with how many calls
 
 
@@ -50,7 +53,10 @@ def _litellm(directory: Path, port: int, url: str) -> list[str]:
         f"  - model_name: {name}\n    litellm_params: {{model: openai/{name}, api_base: {url}, api_key: sk-bench}}"
         for name in ("plain", "stream-50-20")
     )
-    (directory / "litellm.yaml").write_text(f"model_list:\n{models}\nlitellm_settings: {{telemetry: false}}\n")
+    (directory / "litellm.yaml").write_text(
+        f"model_list:\n{models}\nlitellm_settings: {{telemetry: false}}\n"
+        f"general_settings: {{master_key: {_MASTER_KEY}}}\n"
+    )
     return [
         str(HOME / "litellm/bin/litellm"), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1",
         "--port", str(port), "--num_workers", "2",
@@ -78,8 +84,8 @@ def _portkey(_directory: Path, port: int, _url: str) -> list[str]:
 PEERS = (
     Peer(
         name="LiteLLM proxy", install=_python("litellm", "litellm[proxy]"), command=_litellm,
-        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR",
-             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"},
+        env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"},
+        key=_MASTER_KEY,
     ),
     Peer(
         name="MLflow gateway", install=_python("mlflow", "mlflow[gateway]"), command=_mlflow,
@@ -87,7 +93,11 @@ PEERS = (
     ),
     Peer(
         name="Portkey gateway",
-        install=(("npm", "install", "--no-audit", "--prefix", str(HOME / "portkey"), "@portkey-ai/gateway"),),
+        # With the node-server that npm chooses by itself (1.19) every stream is a 500 (their issue 1389). node-ws asks
+        # for that one, and an earlier install would keep it.
+        install=(("rm", "-rf", str(HOME / "portkey")),
+                 ("npm", "install", "--no-audit", "--prefix", str(HOME / "portkey"), "@portkey-ai/gateway",
+                  "@hono/node-server@1.13.8", "@hono/node-ws@1.2.0")),
         command=_portkey, headers=lambda url: f"x-portkey-provider: openai\r\nx-portkey-custom-host: {url}\r\n",
     ),
 )  # fmt: skip
@@ -133,8 +143,8 @@ def main() -> None:
             install(peer)
         except (OSError, subprocess.SubprocessError) as exc:
             print(f"{peer.name}: {exc}", file=sys.stderr)
-            if shutil.which(peer.install[0][0]) is None:
-                print(f"{peer.install[0][0]} is missing", file=sys.stderr)
+            for tool in {command[0] for command in peer.install if shutil.which(command[0]) is None}:
+                print(f"{tool} is missing", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from gunicorn_h1c import IncompleteError, ParseError, parse_request  # type: ign
 
 from app.api.answer import Answer
 from app.api.body import Body
+from app.api.hangup import Hangup
 from app.api.site import Site
 from app.sockets import receive
 
@@ -33,7 +34,10 @@ class Connection:
         self._site = site
         self._client = client
         self._scheme_headers = site.scheme_headers(peer)
-        self._environ: dict[str, Any] = {**site.environ, "gunicorn.socket": client, "wsgi.url_scheme": "http"}
+        self._hangup = Hangup(client)
+        self._environ: dict[str, Any] = {
+            **site.environ, "gunicorn.socket": client, "penstock.hangup": self._hangup, "wsgi.url_scheme": "http",
+        }  # fmt: skip
         if isinstance(peer, tuple):
             self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"] = peer[0], str(peer[1])
         here = listener.getsockname()
@@ -49,6 +53,7 @@ class Connection:
         try:
             return self._serve(site, client)
         finally:
+            self._hangup.close()
             site.serving.discard(me)
 
     def _serve(self, site: Site, client: Any) -> bytes | None:

@@ -6,6 +6,11 @@ from app.domain.money import usd
 from app.gateway.admission import Remaining
 from app.gateway.books import Report
 
+_LIMIT_NAMES = {
+    unit: tuple(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset"))
+    for unit in ("requests", "tokens")
+}
+
 _NOTES = {"route": "x-penstock-route-reason", "optimized": "x-penstock-optimized"}
 
 
@@ -26,22 +31,17 @@ def call_headers(report: Report) -> list[tuple[str, str]]:
 
 def limit_headers(remaining: tuple[Remaining, ...]) -> list[tuple[str, str]]:
     """OpenAI's `x-ratelimit-*`, of the limit on requests and of the one on tokens that will bite first."""
+    tightest: dict[str, Remaining] = {}  # by unit, the one with the least left
+    for row in remaining:
+        found = tightest.get(row.unit)
+        if found is None or row.left < found.left:
+            tightest[row.unit] = row
     headers: list[tuple[str, str]] = []
-    for unit in ("requests", "tokens"):
-        tightest = _tightest(remaining, unit)
-        if tightest is not None:
-            headers += (
-                (f"x-ratelimit-limit-{unit}", str(tightest.most)),
-                (f"x-ratelimit-remaining-{unit}", str(tightest.left)),
-                (f"x-ratelimit-reset-{unit}", duration(tightest.reset_s)),
-            )
+    for unit, (limit, left, reset) in _LIMIT_NAMES.items():
+        if unit in tightest:
+            row = tightest[unit]
+            headers += ((limit, str(row.most)), (left, str(row.left)), (reset, duration(row.reset_s)))
     return headers
-
-
-def _tightest(remaining: tuple[Remaining, ...], unit: str) -> Remaining | None:
-    """The limit on `unit` that will bite first: the one with the least left."""
-    rows = [row for row in remaining if row.unit == unit]
-    return min(rows, key=lambda row: row.left) if rows else None
 
 
 def duration(seconds: float) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import structlog
 
 from app.errors import InvalidApiKey
@@ -33,7 +33,7 @@ class Inbound:
         self.environ = environ
         self.started = time.monotonic()
         # The time comes first: rows then go to the end of the ledger's index, which costs it a third less.
-        self.call_id = f"req_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+        self.call_id = f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
         given = environ.get("HTTP_X_REQUEST_ID")
         # The client's own id if it is sane.
         self.request_id: str = given if given and _SANE_ID.fullmatch(given) else self.call_id
@@ -70,8 +70,7 @@ class Inbound:
         )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Outbound:
+class Outbound(msgspec.Struct):
     """An answer: whole (bytes), or blocks whose `close`, if it has one, is called whatever happens."""
 
     status: int

@@ -73,17 +73,19 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: _Positive | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     service_tier: str | None = None
-    raw: bytes = msgspec.field(default=b"", name="(raw)")  # never read from the body: `parse` sets it
+    # Never read from the body: `parse` sets them.
+    raw: bytes = msgspec.field(default=b"", name="(raw)")
+    images: int = msgspec.field(default=0, name="(images)")
 
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
-        return _parse(_CHAT, raw)
+        return _parse_chat(_CHAT, raw)
 
     @classmethod
     def parse_smart(cls, raw: bytes) -> ChatRequest:
         """As `parse`, but the body need not name a model: it is then `auto`."""
-        return _parse(_SMART, raw)
+        return _parse_chat(_SMART, raw)
 
     @property
     def include_usage(self) -> bool:
@@ -98,27 +100,15 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The caller's bound on each choice; None when the caller set none."""
         return self.max_completion_tokens or self.max_tokens
 
-    @property
-    def images(self) -> int:
-        return sum(
-            1
-            for message in self.messages
-            if isinstance(message.content, list)
-            for part in message.content
-            if part.image_url is not None
-        )
-
     def prompt_estimate(self) -> int:
         """A likely count of prompt tokens, from the length of the body: good enough to reserve with."""
-        images = self.images
-        size = len(self.raw) - (self._inline_image_bytes() if images else 0)
-        return size // _BYTES_PER_TOKEN + images * _IMAGE_ESTIMATE_TOKENS + 1
+        size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
+        return size // _BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
 
     def prompt_ceiling(self) -> int:
         """A count of prompt tokens that no byte-level tokenizer can exceed for this body."""
-        images = self.images
-        size = len(self.raw) - (self._inline_image_bytes() if images else 0)
-        return size + images * IMAGE_CEILING_TOKENS + len(self.messages) * _TOKENS_PER_MESSAGE
+        size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
+        return size + self.images * IMAGE_CEILING_TOKENS + len(self.messages) * _TOKENS_PER_MESSAGE
 
     def _inline_image_bytes(self) -> int:
         return sum(
@@ -148,7 +138,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, raw: bytes) -> EmbedRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        return _parse(_EMBED, raw)
+        return msgspec.structs.replace(_parse(_EMBED, raw), raw=raw)
 
     def prompt_estimate(self) -> int:
         return len(self.raw) // _BYTES_PER_TOKEN + 1
@@ -183,7 +173,20 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes) -> _R:
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)
-    return msgspec.structs.replace(request, raw=raw)
+    return request
+
+
+def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
+    request = _parse(decoder, raw)
+    return msgspec.structs.replace(request, raw=raw, images=_images(request.messages))
+
+
+def _images(messages: list[Message]) -> int:
+    count = 0
+    for message in messages:
+        if type(message.content) is list:
+            count += sum(part.image_url is not None for part in message.content)
+    return count
 
 
 def _invalid(reason: str) -> InvalidRequest:
@@ -239,4 +242,5 @@ class Draft:
     def _change(self, name: str, value: Any, wire: Any) -> None:
         fields = self.fields
         fields[name] = msgspec.Raw(_ENCODE(wire))
-        self.request = msgspec.structs.replace(self.request, **{name: value}, raw=_ENCODE(fields))
+        changed = msgspec.structs.replace(self.request, **{name: value}, raw=_ENCODE(fields))
+        self.request = msgspec.structs.replace(changed, images=_images(changed.messages))

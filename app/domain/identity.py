@@ -33,7 +33,10 @@ class Role(enum.StrEnum):
 
     @property
     def scopes(self) -> frozenset[Scope]:
-        return frozenset(Scope) if self is Role.ADMIN else frozenset({Scope.CHAT, Scope.EMBED})
+        return _SCOPES[self]
+
+
+_SCOPES = {Role.USER: frozenset({Scope.CHAT, Scope.EMBED}), Role.ADMIN: frozenset(Scope)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import NamedTuple
 
 NANO = 1_000_000_000
@@ -36,7 +37,7 @@ class Tier:
     reasoning: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RateCard:
     """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0."""
 
@@ -46,9 +47,8 @@ class RateCard:
     def cost_nanousd(self, usage: Usage) -> int:
         """Cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
         tier = self.tiers[0]
-        for candidate in self.tiers[1:]:
-            if usage.prompt_tokens > candidate.above:
-                tier = candidate
+        if len(self.tiers) > 1:
+            tier = [each for each in self.tiers if each.above == 0 or usage.prompt_tokens > each.above][-1]
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
         micro = (
@@ -61,9 +61,13 @@ class RateCard:
 
     def ceiling_nanousd(self, prompt_tokens: int, completion_tokens: int) -> int:
         """The most that a call with at most these tokens can cost, whatever tier or kind of token applies."""
-        prompt = max(max(t.prompt, t.cached) for t in self.tiers)
-        completion = max(max(t.completion, t.reasoning) for t in self.tiers)
+        prompt, completion = self._dearest
         return self.per_request - (-(prompt_tokens * prompt + completion_tokens * completion) // _MTOK)
+
+    @cached_property
+    def _dearest(self) -> tuple[int, int]:
+        prompt = max(max(t.prompt, t.cached) for t in self.tiers)
+        return prompt, max(max(t.completion, t.reasoning) for t in self.tiers)
 
 
 FREE = RateCard((Tier(0, 0, 0, 0, 0),))

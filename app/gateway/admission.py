@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
@@ -40,8 +40,7 @@ _MOST_BINDINGS = 10_000
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True, kw_only=True)
-class Ask:
+class Ask(msgspec.Struct, kw_only=True):
     """What a call wants to be admitted for. `row` is the ledger row as far as it is known."""
 
     call_id: str
@@ -55,7 +54,7 @@ class Ask:
     queued: bool = False  # it runs later: it is no running call yet
 
 
-class Remaining(NamedTuple):
+class Remaining(msgspec.Struct, frozen=True):
     """What is left of one limit after this call. `reset_s` is when it is full again."""
 
     limit: str
@@ -65,7 +64,7 @@ class Remaining(NamedTuple):
     reset_s: float
 
 
-class Charge(NamedTuple):
+class Charge(msgspec.Struct, frozen=True):
     """One limit's part in a reservation."""
 
     counter: Counter
@@ -83,8 +82,7 @@ class Binding:
     valid_until: float
 
 
-@dataclass(slots=True)
-class Admitted:
+class Admitted(msgspec.Struct):
     """A call that was let in. It must be settled exactly once."""
 
     caller: Caller
@@ -185,7 +183,7 @@ class Admission:
         if binding is None or now >= binding.valid_until or binding.plan != caller.plan:
             binding = self._bind(caller, now)
         reserve = ask.reserve
-        charges = tuple(Charge(counter, reserve.of(counter.limit.unit)) for counter in binding.counters)
+        charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
             f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._presence.reservations_key,
@@ -196,10 +194,11 @@ class Admission:
             "1" if ask.read_cache else "0", "1" if ask.single_flight else "0",
             "" if binding.most_at_once is None or ask.queued else binding.most_at_once,
         ]  # fmt: skip
-        for counter, reserved in ((charge.counter, charge.reserved) for charge in charges):
+        for charge in charges:
+            counter = charge.counter
             keys.append(counter.key)
             cached_too = "1" if counter.limit.counts_cached else "0"
-            args += (counter.kind, reserved, counter.most, counter.period_ms, cached_too)
+            args += (counter.kind, charge.reserved, *counter.sent, cached_too)
         try:
             return self._admit(keys, args), charges, binding, now
         except StoreUnavailable as exc:
@@ -270,7 +269,7 @@ def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
     args: list[str | int] = []
     for charge in charges:
         counter = charge.counter
-        args += (counter.kind, charge.reserved, used.of(counter.limit.unit), counter.most, counter.period_ms)
+        args += (counter.kind, charge.reserved, used[counter.index], *counter.sent)
     return args
 
 
@@ -280,7 +279,7 @@ def _cancel_args(call_id: str, charges: tuple[Charge, ...]) -> list[str | int]:
 
 def _cached_charges(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
     """What a cached answer is charged: it is a request, and nothing else."""
-    return tuple(c if c.counter.limit.counts_cached else c._replace(reserved=0) for c in charges)
+    return tuple(c if c.counter.limit.counts_cached else Charge(c.counter, 0) for c in charges)
 
 
 def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 
 from app.domain.identity import Caller
 from app.gateway.admission import Admitted, Ask, Charge
-from app.gateway.limits import LIMITS, Amounts, Counter
+from app.gateway.limits import LIMITS, Amounts, counter
 from app.gateway.presence import QUEUE, reservations_of
 
 _LIMITS = {limit.name: limit for limit in LIMITS}
@@ -44,8 +44,11 @@ class Held(msgspec.Struct):
             row=ask.row, reserve=ask.reserve, if_lost=ask.if_lost, leases=admitted.leases, cache_key=ask.cache_key,
             read_cache=read_cache, write_cache=write_cache,
             charges=[
-                _Charge(counter.limit.name, counter.key, counter.most, counter.period_ms, reserved)
-                for counter, reserved in admitted.charges
+                _Charge(
+                    charge.counter.limit.name, charge.counter.key, charge.counter.most, charge.counter.period_ms,
+                    charge.reserved,
+                )
+                for charge in admitted.charges
             ],
         )  # fmt: skip
 
@@ -65,8 +68,8 @@ class Held(msgspec.Struct):
         charges = []
         for charge in self.charges:
             limit = _LIMITS[charge.limit]
-            counter = Counter(limit, charge.most, charge.key, limit.kind, charge.period_ms, 0.0)
-            charges.append(Charge(counter, charge.reserved))
+            bound = counter(limit, charge.most, charge.key, charge.period_ms, 0.0)
+            charges.append(Charge(bound, charge.reserved))
         return Admitted(
             caller=caller, ask=ask, charges=tuple(charges), leases=self.leases, reservations=reservations_of(QUEUE),
             cached=None, follows=False, remaining=(),

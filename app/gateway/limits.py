@@ -26,17 +26,13 @@ class Amounts(NamedTuple):
     tokens: int = 0
     nanousd: int = 0
 
-    def of(self, unit: str) -> int:
-        value: int = getattr(self, unit)
-        return value
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One row: `name` is the plan's field, the metric label and the word in the refusal."""
 
     name: str
-    unit: str  # requests | tokens | nanousd
+    unit: str  # a field of `Amounts`
     period: str  # minute | day | month
 
     @property
@@ -47,6 +43,11 @@ class Limit:
     def counts_cached(self) -> bool:
         """A cached answer is a request, but uses no tokens and costs nothing."""
         return self.unit == "requests"
+
+    @property
+    def index(self) -> int:
+        """Where the unit is in `Amounts`."""
+        return Amounts._fields.index(self.unit)
 
 
 LIMITS = (
@@ -79,6 +80,8 @@ class Counter:
     kind: str
     period_ms: int  # GCRA: the period. Windows: how long the counter is kept
     ends: float
+    index: int  # of the limit's unit in `Amounts`
+    sent: tuple[str, str]  # `most` and `period_ms`, as they go to Redis
 
     def seconds_left(self, now: float) -> float:
         return max(self.ends - now, 0.0)
@@ -94,6 +97,10 @@ def bind(plan: Plan) -> tuple[BoundLimit, ...]:
     return tuple(bound)
 
 
+def counter(limit: Limit, most: int, key: str, period_ms: int, ends: float) -> Counter:
+    return Counter(limit, most, key, limit.kind, period_ms, ends, limit.index, (str(most), str(period_ms)))
+
+
 def counters(bound: tuple[BoundLimit, ...], key_id: str, now: float) -> tuple[Counter, ...]:
     """The counters of one key at `now` (Unix seconds): right until the UTC day ends."""
     day = datetime.fromtimestamp(now, UTC)
@@ -102,12 +109,12 @@ def counters(bound: tuple[BoundLimit, ...], key_id: str, now: float) -> tuple[Co
         limit = row.limit
         key = f"penstock:limit:{key_id}:{limit.name}"
         if limit.period == "minute":
-            rows.append(Counter(limit, row.most, key, limit.kind, _MINUTE_MS, 0.0))
+            rows.append(counter(limit, row.most, key, _MINUTE_MS, 0.0))
             continue
         ends = window_end(limit.period, day)
         window = f"{day:%Y-%m-%d}" if limit.period == "day" else f"{day:%Y-%m}"
         kept_ms = int((ends - now) * 1000) + _GRACE_MS
-        rows.append(Counter(limit, row.most, f"{key}:{window}", limit.kind, kept_ms, ends))
+        rows.append(counter(limit, row.most, f"{key}:{window}", kept_ms, ends))
     return tuple(rows)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from app.domain.config import GatewayConfig, ModelConfig, RetryConfig
@@ -54,8 +55,7 @@ class Route:
         return self.targets + self.fallbacks
 
 
-@dataclass(slots=True)
-class Attempts:
+class Attempts(msgspec.Struct):
     """How a call went so far: filled in by the router, read for headers, the row and the logs."""
 
     count: int = 0

@@ -7,7 +7,7 @@ its limits, price and cache key are those of the model that was picked.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from app.domain.chat import ChatRequest, Draft
 from app.domain.config import GatewayConfig
@@ -41,7 +41,7 @@ class Steering:
             notes.append(("route", choice.reason))
         if done:
             notes.append(("optimized", done))
-        return draft.request, replace(context, notes=tuple(notes)) if notes else context
+        return draft.request, msgspec.structs.replace(context, notes=tuple(notes)) if notes else context
 
     def _choice(self, draft: Draft, caller: Caller) -> Choice:
         otherwise = smart.default(self._config)

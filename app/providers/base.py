@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Usage
@@ -34,24 +35,22 @@ class CancelToken:
                 self._wake()
 
 
-@dataclass(slots=True, kw_only=True)
-class ChatCall:
+class ChatCall(msgspec.Struct, kw_only=True):
     """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds."""
 
     request: ChatRequest
     model: str
     request_id: str
     deadline: float
-    cancel: CancelToken = field(default_factory=CancelToken)
+    cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedCall:
+class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
     request: EmbedRequest
     model: str
     request_id: str
     deadline: float
-    cancel: CancelToken = field(default_factory=CancelToken)
+    cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
 class Answer(NamedTuple):

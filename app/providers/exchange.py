@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from geventhttpclient.response import HTTPParseError, HTTPResponse
+from geventhttpclient.response import HTTPParseError
 
 from app.domain.config import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
 from app.providers.base import CancelToken
+from app.providers.head import Parser, whole
 from app.sockets import receive, send
 
 _BLOCK = 65_536
@@ -50,7 +51,7 @@ class Exchange:
         self._give_back = give_back
         self._deadline = deadline
         self._cancel = cancel
-        self._parser = HTTPResponse("POST")
+        self._parser: Any = None  # from the first bytes on a `Parser` or a `Whole`
         self._received = 0  # bytes
         self._first_byte_by = 0.0  # time.monotonic
 
@@ -85,20 +86,20 @@ class Exchange:
 
     def read(self, limit_s: float, kind: str) -> bytes:
         """The next bytes of the body; b"" at its end. Raises `UpstreamTimeout(kind)`, `UpstreamError` cut."""
-        body = self._parser._body_buffer
-        while not body:
-            if self._parser.message_complete:
+        parser = self._parser
+        while True:
+            block: bytes = parser.take()
+            if block:
+                return block
+            if parser.message_complete:
                 self._finish()
                 return b""
             try:
                 more = self._feed(limit_s, kind)
             except Broken as exc:
                 self._cut(exc)
-            if not more and not self._parser.message_complete:
+            if not more and not parser.message_complete:
                 self._cut(None)
-        block = bytes(body)
-        body.clear()
-        return block
 
     def read_all(self) -> bytes:
         """The whole body. Raises `UpstreamError` bad_body when it is too long to be an answer."""
@@ -144,8 +145,7 @@ class Exchange:
             self._gone_or_broken(exc)
 
     def _read_headers(self) -> None:
-        parser = self._parser
-        while not parser.headers_complete or parser.get_code() < 200:
+        while (parser := self._parser) is None or not parser.headers_complete or parser.get_code() < 200:
             if self._received > _MAX_HEADERS:
                 raise Broken("bad_body")
             if not self._feed(self._first_byte_left_s(), "timeout_first_byte"):
@@ -178,6 +178,11 @@ class Exchange:
                 self._too_slow(kind)
             self._gone_or_broken(exc)
         self._received += len(data)
+        if self._parser is None:
+            self._parser = whole(data)
+            if self._parser is not None:
+                return True
+            self._parser = Parser("POST")
         try:
             self._parser.feed(data)
         except HTTPParseError as exc:

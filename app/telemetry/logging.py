@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict
 
 from app.telemetry.redaction import redactor
 
@@ -52,9 +52,11 @@ def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: in
     def render(event: EventDict) -> bytes:
         return redact(plain(event))
 
+    def tell(method: str, event: str, fields: EventDict) -> None:
+        output.write(render(_stamp(method, event, fields)))
+
     structlog.configure(
-        processors=[lambda logger, method, event: render(_stamp(logger, method, event))],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=_bound_logger(_LEVELS[level], tell),
         logger_factory=lambda *_: output,
         cache_logger_on_first_use=True,
     )
@@ -64,6 +66,26 @@ def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: in
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+
+
+def _bound_logger(least: int, tell: Callable[[str, str, EventDict], None]) -> type[structlog.BoundLoggerBase]:
+    """structlog's logger with methods that lead straight to `tell`: its own way through processors takes as long as
+    making the line does (0.006 ms a completion)."""
+
+    def method(name: str) -> Callable[..., None]:
+        def log(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
+            tell(name, event, {**self._context, **fields} if self._context else fields)
+
+        return log
+
+    def exception(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
+        tell("error", event, {**self._context, "exc_info": True, **fields})
+
+    def nothing(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
+        """Below the level."""
+
+    methods = {name: method(name) if level >= least else nothing for name, level in _LEVELS.items()}
+    return type("Events", (structlog.BoundLoggerBase,), {**methods, "exception": exception})
 
 
 class Output:
@@ -80,8 +102,6 @@ class Output:
         except OSError:
             pass  # The reader is gone or the disk is full: there is nobody left to tell.
 
-    msg = debug = info = warning = error = critical = exception = write
-
 
 class _LibraryHandler(logging.Handler):
     """Standard logging records as our lines: the message is the event, the logger's name a field."""
@@ -92,11 +112,13 @@ class _LibraryHandler(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
+        fields: EventDict = {"logger": record.name}
         try:
-            event: EventDict = {"event": record.getMessage(), "logger": record.name, "exc_info": record.exc_info}
+            event = record.getMessage()
+            fields["exc_info"] = record.exc_info
         except Exception:  # noqa: BLE001 - the boundary: arguments that do not fit the message
-            event = {"event": _safe_text(record.msg), "logger": record.name}
-        self._output.write(self._render(_stamp(None, record.levelname.lower(), event)))
+            event = _safe_text(record.msg)
+        self._output.write(self._render(_stamp(record.levelname.lower(), event, fields)))
 
 
 def timestamp() -> str:
@@ -110,14 +132,13 @@ def _second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _stamp(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+def _stamp(level: str, event: str, fields: EventDict) -> EventDict:
     """Time, level and event come first, so that lines can be read down the screen."""
-    level = "error" if method == "exception" else method
-    stamped: EventDict = {"timestamp": timestamp(), "level": level, "event": event.pop("event", "")}
-    error = event.pop("exc_info", None)
-    stamped.update(event)
-    if error:
-        stamped["exception"] = _traceback(error)
+    stamped: EventDict = {"timestamp": timestamp(), "level": level, "event": event, **fields}
+    if "exc_info" in stamped:
+        error = stamped.pop("exc_info")
+        if error:
+            stamped["exception"] = _traceback(error)
     return stamped
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -39,6 +39,20 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=MetricWrapperBase)
 
 
+class _OfCall(NamedTuple):
+    """The children that calls of one model, provider and status change: found once, not nine times a call."""
+
+    requests: Counter
+    duration: Histogram
+    first_token: Histogram
+    prompt: Counter
+    completion: Counter
+    cached: Counter
+    reasoning: Counter
+    cost: Counter
+    call_cost: Histogram
+
+
 class Metrics:
     """The series of one process. Each method is one event; children are bound once and kept."""
 
@@ -49,6 +63,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._batch = Batch(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._of_calls: dict[tuple[str, str, str], _OfCall] = {}
         self._requests = self._new(
             Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status"
         )
@@ -108,19 +123,35 @@ class Metrics:
         model = model if model in self._models else "other"
         provider = provider if provider in self._providers else "other"
         inc, observe = self._batch.inc, self._batch.observe
-        inc(self._child(self._requests, model, provider, status))
-        observe(self._child(self._duration, model, provider), duration_s)
+        found = self._of_calls.get((model, provider, status))
+        if found is None:
+            found = self._of_calls[model, provider, status] = self._of_call(model, provider, status)
+        inc(found.requests)
+        observe(found.duration, duration_s)
         if ttft_s is not None:
-            observe(self._child(self._first_token, model), ttft_s)
-        for kind, count in (
-            ("prompt", prompt_tokens), ("completion", completion_tokens),
-            ("cached", cached_tokens), ("reasoning", reasoning_tokens),
-        ):  # fmt: skip
-            if count:
-                inc(self._child(self._tokens, model, kind), count)
+            observe(found.first_token, ttft_s)
+        if prompt_tokens:
+            inc(found.prompt, prompt_tokens)
+        if completion_tokens:
+            inc(found.completion, completion_tokens)
+        if cached_tokens:
+            inc(found.cached, cached_tokens)
+        if reasoning_tokens:
+            inc(found.reasoning, reasoning_tokens)
         if cost_nanousd:
-            inc(self._child(self._cost, model, provider), cost_nanousd / 1e9)
-            observe(self._child(self._call_cost, model), cost_nanousd / 1e9)
+            inc(found.cost, cost_nanousd / 1e9)
+            observe(found.call_cost, cost_nanousd / 1e9)
+
+    def _of_call(self, model: str, provider: str, status: str) -> _OfCall:
+        prompt, completion, cached, reasoning = (
+            self._tokens.labels(model, kind) for kind in ("prompt", "completion", "cached", "reasoning")
+        )
+        return _OfCall(
+            requests=self._requests.labels(model, provider, status),
+            duration=self._duration.labels(model, provider), first_token=self._first_token.labels(model),
+            prompt=prompt, completion=completion, cached=cached, reasoning=reasoning,
+            cost=self._cost.labels(model, provider), call_cost=self._call_cost.labels(model),
+        )  # fmt: skip
 
     def active(self, delta: int) -> None:
         """A call began (+1) or ended (-1)."""

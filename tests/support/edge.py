@@ -30,6 +30,7 @@ class Edge:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Edge:
+        self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "error.log").open("ab") as errors:
             self._process = subprocess.Popen(["sh", "nginx/start.sh"], cwd=ROOT, env=self.env, stderr=errors)
         wait_for(self._listens, message="nginx did not start")

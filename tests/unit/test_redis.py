@@ -1,7 +1,11 @@
-"""What a Redis that cannot serve looks like to a caller: always `StoreUnavailable`, soon, and never a stale reply."""
+"""What a Redis that cannot serve looks like to a caller: always `StoreUnavailable`, soon, and never a stale reply.
+
+Everything twice: with a connection for each caller, and with the one that greenlets share.
+"""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +28,11 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(params=[False, True], ids=["own connections", "shared connection"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def settle_once(script: Script) -> None:
     keys = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
     script(keys, ["call_1", "settled", "{}", "", 1, 1000, "window", 0, 5, 10, 1000])
@@ -39,9 +48,9 @@ def settle_once(script: Script) -> None:
     ids=["full", "replica", "too few replicas"],
 )
 def test_a_redis_that_takes_no_writes_is_unavailable_to_scripts_too(
-    own_server: RedisServer, breakage: tuple[str, ...]
+    own_server: RedisServer, breakage: tuple[str, ...], shared: bool
 ) -> None:
-    client = Redis(own_server.url)
+    client = Redis(own_server.url, shared=shared)
     client.execute(*breakage)
     with pytest.raises(StoreUnavailable):
         client.execute("SET", "penstock:x", "1")
@@ -51,17 +60,19 @@ def test_a_redis_that_takes_no_writes_is_unavailable_to_scripts_too(
     client.close()
 
 
-def test_a_mistake_of_ours_is_not_taken_for_an_outage(redis: Redis) -> None:
+def test_a_mistake_of_ours_is_not_taken_for_an_outage(redis_url: str, shared: bool) -> None:
+    redis = Redis(redis_url, shared=shared)
     redis.execute("SET", "penstock:x", "text")
     with pytest.raises(redis_py.ResponseError):
         redis.execute("INCRBY", "penstock:x", 1)
     with pytest.raises(redis_py.ResponseError):
         redis.pipeline([("INCRBY", "penstock:x", 1), ("GET", "penstock:x")])
     assert redis.execute("GET", "penstock:x") == b"text", "the replies after the error were read"
+    redis.close()
 
 
-def test_a_hung_redis_costs_one_time_out_and_then_nothing(own_server: RedisServer) -> None:
-    client = Redis(own_server.url, socket_timeout_s=0.2)
+def test_a_hung_redis_costs_one_time_out_and_then_nothing(own_server: RedisServer, shared: bool) -> None:
+    client = Redis(own_server.url, socket_timeout_s=0.2, shared=shared)
     client.execute("SET", "penstock:x", "first")
     own_server.suspend()
     started = time.monotonic()
@@ -79,8 +90,8 @@ def test_a_hung_redis_costs_one_time_out_and_then_nothing(own_server: RedisServe
     client.close()
 
 
-def test_a_restarted_redis_is_found_again_without_an_error(own_server: RedisServer) -> None:
-    client = Redis(own_server.url)
+def test_a_restarted_redis_is_found_again_without_an_error(own_server: RedisServer, shared: bool) -> None:
+    client = Redis(own_server.url, shared=shared)
     script = client.script("settle")
     client.execute("SET", "penstock:x", "1")
     own_server.stop()
@@ -91,7 +102,10 @@ def test_a_restarted_redis_is_found_again_without_an_error(own_server: RedisServ
     client.close()
 
 
-def test_a_refused_connection_is_unavailable(dead_redis: Redis) -> None:
-    with pytest.raises(StoreUnavailable):
-        dead_redis.ping()
-    assert dead_redis.stats()["waiting"] == 0
+def test_a_refused_connection_is_unavailable(shared: bool) -> None:
+    with socket.socket() as bound:  # but not listening
+        bound.bind(("127.0.0.1", 0))
+        client = Redis(f"redis://127.0.0.1:{bound.getsockname()[1]}/0", shared=shared)
+        with pytest.raises(StoreUnavailable):
+            client.ping()
+        assert client.stats()["waiting"] == 0

@@ -1,0 +1,72 @@
+"""Who hangs up is noticed in each of their calls, and in no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from app.api.hangup import Hangup, watch
+from app.providers.base import CancelToken
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Any, Any]]:
+    """The server's end of a connection, and the client's."""
+    server, client = socket.socketpair()
+    yield server, client
+    server.close()
+    client.close()
+
+
+def test_a_hang_up_cancels_the_call_that_runs_and_not_the_one_before(ends: tuple[Any, Any]) -> None:
+    server, client = ends
+    hangup = Hangup(server)
+    first, second = CancelToken(), CancelToken()
+    environ = {"penstock.hangup": hangup, "gunicorn.socket": server}
+    watch(environ, first)()
+    watch(environ, second)
+    client.close()
+    gevent.sleep(0.01)
+    assert (first.cancelled, second.cancelled) == (False, True)
+    hangup.close()
+
+
+def test_a_hang_up_between_two_calls_cancels_the_next_one(ends: tuple[Any, Any]) -> None:
+    server, client = ends
+    hangup = Hangup(server)
+    stop = hangup.watch(CancelToken())
+    stop()
+    stop()
+    client.close()
+    following = CancelToken()
+    hangup.watch(following)
+    gevent.sleep(0.01)
+    assert following.cancelled
+    hangup.close()
+
+
+def test_a_request_that_comes_early_is_no_hang_up(ends: tuple[Any, Any]) -> None:
+    server, client = ends
+    hangup = Hangup(server)
+    call = CancelToken()
+    hangup.watch(call)
+    client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    gevent.sleep(0.01)
+    assert not call.cancelled
+    assert server.recv(4) == b"POST", "it is still there to be read"
+    hangup.close()
+
+
+def test_without_a_kept_watcher_each_call_has_its_own(ends: tuple[Any, Any]) -> None:
+    server, client = ends
+    call = CancelToken()
+    stop = watch({"gunicorn.socket": server}, call)
+    client.close()
+    gevent.sleep(0.01)
+    assert call.cancelled
+    stop()
+    stop()
