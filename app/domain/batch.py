@@ -6,6 +6,7 @@ object", and the batch guide. A line that cannot be used fails alone; OpenAI fai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -72,6 +73,14 @@ class _Line(msgspec.Struct, frozen=True):
 
 class _Named(msgspec.Struct, frozen=True):
     custom_id: Any = None
+
+
+def expires_after(fields: Mapping[str, object]) -> ExpiresAfter:
+    """Of a form, whose numbers are text. Raises `InvalidRequest`."""
+    try:
+        return msgspec.convert(fields, ExpiresAfter, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"{exc}: `expires_after`.", param="expires_after") from None
 
 
 _REQUEST = msgspec.json.Decoder(BatchRequest)
