@@ -1,4 +1,4 @@
-"""The official SDK's batch calls, unmodified, against a real gunicorn and a real worker, which is killed in one test."""
+"""The official SDK's batch calls, unmodified, against a real gunicorn and a real worker, which is killed once."""
 
 from __future__ import annotations
 
