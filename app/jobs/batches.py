@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from app.domain.config import GatewayConfig
@@ -20,7 +21,7 @@ from app.gateway.callers import Callers
 from app.jobs.ending import Ending
 from app.jobs.feed import Feed
 from app.jobs.queue import JobQueue
-from app.store.batches import Batches
+from app.store.batches import Batch, Batches
 from app.store.files import Files
 from app.store.results import Results, remove_leftovers
 
@@ -30,6 +31,9 @@ _SWEEP_S = 3600.0
 _MOST_AT_ONCE = 16  # the others wait, or another worker takes them
 _WAIT_S, _TROUBLE_S = 1.0, 5.0  # Redis or the database is away; the disk is full, or a bug
 _STOP_S = 5.0
+_RESULTS_LOST = {
+    "code": "results_lost", "message": "The results of this batch were lost.", "param": None, "line": None,
+}  # fmt: skip
 
 
 class Feeder:
@@ -71,6 +75,7 @@ class Feeder:
                 self.sweep()
             except NotReady as exc:
                 log.warning("batches_unavailable", reason=exc.message)
+                self._stopping.wait(_TROUBLE_S)
             except Exception as exc:  # boundary: whatever it was, batches go on
                 log.error("unexpected_error", exc_info=exc)
             self._stopping.wait(_LOOK_S)
@@ -89,7 +94,7 @@ class Feeder:
                 break
             if batch.batch_id in self._feeding:
                 continue
-            results = Results.claim(self._directory, batch.batch_id, sync=self._sync)
+            results = self._claim(batch)
             if results is None:
                 continue
             self._feeding[batch.batch_id] = None
@@ -99,6 +104,20 @@ class Feeder:
                 clock=self._clock, pause=self._pause,
             ))  # fmt: skip
         return found
+
+    def _claim(self, batch: Batch) -> Results | None:
+        try:
+            return Results.claim(
+                self._directory, batch.batch_id, begun=batch.in_progress_at is not None, sync=self._sync,
+                pause=self._pause,
+            )  # fmt: skip
+        except FileNotFoundError:
+            # A restored database, or a lost disk. To run it again would charge it again.
+            errors = msgspec.json.encode([_RESULTS_LOST]).decode()
+            values = {"status": "failed", "failed_at": self._clock(), "errors": errors}
+            if self._batches.change(batch.batch_id, (batch.status,), **values):
+                log.error("batch_results_lost", batch_id=batch.batch_id)
+            return None
 
     def release(self, feed: Feed) -> None:
         """This process feeds it no more."""

@@ -128,6 +128,7 @@ class Feed:
         if found.errors:
             return self._fail(batch, found)
         self._results.add([self._entries.bad(line) for line in found.bad])
+        self._results.secure()
         failed = self._results.failed
         begun = {"status": "in_progress", "in_progress_at": self._clock(), "total": found.total, "failed": failed}
         self._batches.change(self.batch_id, ("validating",), **begun)

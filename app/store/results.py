@@ -12,6 +12,7 @@ import fcntl
 import io
 import os
 import re
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 _ROW = re.compile(rb"(\d{1,9}) ([+-]) ")
 _IS_JSON = msgspec.json.Decoder(msgspec.Raw).decode
 _SUFFIX = ".results"
+_PAUSE_EVERY = 500  # rows, so that the process has time for others
 
 
 class Result(NamedTuple):
@@ -43,11 +45,21 @@ class Results:
         self.completed = self.failed = 0
 
     @classmethod
-    def claim(cls, directory: Path, batch_id: str, *, sync: Callable[[int], None] = os.fsync) -> Results | None:
-        """None while another process holds them."""
+    def claim(
+        cls,
+        directory: Path,
+        batch_id: str,
+        *,
+        begun: bool,
+        sync: Callable[[int], None] = os.fsync,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> Results | None:
+        """None while another process holds them. Raises `FileNotFoundError` when those of a batch that has `begun` are
+        not there: nobody can tell any more which lines were run."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{batch_id}{_SUFFIX}"
-        file = path.open("ab", buffering=0)
+        flags = os.O_WRONLY | os.O_APPEND | (0 if begun else os.O_CREAT)
+        file = io.FileIO(os.open(path, flags, 0o600), "ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -56,7 +68,7 @@ class Results:
             file.close()
             return None
         found = cls(path, file, sync)
-        found._read()
+        found._read(pause)
         return found
 
     def __contains__(self, line: int) -> bool:
@@ -86,6 +98,15 @@ class Results:
         for start, result in zip(starts, new, strict=True):
             self._note(result.line, start, ok=result.ok)
 
+    def secure(self) -> None:
+        """The file will be there after a power cut."""
+        self._sync(self._file.fileno())
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            self._sync(directory)
+        finally:
+            os.close(directory)
+
     def entries(self, *, ok: bool) -> Iterator[bytes]:
         """The entries of one of the two files, each with its newline, in the order of the input's lines."""
         with self._path.open("rb") as file:
@@ -102,16 +123,18 @@ class Results:
         self._path.unlink(missing_ok=True)
         self._file.close()
 
-    def _read(self) -> None:
+    def _read(self, pause: Callable[[float], None]) -> None:
         at, row = 0, b""
         with self._path.open("rb") as file:
-            for row in file:
+            for count, row in enumerate(file):
                 head = _ROW.match(row)
                 if head and row.endswith(b"\n") and _is_json(row[head.end() :]):
                     line = int(head[1])
                     if line not in self:
                         self._note(line, at + head.end(), ok=head[2] == b"+")
                 at += len(row)
+                if count % _PAUSE_EVERY == 0:
+                    pause(0)
         self._torn = not row.endswith(b"\n") and at > 0
 
     def _note(self, line: int, start: int, *, ok: bool) -> None:

@@ -699,6 +699,20 @@ def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge])
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
 
 
+def test_a_batch_whose_results_are_lost_is_not_run_again(made: Callable[..., Edge]) -> None:
+    """As after the restore of an older database: the batch ended long ago."""
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.work()
+    with edge.services.database.write() as connection:
+        connection.exec_driver_sql("UPDATE batches SET status = 'in_progress'")
+    worker.work()
+    found = batch(edge, batch_id)
+    assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "results_lost")
+    assert len(edge.rows()) == 3
+
+
 def test_a_result_that_nobody_collected_is_that_lines_error(made: Callable[..., Edge]) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(2)])
