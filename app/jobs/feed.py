@@ -29,7 +29,8 @@ from app.store.files import Files
 from app.store.results import Result, Results
 
 log = structlog.get_logger()
-_BUSY_S, _IDLE_S = 0.05, 1.0  # between two steps: doubled while nothing happens
+# Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
+_BUSY_S, _WATCHING_S, _IDLE_S = 0.02, 0.2, 1.0
 _CANCEL_S = 0.2
 _TELL_S = 1.0  # between two updates of the counts that callers see
 _LONGEST_WAIT_S = 60.0
@@ -115,7 +116,8 @@ class Feed:
             return self._finalize(batch, why)
         self._tell(batch)
         moved = before != (len(self._results), len(self._in_flight))
-        self._pause_s = _BUSY_S if moved else min(self._pause_s * 2, _IDLE_S)
+        longest_s = _WATCHING_S if self._in_flight else _IDLE_S
+        self._pause_s = _BUSY_S if moved else min(self._pause_s * 2, longest_s)
         return self._pause_s
 
     def _begin(self, batch: Batch) -> float | None:

@@ -159,7 +159,7 @@ def idle(edge: Edge) -> None:
 
 def test_a_file_is_uploaded_shown_listed_read_and_deleted(made: Callable[..., Edge]) -> None:
     edge = made()
-    data = jsonl([line()])
+    data = jsonl([line(content="x" * i) for i in range(1500)])
     file = upload(edge, data).json
     assert (file["object"], file["bytes"], file["purpose"], file["filename"], file["status"]) == (
         "file", len(data), "batch", "in.jsonl", "processed",
