@@ -21,7 +21,9 @@ from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
 from app.settings import Settings
+from app.store.batches import Batches
 from app.store.database import Database
+from app.store.files import Files
 from app.store.history import History
 from app.store.keys import Keys
 from app.store.ledger import Ledger
@@ -52,6 +54,8 @@ class Services:
     queue: JobQueue
     callbacks: Callbacks
     support: Support
+    files: Files
+    batches: Batches
 
     def close(self) -> None:
         self.presence.stop()
@@ -88,6 +92,8 @@ def build_services(settings: Settings) -> Services:
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
         callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
         support=build_support(settings, pipeline, redis),
+        files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
+        batches=Batches(database=database, config=config.batch),
     )  # fmt: skip
 
 

@@ -54,5 +54,6 @@ def edge_environment(settings: Settings) -> dict[str, str] | None:
         "TLS_DIR": str(directory / "tls"), "TLS_LISTEN": f"{settings.host}:{settings.tls_port}", "HTTP_LISTEN": "none",
         "GATEWAY": f"{settings.host}:{settings.port}", "ACCESS_LOG": "off",
         "MAX_BODY": str(settings.config.server.max_body_bytes),
+        "MAX_FILE": str(settings.config.batch.max_file_bytes + 262_144),  # the form around it
         "READ_TIMEOUT": f"{int(settings.config.timeouts.total_s) + 60}s",
     }  # fmt: skip

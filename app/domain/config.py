@@ -178,6 +178,27 @@ class QueueConfig(_Section):
         return rows
 
 
+class BatchConfig(_Section):
+    """Files and batches, as OpenAI's Batch API has them."""
+
+    max_file_bytes: int = Field(
+        104_857_600, ge=1024, le=2**40, description="Longer files get 413. nginx has its own limit: MAX_FILE."
+    )
+    max_files_per_key: int = Field(1000, ge=1, le=1_000_000, description="A key's files, results of batches included.")
+    max_bytes_per_key: int = Field(
+        2_147_483_648, ge=1024, le=2**50, description="… together. Results are kept also beyond it; uploads are not."
+    )
+    file_ttl_s: int = Field(2_592_000, ge=3600, le=31_536_000, description="How long files, and ended batches, stay.")
+    max_lines: int = Field(50_000, ge=1, le=1_000_000, description="Of one batch.")
+    max_unfinished_per_key: int = Field(20, ge=1, le=100_000, description="A key's batches that have not ended.")
+    window: int = Field(
+        50,
+        ge=1,
+        le=10_000,
+        description="Lines of a batch that are in the queue at once. All batches together fill at most half of it.",
+    )
+
+
 class SupportConfig(_Section):
     """The support assistant, `POST /chat`."""
 
@@ -278,6 +299,7 @@ class GatewayConfig(_Section):
     server: ServerConfig = ServerConfig()
     reserve: ReserveConfig = ReserveConfig()
     queue: QueueConfig = QueueConfig()
+    batch: BatchConfig = BatchConfig()
     support: SupportConfig = SupportConfig()
     smart: SmartConfig = SmartConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -52,6 +52,7 @@ class Ask(msgspec.Struct, kw_only=True):
     read_cache: bool = False
     single_flight: bool = False  # one call fetches the answer, identical ones wait for it
     queued: bool = False  # it runs later: it is no running call yet
+    reservations: str = ""  # the key of the open reservations that this one is to be among; "": this worker's
 
 
 class Remaining(msgspec.Struct, frozen=True):
@@ -142,7 +143,7 @@ class Admission:
             charges = _cached_charges(charges)
         return Admitted(
             caller=caller, ask=ask, charges=charges, leases=binding.leases,
-            reservations=self._presence.reservations_key, cached=cached,
+            reservations=self._reservations(ask), cached=cached,
             follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
         )  # fmt: skip
 
@@ -186,7 +187,7 @@ class Admission:
         charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
-            f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._presence.reservations_key,
+            f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._reservations(ask),
             cache_entry_key(ask.cache_key), flight_key(ask.cache_key), binding.leases,
         ]  # fmt: skip
         args: list[str | bytes | int] = [
@@ -205,6 +206,9 @@ class Admission:
             if exc.perhaps_done:
                 self._undo(ask.call_id, keys, charges)
             raise
+
+    def _reservations(self, ask: Ask) -> str:
+        return ask.reservations or self._presence.reservations_key
 
     def _undo(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
         """Gives back what Redis may have reserved for a call that was refused because no answer came."""

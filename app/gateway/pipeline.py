@@ -93,15 +93,25 @@ class Pipeline:
         with self._books.settling(call):
             return self._embed(call, request)
 
-    def hold(self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, for_s: float) -> Held:
+    def hold(
+        self,
+        caller: Caller,
+        request: ChatRequest | EmbedRequest,
+        context: CallContext,
+        *,
+        for_s: float,
+        reservations: str = "",
+    ) -> Held:
         """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it.
 
-        `request` and `context` as `steer` gave them.
+        `request` and `context` as `steer` gave them. Its reservation is this process's own, and lost with it, unless
+        `reservations` names others to put it among.
         """
         route = self._router.route(request.model, caller)
         ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
         ask.row["job_id"] = context.call_id
         ask.deadline_s, ask.queued, ask.read_cache, ask.single_flight = for_s, True, False, False
+        ask.reservations = reservations
         admitted = self._let_in(caller, ask)
         return Held.of(admitted, read_cache=context.read_cache, write_cache=context.write_cache)
 

@@ -7,6 +7,7 @@ it is submitted, and settled once, when it ends: by the worker that ran it, or h
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -63,8 +64,13 @@ class JobQueue:
         *,
         idempotency_key: str = "",
         callback_url: str = "",
+        repeatable: bool = False,
+        keep_s: int = 0,
     ) -> Submitted:
         """Takes a call into the queue; `context.call_id` is the job's id.
+
+        `repeatable`: should this process die in here, another one submits the call again under the same id, so its
+        reservation must not be lost with the process. `keep_s`: how long to keep the result, if longer than others'.
 
         Raises what admission raises, `QueueFull`, and `Conflict` when the key was used for another request.
         """
@@ -78,7 +84,8 @@ class JobQueue:
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
             request, context = self._pipeline.steer(caller, request, context)
-        held = self._pipeline.hold(caller, request, context, for_s=held_s)
+        reservations = reservations_of(QUEUE) if repeatable else self._presence.reservations_key
+        held = self._pipeline.hold(caller, request, context, for_s=held_s, reservations=reservations)
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
@@ -87,14 +94,15 @@ class JobQueue:
                     "request": request.raw,
                     "held": held.encode(), "priority": self._admission.plan(caller).priority,
                     "most_at_once": self._admission.plan(caller).concurrency or "", "callback_url": callback_url,
+                    "keep_s": keep_s,
                 },
-                size=len(request.raw), from_reservations=self._presence.reservations_key,
+                size=len(request.raw), from_reservations=reservations,
                 to_reservations=reservations_of(QUEUE), reservation=reservation_key(context.call_id), held_s=held_s,
                 idempotency=entry, remember=remember, remember_s=_REMEMBER_S,
             )  # fmt: skip
         finally:
             if outcome != "queued":
-                self._admission.cancel(held.admitted(caller), self._presence.reservations_key)
+                self._admission.cancel(held.admitted(caller), reservations)
         if outcome == "known":
             return _repeated(known, remember)
         if outcome == "full":
@@ -102,6 +110,15 @@ class JobQueue:
         if outcome != "queued":
             raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
         return Submitted(context.call_id, repeated=False)
+
+    def submitted(self, key_id: str, idempotency_keys: Sequence[str]) -> list[str | None]:
+        """The jobs that were submitted under these keys; None for a key that is not remembered."""
+        entries = self.jobs.remembered([_entry(key_id, key) for key in idempotency_keys])
+        return [None if entry is None else entry.decode().partition(":")[2] for entry in entries]
+
+    def forget(self, key_id: str, jobs: Mapping[str, str]) -> None:
+        """Drops jobs that have ended, by the idempotency key that each was submitted under."""
+        self.jobs.forget(jobs.values(), [_entry(key_id, key) for key in jobs])
 
     def status(self, caller: Caller, job_id: str, seen: str = "") -> Shown:
         """Raises `NotFound` for a job that is unknown, expired or another key's. `seen`: tags that the caller knows."""
@@ -163,8 +180,11 @@ def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[st
     """Where an Idempotency-Key is remembered, and as what. Two keys' are two things (CONVENTIONS, bug 7)."""
     if not key:
         return "", ""
-    digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"penstock:idempotency:{caller.key_id}:{digest}", f"{hashlib.sha256(body).hexdigest()}:{job_id}"
+    return _entry(caller.key_id, key), f"{hashlib.sha256(body).hexdigest()}:{job_id}"
+
+
+def _entry(key_id: str, key: str) -> str:
+    return f"penstock:idempotency:{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _repeated(known: bytes, remember: str) -> Submitted:

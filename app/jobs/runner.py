@@ -121,7 +121,7 @@ class Runner:
 
     def _outcome(self, job: Job, attempt: _Attempt) -> tuple[str, dict[str, str | bytes | int], float]:
         """How the attempt ended: the job's state, its fields, and for how long that stays."""
-        keep_s = self._config.queue.result_ttl_s
+        keep_s = max(self._config.queue.result_ttl_s, job.keep_s)
         try:
             reply = self._reply(job, attempt)
         except ClientGone:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
+import gevent
 import msgspec
 import redis
 import structlog
@@ -22,6 +23,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
+from app.jobs.batches import Feeder
 from app.jobs.queue import described
 from app.jobs.runner import Runner
 from app.services import Services, build_services
@@ -41,7 +43,8 @@ class Lifecycle(Middleware):
     def __init__(self, services: Services) -> None:
         self._services = services
         self._runner: Runner | None = None
-        self._beating: threading.Thread | None = None
+        self._feeder: Feeder | None = None
+        self._threads: list[threading.Thread] = []
 
     @property
     def runner(self) -> Runner:
@@ -60,20 +63,33 @@ class Lifecycle(Middleware):
             found.admission.begin()
         except StoreUnavailable as exc:
             log.warning("queue_unavailable", reason=exc.message)
-        self._beating = threading.Thread(target=self._runner.keep_beating, name="beat", daemon=True)
-        self._beating.start()
+        self._feeder = Feeder(
+            queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
+            config=found.settings.config, directory=found.settings.data_dir / "batches", sync=_sync_elsewhere,
+        )  # fmt: skip
+        for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
         if found.settings.worker_port:
             _serve_metrics(found.settings.host, found.settings.worker_port, found.metrics)
         log.info("worker_started", slots=worker.worker_threads)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.runner.stop()
+        if self._feeder is not None:
+            self._feeder.stop()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if self._beating is not None:
-            self._beating.join(5)
+        for thread in self._threads:
+            thread.join(5)
         self._services.close()
         log.info("worker_stopped")
+
+
+def _sync_elsewhere(fileno: int) -> None:
+    """A slow disk must not stop the jobs of this process."""
+    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 class _Quiet(WSGIRequestHandler):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -42,6 +42,7 @@ _SHOWN = (
     "about",
     "callback_url",
 )
+_OUTCOME = ("state", "http_status", "response", "error")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -57,6 +58,7 @@ class Job(NamedTuple):
     request: bytes
     held: bytes
     submitted: float
+    keep_s: int = 0
 
 
 class Shown(NamedTuple):
@@ -81,6 +83,15 @@ class Shown(NamedTuple):
     about: bytes | None = None
     callback_url: bytes | None = None
     seen: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a job has come to so far."""
+
+    state: str
+    http_status: int | None
+    response: bytes | None
+    error: bytes | None
 
 
 class Depth(NamedTuple):
@@ -149,7 +160,7 @@ class Jobs:
         return Job(
             reply[0].decode(), int(fields[b"attempts"]), bool(reply[1]), fields[b"owner"].decode(),
             fields[b"key_hash"].decode(), fields[b"endpoint"].decode(), fields[b"request"], fields[b"held"],
-            int(fields[b"submitted"]) / 1000,
+            int(fields[b"submitted"]) / 1000, int(fields.get(b"keep_s", 0)),
         )  # fmt: skip
 
     def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> bool:
@@ -183,6 +194,25 @@ class Jobs:
             attempts=int(attempts), http_status=int(http_status) if http_status else None, response=response,
             error=error, about=about, callback_url=callback_url,
         )  # fmt: skip
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        """What jobs have come to, in one round trip; None for one that is not there any more."""
+        rows = self._redis.pipeline([("HMGET", _JOB + job_id, *_OUTCOME) for job_id in job_ids])
+        return [
+            Outcome(state.decode(), int(status) if status else None, response, error) if state else None
+            for state, status, response, error in rows
+        ]
+
+    def remembered(self, idempotency: Sequence[str]) -> list[bytes | None]:
+        """What was remembered under each."""
+        found: list[bytes | None] = self._redis.execute("MGET", *idempotency) if idempotency else []
+        return found
+
+    def forget(self, job_ids: Iterable[str], idempotency: Iterable[str]) -> None:
+        """Drops jobs that have ended, with what was remembered of them; all or nothing."""
+        keys = [*(_JOB + job_id for job_id in job_ids), *idempotency]
+        if keys:
+            self._redis.execute("DEL", *keys)
 
     def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
         """A sign of life. Returns the jobs that are to end, and why: `cancelled`, or `lost` to another worker."""

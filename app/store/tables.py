@@ -107,3 +107,47 @@ audit = Table(
     Column("detail", Text, nullable=False),  # JSON
     Index("ix_audit_ts", "ts"),
 )  # fmt: skip
+
+# Files below DATA_DIR/files, each named by its id.
+files = Table(
+    "files", metadata,
+    Column("file_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),  # whose it is
+    Column("purpose", Text, nullable=False),  # batch, batch_output
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Index("ix_files_key_id", "key_id"),
+    Index("ix_files_expires_at", "expires_at"),
+)  # fmt: skip
+
+batches = Table(
+    "batches", metadata,
+    Column("batch_id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("key_hash", Text, nullable=False),  # as whom its lines are run
+    Column("status", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("output_file_id", Text),
+    Column("error_file_id", Text),
+    Column("metadata", Text),  # JSON
+    Column("errors", Text),  # JSON: why it failed
+    Column("output_ttl_s", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("in_progress_at", Double),
+    Column("finalizing_at", Double),
+    Column("completed_at", Double),
+    Column("failed_at", Double),
+    Column("expired_at", Double),
+    Column("cancelling_at", Double),
+    Column("cancelled_at", Double),
+    Index("ix_batches_key_id", "key_id"),
+    Index("ix_batches_status", "status"),
+    Index("ix_batches_input_file_id", "input_file_id"),
+)  # fmt: skip

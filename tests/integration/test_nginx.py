@@ -112,6 +112,19 @@ def test_a_stream_arrives_chunk_by_chunk(edge: Edge) -> None:
     assert all(later - earlier > 0.05 for earlier, later in pairwise(times)), "one at a time"
 
 
+def test_an_upload_may_be_longer_than_other_requests(edge: Edge) -> None:
+    content = (b" " * 1023 + b"\n") * 12 * 1024
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b\r\n'
+        b'Content-Disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n'
+    )
+    form = head + content + b"\r\n--b--\r\n"
+    for path in ("/v1/files", "/api/v1/files"):
+        response, body = call(edge, path, form, Content_Type="multipart/form-data; boundary=b")
+        assert (response.status, json.loads(body)["bytes"]) == (200, len(content))
+    is_ours(*call(edge, "/v1/batches", form), 413, "REQUEST_TOO_LARGE")
+
+
 def test_a_hang_up_reaches_the_vendor_through_nginx(edge: Edge, upstream: Upstream) -> None:
     data = json.dumps(chat("silent")).encode()
     client = edge.connect()
@@ -251,9 +264,9 @@ def test_the_access_log_tells_timings_and_no_secret(edge: Edge) -> None:
     (line,) = wait_for(lambda: [line for line in edge.access_log() if line["request_id"] == "logged-once"])
     assert (line["path"], line["status"], line["upstream_status"]) == ("/v1/models", 200, "200")
     assert float(line["upstream_s"]) <= line["duration_s"] + 0.001
-    call(edge, "/v1/files?token=secret-in-a-query", b"x" * 11_000_000, X_Request_ID="refused-once")
+    call(edge, "/v1/batches?token=secret-in-a-query", b"x" * 11_000_000, X_Request_ID="refused-once")
     (line,) = wait_for(lambda: [line for line in edge.access_log() if line["request_id"] == "refused-once"])
-    assert (line["method"], line["path"], line["status"], line["upstream"]) == ("POST", "/v1/files", 413, "")
+    assert (line["method"], line["path"], line["status"], line["upstream"]) == ("POST", "/v1/batches", 413, "")
     text = (edge.directory / "access.log").read_text()
     assert not any(secret in text for secret in ("secret-in-a-query", "secret-cookie", DEV_KEY))
 

@@ -1,0 +1,70 @@
+"""Batches as OpenAI's clients know them. Workers run them; here they are asked for, shown and cancelled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, request
+
+from app.api.context import allow, caller, require, services
+from app.api.files import limit, page
+from app.domain.batch import BatchRequest
+from app.domain.identity import Scope
+from app.errors import UnsupportedMediaType
+from app.store.batches import Batch
+
+bp = Blueprint("batches", __name__)
+_LISTED, _MOST_LISTED = 20, 100
+_TIMES = (
+    "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
+    "cancelled_at",
+)  # fmt: skip
+
+
+@bp.post("/batches")
+@require(Scope.CHAT)
+def create_batch() -> dict[str, Any]:
+    """Raises `InvalidRequest`, `Conflict`."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("Expected Content-Type: application/json.")
+    asked = BatchRequest.parse(request.get_data())
+    if asked.endpoint == "/v1/embeddings":
+        allow(caller(), Scope.EMBED)
+    return described(services().batches.create(caller(), asked))
+
+
+@bp.get("/batches")
+@require(Scope.CHAT)
+def list_batches() -> dict[str, Any]:
+    found, more = services().batches.list(
+        caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=request.args.get("after")
+    )
+    return page([described(batch) for batch in found], more)
+
+
+@bp.get("/batches/<batch_id>")
+@require(Scope.CHAT)
+def retrieve_batch(batch_id: str) -> dict[str, Any]:
+    return described(services().batches.get(caller().key_id, batch_id))
+
+
+@bp.post("/batches/<batch_id>/cancel")
+@require(Scope.CHAT)
+def cancel_batch(batch_id: str) -> dict[str, Any]:
+    return described(services().batches.cancel(caller().key_id, batch_id))
+
+
+def described(batch: Batch) -> dict[str, Any]:
+    """As OpenAI shows it."""
+    errors = None if batch.errors is None else {"object": "list", "data": json.loads(batch.errors)}
+    times = {name: getattr(batch, name) for name in _TIMES}
+    return {
+        "id": batch.batch_id, "object": "batch", "endpoint": batch.endpoint, "errors": errors,
+        "input_file_id": batch.input_file_id, "completion_window": "24h", "status": batch.status,
+        "output_file_id": batch.output_file_id, "error_file_id": batch.error_file_id,
+        "created_at": int(batch.created_at),
+        **{name: None if moment is None else int(moment) for name, moment in times.items()},
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "metadata": None if batch.metadata is None else json.loads(batch.metadata),
+    }  # fmt: skip

@@ -1,0 +1,183 @@
+"""Files as OpenAI's clients know them, for batches: uploaded in multipart straight to disk, listed, read, deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gevent
+import structlog
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.formparser import FormDataParser
+
+from app.api.context import caller, require, services
+from app.domain.batch import ExpiresAfter, expires_after
+from app.domain.identity import Scope
+from app.errors import InvalidRequest, NotFound, UnsupportedMediaType
+from app.store.files import Files, StoredFile, Upload
+
+bp = Blueprint("files", __name__)
+log = structlog.get_logger()
+_FORM_BYTES = 262_144  # of an upload, besides the file itself; the parser wants it longer than two of its reads
+_UPLOAD_S = 900.0
+_BLOCK = 65_536
+_MOST_LISTED = 10_000
+_LONGEST_NAME = 255
+
+
+@bp.post("/files")
+@require(Scope.CHAT)
+def create_file() -> dict[str, Any]:
+    """Raises `InvalidRequest`, `RequestTooLarge`, `NotReady`."""
+    files, key_id = services().files, caller().key_id
+    request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
+    if request.mimetype != "multipart/form-data":
+        raise UnsupportedMediaType("Expected Content-Type: multipart/form-data.")
+    upload = files.begin(key_id)
+    try:
+        form, filename = _received(upload)
+        if form.get("purpose") != "batch":
+            raise InvalidRequest("Only files with the purpose `batch` are taken: `purpose`.", param="purpose")
+        expires = _expires_after(form)
+        ttl_s = None if expires is None else float(expires.seconds)
+        return described(
+            files.keep(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=sync_elsewhere)
+        )
+    finally:
+        upload.discard()  # what was kept has another name now
+
+
+@bp.get("/files")
+@require(Scope.CHAT)
+def list_files() -> dict[str, Any]:
+    order = request.args.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("Expected asc or desc: `order`.", param="order")
+    found, more = services().files.list(
+        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=request.args.get("after"),
+        descending=order == "desc", purpose=request.args.get("purpose"),
+    )  # fmt: skip
+    return page([described(file) for file in found], more)
+
+
+@bp.get("/files/<file_id>")
+@require(Scope.CHAT)
+def retrieve_file(file_id: str) -> dict[str, Any]:
+    return described(services().files.get(caller().key_id, file_id))
+
+
+@bp.get("/files/<file_id>/content")
+@require(Scope.CHAT)
+def file_content(file_id: str) -> Response:
+    files: Files = services().files
+    file = files.get(caller().key_id, file_id)
+    path = files.path(file.file_id)
+    if not path.exists():
+        log.error("file_content_missing", file_id=file.file_id)
+        raise NotFound("The file's content is not there any more.")
+    headers = {"Content-Length": str(file.bytes), "X-Content-Type-Options": "nosniff"}
+    response = Response(_blocks(path), mimetype="application/octet-stream", headers=headers)
+    response.headers.set("Content-Disposition", "attachment", filename=file.filename)
+    return response
+
+
+@bp.delete("/files/<file_id>")
+@require(Scope.CHAT)
+def delete_file(file_id: str) -> dict[str, Any]:
+    services().files.delete(caller().key_id, file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+def described(file: StoredFile) -> dict[str, Any]:
+    """As OpenAI shows it."""
+    return {
+        "id": file.file_id, "object": "file", "bytes": file.bytes, "created_at": int(file.created_at),
+        "expires_at": int(file.expires_at), "filename": file.filename, "purpose": file.purpose, "status": "processed",
+    }  # fmt: skip
+
+
+def page(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
+    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    return {"object": "list", "data": data, **ends, "has_more": more}
+
+
+def limit(default: int, most: int) -> int:
+    """The query's `limit`. Raises `InvalidRequest`."""
+    text = request.args.get("limit", str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
+        raise InvalidRequest(f"Expected a number from 1 to {most}: `limit`.", param="limit")
+    return int(text)
+
+
+def sync_elsewhere(fileno: int) -> None:
+    """A slow disk must not stop the other calls of this process."""
+    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
+
+
+def _received(upload: Upload) -> tuple[dict[str, str], str]:
+    """The form's fields and the file's name; its content has gone to `upload`."""
+    target: list[Upload] = [upload]
+
+    def stream_for_a_file(*_: object, **__: object) -> Any:
+        if not target:
+            _refuse("Only one file can be uploaded at a time")
+        return _Into(target.pop())
+
+    parser = FormDataParser(stream_for_a_file, max_form_memory_size=_FORM_BYTES, max_form_parts=20, silent=False)
+    late = gevent.Timeout(_UPLOAD_S)
+    try:
+        with late:
+            _, form, files = parser.parse(request.stream, request.mimetype, request.content_length,
+                                          dict(request.mimetype_params))  # fmt: skip
+    except gevent.Timeout as exc:
+        if exc is not late:
+            raise
+        _refuse(f"The file did not arrive within {_UPLOAD_S:g} seconds")
+    except (ValueError, ClientDisconnected):
+        raise InvalidRequest("The request body is not valid multipart/form-data.") from None
+    except OSError:
+        raise InvalidRequest("The request body ended early.") from None
+    found = files.get("file")
+    if found is None:
+        _refuse("Expected a file")
+    return form.to_dict(), _clean(found.filename)
+
+
+class _Into:
+    """An upload, as the form parser wants to write to it."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    def write(self, data: bytes) -> int:
+        # A client that is faster than we are never makes us wait, and the worker's other calls would.
+        gevent.sleep(0)
+        return self._upload.write(data)
+
+    def seek(self, _: int) -> None:
+        """It is read from its beginning anyway."""
+
+
+def _refuse(why: str) -> NoReturn:
+    raise InvalidRequest(f"{why}: `file`.", param="file")
+
+
+def _clean(filename: str | None) -> str:
+    """It is shown, and sent in a header; it is never a path."""
+    name = "".join(char for char in filename or "" if char.isprintable())
+    return name.replace("\\", "/").rpartition("/")[2][:_LONGEST_NAME] or "file"
+
+
+def _expires_after(form: dict[str, str]) -> ExpiresAfter | None:
+    fields = {name: form.get(f"expires_after[{name}]") for name in ("anchor", "seconds")}
+    return expires_after(fields) if any(fields.values()) else None
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block
+            gevent.sleep(0)  # as with uploads

@@ -1,0 +1,161 @@
+"""Which batches this worker process feeds: those that no other one has. Beside it, what has expired is removed.
+
+A batch's results file is locked by the process that feeds it (see `store.results`), so a batch whose worker was killed
+is taken over with the next look, and the workers must share DATA_DIR/files and DATA_DIR/batches.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from app.domain.config import GatewayConfig
+from app.errors import NotReady
+from app.gateway.callers import Callers
+from app.jobs.ending import Ending
+from app.jobs.feed import Feed
+from app.jobs.queue import JobQueue
+from app.store.batches import Batch, Batches
+from app.store.files import Files
+from app.store.results import Results, remove_leftovers
+
+log = structlog.get_logger()
+_LOOK_S = 0.5
+_SWEEP_S = 3600.0
+_MOST_AT_ONCE = 16  # the others wait, or another worker takes them
+_WAIT_S, _TROUBLE_S = 1.0, 5.0  # Redis or the database is away; the disk is full, or a bug
+_STOP_S = 5.0
+_RESULTS_LOST = {
+    "code": "results_lost", "message": "The results of this batch were lost.", "param": None, "line": None,
+}  # fmt: skip
+
+
+class Feeder:
+    def __init__(
+        self,
+        *,
+        queue: JobQueue,
+        callers: Callers,
+        batches: Batches,
+        files: Files,
+        config: GatewayConfig,
+        directory: Path,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+        sync: Callable[[int], None] = os.fsync,
+    ) -> None:
+        self._queue = queue
+        self._callers = callers
+        self._batches = batches
+        self._files = files
+        self._config = config
+        self._directory = directory
+        self._clock = clock
+        self._pause = pause
+        self._sync = sync
+        self._ending = Ending(batches=batches, files=files, clock=clock, pause=pause, sync=sync)
+        self._feeding: dict[str, threading.Thread | None] = {}
+        self._swept: float | None = None
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                for feed in self.look():
+                    thread = threading.Thread(target=self._keep_feeding, args=(feed,), name="feed", daemon=True)
+                    self._feeding[feed.batch_id] = thread
+                    thread.start()
+                self.sweep()
+            except NotReady as exc:
+                log.warning("batches_unavailable", reason=exc.message)
+                self._stopping.wait(_TROUBLE_S)
+            except Exception as exc:  # boundary: whatever it was, batches go on
+                log.error("unexpected_error", exc_info=exc)
+            self._stopping.wait(_LOOK_S)
+        for running in [thread for thread in self._feeding.values() if thread is not None]:
+            running.join(_STOP_S)
+
+    def stop(self) -> None:
+        """Jobs that are in the queue go on; whoever looks next goes on with the batches."""
+        self._stopping.set()
+
+    def look(self) -> list[Feed]:
+        """The batches that are to be fed from now on, by this process."""
+        found = []
+        for batch in self._batches.unfinished():
+            if len(self._feeding) >= _MOST_AT_ONCE:
+                break
+            if batch.batch_id in self._feeding:
+                continue
+            results = self._claim(batch)
+            if results is None:
+                continue
+            self._feeding[batch.batch_id] = None
+            found.append(Feed(
+                batch_id=batch.batch_id, results=results, queue=self._queue, callers=self._callers,
+                batches=self._batches, files=self._files, ending=self._ending, config=self._config,
+                clock=self._clock, pause=self._pause,
+            ))  # fmt: skip
+        return found
+
+    def _claim(self, batch: Batch) -> Results | None:
+        try:
+            return Results.claim(
+                self._directory, batch.batch_id, begun=batch.in_progress_at is not None, sync=self._sync,
+                pause=self._pause,
+            )  # fmt: skip
+        except FileNotFoundError:
+            # A restored database, or a lost disk. To run it again would charge it again.
+            errors = msgspec.json.encode([_RESULTS_LOST]).decode()
+            values = {"status": "failed", "failed_at": self._clock(), "errors": errors}
+            if self._batches.change(batch.batch_id, (batch.status,), **values):
+                log.error("batch_results_lost", batch_id=batch.batch_id)
+            return None
+
+    def release(self, feed: Feed) -> None:
+        """This process feeds it no more."""
+        feed.release()
+        del self._feeding[feed.batch_id]
+
+    def sweep(self) -> None:
+        """Every hour: files and batches that have expired go."""
+        now = self._clock()
+        if self._swept is not None and now - self._swept < _SWEEP_S:
+            return
+        self._swept = now
+        removed = self._files.sweep()
+        self._batches.forget()
+        remove_leftovers(self._directory, lambda: [batch.batch_id for batch in self._batches.unfinished()])
+        if removed:
+            log.info("files_removed", count=removed)
+
+    def _keep_feeding(self, feed: Feed) -> None:
+        try:
+            while not self._stopping.is_set():
+                wait_s = self._step(feed)
+                if wait_s is None:
+                    return
+                self._stopping.wait(wait_s)
+        finally:
+            self.release(feed)
+
+    def _step(self, feed: Feed) -> float | None:
+        try:
+            return feed.step()
+        except NotReady as exc:
+            log.warning("batch_waits", batch_id=feed.batch_id, reason=exc.message)
+            return _WAIT_S
+        except OSError as exc:
+            log.error("batch_waits", batch_id=feed.batch_id, reason=exc.strerror)
+            return _TROUBLE_S
+        except Exception as exc:  # boundary: a bug in one batch leaves the others alone
+            log.error("unexpected_error", batch_id=feed.batch_id, exc_info=exc)
+            self._stopping.wait(_TROUBLE_S)
+            return None  # begun anew, from what is safe

@@ -1,0 +1,71 @@
+"""How a batch ends: its output and error file are written, and come into being with its final status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from app.store.batches import Batch, Batches
+from app.store.files import Files, StoredFile
+from app.store.results import Results
+
+log = structlog.get_logger()
+_PAUSE_EVERY = 500  # lines
+
+
+class Ending:
+    def __init__(
+        self,
+        *,
+        batches: Batches,
+        files: Files,
+        clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
+        sync: Callable[[int], None],
+    ) -> None:
+        self._batches = batches
+        self._files = files
+        self._clock = clock
+        self._pause = pause
+        self._sync = sync
+
+    def end(self, batch: Batch, results: Results, status: str, **values: Any) -> bool:
+        """Ends `batch` with `status`. False if it changed meanwhile; nothing has happened then.
+
+        Raises `NotReady`; it can then be called again. A crash leaves files without a row, which are swept.
+        """
+        made: list[StoredFile] = []
+        done = False
+        try:
+            for ok, column in ((True, "output_file_id"), (False, "error_file_id")):
+                if results.completed if ok else results.failed:
+                    made.append(self._write(batch, results, ok=ok))
+                    values[column] = made[-1].file_id
+            counts = {"completed": results.completed, "failed": results.failed}
+            values |= {f"{status}_at": self._clock(), **counts}
+            done = self._batches.finish(batch, status, made, **values)
+        finally:
+            if not done:
+                for file in made:
+                    self._files.path(file.file_id).unlink(missing_ok=True)
+        if done:
+            log.info("batch_ended", batch_id=batch.batch_id, status=status, **counts)
+        return done
+
+    def _write(self, batch: Batch, results: Results, *, ok: bool) -> StoredFile:
+        upload = self._files.write(batch.batch_id)
+        try:
+            for count, entry in enumerate(results.entries(ok=ok), 1):
+                upload.write(entry)
+                if count % _PAUSE_EVERY == 0:
+                    self._pause(0)
+            return self._files.put(
+                upload, batch.key_id, purpose="batch_output", ttl_s=batch.output_ttl_s, sync=self._sync,
+                filename=f"{batch.batch_id}_{'output' if ok else 'error'}.jsonl",
+            )  # fmt: skip
+        except BaseException:
+            upload.discard()
+            raise

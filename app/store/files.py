@@ -1,0 +1,264 @@
+"""Files of callers: contents on disk, below DATA_DIR/files, named by the file's id; everything else in the database.
+
+A file is written under another name first, synced, and has its row last: whatever breaks off leaves a file without a
+row, which `sweep` removes. A file is its key's; to any other it does not exist (CONVENTIONS, bug 7).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.engine import Connection, Row
+
+from app.domain.batch import UNFINISHED
+from app.domain.config import BatchConfig
+from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge
+from app.store.database import Database
+from app.store.tables import batches, files
+
+log = structlog.get_logger()
+_UNKNOWN = "There is no such file, or it has expired."
+_ORPHANED_S = 86_400  # a file without a row is nobody's when it is older than any upload takes
+_MOST_UPLOADS = 4
+_UPLOAD_ALIVE_S = 60  # an upload that wrote nothing for so long is none any more
+_SPARE = 0.05  # of the disk, which the ledger is on too
+_IDS_A_STATEMENT = 500
+
+
+class StoredFile(NamedTuple):
+    """Times are Unix seconds."""
+
+    file_id: str
+    key_id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: float
+    expires_at: float
+
+
+class Upload:
+    """A file that is being written. `keep` of `Files` or `discard` ends it."""
+
+    def __init__(self, path: Path, *, most_bytes: int | None) -> None:
+        self.path = path
+        self.size = 0
+        self._most_bytes = most_bytes
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+    def write(self, data: bytes) -> int:
+        """Raises `RequestTooLarge`, `NotReady` when the disk takes no more."""
+        self.size += len(data)
+        if self._most_bytes is not None and self.size > self._most_bytes:
+            raise RequestTooLarge(f"The file is longer than {self._most_bytes} bytes.", param="file")
+        try:
+            return self._file.write(data)
+        except OSError as exc:
+            raise _no_room(exc) from exc
+
+    def finish(self, sync: Callable[[int], None]) -> None:
+        try:
+            self._file.flush()
+            sync(self._file.fileno())
+            self._file.close()
+        except OSError as exc:
+            raise _no_room(exc) from exc
+
+    def discard(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what could not be written is not wanted
+        self.path.unlink(missing_ok=True)
+
+
+class Files:
+    """Methods raise `StoreUnavailable` besides what each names. `sync` is what makes a file safe: `os.fsync`."""
+
+    def __init__(
+        self, *, database: Database, directory: Path, config: BatchConfig, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._config = config
+        self._clock = clock
+
+    def begin(self, key_id: str) -> Upload:
+        """An upload. Raises `InvalidRequest` when the key has its fill of files, `NotReady` when the disk has."""
+        with self._database.read() as connection:
+            self._check_room(connection, key_id, 0)
+        uploads = self._directory.glob(f"{_upload_name(key_id)}*")
+        if sum(_age_s(path) < _UPLOAD_ALIVE_S for path in uploads) >= _MOST_UPLOADS:
+            raise NotReady("This key uploads too many files at once. Please try again.", retry_after_s=5)
+        upload = self.write(key_id, most_bytes=self._config.max_file_bytes)
+        disk = shutil.disk_usage(self._directory)
+        if disk.free - self._config.max_file_bytes < disk.total * _SPARE:
+            upload.discard()
+            log.error("files_disk_full", free_bytes=disk.free)
+            raise NotReady("The server has no room for files. Please try again later.", retry_after_s=60)
+        return upload
+
+    def write(self, key_id: str, *, most_bytes: int | None = None) -> Upload:
+        """A file to be written, unbounded: what a batch has come to is kept whatever the key has."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = f"{_upload_name(key_id)}{secrets.token_hex(8)}"
+        try:
+            return Upload(self._directory / name, most_bytes=most_bytes)
+        except OSError as exc:
+            raise _no_room(exc) from exc
+
+    def keep(
+        self,
+        upload: Upload,
+        key_id: str,
+        *,
+        purpose: str,
+        filename: str,
+        ttl_s: float | None = None,
+        sync: Callable[[int], None] = os.fsync,
+    ) -> StoredFile:
+        """The upload is whole. Raises `InvalidRequest` when the key has its fill."""
+        file = self.put(upload, key_id, purpose=purpose, filename=filename, ttl_s=ttl_s, sync=sync)
+        try:
+            with self._database.write() as connection:
+                self._check_room(connection, key_id, file.bytes)
+                connection.execute(files.insert(), file._asdict())
+        except BaseException:
+            self.path(file.file_id).unlink(missing_ok=True)
+            raise
+        return file
+
+    def put(
+        self,
+        upload: Upload,
+        key_id: str,
+        *,
+        purpose: str,
+        filename: str,
+        ttl_s: float | None = None,
+        sync: Callable[[int], None] = os.fsync,
+    ) -> StoredFile:
+        """The upload's content in its place; its row is the caller's to write."""
+        upload.finish(sync)
+        now = self._clock()
+        file = StoredFile(
+            # The time comes first: ids sort by it.
+            f"file-{int(now * 1000):012x}{secrets.token_hex(8)}", key_id, purpose, filename, upload.size, now,
+            now + (ttl_s or self._config.file_ttl_s),
+        )  # fmt: skip
+        upload.path.rename(self.path(file.file_id))
+        return file
+
+    def get(self, key_id: str, file_id: str) -> StoredFile:
+        """Raises `NotFound` for a file that is unknown, expired or another key's."""
+        with self._database.read() as connection:
+            return _stored(self._found(connection, key_id, file_id))
+
+    def list(
+        self, key_id: str, *, limit: int, after: str | None = None, descending: bool = True, purpose: str | None = None
+    ) -> tuple[Sequence[StoredFile], bool]:
+        """A page, and whether there is more."""
+        query = self._visible(key_id)
+        if purpose:
+            query = query.where(files.c.purpose == purpose)
+        if after:
+            query = query.where(files.c.file_id < after if descending else files.c.file_id > after)
+        order = files.c.file_id.desc() if descending else files.c.file_id
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(order).limit(limit + 1)).all()
+        return [_stored(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, key_id: str, file_id: str) -> None:
+        """Raises `NotFound`, and `Conflict` while a batch reads it."""
+        with self._database.write() as connection:
+            self._found(connection, key_id, file_id, for_update=True)
+            used = sa.select(batches.c.batch_id).where(_in_use(file_id))
+            batch_id = connection.execute(used.limit(1)).scalar()
+            if batch_id is not None:
+                raise Conflict(f"The file is the input of {batch_id}, which has not ended.")
+            connection.execute(files.delete().where(files.c.file_id == file_id))
+        self.path(file_id).unlink(missing_ok=True)
+
+    def path(self, file_id: str) -> Path:
+        """Where the content of a file with a row is. Never call it with what a client sent."""
+        return self._directory / file_id
+
+    def sweep(self) -> int:
+        """Removes what has expired, and contents that nobody has a row of. Returns how many of both."""
+        with self._database.write() as connection:
+            input_of = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED))
+            expired = files.c.expires_at <= self._clock(), files.c.file_id.not_in(input_of)
+            gone = list(connection.execute(sa.select(files.c.file_id).where(*expired)).scalars())
+            connection.execute(files.delete().where(*expired))
+        for file_id in gone:
+            self.path(file_id).unlink(missing_ok=True)
+        return len(gone) + self._sweep_orphans()
+
+    def _sweep_orphans(self) -> int:
+        if not self._directory.is_dir():
+            return 0
+        old = [path.name for path in self._directory.iterdir() if _age_s(path) > _ORPHANED_S]
+        removed = 0
+        for start in range(0, len(old), _IDS_A_STATEMENT):
+            names = old[start : start + _IDS_A_STATEMENT]
+            with self._database.read() as connection:
+                query = sa.select(files.c.file_id).where(files.c.file_id.in_(names))
+                known = set(connection.execute(query).scalars())
+            for name in set(names) - known:
+                self.path(name).unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    def _visible(self, key_id: str) -> sa.Select[Any]:
+        return sa.select(files).where(files.c.key_id == key_id, files.c.expires_at > self._clock())
+
+    def _found(self, connection: Connection, key_id: str, file_id: str, *, for_update: bool = False) -> Row[Any]:
+        query = self._visible(key_id).where(files.c.file_id == file_id)
+        row = connection.execute(query.with_for_update() if for_update else query).one_or_none()
+        if row is None:
+            raise NotFound(_UNKNOWN)
+        return row
+
+    def _check_room(self, connection: Connection, key_id: str, size: int) -> None:
+        query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.bytes), 0))
+        count, used = connection.execute(query.where(files.c.key_id == key_id)).one()
+        most_files, most_bytes = self._config.max_files_per_key, self._config.max_bytes_per_key
+        if count >= most_files or used + size > most_bytes:
+            raise InvalidRequest(
+                f"This key's {count} files take {used} bytes; {most_files} files and {most_bytes} bytes is the most. "
+                "Delete some.",
+                param="file",
+            )
+
+
+def _in_use(file_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(batches.c.input_file_id == file_id, batches.c.status.in_(UNFINISHED))
+
+
+def _stored(row: Row[Any]) -> StoredFile:
+    return StoredFile._make(row)
+
+
+def _upload_name(key_id: str) -> str:
+    return f"upload.{key_id}."
+
+
+def _age_s(path: Path) -> float:
+    """Infinitely young when it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _no_room(exc: OSError) -> NotReady:
+    log.error("file_not_written", reason=exc.strerror)
+    return NotReady("The file cannot be stored. Please try again later.", retry_after_s=60)
