@@ -25,7 +25,7 @@ class QueueWorker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> QueueWorker:
-        return self.start()
+        return self if self._process is not None and self._process.poll() is None else self.start()
 
     def start(self) -> QueueWorker:
         """Returns when it takes jobs."""
