@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections.abc import Callable
 
 import click
 import msgspec
 
 from app.cli.command import Group, Stop, services
-from app.cli.live import Line, depth_text
+from app.cli.live import Bar, Line, depth_text, has_ended
 from app.cli.rendering import Cell, format_option, printable, rendered, stamp
 from app.domain.identity import Caller
 from app.errors import NotFound, StoreUnavailable
+from app.store.batches import Batches
 from app.store.joblist import ENDED, STATES, JobList, Listed
 
 jobs = Group("jobs", help="The queue, of all keys.")
 _EACH_S = 1.0
+_INTERRUPTED = 130
 _UNKNOWN = "There is no job {!r}, or it has expired."
 
 
@@ -59,15 +63,48 @@ def cancel_job(job_id: str) -> None:
 
 
 @jobs.command("watch")
-def watch_jobs() -> None:
-    """Show how full the queue is, each second, until Ctrl-C."""
-    queue = services().queue
+@click.argument("batch_id", required=False)
+def watch_jobs(batch_id: str | None) -> None:
+    """Show how full the queue is, each second, until Ctrl-C; or how far BATCH_ID is, until it ends.
+
+    The exit code is 1 for a batch that ended otherwise than completed, and 130 when Ctrl-C came first.
+    """
     stop = Stop.by_signal()
+    if batch_id is None:
+        queue = services().queue
+        _watch(lambda: depth_text(queue.depth()), stop)
+        return
+    ended = _watch_batch(batch_id, stop)
+    if ended != "completed":
+        sys.exit(_INTERRUPTED if ended is None else 1)
+
+
+def _watch_batch(batch_id: str, stop: Stop) -> str | None:
+    """The status that it ended with; None when it was not waited for."""
+    found = services()
+    batches = Batches(database=found.database, config=found.settings.config.batch)
+    bar, ended = Bar(), None
+
+    def text() -> str:
+        nonlocal ended
+        batch = batches.now(batch_id) if batch_id.isascii() else None
+        if batch is None:
+            raise NotFound(f"There is no batch {batch_id!r}, or it has expired.")
+        if has_ended(batch):
+            ended = batch.status
+            stop.set()
+        return bar.text(batch)
+
+    _watch(text, stop)
+    return ended
+
+
+def _watch(text: Callable[[], str], stop: Stop) -> None:
     with Line() as line:
         while True:
             try:
-                line.show(depth_text(queue.depth()))
-            except StoreUnavailable as exc:
+                line.show(text())
+            except StoreUnavailable as exc:  # it may come back, and who watches wants to see when
                 line.show(exc.message)
             if stop.wait(_EACH_S):
                 return

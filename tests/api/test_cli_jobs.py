@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import Result
 
 from app.cli.command import Stop
 from app.store.joblist import STATES, JobList
 from app.store.redis import Redis
+from app.store.tables import batches
 from tests.api.conftest import Edge
 from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, submit
 from tests.support.servers import wait_for
@@ -260,3 +262,76 @@ def test_watching_shows_how_full_the_queue_is_until_ctrl_c(
     first, second = (line for line in result.stdout.splitlines() if "waiting " in line)
     assert first.endswith("Z  waiting 0 · running 0 of 0 (0 workers) · nothing waits")
     assert "Z  waiting 1 · running 1 of 50 (1 worker) · oldest waits 0:0" in second
+
+
+BATCH = "batch_019364ce2a50aabbccddeeff"
+
+
+@pytest.fixture
+def batch(made: Callable[..., Edge]) -> Callable[..., Edge]:
+    """The application with a batch in its database; called again, changes it."""
+    edge: list[Edge] = []
+
+    def change(**values: Any) -> Edge:
+        if not edge:
+            edge.append(made())
+            needed = {"batch_id": BATCH, "key_id": "dev", "key_hash": "h", "endpoint": "/v1/chat/completions",
+                      "input_file_id": "file-1", "output_ttl_s": 3600, "created_at": 1, "expires_at": 2}  # fmt: skip
+            statement: Any = batches.insert().values(**needed, **values)
+        else:
+            statement = batches.update().values(**values)
+        with edge[0].services.database.write() as connection:
+            connection.execute(statement)
+        return edge[0]
+
+    return change
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, *each: Callable[[], object]) -> None:
+    """What happens while the command waits from one look to the next."""
+    left = list(each)
+
+    def wait(stop: Stop, _timeout: float) -> bool:
+        if not stop.is_set():
+            left.pop(0)()
+        return stop.is_set()
+
+    monkeypatch.setattr(Stop, "wait", wait)
+
+
+@pytest.mark.usefixtures("_signals_restored")
+@pytest.mark.parametrize(("status", "exit_code"), [("completed", 0), ("failed", 1), ("expired", 1), ("cancelled", 1)])
+def test_watching_a_batch_shows_how_far_it_is_until_it_ends(
+    batch: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int
+) -> None:
+    edge = batch(status="validating", total=0, completed=0, failed=0)
+    steps(
+        monkeypatch,
+        lambda: batch(status="in_progress", total=500, completed=249, failed=1),
+        lambda: batch(status=status, completed=499),
+    )
+    result = flask(edge, "watch", BATCH)
+    assert result.exit_code == exit_code
+    first, second, third = result.stdout.splitlines()
+    assert "validating [" in first
+    assert f"in_progress [{'#' * 12}{'-' * 12}] 250/500 · 1 failed" in second
+    assert f"{status} [{'#' * 24}] 500/500 · 1 failed" in third
+
+
+@pytest.mark.usefixtures("_signals_restored")
+def test_ctrl_c_ends_the_watching_and_not_the_batch(
+    batch: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = batch(status="in_progress", total=5, completed=0, failed=0)
+    steps(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert flask(edge, "watch", BATCH).exit_code == 130
+    with edge.services.database.read() as connection:
+        assert connection.execute(sa.select(batches.c.status)).scalar() == "in_progress"
+
+
+@pytest.mark.usefixtures("_signals_restored")
+@pytest.mark.parametrize("batch_id", ["batch_unknown", "%", "ü", "\udcff", "\x1b[31m"])
+def test_an_unknown_batch_is_one_line(made: Callable[..., Edge], batch_id: str) -> None:
+    line = failed(flask(made(), "watch", batch_id))
+    assert "There is no batch" in line
+    assert line[:-1].isprintable()
