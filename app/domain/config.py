@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
-Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@ -]*$")]
+from app.domain.products import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
+from app.domain.schema import Count, Name, Seconds, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Timeouts(_Section):
+class Timeouts(Section):
     """Four different things: a timeout while waiting for headers can still fall back, a later one cannot."""
 
     connect_s: Seconds = Field(5.0, description="Name resolution, TCP and TLS handshake.")
@@ -29,7 +23,7 @@ class Timeouts(_Section):
     total_s: Seconds = Field(600.0, description="The whole call, every retry and fallback included.")
 
 
-class DemoScript(_Section):
+class DemoScript(Section):
     """How the built-in offline provider behaves: deterministic, for the first run and for tests."""
 
     delay_s: float = Field(0.0, ge=0, le=600, description="Silence before the first byte.")
@@ -43,7 +37,7 @@ class DemoScript(_Section):
     omit_usage: bool = Field(False, description="Answers carry no usage.")
 
 
-class ProviderConfig(_Section):
+class ProviderConfig(Section):
     kind: str = Field(description="Wire dialect: openai, demo.")
     base_url: str | None = Field(
         None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
@@ -69,7 +63,7 @@ class ProviderConfig(_Section):
         return self
 
 
-class Target(_Section):
+class Target(Section):
     provider: str = Field(description="A name from `providers`.")
     model: str | None = Field(
         None, min_length=1, description="The provider's name for the model; by default the alias."
@@ -79,7 +73,7 @@ class Target(_Section):
     )
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     targets: tuple[Target, ...] = Field(min_length=1, description="Who can serve the model.")
     fallbacks: tuple[str | Target, ...] = Field(
         (), description="Tried in order when no target can: models, providers or targets."
@@ -90,7 +84,7 @@ class ModelConfig(_Section):
     owned_by: str = Field("penstock", description="Shown in /models.")
 
 
-class Plan(_Section):
+class Plan(Section):
     """Limits of the keys on the plan. One left out is no limit."""
 
     requests_per_minute: Count | None = Field(None, description="GCRA: a burst of one minute's worth, refilled evenly.")
@@ -111,7 +105,7 @@ class Plan(_Section):
         return self.budget_usd_per_day is not None or self.budget_usd_per_month is not None
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     enabled: bool = Field(True, description="Answers to calls with temperature ≤ max_temperature are kept.")
     ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long.")
     max_temperature: float = Field(
@@ -121,14 +115,14 @@ class CacheConfig(_Section):
     max_entry_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer answers are not kept.")
 
 
-class RetryConfig(_Section):
+class RetryConfig(Section):
     max_attempts: int = Field(3, ge=1, le=10, description="Upstream attempts for one call, the first included.")
     backoff_s: float = Field(0.2, ge=0, le=10, description="Before the same target is tried again; doubled each time.")
     breaker_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open a target's breaker.")
     breaker_cooldown_s: Seconds = Field(30.0, description="How long it stays open before one call probes.")
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
     body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
     drain_s: int = Field(
@@ -145,7 +139,7 @@ class ServerConfig(_Section):
     cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
 
 
-class ReserveConfig(_Section):
+class ReserveConfig(Section):
     completion_tokens: int = Field(
         512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens."
     )
@@ -154,140 +148,7 @@ class ReserveConfig(_Section):
     )
 
 
-class QueueConfig(_Section):
-    max_jobs: int = Field(500, ge=1, le=100_000, description="Jobs that may wait. More are refused: QUEUE_FULL.")
-    max_bytes: int = Field(134_217_728, ge=1024, le=2**40, description="The waiting jobs' requests together.")
-    max_wait_s: Seconds = Field(3600.0, description="A job that has waited longer fails.")
-    result_ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long a job can be asked for once it ended.")
-    max_attempts: int = Field(3, ge=1, le=100, description="How often a job is tried, a worker's death included.")
-    retry_backoff_s: float = Field(1.0, ge=0, le=3600, description="Before a job is tried again; doubled each time.")
-    lease_s: float = Field(15.0, ge=2, le=600, description="A job is taken from a worker silent for this long.")
-    callback_allow: tuple[str, ...] = Field(
-        (), description="Host names and networks that callbacks may go to besides public addresses."
-    )
-    callback_attempts: int = Field(6, ge=1, le=50, description="Deliveries tried, over about a minute and a half.")
-
-    @field_validator("callback_allow")
-    @classmethod
-    def _names_or_networks(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
-        for row in rows:
-            if "/" in row:
-                ip_network(row)
-            elif not re.fullmatch(r"[A-Za-z0-9._:-]+", row):
-                raise ValueError(f"{row!r} is neither a host name nor a network")
-        return rows
-
-
-class BatchConfig(_Section):
-    """Files and batches, as OpenAI's Batch API has them."""
-
-    max_file_bytes: int = Field(
-        104_857_600, ge=1024, le=2**40, description="Longer files get 413. nginx has its own limit: MAX_FILE."
-    )
-    max_files_per_key: int = Field(1000, ge=1, le=1_000_000, description="A key's files, results of batches included.")
-    max_bytes_per_key: int = Field(
-        2_147_483_648, ge=1024, le=2**50, description="… together. Results are kept also beyond it; uploads are not."
-    )
-    file_ttl_s: int = Field(2_592_000, ge=3600, le=31_536_000, description="How long files, and ended batches, stay.")
-    max_lines: int = Field(50_000, ge=1, le=1_000_000, description="Of one batch.")
-    max_unfinished_per_key: int = Field(20, ge=1, le=100_000, description="A key's batches that have not ended.")
-    window: int = Field(
-        50,
-        ge=1,
-        le=10_000,
-        description="Lines of a batch that are in the queue at once. All batches together fill at most half of it.",
-    )
-
-
-class SupportConfig(_Section):
-    """The support assistant, `POST /chat`."""
-
-    model: Name | None = Field(None, description="Which model answers; by default the first one of the file.")
-    prompt: str | None = Field(
-        None,
-        max_length=128,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="The system prompt: a text file in prompts/, next to this one. By default support.txt if it is "
-        "there, else a built-in text.",
-    )
-    max_tokens: int = Field(150, ge=1, le=1_000_000, description="The longest answer.")
-    temperature: float | None = Field(
-        0.7, ge=0, le=2, description="At cache.max_temperature and below answers are cached; null sends none."
-    )
-    max_message_chars: int = Field(4000, ge=1, le=1_000_000, description="Longer messages get 400.")
-    history_messages: int = Field(
-        20, ge=2, le=1000, description="The last so many are kept, questions and answers; a pair is never torn."
-    )
-    history_bytes: int = Field(
-        65_536,
-        ge=1024,
-        le=16_777_216,
-        description="A conversation takes at most so much of Redis; the oldest goes first.",
-    )
-    history_ttl_s: int = Field(
-        86_400, ge=1, le=31_536_000, description="A conversation is forgotten after so long without a message."
-    )
-
-    @model_validator(mode="after")
-    def _a_message_fits(self) -> SupportConfig:
-        # JSON writes a character in at most 6 bytes (\u0001); the rest is for the answer.
-        if self.history_bytes < 8 * self.max_message_chars:
-            raise ValueError("history_bytes must be at least 8 times max_message_chars")
-        return self
-
-
-class SmartRule(_Section):
-    """A reason to pick a model. Every condition given must hold; a rule without any always does."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="The reason as told in headers and the ledger."
-    )
-    model: str = Field(description="A name from `models`. Keys that may not use it skip the rule.")
-    min_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or longer.")
-    max_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or shorter.")
-    min_messages: Count | None = Field(None, description="The conversation has this many messages, or more.")
-    max_messages: Count | None = Field(None, description="The conversation has this many messages, or fewer.")
-    has: tuple[Literal["code", "tools", "images"], ...] = Field((), description="All of these are in the request.")
-    plans: tuple[str, ...] = Field((), description="The key is on one of these plans.")
-
-
-class SmartConfig(_Section):
-    """What the model `auto` and /chat/smart pick, unless `models` has a model of the name `auto`."""
-
-    rules: tuple[SmartRule, ...] = Field((), description="In this order; the first that holds decides.")
-    default: str | None = Field(None, description="When none holds; by default the first model of the file.")
-
-    @model_validator(mode="after")
-    def _names_tell_reasons_apart(self) -> SmartConfig:
-        taken = {"default", "named"}  # the reasons that are no rule's
-        for rule in self.rules:
-            if rule.name in taken:
-                raise ValueError(f"two reasons with the name {rule.name!r}")
-            taken.add(rule.name)
-        return self
-
-
-class OptimizerConfig(_Section):
-    """Makes calls cheaper by changing what callers wrote. Off unless asked for; answers say when it did something."""
-
-    enabled: bool = Field(False, description="True: for every chat call.")
-    keep_messages: int | None = Field(
-        20,
-        ge=1,
-        le=100_000,
-        description="Whole turns are dropped from the oldest on, until this many messages are left. System and "
-        "developer messages stay and do not count; the last turn always stays.",
-    )
-    keep_tokens: Count | None = Field(None, description="… or until what is left is about this many tokens long.")
-    small_talk_max_tokens: Count | None = Field(
-        256, description="The longest answer to a mere greeting. Reasoning counts as answer."
-    )
-    small_talk_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="The field that says so to the provider when the caller set neither."
-    )
-
-
-class GatewayConfig(_Section):
+class GatewayConfig(Section):
     """The YAML file."""
 
     providers: dict[Name, ProviderConfig] = Field(min_length=1)
@@ -312,7 +173,7 @@ class GatewayConfig(_Section):
         return data
 
 
-class PriceOverride(_Section):
+class PriceOverride(Section):
     """US dollars per million tokens; `request` is US dollars per million calls."""
 
     prompt: Annotated[Decimal, Field(ge=0, le=1_000_000)]
@@ -324,7 +185,7 @@ class PriceOverride(_Section):
     request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
 
 
-class PriceFile(_Section):
+class PriceFile(Section):
     """`config/prices.yaml`: provider → upstream model (or "*") → price."""
 
     prices: dict[Name, dict[str, PriceOverride]] = Field(default_factory=dict)

@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from app.domain.chat import ChatRequest, decoded
-from app.domain.config import SupportConfig
 from app.domain.identity import Caller
+from app.domain.products import SupportConfig
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable
 from app.features.spoken import said, words_of
 from app.gateway.books import CallContext, Report

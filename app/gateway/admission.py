@@ -23,11 +23,10 @@ from app.gateway.callers import Callers
 from app.gateway.limits import Amounts, Counter, bind, counters, window_end
 from app.gateway.presence import Presence
 from app.store.redis import Redis
+from app.store.rediskeys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
 from app.store.spool import Spool
 
 log = structlog.get_logger()
-OUTBOX = "penstock:outbox"
-_NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
 # A reservation outlives its deadline by this much, so that a ledger process that was down still finds it.
 _KEEP_MS = 7 * 86_400_000
 # How long a settled call is remembered: longer than any retry of the settlement itself takes.
@@ -174,7 +173,7 @@ class Admission:
 
     def cancel(self, admitted: Admitted, reservations: str) -> None:
         """Gives back what a call has reserved that will not be made after all. It leaves no row."""
-        keys = [reservation_key(admitted.ask.call_id), reservations, _NOTHING, _NOTHING, admitted.leases, OUTBOX]
+        keys = [reservation_key(admitted.ask.call_id), reservations, NOTHING, NOTHING, admitted.leases, OUTBOX]
         keys += (charge.counter.key for charge in admitted.charges)
         self._spool.settle(self._settle, keys, _cancel_args(admitted.ask.call_id, admitted.charges))
 
@@ -213,7 +212,7 @@ class Admission:
     def _undo(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
         """Gives back what Redis may have reserved for a call that was refused because no answer came."""
         log.warning("admission_unanswered", call_id=call_id)
-        undo = [*keys[1:3], _NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
+        undo = [*keys[1:3], NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
         self._spool.keep(self._settle, undo, _cancel_args(call_id, charges))
 
     def _bind(self, caller: Caller, now: float) -> Binding:
@@ -224,7 +223,7 @@ class Admission:
         binding = self._bindings[caller.key_id] = Binding(
             plan=caller.plan,
             counters=counters(self._limits[name], caller.key_id, now),
-            leases=f"penstock:running:{caller.key_id}" if most_at_once is not None else _NOTHING,
+            leases=RUNNING_CALLS + caller.key_id if most_at_once is not None else NOTHING,
             most_at_once=most_at_once,
             valid_until=window_end("day", datetime.fromtimestamp(now, UTC)),
         )
@@ -255,18 +254,6 @@ class Admission:
             f"Rate limit reached: your plan's {limit.name} is {most}.",
             limit=limit.name, retry_after_s=wait_s, retryable=retry_ms >= 0,
         )  # fmt: skip
-
-
-def reservation_key(call_id: str) -> str:
-    return f"penstock:reservation:{call_id}"
-
-
-def cache_entry_key(cache_key: str) -> str:
-    return f"penstock:cache:{cache_key}" if cache_key else _NOTHING
-
-
-def flight_key(cache_key: str) -> str:
-    return f"penstock:flight:{cache_key}" if cache_key else _NOTHING
 
 
 def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:

@@ -14,9 +14,10 @@ from app.domain.chat import ChatRequest, field_bytes
 from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, StoreUnavailable
-from app.gateway.admission import Admitted, cache_entry_key, flight_key
+from app.gateway.admission import Admitted
 from app.providers.base import CancelToken
 from app.store.redis import Redis
+from app.store.rediskeys import cache_entry_key, flight_key
 
 # A follower looks again after this long, at first and at most.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.1

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from app.domain.chat import Draft, Message
-from app.domain.config import OptimizerConfig
+from app.domain.products import OptimizerConfig
 from app.gateway.smart import offers_tools
 
 _ALWAYS_KEPT = ("system", "developer")

@@ -14,12 +14,11 @@ import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
-from app.gateway.admission import OUTBOX, reservation_key
 from app.gateway.presence import QUEUE, WORKERS, reservations_of
 from app.store.redis import Redis
+from app.store.rediskeys import NOTHING, OUTBOX, reservation_key
 
 log = structlog.get_logger()
-_NO_CACHE = "penstock:none"
 # How long a lost call is remembered, for a worker that was only stalled and settles after all.
 _LOST_MS = 86_400_000
 # How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
@@ -82,7 +81,7 @@ class Reaper:
         row = call["row"]
         if found[1] == b"1":
             row |= {"prompt_tokens": 0, "completion_tokens": 0, "cost_nanousd": 0, "cache": "hit"}
-        keys = [reservation_key(call_id), open_calls, _NO_CACHE, call["flight"], call["leases"], OUTBOX, *call["keys"]]
+        keys = [reservation_key(call_id), open_calls, NOTHING, call["flight"], call["leases"], OUTBOX, *call["keys"]]
         charges = call["cached_args"] if found[1] == b"1" else call["args"]
         settled = self._settle(keys, [call_id, "lost", msgspec.json.encode(row), "", 1, _LOST_MS, *charges])
         log.warning("call_lost", call_id=call_id, model=row["model"])

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from app.domain.chat import Draft
-from app.domain.config import GatewayConfig, SmartConfig, SmartRule
+from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
+from app.domain.products import SmartConfig, SmartRule
 from app.errors import Forbidden
 
 ALIAS = "auto"

@@ -17,13 +17,14 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import Conflict, NotFound, NotReady, QueueFull
-from app.gateway.admission import Admission, reservation_key
+from app.gateway.admission import Admission
 from app.gateway.books import CallContext
 from app.gateway.held import Held
 from app.gateway.pipeline import Pipeline, endpoint_of
 from app.gateway.presence import QUEUE, Presence, reservations_of
 from app.store.jobs import Depth, Jobs, Shown
 from app.store.redis import Redis
+from app.store.rediskeys import reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})

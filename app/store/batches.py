@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from app.domain.batch import UNFINISHED, WINDOW_S, BatchRequest
-from app.domain.config import BatchConfig
 from app.domain.identity import Caller
+from app.domain.products import BatchConfig
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store.database import Database
 from app.store.files import StoredFile

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 
 from app.domain.batch import UNFINISHED
-from app.domain.config import BatchConfig
+from app.domain.products import BatchConfig
 from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge
 from app.store.database import Database
 from app.store.tables import batches, files

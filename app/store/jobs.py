@@ -15,12 +15,13 @@ from typing import NamedTuple
 import msgspec
 
 from app.store.redis import Redis
+from app.store.rediskeys import NOTHING, RUNNING_CALLS
 
 NAMESPACE = "penstock:dramatiq"
 BELLS = "jobs"  # the Dramatiq queue that is listened to
 RING = "run_jobs"  # the Dramatiq actor that answers
 CALLBACKS, CALL_BACK = "callbacks", "call_back"  # the queue and actor that tell of ended jobs
-_JOB, _OF, _RUNNING_CALLS = "penstock:job:", "penstock:queue:of:", "penstock:running:"
+_JOB, _OF = "penstock:job:", "penstock:queue:of:"
 _WAITING, _TURNS, _FACTS = "penstock:queue:waiting", "penstock:queue:turns", "penstock:queue:facts"
 _RUNNING, _LATER, _CANCELS = "penstock:queue:running", "penstock:queue:later", "penstock:queue:cancels"
 _WORKERS = "penstock:queue:workers"
@@ -28,7 +29,6 @@ _WORKERS = "penstock:queue:workers"
 JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING, _LATER
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
 _CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
-_NOTHING = "penstock:none"
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
 _SHOWN = (
     "state",
@@ -118,7 +118,7 @@ class Jobs:
 
     def known(self, idempotency: str) -> tuple[bytes | None, bool]:
         """What was remembered under `idempotency` ("" for none), and whether the queue is full."""
-        entry, waiting = self._redis.pipeline([("GET", idempotency or _NOTHING), ("ZCARD", _WAITING)])
+        entry, waiting = self._redis.pipeline([("GET", idempotency or NOTHING), ("ZCARD", _WAITING)])
         return entry, waiting >= self._most_jobs
 
     def submit(
@@ -138,7 +138,7 @@ class Jobs:
     ) -> tuple[str, bytes]:
         """Takes the job in. Returns "queued", "full", "gone" (its reservation is settled), or "known" and the entry."""
         keys = [
-            _JOB + job_id, _WAITING, _TURNS, _OF + owner, _FACTS, idempotency or _NOTHING, from_reservations,
+            _JOB + job_id, _WAITING, _TURNS, _OF + owner, _FACTS, idempotency or NOTHING, from_reservations,
             to_reservations, reservation, _BELLS, _BELL_MESSAGES,
         ]  # fmt: skip
         named = [part for pair in fields.items() for part in pair]
@@ -152,7 +152,7 @@ class Jobs:
         """The next job, now this worker's for as long as it beats; None when none may run."""
         keys = [_WAITING, _TURNS, _RUNNING, _FACTS, _BELLS, _BELL_MESSAGES, _CANCELS]
         reply = self._claim(
-            keys, [_JOB, _OF, _RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING)]
+            keys, [_JOB, _OF, RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING)]
         )
         if not reply:
             return None
@@ -167,7 +167,7 @@ class Jobs:
         """Ends this attempt; False if the job was taken from it. `queued`: it runs again after `keep_s`."""
         keys = [_JOB + job.id, _RUNNING, _CANCELS, _FACTS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES]
         named = [part for pair in fields.items() for part in pair]
-        leases = _RUNNING_CALLS + job.owner
+        leases = RUNNING_CALLS + job.owner
         told = _message(CALLBACKS, CALL_BACK, job.id, job.owner)
         args = [job.id, job.attempt, state, max(int(keep_s * 1000), 1), leases, *told, *named]
         return bool(self._finish(keys, args))

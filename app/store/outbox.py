@@ -16,10 +16,11 @@ import structlog
 from app.errors import GatewayError, StoreUnavailable
 from app.store.ledger import Ledger
 from app.store.redis import Redis
+from app.store.rediskeys import OUTBOX
 
 log = structlog.get_logger()
 
-STREAM = "penstock:outbox"
+
 _BATCH = 500
 # Well below the socket timeout of `Redis` (2 s): a quiet outbox must not look like a dead Redis.
 _BLOCK_MAX_MS = 1000
@@ -60,22 +61,22 @@ class Outbox:
         Raises `StoreUnavailable`: then the rows are still in the stream, and perhaps already in the ledger.
         """
         waiting = ("BLOCK", min(block_ms, _BLOCK_MAX_MS)) if block_ms > 0 else ()
-        reply = self._redis.execute("XREAD", "COUNT", batch, *waiting, "STREAMS", STREAM, "0-0")
+        reply = self._redis.execute("XREAD", "COUNT", batch, *waiting, "STREAMS", OUTBOX, "0-0")
         if not reply:
             return 0
         entries = reply[0][1]
         written = self._ledger.write([_row(fields) for _, fields in entries])
-        self._redis.execute("XDEL", STREAM, *(entry_id for entry_id, _ in entries))
+        self._redis.execute("XDEL", OUTBOX, *(entry_id for entry_id, _ in entries))
         log.debug("outbox_drained", entries=len(entries), written=written)
         return len(entries)
 
     def depth(self) -> int:
         """Rows that wait."""
-        return int(self._redis.execute("XLEN", STREAM))
+        return int(self._redis.execute("XLEN", OUTBOX))
 
     def lag_s(self) -> float:
         """How long the oldest row has waited, by Redis's own clock; 0 when none waits."""
-        (seconds, micros), oldest = self._redis.pipeline([("TIME",), ("XRANGE", STREAM, "-", "+", "COUNT", 1)])
+        (seconds, micros), oldest = self._redis.pipeline([("TIME",), ("XRANGE", OUTBOX, "-", "+", "COUNT", 1)])
         if not oldest:
             return 0.0
         written_ms = int(oldest[0][0].partition(b"-")[0])

@@ -25,8 +25,9 @@ from app.settings import load_settings
 from app.store.database import Database
 from app.store.keys import Keys
 from app.store.ledger import Ledger
-from app.store.outbox import STREAM, Outbox
+from app.store.outbox import Outbox
 from app.store.redis import Redis
+from app.store.rediskeys import OUTBOX
 
 CONFIG = """
 providers: {demo: {kind: demo}}
@@ -250,7 +251,7 @@ def test_the_ledger_process_migrates_drains_and_ends_well_when_told_to(
     services.outbox = Outbox(redis=redis, ledger=services.ledger)
 
     def told_to_stop() -> None:
-        redis.execute("XADD", STREAM, "*", "row", json.dumps(call("last")))
+        redis.execute("XADD", OUTBOX, "*", "row", json.dumps(call("last")))
         os.kill(os.getpid(), number)
 
     services.reaper = SimpleNamespace(run_once=told_to_stop)

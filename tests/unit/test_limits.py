@@ -15,12 +15,13 @@ import pytest
 from app.domain.config import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, InvalidApiKey, RateLimited
-from app.gateway.admission import Admission, Admitted, Ask, reservation_key
+from app.gateway.admission import Admission, Admitted, Ask
 from app.gateway.callers import Callers
 from app.gateway.limits import LIMITS, Amounts, bind, counters, window_end
 from app.gateway.presence import Presence
 from app.gateway.reaper import Reaper
 from app.store.redis import Redis
+from app.store.rediskeys import reservation_key
 from app.store.spool import Spool
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, Draft
-from app.domain.config import OptimizerConfig
+from app.domain.products import OptimizerConfig
 from app.gateway.optimizer import Optimizer
 
 Talk = list[dict[str, Any]]

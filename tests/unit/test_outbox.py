@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 from app.errors import StoreUnavailable
 from app.store.database import Database
 from app.store.ledger import Ledger
-from app.store.outbox import STREAM, Outbox
+from app.store.outbox import Outbox
 from app.store.redis import Redis
+from app.store.rediskeys import OUTBOX
 from app.store.tables import dead_letter, usage, usage_daily
 
 
@@ -23,7 +24,7 @@ def send(redis: Redis, *request_ids: str) -> None:
     for request_id in request_ids:
         call = {"request_id": request_id, "ts": 1.0, "key_id": "key_1", "model": "fast", "status": "ok"}
         row = {**call, "cost_nanousd": 7}
-        redis.execute("XADD", STREAM, "*", "row", json.dumps(row))
+        redis.execute("XADD", OUTBOX, "*", "row", json.dumps(row))
 
 
 def stored(database: Database) -> list[str]:
@@ -124,8 +125,8 @@ def test_rows_stay_in_the_stream_while_the_database_fails(redis: Redis, database
 
 
 def test_an_entry_that_is_no_row_does_not_stop_the_others(redis: Redis, database: Database, outbox: Outbox) -> None:
-    redis.execute("XADD", STREAM, "*", "what", "is this")
-    redis.execute("XADD", STREAM, "*", "row", b"\xff{")
+    redis.execute("XADD", OUTBOX, "*", "what", "is this")
+    redis.execute("XADD", OUTBOX, "*", "row", b"\xff{")
     send(redis, "a")
     with capture_logs() as logs:
         assert outbox.drain() == 3
@@ -138,7 +139,7 @@ def test_an_entry_that_is_no_row_does_not_stop_the_others(redis: Redis, database
 def test_the_lag_is_the_age_of_the_oldest_row(redis: Redis, outbox: Outbox) -> None:
     assert outbox.lag_s() == 0
     now_ms = int(redis.execute("TIME")[0]) * 1000
-    redis.execute("XADD", STREAM, f"{now_ms - 60_000}-0", "row", "x")
+    redis.execute("XADD", OUTBOX, f"{now_ms - 60_000}-0", "row", "x")
     send(redis, "b")
     assert 60 <= outbox.lag_s() < 65
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from app.domain.chat import ChatRequest, Draft
-from app.domain.config import GatewayConfig, SmartRule
+from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
+from app.domain.products import SmartRule
 from app.errors import Forbidden
 from app.gateway import smart
 from app.gateway.smart import Choice, Facts

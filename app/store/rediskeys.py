@@ -1,0 +1,19 @@
+"""Where in Redis things are that more than one module knows of."""
+
+from __future__ import annotations
+
+OUTBOX = "penstock:outbox"
+NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
+RUNNING_CALLS = "penstock:running:"  # and an API key's id: its running calls
+
+
+def reservation_key(call_id: str) -> str:
+    return f"penstock:reservation:{call_id}"
+
+
+def cache_entry_key(cache_key: str) -> str:
+    return f"penstock:cache:{cache_key}" if cache_key else NOTHING
+
+
+def flight_key(cache_key: str) -> str:
+    return f"penstock:flight:{cache_key}" if cache_key else NOTHING
