@@ -1,0 +1,152 @@
+"""What tests of batches do: upload, ask, and be a worker process, step by step."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from app.jobs.batches import Feeder
+from app.jobs.feed import Feed
+from tests.api.conftest import Edge
+from tests.api.test_jobs import ANSWERED, DEMO, Worker, open_reservations
+
+_NO_LINES: list[dict[str, Any]] = []
+
+
+class Feeding(Worker):
+    """A worker process: its runner, and its feeder with a clock to step."""
+
+    def __init__(self, edge: Edge, *, name: str = "w1") -> None:
+        super().__init__(edge, name=name)
+        found = edge.services
+        self.later_s = 0.0
+        self.feeder = Feeder(
+            queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
+            config=found.settings.config, directory=found.settings.data_dir / "batches",
+            clock=lambda: time.time() + self.later_s, pause=lambda _: None,
+        )  # fmt: skip
+        self.feeds: list[Feed] = []
+
+    def feed(self, times: int = 1) -> None:
+        """One step of each batch, or several."""
+        for _ in range(times):
+            self.feeds += self.feeder.look()
+            for feed in list(self.feeds):
+                if feed.step() is None:
+                    self.feeder.release(feed)
+                    self.feeds.remove(feed)
+
+    def work(self, rounds: int = 10) -> None:
+        """Feeds and runs until nothing is left."""
+        for _ in range(rounds):
+            self.feed(2)
+            if not self.feeds:
+                return
+            self.run()
+        raise AssertionError("the batches did not end")
+
+    def die(self) -> None:
+        """As with kill -9: the kernel closes the files, nothing else happens."""
+        for feed in self.feeds:
+            feed.release()
+
+
+@pytest.fixture
+def made(edge: Callable[[str], Edge]) -> Callable[..., Edge]:
+    """The application with one demo model `m`."""
+
+    def build(script: str = ANSWERED, more: str = "") -> Edge:
+        return edge(DEMO.format(script=script) + more)
+
+    return build
+
+
+def line(number: int | str = 1, *, custom_id: str | None = None, content: str = "Hi", **more: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    return {
+        "custom_id": custom_id or f"n{number}", "method": "POST", "url": "/v1/chat/completions", "body": body, **more,
+    }  # fmt: skip
+
+
+def with_body(number: int = 1, **body: Any) -> dict[str, Any]:
+    found = line(number)
+    found["body"] |= body
+    return found
+
+
+def jsonl(lines: list[Any]) -> bytes:
+    return b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines)
+
+
+def call(edge: Edge, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
+    answer: TestResponse = edge._client.open(
+        path, method=method, headers={"Authorization": f"Bearer {key or edge.key}"}, **sent
+    )
+    return answer
+
+
+def upload(edge: Edge, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any) -> TestResponse:
+    form = {"purpose": purpose, "file": (io.BytesIO(content), "in.jsonl"), **more}
+    return call(edge, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
+
+
+def uploaded(edge: Edge, content: bytes, key: str | None = None) -> str:
+    answer = upload(edge, content, key=key)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json["id"])
+
+
+def create(edge: Edge, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
+    body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
+    return call(edge, "POST", "/v1/batches", key=key, json=body)
+
+
+def created(edge: Edge, lines: list[Any], *, key: str | None = None, **more: Any) -> str:
+    answer = create(edge, uploaded(edge, jsonl(lines), key), key=key, **more)
+    assert (answer.status_code, answer.json["status"]) == (200, "validating"), answer.text
+    return str(answer.json["id"])
+
+
+def batch(edge: Edge, batch_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = call(edge, "GET", f"/v1/batches/{batch_id}").json
+    return found
+
+
+def content(edge: Edge, file_id: str | None) -> list[dict[str, Any]]:
+    if file_id is None:
+        return _NO_LINES
+    answer = call(edge, "GET", f"/v1/files/{file_id}/content")
+    assert answer.status_code == 200, answer.text
+    return [json.loads(text) for text in answer.text.splitlines()]
+
+
+def both(edge: Edge, batch_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of the output and of the error file."""
+    found = batch(edge, batch_id)
+    return content(edge, found["output_file_id"]), content(edge, found["error_file_id"])
+
+
+def failures(errors: list[dict[str, Any]]) -> dict[Any, Any]:
+    """custom_id → the code, wherever it is."""
+    return {
+        row["custom_id"]: (row["error"] or {}).get("code") or row["response"]["body"]["error"]["code"] for row in errors
+    }
+
+
+def results_file(edge: Edge) -> Path:
+    [path] = (edge.services.settings.data_dir / "batches").glob("*.results")
+    return path
+
+
+def idle(edge: Edge) -> None:
+    """Nothing is left of batches in Redis, nor on disk beside the files."""
+    assert edge.keys("penstock:job:*") == edge.keys("penstock:idempotency:*") == open_reservations(edge) == []
+    assert list((edge.services.settings.data_dir / "batches").iterdir()) == []
+    assert [path.name for path in (edge.services.settings.data_dir / "files").glob("upload.*")] == []

@@ -1,0 +1,196 @@
+"""Whoever feeds a batch may die at any point: no line is lost, repeated or charged twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.errors import StoreUnavailable
+from tests.api.batching import Feeding, batch, both, call, created, failures, idle, line, results_file
+from tests.api.batching import made as made
+from tests.api.conftest import Edge
+from tests.api.test_jobs import open_reservations
+
+
+def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callable[..., Edge]) -> None:
+    edge = made(more="batch: {window: 4}\n")
+    batch_id = created(edge, [line(i) for i in range(10)])
+    first, second = Feeding(edge), Feeding(edge, name="w2")
+    first.feed(2)
+    second.feed(2)
+    assert (len(first.feeds), second.feeds) == (1, [])
+    first.run()
+    first.feed()
+    first.die()
+    second.work()
+    output, errors = both(edge, batch_id)
+    assert ([row["custom_id"] for row in output], errors) == ([f"n{i}" for i in range(10)], [])
+    rows = edge.rows()
+    assert sorted(row["request_id"] for row in rows) == sorted(row["response"]["request_id"] for row in output)
+    assert len(rows) == 10
+    idle(edge)
+
+
+def test_results_that_were_kept_but_whose_jobs_were_not_dropped_are_not_fetched_again(
+    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    first, second = Feeding(edge), Feeding(edge, name="w2")
+    first.feed(2)
+    first.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
+        with pytest.raises(StoreUnavailable):
+            first.feed()
+    first.die()
+    second.work()
+    assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 3
+
+
+def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    first, second = Feeding(edge), Feeding(edge, name="w2")
+    first.feed(2)
+    first.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
+        with pytest.raises(StoreUnavailable):
+            first.feed()
+    first.die()
+    path = results_file(edge)
+    path.write_bytes(path.read_bytes()[:-20])
+    second.work()
+    output, errors = both(edge, batch_id)
+    assert ([row["custom_id"] for row in output], errors) == (["n0", "n1", "n2"], [])
+    assert len(edge.rows()) == 3
+
+
+@pytest.mark.parametrize("step", ["admitted", "queued"])
+def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
+    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    edge = made(more="plans: {default: {requests_per_day: 100}}\n")
+    batch_id = created(edge, [line(i) for i in range(3)])
+    first, second = Feeding(edge), Feeding(edge, name="w2")
+    first.feed()
+    submit = edge.services.queue.jobs.submit
+
+    def killed(*args: Any, **more: Any) -> Any:
+        if step == "queued":
+            submit(*args, **more)
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.services.queue.jobs, "submit", killed)
+        patch.setattr(edge.services.admission, "cancel", lambda *_: None)  # the dead do not tidy up
+        with pytest.raises(_Killed):
+            first.feed()
+    first.die()
+    assert len(open_reservations(edge)) == 1
+    edge.services.redis.execute("ZADD", "penstock:workers", 1, edge.services.presence.worker_id)
+    edge.services.reaper.run_once()  # its worker has been silent for long
+    second.work()
+    output, errors = both(edge, batch_id)
+    assert ([row["custom_id"] for row in output], errors) == (["n0", "n1", "n2"], [])
+    assert [row["status"] for row in edge.rows()] == ["ok"] * 3
+    [used] = edge.keys("penstock:limit:dev:requests_per_day:*")
+    assert edge.services.redis.execute("GET", used) == b"3"
+    idle(edge)
+
+
+def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(made: Callable[..., Edge]) -> None:
+    edge = made(more="batch: {window: 3}\n")
+    batch_id = created(edge, [line(i) for i in range(6)])
+    first, second = Feeding(edge), Feeding(edge, name="w2")
+    first.feed(2)
+    first.die()
+    call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
+    second.feed(3)
+    assert batch(edge, batch_id)["status"] == "cancelled"
+    assert [row["status"] for row in edge.rows()] == ["aborted"] * 3
+    idle(edge)
+
+
+def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge]) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.feed(2)
+    edge.services.redis.execute("FLUSHDB")
+    worker.work()
+    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
+
+
+def test_a_batch_whose_results_are_lost_is_not_run_again(made: Callable[..., Edge]) -> None:
+    """As after the restore of an older database: the batch ended long ago."""
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.work()
+    with edge.services.database.write() as connection:
+        connection.exec_driver_sql("UPDATE batches SET status = 'in_progress'")
+    worker.work()
+    found = batch(edge, batch_id)
+    assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "results_lost")
+    assert len(edge.rows()) == 3
+
+
+def test_a_result_that_nobody_collected_is_that_lines_error(made: Callable[..., Edge]) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(2)])
+    worker = Feeding(edge)
+    worker.feed(2)
+    worker.run()
+    edge.services.redis.execute("DEL", f"penstock:job:{batch_id}-1")
+    worker.work()
+    output, errors = both(edge, batch_id)
+    assert [row["custom_id"] for row in output] == ["n1"]
+    assert failures(errors) == {"n0": "result_lost"}
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_result(
+    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.feed(2)
+    worker.run()
+    results = worker.feeds[0]._results
+    [part] = [results._file]
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_file", _Full(part))
+        with pytest.raises(OSError, match="No space left"):
+            worker.feed()
+    worker.work()
+    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
+    assert len(edge.rows()) == 3
+
+
+class _Killed(BaseException):
+    """What no code catches."""
+
+
+class _Full:
+    """A file on a disk with room for a few bytes more."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._room = 10
+
+    def write(self, data: Any) -> int:
+        if not self._room:
+            raise OSError(28, "No space left on device")
+        taken, self._room = int(self._file.write(data[: self._room])), 0
+        return taken
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+
+def _unavailable(*_: object) -> None:
+    raise StoreUnavailable("Away.")
