@@ -2,6 +2,8 @@
 # for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules of tests run beside each other, each with a Redis and servers of its own.
+TESTS := -n auto --maxprocesses 4 --dist loadscope --cov=app --cov-report=term:skip-covered
 
 .PHONY: run test test-compose check bench bench-peers requirements clean
 
@@ -9,7 +11,7 @@ run: .venv/stamp
 	@$(BIN)/python -m scripts.run
 
 test: .venv/stamp
-	$(BIN)/python -m pytest --cov=app --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(TESTS)
 
 # The deployment for real: images, docker-compose, TLS. Needs root (or a running engine) and Debian's packages
 # docker.io, docker-compose and debootstrap; base images are made here, none is pulled.
@@ -21,7 +23,7 @@ check: .venv/stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --cov=app --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(TESTS)
 
 bench: .venv/stamp
 	$(BIN)/python -m bench.run
