@@ -2,8 +2,8 @@
 # for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules of tests run beside each other, each with a Redis and servers of its own.
-TESTS := -n auto --maxprocesses 4 --dist loadscope --cov=app --cov-report=term:skip-covered
+# Modules of tests run beside each other, each worker with a Redis and servers of its own.
+TESTS := -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: run test test-compose check bench bench-peers requirements clean
 
@@ -23,7 +23,7 @@ check: .venv/stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(TESTS) --cov=app --cov-report=term:skip-covered
 
 bench: .venv/stamp
 	$(BIN)/python -m bench.run
