@@ -52,7 +52,7 @@ class BatchConfig(Section):
         50,
         ge=1,
         le=10_000,
-        description="Lines of a batch that are in the queue at once. All batches together fill at most half of it.",
+        description="Lines of a batch in the queue at once; fewer when there are many batches: they share half of it.",
     )
 
 

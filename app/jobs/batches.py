@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from app.store.results import Results, remove_leftovers
 log = structlog.get_logger()
 _LOOK_S = 0.5
 _SWEEP_S = 3600.0
-_MOST_AT_ONCE = 16  # the others wait, or another worker takes them
+_MOST_AT_ONCE = 200  # the others wait, or another worker takes them
 _WAIT_S, _TROUBLE_S = 1.0, 5.0  # Redis or the database is away; the disk is full, or a bug
 _STOP_S = 5.0
 _RESULTS_LOST = {
@@ -61,6 +62,7 @@ class Feeder:
         self._sync = sync
         self._ending = Ending(batches=batches, files=files, clock=clock, pause=pause, sync=sync)
         self._feeding: dict[str, threading.Thread | None] = {}
+        self._unfinished: Counter[str] = Counter()  # batches by key
         self._swept: float | None = None
         self._stopping = threading.Event()
 
@@ -89,7 +91,9 @@ class Feeder:
     def look(self) -> list[Feed]:
         """The batches that are to be fed from now on, by this process."""
         found = []
-        for batch in self._batches.unfinished():
+        unfinished = self._batches.unfinished()
+        self._unfinished = Counter(batch.key_id for batch in unfinished)
+        for batch in unfinished:
             if len(self._feeding) >= _MOST_AT_ONCE:
                 break
             if batch.batch_id in self._feeding:
@@ -101,7 +105,7 @@ class Feeder:
             found.append(Feed(
                 batch_id=batch.batch_id, results=results, queue=self._queue, callers=self._callers,
                 batches=self._batches, files=self._files, ending=self._ending, config=self._config,
-                clock=self._clock, pause=self._pause,
+                share=self.share, clock=self._clock, pause=self._pause,
             ))  # fmt: skip
         return found
 
@@ -118,6 +122,18 @@ class Feeder:
             if self._batches.change(batch.batch_id, (batch.status,), **values):
                 log.error("batch_results_lost", batch_id=batch.batch_id)
             return None
+
+    def share(self, key_id: str, plan_name: str) -> int:
+        """How many lines each batch of this key may have in the queue.
+
+        The window; but all batches together fill half of the queue, each key's alike, so that one that comes later need
+        not wait for those that came first. Nor may more come in than the plan would let wait there.
+        """
+        half, keys = self._queue.capacity // 2, len(self._unfinished)
+        share = half // max(keys, 1) // max(self._unfinished[key_id], 1)
+        plan = self._config.plans.get(plan_name) or self._config.plans["default"]
+        at_once = 2 * plan.concurrency if plan.concurrency else share
+        return max(min(self._config.batch.window, share, at_once), 1)
 
     def release(self, feed: Feed) -> None:
         """This process feeds it no more."""

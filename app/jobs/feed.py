@@ -57,6 +57,7 @@ class Feed:
         files: Files,
         ending: Ending,
         config: GatewayConfig,
+        share: Callable[[str, str], int],
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -69,6 +70,7 @@ class Feed:
         self._files = files
         self._ending = ending
         self._config = config
+        self._share = share  # of a key on a plan: how many lines of each of its batches may be in the queue
         self._clock = clock
         self._pause = pause
         self._in_flight: dict[int, _Job] = {}
@@ -206,7 +208,7 @@ class Feed:
             raise
         except GatewayError as exc:
             caller = exc  # every line that is left gets to hear it
-        most = self._most_in_flight(caller)
+        most = self._share(batch.key_id, caller.plan if isinstance(caller, Caller) else "default")
         failed: list[Result] = []
         while len(self._in_flight) < most and len(failed) < _CHUNK:
             raw = self._rest(batch).next()
@@ -252,15 +254,6 @@ class Feed:
             self._waits_for = exc.code
             log.info("batch_waits", batch_id=self.batch_id, line=number, reason=exc.message)
         return True
-
-    def _most_in_flight(self, caller: Caller | GatewayError) -> int:
-        """The window; less when others need the queue, or the plan would only let them wait there."""
-        most = self._config.batch.window
-        if isinstance(caller, Caller):
-            plan = self._config.plans.get(caller.plan) or self._config.plans["default"]
-            most = min(most, 2 * plan.concurrency) if plan.concurrency else most
-        free = max(self._queue.capacity // 2, 1) - self._queue.depth().waiting
-        return min(most, len(self._in_flight) + max(free, 0))
 
     def _cancel(self, batch: Batch) -> None:
         """Waiting jobs end at once, running ones within a second; those are told again until they have."""

@@ -163,16 +163,20 @@ def test_only_a_window_of_lines_is_in_the_queue(made: Callable[..., Edge]) -> No
     assert len(edge.rows()) == 10
 
 
-def test_all_batches_together_leave_half_of_the_queue_to_others(made: Callable[..., Edge]) -> None:
-    edge = made(more="queue: {max_jobs: 10}\n")
+def test_batches_fill_half_of_the_queue_and_each_key_has_the_same_share_of_it(made: Callable[..., Edge]) -> None:
+    edge = made(more="queue: {max_jobs: 40}\n")
+    key, info = edge.services.keys.create("other")
     ids = [created(edge, [line(i) for i in range(20)]) for _ in range(3)]
     worker = Feeding(edge)
-    worker.feed(5)
-    assert edge.services.queue.depth().waiting == 5
-    for _ in range(20):
-        worker.feed()
-        worker.run()
-    worker.work()
+    worker.feed(3)
+    assert edge.services.queue.depth().waiting == 18, "six each"
+    worker.run()
+    created(edge, [line(i) for i in range(20)], key=key)
+    worker.feed(3)
+    [theirs] = edge.keys(f"penstock:queue:of:{info.key_id}")
+    assert edge.services.redis.execute("ZCARD", theirs) == 10
+    assert edge.services.queue.depth().waiting == 19, "three each of the other three"
+    worker.work(rounds=30)
     assert {batch(edge, batch_id)["request_counts"]["completed"] for batch_id in ids} == {20}
 
 
