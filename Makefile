@@ -27,11 +27,13 @@ check: .venv/stamp
 
 bench: .venv/stamp
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.queue
 
 # The same, with other gateways beside ours, installed below .bench/ (some gigabytes).
 bench-peers: .venv/stamp
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.run peers
+	$(BIN)/python -m bench.queue
 
 .venv/stamp: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'

@@ -67,6 +67,14 @@ def write(
     print(text)
 
 
+def add_section(title: str, lines: list[str]) -> None:
+    """Puts a section at the report's end, in the place of an older one with this title."""
+    path = ROOT / "bench" / "report.md"
+    text = path.read_text().partition(f"\n## {title}\n")[0]
+    path.write_text("\n".join([text.rstrip("\n"), "", f"## {title}", "", *lines]) + "\n")
+    print("\n".join(lines))
+
+
 def _medians(row: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in row.items() if values}
 

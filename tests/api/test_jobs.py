@@ -513,3 +513,16 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
     assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
     assert next(messages) is None
     broker.close()
+
+
+def test_a_job_that_was_admitted_runs_though_the_budget_is_spent_meanwhile(made: Callable[..., Edge]) -> None:
+    edge = made(more="plans: {default: {budget_usd_per_month: 0.0002}}\n")
+    job_id = job_of(submit(edge, max_tokens=50))
+    refused = next(answer for _ in range(10) if (answer := edge.chat(max_tokens=50)).status_code != 200)
+    assert (refused.status_code, refused.json["code"]) == (429, "BUDGET_EXCEEDED")
+    Worker(edge).run()
+    assert ask(edge, job_id).json["status"] == "completed"
+    spent = sum(row["cost_nanousd"] for row in edge.rows())
+    assert spent <= 200_000
+    [counter] = edge.keys("penstock:limit:dev:budget_usd_per_month:*")
+    assert edge.services.redis.execute("GET", counter) == str(spent).encode()

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from tests.support.servers import ROOT, Gateway, wait_for
 
 _DRAMATIQ = Path(sys.executable).parent / "dramatiq-gevent"
@@ -59,6 +61,11 @@ class QueueWorker:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
