@@ -120,6 +120,7 @@ class Gateway:
             "PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k.startswith("COV")}, **(env or {}),
         }  # fmt: skip
         self._log = directory / "gateway.log"
+        self._workers = workers
         self._with_ledger = ledger
         self._processes: list[subprocess.Popen[bytes]] = []
         self.services: Services = build_services(load_settings(self.env))
@@ -131,6 +132,8 @@ class Gateway:
         if self._with_ledger:
             self.start_ledger()
         wait_for(self.ready, message=f"the gateway did not become ready:\n{self.log()}")
+        # The first worker may serve before the next is there.
+        wait_for(lambda: len(self.worker_pids()) == self._workers, message="a worker did not start")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,7 +160,7 @@ class Gateway:
             return False
 
     def log(self) -> str:
-        return self._log.read_text(errors="replace")[-8000:] if self._log.exists() else ""
+        return self._log.read_text(errors="replace")[-200_000:] if self._log.exists() else ""
 
     @property
     def master_pid(self) -> int:
