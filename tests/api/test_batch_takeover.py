@@ -12,6 +12,7 @@ from tests.api.batching import Feeding, batch, both, call, created, failures, id
 from tests.api.batching import made as made
 from tests.api.conftest import Edge
 from tests.api.test_jobs import open_reservations
+from tests.support.disk import AlmostFull
 
 
 def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callable[..., Edge]) -> None:
@@ -163,7 +164,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
     results = worker.feeds[0]._results
     [part] = [results._file]
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_file", _Full(part))
+        patch.setattr(results, "_file", AlmostFull(part))
         with pytest.raises(OSError, match="No space left"):
             worker.feed()
     worker.work()
@@ -173,23 +174,6 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
 
 class _Killed(BaseException):
     """What no code catches."""
-
-
-class _Full:
-    """A file on a disk with room for a few bytes more."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._room = 10
-
-    def write(self, data: Any) -> int:
-        if not self._room:
-            raise OSError(28, "No space left on device")
-        taken, self._room = int(self._file.write(data[: self._room])), 0
-        return taken
-
-    def fileno(self) -> int:
-        return int(self._file.fileno())
 
 
 def _unavailable(*_: object) -> None:

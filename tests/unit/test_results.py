@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.store.results import Result, Results, remove_leftovers
+from tests.support.disk import AlmostFull
 
 
 def claim(tmp_path: Path, *, begun: bool = True) -> Results:
@@ -100,7 +100,7 @@ def test_a_write_that_a_full_disk_cut_short_can_be_repeated(tmp_path: Path, monk
     results = claim(tmp_path, begun=False)
     results.add([row(1)])
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_file", _AlmostFull(results._file))
+        patch.setattr(results, "_file", AlmostFull(results._file))
         with pytest.raises(OSError, match="No space left"):
             results.add([row(2), row(3)])
     assert (2 in results, 3 in results) == (False, False)
@@ -131,20 +131,3 @@ def test_leftovers_of_batches_that_have_ended_are_removed(tmp_path: Path) -> Non
 
     remove_leftovers(tmp_path, unfinished)
     assert {path.name for path in tmp_path.iterdir()} == {"batch_2.results", "batch_3.results"}
-
-
-class _AlmostFull:
-    """A file on a disk with room for a few bytes more."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._room = 10
-
-    def write(self, data: Any) -> int:
-        if not self._room:
-            raise OSError(28, "No space left on device")
-        taken, self._room = int(self._file.write(data[: self._room])), 0
-        return taken
-
-    def fileno(self) -> int:
-        return int(self._file.fileno())
