@@ -2,8 +2,9 @@
 # for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules of tests run beside each other, each worker with a Redis and servers of its own.
-TESTS := -n auto --maxprocesses 4 --dist loadscope
+# Modules of tests run beside each other, with a Redis and servers of their own: three at once keep two cores busy.
+TEST_WORKERS ?= 3
+TESTS := -n $(TEST_WORKERS) --dist loadscope
 
 .PHONY: run test test-compose check bench bench-peers requirements clean
 
