@@ -23,7 +23,7 @@ from app.store.jobs import Job, Jobs
 
 log = structlog.get_logger()
 _BEAT_S = 0.5  # how soon a running job notices that it was cancelled
-_SETTLE_RETRY_S = (0.2, 5.0)
+_SAY_AGAIN_S = (0.2, 5.0)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -172,7 +172,7 @@ class Runner:
 
     def _finish(self, job: Job, state: str, fields: dict[str, str | bytes | int], keep_s: float) -> bool:
         """Says how the job ended, also to a Redis that is away for a while: its answer is paid for."""
-        wait_s, longest_s = _SETTLE_RETRY_S
+        wait_s, longest_s = _SAY_AGAIN_S
         deadline = self._clock() + self._config.queue.max_wait_s
         while True:
             try:
