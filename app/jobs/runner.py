@@ -31,7 +31,6 @@ _encode = msgspec.json.Encoder().encode
 class _Attempt:
     """A job that runs here. `lost`: another worker has it now, and will end its call."""
 
-    number: int
     cancel: CancelToken = field(default_factory=CancelToken)
     lost: bool = False
 
@@ -64,7 +63,8 @@ class Runner:
         self._others_wait = others_wait
         self._clock = clock
         self._pause = pause
-        self._running: dict[str, _Attempt] = {}
+        # By job and number: a job that was given up for lost may come back while its first attempt still runs.
+        self._running: dict[tuple[str, int], _Attempt] = {}
         self._stopping = threading.Event()
 
     def answer_bell(self) -> None:
@@ -88,6 +88,8 @@ class Runner:
                 self.beat()
             except StoreUnavailable as exc:
                 log.warning("queue_beat_failed", reason=exc.message)
+            except Exception as exc:  # boundary: without a beat every job of this worker would count as lost
+                log.error("unexpected_error", exc_info=exc)
             if self._stopping.wait(_BEAT_S):
                 self._pause(_BEAT_S)
         try:
@@ -96,9 +98,8 @@ class Runner:
             pass  # forgotten after a minute anyway
 
     def beat(self) -> None:
-        running = [(job_id, attempt.number) for job_id, attempt in self._running.items()]
-        for job_id, why in self._jobs.beat(self._worker, self._slots, running):
-            attempt = self._running.get(job_id)
+        for job_id, number, why in self._jobs.beat(self._worker, self._slots, list(self._running)):
+            attempt = self._running.get((job_id, number))
             if attempt is not None:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
@@ -108,7 +109,7 @@ class Runner:
         self._stopping.set()
 
     def _run(self, job: Job) -> None:
-        attempt = self._running[job.id] = _Attempt(job.attempt)
+        attempt = self._running[job.id, job.attempt] = _Attempt()
         log.info("job_started", job_id=job.id, attempt=job.attempt)
         try:
             state, fields, keep_s = self._outcome(job, attempt)
@@ -117,7 +118,7 @@ class Runner:
             else:
                 log.warning("job_taken_over", job_id=job.id, attempt=job.attempt)
         finally:
-            del self._running[job.id]
+            del self._running[job.id, job.attempt]
 
     def _outcome(self, job: Job, attempt: _Attempt) -> tuple[str, dict[str, str | bytes | int], float]:
         """How the attempt ended: the job's state, its fields, and for how long that stays."""

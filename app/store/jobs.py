@@ -30,6 +30,7 @@ JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING,
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
 _CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
+_FORGET_MS = 60_000  # … and after this long not even remembered
 _SHOWN = (
     "state",
     "submitted",
@@ -214,14 +215,19 @@ class Jobs:
         if keys:
             self._redis.execute("DEL", *keys)
 
-    def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
-        """A sign of life. Returns the jobs that are to end, and why: `cancelled`, or `lost` to another worker."""
+    def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, int, str]]:
+        """A sign of life for `running`, each a job and the number of its attempt.
+
+        Returns those that are to end, and why: `cancelled`, or `lost` to a later attempt.
+        """
         keys = [_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _FACTS, _BELLS, _BELL_MESSAGES]
         attempts = [part for pair in running for part in pair]
+        told = _message(BELLS, RING)
         reply = self._beat(
-            keys, [f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_message(BELLS, RING), 60_000, *attempts]
+            keys, [f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *told, _FORGET_MS, RUNNING_CALLS, *attempts]
         )
-        return [(reply[i].decode(), reply[i + 1].decode()) for i in range(0, len(reply), 2)]
+        ending = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        return [(job_id.decode(), int(number), why.decode()) for job_id, number, why in ending]
 
     def leave(self, worker: str, slots: int) -> None:
         """The worker stops: it is not counted any more."""

@@ -351,6 +351,30 @@ def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(mad
     assert ask(edge, job_id).json["status"] == "processing"
 
 
+def test_a_worker_that_gets_its_own_job_again_looks_after_the_second_attempt_when_the_first_ends(
+    made: Callable[..., Edge],
+) -> None:
+    edge = made(script=f"delay_s: 1, {ANSWERED}")
+    worker, other, redis = Worker(edge), Worker(edge, name="other"), edge.services.redis
+    job_id = job_of(submit(edge))
+    first, second = threading.Thread(target=worker.run), threading.Thread(target=worker.run)
+    first.start()
+    wait_for(lambda: len(edge.asked) == 1)
+    redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # it was silent for too long
+    other.runner.beat()
+    second.start()
+    wait_for(lambda: len(edge.asked) == 2)
+    worker.runner.beat()  # tells the first attempt to stop
+    first.join(5)
+    assert not first.is_alive()
+    redis.execute("ZADD", "penstock:queue:running", 1, job_id)
+    worker.runner.beat()
+    assert float(redis.execute("ZSCORE", "penstock:queue:running", job_id)) > 1, "it is still this worker's"
+    second.join(5)
+    assert (ask(edge, job_id).json["status"], ask(edge, job_id).json["attempts"]) == ("completed", 2)
+    assert len(edge.rows()) == 1
+
+
 def test_a_job_that_waited_too_long_fails(made: Callable[..., Edge]) -> None:
     edge = made(more="queue: {max_wait_s: 60}\n")
     job_id = job_of(submit(edge))
