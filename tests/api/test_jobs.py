@@ -265,8 +265,7 @@ def test_a_failing_vendor_is_asked_again_later_and_the_call_has_one_row(made: Ca
     again = ask(edge, job_id).json
     assert (again["status"], again["attempts"], again["error"]["code"]) == ("queued", 1, "MODEL_UNAVAILABLE")
     assert edge.rows() == []
-    time.sleep(0.002)  # the pause of a millisecond
-    worker.runner.beat()
+    waits_again(edge, worker)
     worker.run()
     done = ask(edge, job_id).json
     assert (done["status"], done["attempts"]) == ("completed", 2)
@@ -278,10 +277,11 @@ def test_a_job_that_fails_every_time_ends_failed_with_its_error_and_attempts(mad
     edge = made(script="fail_status: 503", more="queue: {retry_backoff_s: 0, max_attempts: 2}\n")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
-    for _ in range(4):
-        worker.run()
-        time.sleep(0.002)
-        worker.runner.beat()
+    worker.run()
+    waits_again(edge, worker)
+    worker.run()
+    worker.runner.beat()
+    worker.run()
     failed = ask(edge, job_id).json
     assert (failed["status"], failed["attempts"]) == ("failed", 2)
     assert failed["error"]["code"] == "MODEL_UNAVAILABLE"
@@ -497,6 +497,29 @@ def test_a_bug_in_one_job_ends_that_job_only(made: Callable[..., Edge], monkeypa
     assert ask(edge, first).json["error"]["code"] == "INTERNAL_ERROR"
 
 
+def test_a_job_that_redis_has_forgotten_does_not_hold_up_the_others(made: Callable[..., Edge]) -> None:
+    edge = made()
+    forgotten, kept = job_of(submit(edge)), job_of(submit(edge))
+    edge.services.redis.execute("DEL", f"penstock:job:{forgotten}")
+    assert claimed(edge, 2) == [kept]
+    assert edge.services.queue.depth().waiting == 0
+    forgotten = job_of(submit(edge))
+    edge.services.redis.execute("DEL", f"penstock:job:{forgotten}")
+    assert claimed(edge, 1) == []
+    assert edge.services.redis.execute("HGET", "penstock:queue:facts", "bytes") == b"0"
+
+
+def test_nothing_is_remembered_of_a_cancellation_that_has_happened(made: Callable[..., Edge]) -> None:
+    edge = made()
+    job_id = job_of(submit(edge))
+    assert claimed(edge, 1) == [job_id]
+    assert ask(edge, job_id, method="DELETE").status_code == 202
+    edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its worker dies before it hears of it
+    Worker(edge).runner.beat()
+    assert ask(edge, job_id, method="DELETE").json["status"] == "cancelled"
+    assert edge.keys("penstock:queue:cancels") == []
+
+
 def test_what_is_rung_is_a_message_that_dramatiq_reads(made: Callable[..., Edge], redis_url: str) -> None:
     edge = made()
     submit(edge)
@@ -550,3 +573,13 @@ def test_a_job_that_was_admitted_runs_though_the_budget_is_spent_meanwhile(made:
     assert spent <= 200_000
     [counter] = edge.keys("penstock:limit:dev:budget_usd_per_month:*")
     assert edge.services.redis.execute("GET", counter) == str(spent).encode()
+
+
+def waits_again(edge: Edge, worker: Worker) -> None:
+    """Until the pause of the one job there is has passed, by Redis's clock."""
+
+    def beaten() -> bool:
+        worker.runner.beat()
+        return edge.services.redis.execute("ZCARD", "penstock:queue:waiting") == 1
+
+    wait_for(beaten)

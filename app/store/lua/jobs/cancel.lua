@@ -20,6 +20,7 @@ if redis.call('ZREM', KEYS[2], ARGV[1]) == 1 then
 end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZREM', KEYS[6], ARGV[1])
+redis.call('SREM', KEYS[4], ARGV[1])
 redis.call('HSET', KEYS[1], 'state', 'cancelled', 'finished', clock[1] * 1000 + math.floor(clock[2] / 1000))
 redis.call('HDEL', KEYS[1], 'request', 'held', 'number', 'worker')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

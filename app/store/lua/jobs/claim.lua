@@ -12,9 +12,21 @@ local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local found, owner, turn
 
+-- A key's oldest job. One whose fields are gone (a Redis that evicts, a hand at work) would block the queue for good.
+local function first_of(key)
+  while true do
+    local id = redis.call('ZRANGE', ARGV[2] .. key, 0, 0)[1]
+    if not id or redis.call('EXISTS', ARGV[1] .. id) == 1 then return id end
+    redis.call('ZREM', ARGV[2] .. key, id)
+    redis.call('ZREM', KEYS[1], id)
+    -- How long it was is gone, too; what waits is all that counts.
+    if redis.call('ZCARD', KEYS[1]) == 0 then redis.call('HSET', KEYS[4], 'bytes', 0) end
+  end
+end
+
 local order = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
 for i = 1, #order, 2 do
-  local first = redis.call('ZRANGE', ARGV[2] .. order[i], 0, 0)[1]
+  local first = first_of(order[i])
   if not first then
     redis.call('ZREM', KEYS[2], order[i])
   else
