@@ -18,7 +18,7 @@ from app.gateway.cache import Cache, marked
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
-from app.gateway.router import Route, Router
+from app.gateway.router import Route, Router, Target
 from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
@@ -76,10 +76,7 @@ class Pipeline:
                 return CachedStream(replay.as_stream(cached, include_usage=request.include_usage), reply.report)
             upstream = self._router.run(
                 call.route, call.attempts, call.deadline, context.cancel,
-                lambda target: target.provider.stream(ChatCall(
-                    request=request, model=target.model, request_id=context.request_id,
-                    deadline=call.deadline, cancel=context.cancel,
-                )),
+                lambda target: target.provider.stream(_attempt(call, request, target)),
             )  # fmt: skip
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
@@ -159,10 +156,7 @@ class Pipeline:
             return self._from_cache(call, cached)
         answer = self._router.run(
             call.route, call.attempts, call.deadline, context.cancel,
-            lambda target: target.provider.chat(ChatCall(
-                request=request, model=target.model, request_id=context.request_id,
-                deadline=call.deadline, cancel=context.cancel,
-            )),
+            lambda target: target.provider.chat(_attempt(call, request, target)),
         )  # fmt: skip
         keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
         cost = self._books.answered(
@@ -294,3 +288,11 @@ class Pipeline:
 def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
     """The endpoint's name in the ledger."""
     return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"
+
+
+def _attempt(call: Running, request: ChatRequest, target: Target) -> ChatCall:
+    context = call.context
+    return ChatCall(
+        request=request, model=target.model, request_id=context.request_id, deadline=call.deadline,
+        cancel=context.cancel,
+    )  # fmt: skip

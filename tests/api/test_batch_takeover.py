@@ -38,30 +38,16 @@ def test_results_that_were_kept_but_whose_jobs_were_not_dropped_are_not_fetched_
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
-    first.feed(2)
-    first.run()
-    with monkeypatch.context() as patch:
-        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
-        with pytest.raises(StoreUnavailable):
-            first.feed()
-    first.die()
+    batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
+    second = Feeding(edge, name="w2")
     second.work()
     assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 3
 
 
 def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch) -> None:
     edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
-    first.feed(2)
-    first.run()
-    with monkeypatch.context() as patch:
-        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
-        with pytest.raises(StoreUnavailable):
-            first.feed()
-    first.die()
+    batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
+    second = Feeding(edge, name="w2")
     path = results_file(edge)
     path.write_bytes(path.read_bytes()[:-20])
     second.work()
@@ -170,6 +156,20 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
     worker.work()
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
     assert len(edge.rows()) == 3
+
+
+def died_before_its_jobs_were_dropped(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A batch of three whose results are kept; the worker that fed it is dead. Returns its id."""
+    batch_id = created(edge, [line(i) for i in range(3)])
+    first = Feeding(edge)
+    first.feed(2)
+    first.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
+        with pytest.raises(StoreUnavailable):
+            first.feed()
+    first.die()
+    return batch_id
 
 
 class _Killed(BaseException):

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +19,7 @@ from app.store.joblist import STATES, JobList
 from app.store.redis import Redis
 from app.store.tables import batches
 from tests.api.conftest import Edge
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, submit
-from tests.support.servers import wait_for
+from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, started, submit
 
 
 @pytest.fixture
@@ -208,9 +206,7 @@ def test_a_running_job_is_cancelled_with_its_upstream_call(made: Callable[..., E
     edge = made(script="delay_s: 30")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
-    running = threading.Thread(target=worker.run)
-    running.start()
-    wait_for(lambda: edge.asked)
+    running = started(edge, worker)
     result = flask(edge, "cancel", job_id)
     assert (result.exit_code, result.stdout) == (
         0, f"{job_id} of dev is running; its worker has been told to end it.\n",

@@ -46,6 +46,14 @@ def made(edge: Callable[[str], Edge]) -> Callable[..., Edge]:
     return build
 
 
+def started(edge: Edge, worker: Worker) -> threading.Thread:
+    """`worker` in a thread, with its job's upstream call on its way."""
+    running = threading.Thread(target=worker.run)
+    running.start()
+    wait_for(lambda: edge.asked)
+    return running
+
+
 def submit(edge: Edge, content: str = "Hi", *, key: str | None = None, headers: dict[str, str] | None = None,
            **more: Any) -> TestResponse:  # fmt: skip
     body = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
@@ -181,9 +189,7 @@ def test_a_running_job_is_cancelled_with_its_upstream_call(made: Callable[..., E
     edge = made(script="delay_s: 30")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
-    running = threading.Thread(target=worker.run)
-    running.start()
-    wait_for(lambda: edge.asked)
+    running = started(edge, worker)
     answer = ask(edge, job_id, method="DELETE")
     assert (answer.status_code, answer.json["status"]) == (202, "processing")
     worker.runner.beat()
@@ -321,9 +327,7 @@ def test_a_job_of_a_dead_worker_runs_elsewhere_and_what_the_dead_one_still_does_
     edge = made(script=f"delay_s: 0.5, {ANSWERED}", more="queue: {lease_s: 2}\n")
     stalled, healthy = Worker(edge, name="stalled"), Worker(edge, name="healthy")
     job_id = job_of(submit(edge))
-    running = threading.Thread(target=stalled.run)
-    running.start()
-    wait_for(lambda: edge.asked)
+    running = started(edge, stalled)
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)
     healthy.runner.beat()
     healthy.run()
@@ -339,9 +343,7 @@ def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(mad
     edge = made(script="delay_s: 30")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
-    running = threading.Thread(target=worker.run)
-    running.start()
-    wait_for(lambda: edge.asked)
+    running = started(edge, worker)
     edge.services.redis.execute("HINCRBY", f"penstock:job:{job_id}", "attempts", 1)  # another worker has claimed it
     worker.runner.beat()
     running.join(5)
