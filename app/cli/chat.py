@@ -5,15 +5,17 @@ A model's text is only ever shown as text: what could steer the terminal is repl
 
 from __future__ import annotations
 
+import signal
 import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import click
 from flask.cli import with_appcontext
 
-from app.cli.command import one_line_errors, services
+from app.cli.command import Stop, one_line_errors, services
 from app.cli.rendering import harmless
 from app.domain.money import usd
 from app.gateway.pricing import Pricing
@@ -95,7 +97,14 @@ class _Screen:
 
     def _ask(self, question: str) -> None:
         try:
-            told = self._talk.ask(question, self._show)
+            with _ctrl_c() as pressed:
+
+                def show(text: str) -> None:
+                    if pressed.is_set():
+                        raise KeyboardInterrupt
+                    self._show(text)
+
+                told = self._talk.ask(question, show)
         finally:
             if not self._at_line_start:
                 self._show("\n")
@@ -108,6 +117,23 @@ class _Screen:
         click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False)
         if shown:
             self._at_line_start = shown.endswith("\n")
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Stop]:
+    """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted: the exception can come up where it gets lost, such as in a
+    library's compiled code that calls back into Python and forgets what that raised."""
+    pressed = Stop()
+
+    def note(_signal: int, _frame: object) -> NoReturn:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _prompted() -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +18,7 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import register
-from app.cli.chat import own_url
+from app.cli.chat import _Screen, own_url
 from app.cli.rendering import harmless
 from app.cli.talk import Talk
 from app.services import build_services
@@ -303,3 +305,24 @@ def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Play
 def test_the_gateway_of_the_settings_is_found_where_it_listens(host: str, url: str) -> None:
     services: Any = SimpleNamespace(settings=SimpleNamespace(host=host, port=8000))
     assert own_url(services) == url
+
+
+def test_ctrl_c_stops_the_answer_also_where_its_exception_got_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Forgetful:
+        model = "m"
+
+        def ask(self, _question: str, show: Callable[[str], None]) -> None:
+            show("before")
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                signal.sigtimedwait([], 5)  # somewhere in here it comes up
+            except KeyboardInterrupt:
+                pass
+            show("after")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        _Screen(Forgetful(), None, verbose=False).answer_once("Hi")  # type: ignore[arg-type]
+    assert ended.value.code == 130
+    assert capsys.readouterr().out == "before\n"
+    assert signal.getsignal(signal.SIGINT) is before
