@@ -121,8 +121,10 @@ class _Screen:
 
 @contextmanager
 def _ctrl_c() -> Iterator[Stop]:
-    """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted: the exception can come up where it gets lost, such as in a
-    library's compiled code that calls back into Python and forgets what that raised."""
+    """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted: the exception can come up where it gets lost.
+
+    Such as in a library's compiled code that calls back into Python and forgets what that raised.
+    """
     pressed = Stop()
 
     def note(_signal: int, _frame: object) -> NoReturn:
