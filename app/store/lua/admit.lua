@@ -13,23 +13,24 @@
 --       9… four a limit: kind (gcra|window)  amount  limit  period_ms, preceded by nothing, followed by
 --          "1" if a cached answer counts too (so five a limit)
 -- returns {"stale", record|false}
---         {"ended"}: the call has ended already, perhaps before it arrived   {"ended", `d`}: it is open, but what was
---         answered the first time cannot be answered again; it has to be cancelled
+--         {"ended", `d`|false}: the call has ended already, perhaps before it arrived, or what was answered the first
+--         time cannot be answered again; with `d`, it is lost or open, and has to be cancelled
 --         {"limited", limit's index (0: calls at once), retry_after_ms (-1: with the window), r1, reset1, r2, …}
 --         {"hit", answer, r1, reset1, …} | {"ok", "", r1, reset1, …} | {"follow", "", r1, reset1, …}
 --         r = what remains (requests or tokens or nano-dollars), reset = ms until full again (-1: with the window)
 
 local found = redis.call('HMGET', KEYS[2], 's', 'h')
 local repeated = found[1] == 'open'
-if repeated then
+if repeated or found[1] == 'lost' then
   local data = redis.call('HGET', KEYS[2], 'd')
+  if not repeated then return {'ended', data} end
   local counters = cjson.decode(data).keys
   local same = #counters == #KEYS - 6
   for i, counter in ipairs(counters) do same = same and counter == KEYS[i + 6] end
   -- Another process repeats it on another day or plan; or it was a hit, and its answer has expired.
   if not same or (found[2] == '1' and redis.call('EXISTS', KEYS[4]) == 0) then return {'ended', data} end
 elseif found[1] then
-  return {'ended'}
+  return {'ended', false}
 elseif ARGV[1] ~= '' then
   local record = redis.call('GET', KEYS[1])
   if record ~= ARGV[1] then return {'stale', record} end
@@ -111,11 +112,9 @@ if not repeated then
     redis.call('ZADD', KEYS[6], deadline, ARGV[2])
     redis.call('PEXPIRE', KEYS[6], tonumber(ARGV[3]) + 1000)
   end
-elseif answer then
-  -- Its first reply, "fetch it yourself", was lost: it takes no slot now, and its settlement gives back the rest.
-  redis.call('HSET', KEYS[2], 'h', '1')
-  redis.call('ZREM', KEYS[6], ARGV[2])
 end
+-- A repeated one may find an answer that was not there the first time: its settlement then gives back the rest. The
+-- reservation stays as it is until then, since this may be the late copy of an admission whose call is being made.
 
 if answer then
   reply[1], reply[2] = 'hit', answer

@@ -62,6 +62,6 @@ if ARGV[4] ~= '' then redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[5]) end
 if redis.call('GET', KEYS[4]) == ARGV[1] then redis.call('DEL', KEYS[4]) end
 if final ~= 'cancelled' or state == 'lost' then redis.call('XADD', KEYS[6], '*', 'row', ARGV[3]) end
 redis.call('HSET', KEYS[1], 's', final, 'c', '[' .. table.concat(charged, ',') .. ']')
-redis.call('HDEL', KEYS[1], 'd')
+if final ~= 'lost' then redis.call('HDEL', KEYS[1], 'd') end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])
 return 1
