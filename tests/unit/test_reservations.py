@@ -310,6 +310,26 @@ def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(desk: Des
     )
 
 
+@pytest.mark.parametrize("ending", ["settled", "cancelled", "lost"])
+def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk, ending: str) -> None:
+    call = desk.admit("call", cache_key="")
+    taken = json.loads(desk.redis.execute("HGET", reservation_key("call"), "c"))
+    names = [charge.counter.limit.name for charge in call.charges]
+    assert dict(zip(names, taken, strict=True)) == {
+        "requests_per_day": 1, "tokens_per_minute": 60, "tokens_per_day": 60, "budget_usd_per_month": 20_000,
+    }  # fmt: skip
+    taken[-1] += 500
+    desk.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
+    desk.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
+    if ending == "settled":
+        desk.settle(call, Amounts(1, 5, 7))
+    elif ending == "cancelled":
+        desk.admission.cancel(call, call.reservations)
+    else:
+        desk.lose()
+    assert desk.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
+
+
 def test_a_queued_call_that_was_cancelled_and_ran_all_the_same_is_charged_once(desk: Desk) -> None:
     call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
     desk.admission.cancel(call, reservations_of(QUEUE))
