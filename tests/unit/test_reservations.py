@@ -157,6 +157,16 @@ def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(desk: Desk
     assert desk.counted() == Amounts(1, 40, 10_000), "what was really paid stays"
 
 
+def test_an_admission_that_was_carried_out_but_not_answered_leaves_nothing(desk: Desk) -> None:
+    desk.network.admitting = unanswered
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.counted() == NOTHING
+    assert (desk.state("call"), desk.running()) == (b"cancelled", 0)
+    left = desk.redis.execute("KEYS", "penstock:*")
+    assert sorted(left) == [b"penstock:reservation:call", b"penstock:workers"], "no slot, flight, row, or name"
+
+
 def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(desk: Desk) -> None:
     late: list[Callable[[], Any]] = []
 
