@@ -19,12 +19,12 @@ from msgspec.structs import replace as replace_fields
 
 from app.domain.config import Plan
 from app.domain.identity import Caller
-from app.errors import StoreUnavailable
+from app.errors import BudgetExceeded, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
 from app.gateway.presence import Presence
-from app.gateway.remaining import Remaining, refused, remaining_of
+from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis import Redis
 from app.store.rediskeys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
@@ -152,7 +152,7 @@ class Admission:
         if self._extend(keys, [number, data, *charge_args(admitted.charges, money)]) != 1:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
-                limit="budget_usd", retry_after_s=_LONGEST_WAIT_S, retryable=False,
+                limit="budget_usd", retry_after_s=LONGEST_WAIT_S, retryable=False,
             )  # fmt: skip
 
     def settle(
