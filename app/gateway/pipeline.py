@@ -18,7 +18,7 @@ from app.gateway.cache import Cache, marked
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
-from app.gateway.router import Route, Router, Target
+from app.gateway.router import Attempts, Route, Router, Target
 from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
@@ -140,7 +140,7 @@ class Pipeline:
         call = Running(
             context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
             row=row, admitted=admitted, cache="miss" if reads else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s,
+            started=started, deadline=started + self._config.timeouts.total_s, attempts=Attempts(key_id=caller.key_id),
         )  # fmt: skip
         with self._books.settling(call, stays_open):
             return self._chat(call, request) if isinstance(request, ChatRequest) else self._embed(call, request)
@@ -201,7 +201,7 @@ class Pipeline:
         return Running(
             context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
             row=ask.row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s,
+            started=started, deadline=started + self._config.timeouts.total_s, attempts=Attempts(key_id=caller.key_id),
         )  # fmt: skip
 
     def _ask(
