@@ -82,6 +82,7 @@ class Pipeline:
             return LiveStream(
                 call=call, upstream=upstream, books=self._books, report=self._books.report(call, None),
                 keep_ttl_s=self._cache.ttl_s, keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
+                not_kept=lambda: self._cache.not_kept(call.admitted),
             )  # fmt: skip
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
@@ -158,7 +159,7 @@ class Pipeline:
             call.route, call.attempts, call.deadline, context.cancel,
             lambda target: target.provider.chat(_attempt(call, request, target)),
         )  # fmt: skip
-        keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
+        keep = self._cache.keepable(call.admitted, answer.body) if self._keeps(call) else b""
         cost = self._books.answered(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
