@@ -138,7 +138,8 @@ class UpstreamError(GatewayError):
     status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed, saturated
     (our own: connections, descriptors, ports or resolver threads are used up; the provider was not asked).
 
-    `retry_here` says whether the same target may be tried again, `fall_back` whether another one may.
+    `retry_here` says whether the same target may be tried again, `fall_back` whether another one may. `billable`: the
+    request was sent whole and no refusal came back, so that the provider may have worked, and bills it.
     """
 
     status = 502
@@ -155,11 +156,13 @@ class UpstreamError(GatewayError):
         upstream_status: int | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        billable: bool = False,
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.provider = provider
         self.kind = kind
         self.upstream_status = upstream_status
+        self.billable = billable
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -185,10 +188,14 @@ class UpstreamRejected(UpstreamError):
 
 
 class ClientGone(GatewayError):
-    """The client hung up; nothing can be sent. 499 is nginx's status for it."""
+    """The client hung up; nothing can be sent. 499 is nginx's status for it. `billable` as for `UpstreamError`."""
 
     status = 499
     code = "CLIENT_CLOSED_REQUEST"
+
+    def __init__(self, message: str, *, billable: bool = False) -> None:
+        super().__init__(message)
+        self.billable = billable
 
 
 class ConfigError(GatewayError):

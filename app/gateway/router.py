@@ -18,7 +18,8 @@ import structlog
 from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
-from app.errors import ClientGone, Forbidden, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
@@ -66,10 +67,15 @@ class Route:
 
 
 class Attempts(msgspec.Struct):
-    """How a call went so far: filled in by the router, read for headers, the row and the logs."""
+    """How a call went so far: filled in by the router, read for headers, the row and the logs.
+
+    `covered`: for how many attempts that may cost something money is reserved.
+    """
 
     count: int = 0
     target: Target | None = None
+    unanswered: list[Unanswered] = msgspec.field(default_factory=list)
+    covered: int = 1
     key_id: str = ""  # whose call it is
 
 
@@ -117,9 +123,20 @@ class Router:
         return {target.name: target.breaker.state for target in self._targets.values()}
 
     def run(
-        self, route: Route, attempts: Attempts, deadline: float, cancel: CancelToken, call: Callable[[Target], T]
+        self,
+        route: Route,
+        attempts: Attempts,
+        deadline: float,
+        cancel: CancelToken,
+        call: Callable[[Target], T],
+        *,
+        cover: Callable[[], None] = lambda: None,
     ) -> T:
-        """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`."""
+        """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`.
+
+        `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
+        none left is raised only if there is no failure to tell of.
+        """
         failure: UpstreamError | None = None
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
@@ -132,6 +149,13 @@ class Router:
                 target.breaker.is_open(attempts.key_id) or not self._may_repeat(repeated, attempts, deadline)
             ):
                 break
+            if len(attempts.unanswered) >= attempts.covered:
+                try:
+                    cover()
+                except GatewayError:
+                    if failure is None:
+                        raise
+                    break
             if not target.breaker.allows(attempts.key_id):
                 failure = failure or _not_asked(target, attempts.key_id)
                 continue
@@ -139,16 +163,19 @@ class Router:
             attempts.target = target
             try:
                 answer = call(target)
-            except UpstreamError as exc:
+            except BaseException as exc:
+                billed = unanswered(target.provider.name, target.model, exc)
+                if billed is not None:
+                    attempts.unanswered.append(billed)
+                if not isinstance(exc, UpstreamError):  # a hang-up, the worker's end, a bug
+                    target.breaker.undecided(attempts.key_id)
+                    raise
                 failure = exc
                 self._note(target, exc, attempts)
                 if not exc.fall_back:
                     raise
                 if self._clock() >= deadline:
                     break
-            except BaseException:  # a hang-up, the worker's end, a bug
-                target.breaker.undecided(attempts.key_id)
-                raise
             else:
                 target.breaker.succeeded()
                 return answer
