@@ -9,8 +9,10 @@ import resource
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,15 @@ def test_a_retry_after_that_makes_no_sense_is_none(header: str, seconds: float |
     answer = f"HTTP/1.1 429 X\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
     with scripted_server(lambda sock: sock.sendall(answer)) as url:
         assert failure(openai(url)).retry_after_s == seconds
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    date = formatdate(time.time() + 30, usegmt=True)
+    for told, least, most in ((date, 20, 30), (formatdate(0, usegmt=True), 0, 0), ("Mon, 99 GMT", None, None)):
+        answer = f"HTTP/1.1 429 X\r\nRetry-After: {told}\r\nContent-Length: 0\r\n\r\n".encode()
+        with scripted_server(lambda sock, answer=answer: sock.sendall(answer)) as url:
+            wait_s = failure(openai(url)).retry_after_s
+        assert wait_s is None if least is None else least <= (wait_s or 0.0) <= most
 
 
 def test_a_status_counts_even_if_its_body_breaks_off() -> None:
