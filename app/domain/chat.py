@@ -73,6 +73,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: _Positive | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     service_tier: str | None = None
+    # What can have the vendor search the web, which it bills by the search: at OpenAI, xAI, OpenRouter; tools of theirs.
+    web_search_options: Any = None
+    search_parameters: Any = None
+    plugins: Any = None
+    tools: msgspec.Raw = msgspec.Raw()
     # Never read from the body: `parse` sets them.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
     images: int = msgspec.field(default=0, name="(images)")

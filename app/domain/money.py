@@ -56,6 +56,13 @@ class Usage(NamedTuple):
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    def recorded(self) -> dict[str, int | str]:
+        """The service tier and the details as the ledger's columns; only those that there are."""
+        found: dict[str, int | str] = {"service_tier": self.service_tier} if self.service_tier else {}
+        if self.details is not None:
+            found |= {name: value for name, value in self.details._asdict().items() if value}
+        return found
+
     def prompt_parts(self) -> dict[str, int]:
         """The prompt's tokens by the kind they are priced as: disjoint, and together the whole prompt."""
         whole, of = _Whole(self.prompt_tokens), self.details or _NO_DETAILS
@@ -185,6 +192,10 @@ class RateCard:
             + reasoning * tier.reasoning
         )
         return self.per_request - (-micro // _MTOK)
+
+    def knows(self, usage: Usage) -> bool:
+        """Whether the price of everything in `usage` is known."""
+        return self.search is not None or usage.details is None or not usage.details.searches
 
     def _cost_of_every_kind(self, usage: Usage, details: Details, tier: Tier) -> int:
         parts = usage.prompt_parts() | usage.completion_parts()

@@ -15,6 +15,7 @@ from app.domain.identity import Caller
 from app.domain.money import Usage, usd
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted, Remaining
+from app.gateway.implied import billed
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Route
@@ -189,6 +190,8 @@ class Books:
         target = call.attempts.target
         provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
         card = self._pricing.card(provider, upstream_model, usage.service_tier) if target else None
+        if usage.total_tokens:
+            usage = billed(usage, call.request, upstream_model)
         cost = card.cost_nanousd(usage) if card and usage.total_tokens else 0
         latency_s = self._clock() - call.started
         row = call.row
@@ -199,7 +202,7 @@ class Books:
             latency_ms=round(latency_s * 1000, 3),
             ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
             attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
-            unpriced=card is None and usage.total_tokens > 0,
+            unpriced=usage.total_tokens > 0 and (card is None or not card.knows(usage)), **usage.recorded(),
         )  # fmt: skip
         used = Amounts(1, usage.total_tokens, cost)
         self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)

@@ -72,6 +72,20 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: bool = False
     job_id: str | None = None
     tags: str = ""
+    service_tier: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    cache_write_tokens: _Tokens = 0
+    cache_write_1h_tokens: _Tokens = 0
+    audio_prompt_tokens: _Tokens = 0
+    audio_cached_tokens: _Tokens = 0
+    audio_completion_tokens: _Tokens = 0
+    image_prompt_tokens: _Tokens = 0
+    image_cached_tokens: _Tokens = 0
+    image_completion_tokens: _Tokens = 0
+    video_prompt_tokens: _Tokens = 0
+    video_completion_tokens: _Tokens = 0
+    citation_tokens: _Tokens = 0
+    searches: _Tokens = 0
+    audio_seconds: _Tokens = 0
 
     def __post_init__(self) -> None:
         if not self.call_id:

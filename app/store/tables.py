@@ -18,6 +18,13 @@ metadata = MetaData(
     }
 )
 
+# What most calls have none of. A process of the version before writes rows without these columns.
+_DETAILS = (
+    "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_cached_tokens",
+    "audio_completion_tokens", "image_prompt_tokens", "image_cached_tokens", "image_completion_tokens",
+    "video_prompt_tokens", "video_completion_tokens", "citation_tokens", "searches", "audio_seconds",
+)  # fmt: skip
+
 # One row a call. The call id is the key: that is what makes writing a row twice impossible. The request id is what
 # the client saw; a client may choose it, and choose the same one twice.
 usage = Table(
@@ -48,6 +55,9 @@ usage = Table(
     Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
     Column("job_id", Text),
     Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
+    # What its cost was reckoned from, beside the tokens above: see `domain.money.Usage`.
+    Column("service_tier", Text, nullable=False, server_default=""),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in _DETAILS),
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),
