@@ -56,6 +56,10 @@ class Usage(NamedTuple):
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    @property
+    def searches(self) -> int:
+        return self.details.searches if self.details is not None else 0
+
     def recorded(self) -> dict[str, int | str]:
         """The service tier and the details as the ledger's columns; only those that there are."""
         found: dict[str, int | str] = {"service_tier": self.service_tier} if self.service_tier else {}
@@ -195,7 +199,7 @@ class RateCard:
 
     def knows(self, usage: Usage) -> bool:
         """Whether the price of everything in `usage` is known."""
-        return self.search is not None or usage.details is None or not usage.details.searches
+        return self.search is not None or not usage.searches
 
     def _cost_of_every_kind(self, usage: Usage, details: Details, tier: Tier) -> int:
         parts = usage.prompt_parts() | usage.completion_parts()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Details, Usage
 
@@ -33,14 +35,16 @@ def billed(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usa
 
 def searches(request: ChatRequest, model: str) -> bool:
     """Whether an answer of `model` to `request` comes with a web search, reported or not."""
-    return request.web_search_options is not None or _SEARCH_MODEL.search(model) is not None
+    return _given(request.web_search_options) or _SEARCH_MODEL.search(model) is not None
 
 
 def most_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
     """The most web searches that an answer of `model` can be billed for; 0 where the request allows none."""
     if not isinstance(request, ChatRequest):
         return 0
-    asked = (request.web_search_options, request.search_parameters, request.plugins)
-    if any(each is not None for each in asked) or _SEARCH_TOOL.search(request.tools) or searches(request, model):
-        return MOST_SEARCHES
-    return 0
+    asks = _given(request.search_parameters) or _given(request.plugins) or searches(request, model)
+    return MOST_SEARCHES if asks or _SEARCH_TOOL.search(bytes(request.tools)) else 0
+
+
+def _given(field: msgspec.Raw) -> bool:
+    return bool(field) and bytes(field) != b"null"

@@ -7,7 +7,7 @@ can shift them by a time zone. A day is its ISO date in UTC, which sorts as text
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text, text
 
 # Names are spelt out so that a later migration can drop what an earlier one made, on either database.
 metadata = MetaData(
@@ -56,11 +56,26 @@ usage = Table(
     Column("job_id", Text),
     Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
     # What its cost was reckoned from, beside the tokens above: see `domain.money.Usage`.
-    Column("service_tier", Text, nullable=False, server_default=""),
-    *(Column(name, BigInteger, nullable=False, server_default="0") for name in _DETAILS),
+    Column("service_tier", Text, nullable=False, server_default=text("''")),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _DETAILS),
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),
+)  # fmt: skip
+
+# What a call cost that was tried more than once, or whose answer never came: one row an attempt that a provider may
+# bill. Together they are the call's tokens and cost. Of every other call `usage` says all there is.
+usage_attempts = Table(
+    "usage_attempts", metadata,
+    Column("call_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),  # from 1, in order
+    Column("provider", Text, nullable=False),
+    Column("upstream_model", Text, nullable=False),
+    Column("outcome", Text, nullable=False),  # ok, aborted, error, lost; timeout_first_byte, cut, client_gone, …
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
 )  # fmt: skip
 
 # The roll-up of `usage`, kept exact in the transaction that writes the rows.

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
@@ -18,9 +18,9 @@ _DETAILS = (
 
 
 def upgrade() -> None:
-    op.add_column("usage", sa.Column("service_tier", sa.Text(), nullable=False, server_default=""))
+    op.add_column("usage", sa.Column("service_tier", sa.Text(), nullable=False, server_default=sa.text("''")))
     for name in _DETAILS:
-        op.add_column("usage", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
+        op.add_column("usage", sa.Column(name, sa.BigInteger(), nullable=False, server_default=sa.text("0")))
 
 
 def downgrade() -> None:
