@@ -16,7 +16,7 @@ _MOST = 10**9
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: object = None
     cache_write_tokens: object = None
     audio_tokens: object = None
     image_tokens: object = None
@@ -24,7 +24,7 @@ class _PromptDetails(msgspec.Struct):
 
 
 class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: object = None
     audio_tokens: object = None
     image_tokens: object = None  # OpenRouter
 

@@ -7,8 +7,10 @@ import tracemalloc
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 
 import pytest
+import yaml
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.data_units import unit_data
@@ -182,3 +184,13 @@ def test_what_a_caller_or_a_vendor_calls_a_service_tier_is_not_kept(model: str) 
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 1_000_000
+
+
+def test_no_shipped_model_is_taken_to_answer_at_greater_length_than_its_catalogue_says_it_can_read() -> None:
+    """The catalogue knows no longest answer, only `context_window`; an embedding has no answer."""
+    shipped = GatewayConfig.model_validate(yaml.safe_load(Path("config/gateway.yaml").read_text()))
+    for alias, model in shipped.models.items():
+        if alias.startswith("gpt-"):
+            window = get_snapshot().find_provider_model(alias, None, "openai", None)[1].context_window
+            assert window is not None
+            assert model.max_output_tokens < window
