@@ -181,16 +181,35 @@ class GatewayConfig(Section):
         return data
 
 
-class PriceOverride(Section):
-    """US dollars per million tokens; `request` is US dollars per million calls."""
+_Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 
-    prompt: Annotated[Decimal, Field(ge=0, le=1_000_000)]
-    completion: Annotated[Decimal, Field(ge=0, le=1_000_000)] = Decimal(0)
-    cached: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as prompt.")
-    reasoning: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(
-        None, description="By default as completion."
-    )
+
+def _as(kind: str) -> Any:
+    return Field(None, description=f"By default as {kind}.")
+
+
+class PriceOverride(Section):
+    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
+
+    prompt: _Dollars
+    completion: _Dollars = Decimal(0)
+    cached: _Dollars | None = _as("prompt")
+    cache_write: _Dollars | None = _as("prompt")
+    cache_write_1h: _Dollars | None = _as("cache_write")
+    reasoning: _Dollars | None = _as("completion")
+    citation: _Dollars | None = _as("completion")
+    audio_prompt: _Dollars | None = _as("prompt")
+    audio_cached: _Dollars | None = _as("audio_prompt, then cached")
+    audio_completion: _Dollars | None = _as("completion")
+    image_prompt: _Dollars | None = _as("prompt")
+    image_cached: _Dollars | None = _as("image_prompt, then cached")
+    image_completion: _Dollars | None = _as("completion")
+    video_prompt: _Dollars | None = _as("prompt")
+    video_completion: _Dollars | None = _as("completion")
     request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
+    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+        None, description="By default unknown: a call that searches is flagged, and refused under a budget."
+    )
 
 
 class PriceFile(Section):
