@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import gc
 import os
 import shutil
@@ -22,7 +23,9 @@ from app.telemetry.logging import configure_logging
 _settings, _refused = adopt(os.environ)
 configure_logging(_settings.log_level, _settings.env == "production", _settings.secrets)
 if _refused is not None:
-    structlog.get_logger().error("config_refused", reason=_refused.message, effect="the last good one stays")
+    structlog.get_logger().error(
+        "config_refused", reason=_refused.message, effect="the last good one stays, if there is one"
+    )
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
@@ -60,7 +63,8 @@ def on_starting(server):
     gc.freeze()  # the collector would write to the shared pages
     # What an earlier master left would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)
-    _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays
+    with contextlib.suppress(OSError):  # a full disk: there will be no figures
+        _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays
 
 
 def child_exit(server, worker):
