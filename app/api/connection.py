@@ -131,17 +131,31 @@ class Connection:
 
 
 class Unread:
-    """A client's socket of which `data` was read already."""
+    """A client's socket of which `data` was read already, for gunicorn's way of serving.
 
-    def __init__(self, client: Any, data: bytes) -> None:
+    While no request of it is being served (`serving`), it is one of the site's idle sockets.
+    """
+
+    def __init__(self, site: Site, client: Any, data: bytes) -> None:
+        self._site = site
         self._client = client
         self._data = data
+        self.serving = False
 
     def recv(self, size: int, *flags: int) -> bytes:
         if self._data and not flags:
             data, self._data = self._data[:size], self._data[size:]
             return data
-        received: bytes = self._client.recv(size, *flags)
+        if not self.serving:
+            self._site.idle.add(self._client)
+        received: bytes = b""
+        try:
+            received = self._client.recv(min(size, _BLOCK), *flags)
+        except OSError:
+            if self.serving or self._client.fileno() >= 0:
+                raise  # else the site has closed it
+        finally:
+            self._site.idle.discard(self._client)
         return received
 
     def __getattr__(self, name: str) -> Any:

@@ -24,6 +24,8 @@ _STATUSES: dict[type[Exception], int] = {
     http.ExpectationFailed: 417,
     http.UnsupportedTransferCoding: 501,
 }
+_DISCARD_S = 30.0
+_DISCARD_BYTES = 65_536
 _OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
 
 
@@ -43,6 +45,21 @@ class _Server(StreamServer):
         super().close()
 
 
+def discard(body: Any) -> bool:
+    """Reads what the application left of a request's body; False if the connection cannot go on.
+
+    gunicorn would do so in pieces of 1 KiB, and move all that it has read ahead for each: seconds of CPU for 10 MB.
+    """
+    with gevent.Timeout(_DISCARD_S, False):  # type: ignore[arg-type]
+        try:
+            while body.read(_DISCARD_BYTES):
+                gevent.sleep(0)  # a fast client never makes us wait, and the worker's other calls would
+        except Exception:  # noqa: BLE001 - the body is broken, or the client gone: either way this was its last request
+            return False
+        return True
+    return False
+
+
 ggevent.StreamServer = _Server  # type: ignore[attr-defined]
 
 
@@ -56,7 +73,12 @@ class Worker(ggevent.GeventWorker):
         from app.api.site import Site
 
         self._site = Site(self)
+        self.wsgi = self._told_of_draining  # for gunicorn's way of serving; the short way tells it itself
         super().run()  # type: ignore[no-untyped-call]
+
+    def _told_of_draining(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ["penstock.draining"] = not self.alive
+        return self._site.application(environ, start_response)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
@@ -73,8 +95,23 @@ class Worker(ggevent.GeventWorker):
             self.handle_error(None, client, addr, exc)
         if rest is None:
             client.close()
-        else:
-            super().handle(listener, Unread(client, rest), addr)  # type: ignore[no-untyped-call]
+            return
+        me = gevent.getcurrent()
+        self._site.serving.add(me)
+        try:
+            super().handle(listener, Unread(self._site, client, rest), addr)  # type: ignore[no-untyped-call]
+        finally:
+            self._site.serving.discard(me)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """gunicorn's way of serving one request. Raises StopIteration when it was the connection's last."""
+        sock.serving = True
+        try:
+            super().handle_request(listener_name, req, sock, addr)  # type: ignore[no-untyped-call]
+            if not self.alive or not discard(req.body):
+                raise StopIteration
+        finally:
+            sock.serving = False
 
     def notify(self) -> None:
         """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
@@ -95,6 +132,8 @@ class Worker(ggevent.GeventWorker):
         from app.api.errors import error_body
         from app.errors import GatewayError, InvalidRequest
 
+        if isinstance(exc, gevent.GreenletExit):
+            return  # the worker is about to end
         error: GatewayError
         if isinstance(exc, http.ParseException) and not isinstance(exc, _OURS):
             status = _STATUSES.get(type(exc), 400)
