@@ -17,6 +17,7 @@ import shutil
 import structlog
 
 from app.api.worker import Worker
+from app.descriptors import connections_within, raise_limit
 from app.lastgood import adopt
 from app.telemetry.logging import configure_logging
 
@@ -42,7 +43,13 @@ import app.services  # noqa: F401
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
 worker_class = "app.api.worker.Worker"
-worker_connections = 8192  # streams a worker may hold; each takes two descriptors (ulimit -n) and 25 KB
+# Streams a worker may hold; each takes two descriptors and 25 KB.
+_descriptors, _most_connections = raise_limit(), 8192
+worker_connections = connections_within(_descriptors, _most_connections)
+if worker_connections < _most_connections:
+    structlog.get_logger().warning(
+        "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
+    )
 backlog = 4096
 http_parser = "fast"
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing

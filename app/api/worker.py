@@ -6,6 +6,7 @@ parse, and which repeats what the client sent.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from http import HTTPStatus
@@ -13,11 +14,14 @@ from typing import Any
 
 import gevent
 import msgspec
+import structlog
 from gevent.server import StreamServer
 from gunicorn.http import errors as http
 from gunicorn.util import write_nonblock
 from gunicorn.workers import ggevent
 
+log = structlog.get_logger()
+_PAUSE_S = 0.1  # until another connection is tried, when descriptors have run out
 _STATUSES: dict[type[Exception], int] = {
     http.LimitRequestLine: 414,
     http.LimitRequestHeaders: 431,
@@ -35,6 +39,26 @@ class _Server(StreamServer):
 
     max_accept = property(lambda self: 16, lambda self, value: None)
     _last_look = False
+    _out_of_descriptors = False
+
+    def do_read(self) -> Any:
+        """As gevent's, but when descriptors run out, who connects waits in the kernel's queue for a moment: that is no
+        error of the loop's, with a traceback for each attempt."""
+        try:
+            accepted = super().do_read()
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.stop_accepting()
+            self._timer = self.loop.timer(_PAUSE_S)
+            self._timer.start(self._start_accepting_if_started)  # type: ignore[attr-defined,call-arg]
+            if not self._out_of_descriptors:
+                self._out_of_descriptors = True
+                log.error("out_of_descriptors", reason=exc.strerror)
+            return None
+        if accepted:
+            self._out_of_descriptors = False
+        return accepted
 
     def close(self) -> None:
         """Stops listening. Who has connected already is served: the kernel would reset them, and a proxy that has
