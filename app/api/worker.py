@@ -129,13 +129,13 @@ class Worker(ggevent.GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """gunicorn's way of serving one request. Raises StopIteration when it was the connection's last."""
-        sock.serving = True
+        sock.serving(True)
         try:
             super().handle_request(listener_name, req, sock, addr)  # type: ignore[no-untyped-call]
             if not self.alive or not discard(req.body):
                 raise StopIteration
         finally:
-            sock.serving = False
+            sock.serving(False)
 
     def notify(self) -> None:
         """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""

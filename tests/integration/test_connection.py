@@ -161,6 +161,25 @@ def test_what_is_not_plain_is_gunicorns_to_serve_or_to_refuse(client: socket.soc
         assert client.recv(1) == b"", "where the next request would start is not known"
 
 
+def test_a_head_of_any_length_is_not_taken_in(client: socket.socket) -> None:
+    for number in range(3):  # what was served does not count
+        client.sendall(request(f"/{number}", AND_THE_GENERAL_WAY, *(f"X-{n}: {'x' * 1000}" for n in range(60))))
+        assert answer(client)[0].status == 200
+    client.sendall(request("/", AND_THE_GENERAL_WAY, *(f"X-{n}: {'x' * 4000}" for n in range(60))))
+    response, body = answer(client)
+    assert (response.status, json.loads(body)["code"]) == (431, "INVALID_REQUEST")
+
+
+def test_what_a_refused_request_leaves_unread_is_thrown_away_in_large_pieces(client: socket.socket) -> None:
+    """In gunicorn's pieces of 1 KiB, each of which moves what it has read ahead, these take half a minute."""
+    body = b"x" * 10_000_000
+    for way in (("Content-Length: 10000000",), ("Transfer-Encoding: chunked",)):
+        sent = body if way[0].startswith("Content") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        client.sendall(request("/unread", *way) + sent)
+        assert answer(client)[1] == b"unread"
+    assert seen(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
+
+
 def test_a_body_is_asked_for_when_the_client_waits_for_that(client: socket.socket) -> None:
     head, _, body = request("/", "Expect: 100-continue", body=b"abc").partition(b"\r\n\r\n")
     client.sendall(head + b"\r\n\r\n")

@@ -222,15 +222,15 @@ def test_a_certificate_that_nobody_vouches_for_is_not_delivered_to(tmp_path: Pat
 
 
 HANGING_RESOLVER = """
-import socket, threading
+import _socket, socket, threading
 release = threading.Event()
-really = socket.getaddrinfo
+really = _socket.getaddrinfo
 def hang(host, *args, **kwargs):
     if host.endswith(".example"):
         release.wait(30)
         raise socket.gaierror
     return really(host, *args, **kwargs)
-socket.getaddrinfo = hang  # before gevent takes it: what runs in its threads
+_socket.getaddrinfo = hang  # before gevent takes it: what runs in threads, whoever they belong to
 wake = release.set
 from gevent import monkey; monkey.patch_all()
 import gevent
