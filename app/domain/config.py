@@ -132,6 +132,12 @@ class RetryConfig(Section):
 
 class ServerConfig(Section):
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
+    max_body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="What a worker holds of request bodies above 64 KiB, until their calls end; one key may take half. "
+        "More waits a second and gets 503. By default 8 × max_body_bytes.",
+    )
     body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
     drain_s: int = Field(
         60,
@@ -145,6 +151,10 @@ class ServerConfig(Section):
         description="Who may read /metrics.",
     )
     cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
+
+    @property
+    def body_budget(self) -> int:
+        return self.max_body_bytes_in_flight or 8 * self.max_body_bytes
 
 
 class ReserveConfig(Section):
