@@ -160,7 +160,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(made: Callable[..., Edge]) -> No
 
 
 def test_a_queue_that_is_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
-    edge = made(more="queue: {max_bytes: 16384}\nplans: {default: {requests_per_day: 10}}\n")
+    edge = made("reply: ok", "queue: {max_bytes: 16384}\nplans: {default: {requests_per_day: 10}}\n")
     assert submit(edge, "x" * 2000).status_code == 202
     refused = submit(edge, "x" * 2000)
     assert (refused.status_code, refused.json["code"]) == (503, "QUEUE_FULL")
