@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Scope
@@ -141,7 +142,7 @@ class Runner:
         attempt = self._running[job.id, job.attempt] = _Attempt()
         log.info("job_started", job_id=job.id, attempt=job.attempt)
         try:
-            ended = self._outcome(job, Held.decode(job.held), attempt)
+            ended = self._outcome(job, _held(job), attempt)
             state = self._finish(job, ended)
             if state == "full":
                 ended = _not_kept(ended)
@@ -224,6 +225,17 @@ class Runner:
                     return ""
                 pause_s, wait_s = wait_s, min(wait_s * 2, longest_s)
             self._pause(pause_s)
+
+
+def _held(job: Job) -> Held:
+    """What the job holds. An attempt that ended with its worker may be billed: it is charged what is likely."""
+    held = Held.decode(job.held)
+    row = held.row
+    lost = ChargedAttempt(
+        "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True
+    )
+    held.charged += [lost] * job.unrecorded
+    return held
 
 
 def _error(exc: GatewayError) -> bytes:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 class Job(NamedTuple):
     """A job as a worker gets it. `attempt` counts from 1; times are Unix seconds.
 
-    `recorded`: how many attempts before this one were put off, and have left in `held` what they came to. The others
-    ended with their worker, or were taken from it: nobody knows whether a vendor was asked.
+    `recorded`: the last attempt that was put off; what it and those before it came to is in `held`. Any after it ended
+    with their worker, or were taken from it: nobody knows whether a vendor was asked.
     """
 
     id: str
@@ -26,7 +26,7 @@ class Job(NamedTuple):
 
     @property
     def unrecorded(self) -> int:
-        """Attempts before this one of which nothing is known but that they began."""
+        """How many attempts before this one are only known to have begun."""
         return max(self.attempt - 1 - self.recorded, 0)
 
 

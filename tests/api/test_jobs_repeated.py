@@ -234,3 +234,26 @@ def test_an_attempt_knows_how_many_before_it_ended_without_a_word(made: Callable
     third = jobs.claim("w", 60)
     assert third is not None
     assert (third.attempt, third.recorded, third.unrecorded) == (3, 1, 1)
+    assert jobs.finish(third, "queued", {}, keep_s=0) == "queued"
+    waits_again(edge, worker)
+    fourth = jobs.claim("w", 60)
+    assert fourth is not None
+    assert (fourth.attempt, fourth.recorded, fourth.unrecorded) == (4, 3, 0)
+
+
+@pytest.mark.parametrize("ends", ["ok", "error"])
+def test_an_attempt_that_ended_with_its_worker_is_charged_as_likely_once(made: Callable[..., Edge], ends: str) -> None:
+    edge = made(more=f"queue: {{retry_backoff_s: 0, max_attempts: {3 if ends == 'ok' else 1}}}\n")
+    jobs, worker = edge.services.queue.jobs, Worker(edge)
+    job_id = job_of(submit(edge, max_tokens=50))
+    dying = jobs.claim("dies", 60)
+    assert dying is not None
+    likely = Held.decode(dying.held).if_lost.nanousd
+    assert likely > 0
+    edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
+    worker.runner.beat()
+    worker.run()
+    [row] = edge.rows()
+    answered = 7 * 1000 + 5 * 2000 if ends == "ok" else 0
+    assert (row["status"], row["cost_nanousd"]) == (ends, likely + answered)
+    assert open_reservations(edge) == []

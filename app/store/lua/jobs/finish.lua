@@ -37,7 +37,7 @@ if ARGV[3] ~= 'queued' then redis.call('HDEL', KEYS[1], 'request', 'held', 'numb
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'finished', now_ms, unpack(fields))
 count(ARGV[1], owner, measured(KEYS[1]))
 if ARGV[3] == 'queued' then
-  redis.call('HINCRBY', KEYS[1], 'recorded', 1)
+  redis.call('HSET', KEYS[1], 'recorded', attempts)
   redis.call('ZADD', KEYS[4], now_ms + tonumber(ARGV[4]), ARGV[1])
   return ARGV[3]
 end
