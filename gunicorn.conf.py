@@ -13,11 +13,13 @@ import contextlib
 import gc
 import os
 import shutil
+import sys
 
 import structlog
 
 from app.api.worker import Worker
 from app.descriptors import connections_within, raise_limit
+from app.errors import ConfigError
 from app.lastgood import adopt
 from app.telemetry.logging import configure_logging
 
@@ -67,6 +69,13 @@ proc_name = "penstock"
 
 
 def on_starting(server):
+    from app.services import check_installation
+
+    try:
+        check_installation(_settings)
+    except ConfigError as exc:
+        print(exc.message, file=sys.stderr, flush=True)
+        sys.exit(1)
     gc.freeze()  # the collector would write to the shared pages
     # What an earlier master left would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.errors import ConfigError
+import structlog
+
+from app.errors import ConfigError, StoreUnavailable
 from app.features.support import Support
 from app.gateway.admission import Admission
 from app.gateway.books import Books
@@ -25,12 +27,15 @@ from app.store.batches import Batches
 from app.store.database import Database
 from app.store.files import Files
 from app.store.history import History
+from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
 from app.store.redis import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class Services:
     metrics: Metrics
     redis: Redis
     database: Database
+    installation: Installation
     keys: Keys
     ledger: Ledger
     outbox: Outbox
@@ -86,6 +92,7 @@ def build_services(settings: Settings) -> Services:
     )  # fmt: skip
     return Services(
         settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
+        installation=Installation(database=database, redis=redis, data_dir=settings.data_dir),
         outbox=Outbox(redis=redis, ledger=ledger), callers=callers, providers=providers, router=router,
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission, presence=presence, pipeline=pipeline,
@@ -95,6 +102,18 @@ def build_services(settings: Settings) -> Services:
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
     )  # fmt: skip
+
+
+def check_installation(settings: Settings) -> None:
+    """Before a server forks its workers: `Installation.check`. Raises `ConfigError`; what is away is not compared."""
+    database, redis = Database(settings.database_url), Redis(settings.redis_url, shared=False)
+    try:
+        Installation(database=database, redis=redis, data_dir=settings.data_dir).check()
+    except StoreUnavailable as exc:
+        log.warning("installation_unchecked", reason=exc.message)
+    finally:
+        database.close()
+        redis.close()
 
 
 def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Support:

@@ -19,6 +19,7 @@ def run_ledger() -> None:
     alive.parent.mkdir(parents=True, exist_ok=True)
     with Backups(database=found.database).kept_out():
         found.database.migrate()
+        found.installation.check()
         found.outbox.run(stop, reaper=found.reaper, keys=found.keys, show_life=alive.touch)
 
 
@@ -47,6 +48,7 @@ def restore(file: str) -> None:
     found.settings.data_dir.mkdir(parents=True, exist_ok=True)
     with standing_in(file, "in", below=found.settings.data_dir) as path:
         restored = Backups(database=found.database).restore(path)
+    found.installation.keep()
     click.echo(f"Restored {restored.contents}; {restored.revoked} keys revoked since then stay revoked.", err=True)
     if restored.kept:
         click.echo(f"What was there before: {restored.kept}", err=True)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
@@ -67,6 +68,7 @@ class Lifecycle(Middleware):
         self._feeder = Feeder(
             queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
             config=found.settings.config, directory=found.settings.data_dir / "batches", sync=_sync_elsewhere,
+            check=partial(found.installation.check, files=True),
         )  # fmt: skip
         for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
             thread = threading.Thread(target=work, name=name, daemon=True)
@@ -112,7 +114,12 @@ def _build() -> Services:
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.env == "production", settings.secrets)
-        return build_services(settings)
+        services = build_services(settings)
+        try:
+            services.installation.check(files=True)
+        except StoreUnavailable as exc:  # the feeder waits for it
+            log.warning("installation_unchecked", reason=exc.message)
+        return services
     except ConfigError as exc:
         print(exc, file=sys.stderr, flush=True)
         os._exit(1)  # Dramatiq would print where in its own code that was

@@ -117,6 +117,11 @@ class Database:
         """The SQLite file; none when the database is a server."""
         return Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
 
+    @property
+    def name(self) -> str:
+        """Where it is, without the password."""
+        return str(self.file) if self.file is not None else self._url.render_as_string(hide_password=True)
+
     @contextmanager
     def _sole_migrator(self) -> Iterator[None]:
         if self.file is None:

@@ -75,8 +75,9 @@ class Redis:
         replies: list[Any] = self._exchange(commands, shared=self._shared)
         return replies
 
-    def script(self, name: str) -> Script:
-        return Script(self, (_LUA / f"{name}.lua").read_text(encoding="utf-8"))
+    def script(self, *names: str) -> Script:
+        """One of `lua/`; of several the first ones are what it begins with."""
+        return Script(self, "".join((_LUA / f"{name}.lua").read_text(encoding="utf-8") for name in names))
 
     def ping(self) -> None:
         """Raises `StoreUnavailable` unless Redis answers and accepts writes."""

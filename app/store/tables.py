@@ -177,3 +177,11 @@ batches = Table(
     Index("ix_batches_status", "status"),
     Index("ix_batches_input_file_id", "input_file_id"),
 )  # fmt: skip
+
+# One row: which installation's the database is. DATA_DIR and Redis have the same id.
+installation = Table(
+    "installation", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("installation_id", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)  # fmt: skip
