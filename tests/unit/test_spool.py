@@ -90,7 +90,7 @@ def test_a_dead_processes_file_is_adopted_by_the_next(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=spooled, args=(tmp_path, "dead", "one", "two"))
     child.start()
     child.join(20)
-    assert files(tmp_path) == ["dead.jsonl"]
+    assert files(tmp_path) == ["dead.spool"]
     desk = Desk()
     desk.away = False
     Spool(tmp_path, name="next", retry_s=0.01).adopt(desk)
@@ -132,15 +132,15 @@ def test_what_comes_during_a_replay_goes_into_a_new_file(tmp_path: Path) -> None
 
     desk.before = another
     assert spool.replay(desk) == 1
-    assert files(tmp_path) == ["a.jsonl"]
+    assert files(tmp_path) == ["a.spool"]
     assert spool.replay(desk) == 1
     assert desk.settled == ["one", "late"]
 
 
 def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
     living = spooled(tmp_path, "living", "one")
-    whole = (tmp_path / "living.jsonl").read_bytes()
-    (tmp_path / "dead.jsonl").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
+    whole = (tmp_path / "living.spool").read_bytes()
+    (tmp_path / "dead.spool").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
     desk = Desk()
     desk.away = False
     with capture_logs() as logs:
@@ -166,7 +166,7 @@ def test_workers_that_replay_the_same_directory_do_not_trip_each_other(tmp_path:
     """After an outage every worker replays at the same moment: a file may be gone before it can be opened."""
     for number in range(3):
         spooled(tmp_path, f"dead-{number}", f"call-{number}")
-        (tmp_path / f"dead-{number}.jsonl").rename(tmp_path / f"orphan-{number}.jsonl")
+        (tmp_path / f"dead-{number}.spool").rename(tmp_path / f"orphan-{number}.spool")
     orphans = {path.name: path.read_bytes() for path in tmp_path.glob("orphan-*")}
     for name, content in orphans.items():  # copies that no process holds locked
         (tmp_path / name).unlink()

@@ -9,10 +9,15 @@
 --       5 running calls of the key   6 outbox stream   7… one a limit
 -- ARGV  1 call id   2 "settled", "lost", or "cancelled" (never admitted: no row)   3 ledger row (JSON)   4 answer to cache, "" for none   5 ms to keep it
 --       6 ms to remember that this call is settled   7… five a limit: kind  reserved  actual  limit  period_ms
--- returns 1 if this settled the call, 0 if it was settled before
+--       ("replayed": "settled" once more, after its reply was lost; does nothing for a call that is forgotten)
+-- returns 1 if this settled the call, 0 if it was settled before, -1 if it is forgotten
 
 local state = redis.call('HGET', KEYS[1], 's')
 local final = ARGV[2]
+if final == 'replayed' then
+  if not state then return -1 end
+  final = 'settled'
+end
 if state == 'settled' or (final ~= 'settled' and state ~= 'open') then return 0 end
 
 local charged = {}
