@@ -39,7 +39,6 @@ def settle_once(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    "breakage",
     ("breakage", "kept"),
     [
         (("CONFIG", "SET", "maxmemory", "1"), 1),
