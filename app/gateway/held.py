@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from app.domain.identity import Caller
-from app.gateway.admission import Admitted, Ask, Charge
+from app.gateway.admission import Admitted, Ask
 from app.gateway.limits import LIMITS, Amounts, counter
 from app.gateway.presence import QUEUE, reservations_of
+from app.gateway.reservation import Charge
 
 _LIMITS = {limit.name: limit for limit in LIMITS}
 
