@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
 from gevent import get_hub
 from gevent.monkey import is_module_patched
-from redis.connection import Connection, ConnectionPool, SSLConnection
+from redis.connection import SSLConnection
 
 from app.errors import StoreUnavailable
 from app.store.connections import Connections
 from app.store.line import Line
 from app.store.rediskeys import READY
+from app.store.redisurl import connector
 
 Arg = str | bytes | int | float
 _LUA = Path(__file__).with_name("lua")
@@ -59,14 +60,13 @@ class Redis:
         shared: bool | None = None,
     ) -> None:
         """`shared`: one connection for all greenlets. Left out, in processes whose sockets are gevent's."""
-        # The pool only parses the URL; no connection of it is ever used.
-        template = ConnectionPool.from_url(url, protocol=2, socket_timeout=socket_timeout_s, health_check_interval=0)
-        if not url.startswith("unix:"):
-            template.connection_kwargs |= {"socket_connect_timeout": connect_timeout_s, "socket_keepalive": True}
-        self._new: Callable[[], Connection] = lambda: template.connection_class(**template.connection_kwargs)
+        kind, self._new = connector(
+            url, protocol=2, socket_timeout=socket_timeout_s, socket_connect_timeout=connect_timeout_s,
+            socket_keepalive=True, health_check_interval=0,
+        )  # fmt: skip
         self._timeout_s = socket_timeout_s
         self._own = Connections(self._new, timeout_s=socket_timeout_s, most=max_connections)
-        gevents = is_module_patched("socket") and not issubclass(template.connection_class, SSLConnection)
+        gevents = is_module_patched("socket") and not issubclass(kind, SSLConnection)
         self._shared = gevents if shared is None else shared
         self._line: Line | None = None
         self._down_until = 0.0
