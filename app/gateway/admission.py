@@ -175,9 +175,11 @@ class Admission:
 
     def cancel(self, admitted: Admitted, reservations: str) -> None:
         """Gives back what a call has reserved that will not be made after all. It leaves no row."""
-        keys = [reservation_key(admitted.ask.call_id), reservations, NOTHING, NOTHING, admitted.leases, OUTBOX]
-        keys += (charge.counter.key for charge in admitted.charges)
-        self._spool.settle(self._settle, keys, _cancel_args(admitted.ask, charge_args(admitted.charges, _NOTHING_USED)))
+        ask, charges = admitted.ask, admitted.charges
+        flight = flight_key(ask.cache_key)
+        keys = [reservation_key(ask.call_id), reservations, NOTHING, flight, admitted.leases, OUTBOX]
+        keys += (charge.counter.key for charge in charges)
+        self._spool.settle(self._settle, keys, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
 
     def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
         now = self._clock()
@@ -221,9 +223,9 @@ class Admission:
         self._spool.keep(self._settle, undo, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
 
     def _end_again(self, ask: Ask, answer: list[Any]) -> NoReturn:
-        """The call has been admitted before, and ended; or what was answered then cannot be answered again."""
+        """It was admitted before, and has ended or cannot be answered the same again: nobody will make the call."""
         log.warning("admission_repeated_too_late", call_id=ask.call_id)
-        if len(answer) > 1:
+        if answer[1]:
             recorded: Recorded = decode_recorded(answer[1])
             keys = recorded.settle_keys(ask.call_id, self._reservations(ask))
             self._spool.settle(self._settle, keys, _cancel_args(ask, recorded.args))

@@ -89,8 +89,8 @@ class Reaper:
         return monotonic >= self._judge_after
 
     def _lose(self, call_id: str, open_calls: str) -> int:
-        data, hit = self._redis.execute("HMGET", reservation_key(call_id), "d", "h")
-        if data is None:
+        state, data, hit = self._redis.execute("HMGET", reservation_key(call_id), "s", "d", "h")
+        if state != b"open":
             # Ended, or so old that Redis forgot it: only its name is left in the worker's list.
             self._redis.execute("ZREM", open_calls, call_id)
             return 0
