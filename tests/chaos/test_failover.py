@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.client import chat, post
+from tests.support.client import ask, chat, post
 from tests.support.sentinels import DOWN_AFTER_MS, Sentinels, installed
 from tests.support.servers import Gateway, wait_for
 from tests.support.upstream import Upstream
+from tests.support.workers import QueueWorker
 
 CONFIG = """
 providers:
@@ -120,6 +121,32 @@ def test_a_master_that_dies_under_load_costs_seconds_and_no_figure(tmp_path: Pat
     assert [row["status"] for row in rows if row["status"] != "ok"] == []
     assert counters == (sum(row["cost_nanousd"] for row in rows), sum(_tokens(row) for row in rows))
     assert "Traceback" not in log
+
+
+def test_a_queued_request_runs_after_a_fail_over_as_it_did_before(tmp_path: Path, upstream: Upstream) -> None:
+    (tmp_path / "redis").mkdir()
+    with (
+        Sentinels(tmp_path / "redis") as redis,
+        Gateway(tmp_path / "gateway", CONFIG.format(url=upstream.url), redis_url=redis.url, prices=PRICES) as server,
+        QueueWorker(server),
+    ):
+        key = server.create_key()
+
+        def queued() -> str:
+            answer = post(server.port, chat("usage-10-5"), key, path="/v1/chat/async")
+            return str(answer.json["request_id"]) if answer.status == 202 else ""
+
+        def state(job: str) -> str:
+            answer = ask(server.port, f"/v1/requests/{job}", key)
+            return str(answer.json["status"]) if answer.status == 200 else ""
+
+        before = queued()
+        wait_for(lambda: state(before) == "completed")
+        redis.kill_master()
+        after = wait_for(queued, timeout_s=LONGEST_S)
+        wait_for(lambda: state(after) == "completed", message="the worker does not find the new master")
+        server.drained()
+        assert Counter(row["status"] for row in server.rows()) == {"ok": 2}
 
 
 def _tokens(row: dict[str, int]) -> int:

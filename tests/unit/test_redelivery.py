@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,26 @@ def test_a_settlement_that_never_ran_is_charged_when_its_reservation_is_gone(sho
     assert shop.spool.replay(shop.script) == 1
     assert shop.charged() == 70
     assert shop.rows()["call_1"].status == "ok"
+
+
+def test_a_line_of_the_previous_version_is_read_as_it_was_meant(shop: Shop) -> None:
+    """Its arguments said what was reserved, and its reservation did not, except to the reaper."""
+    reserved = ["window", 200, 150, 1_000_000, 86_400_000]
+    for_reaper = {"row": ROW, "keys": [COUNTER], "args": reserved}
+    shop.redis.execute("SET", COUNTER, 200, "PX", 86_400_000)
+    shop.redis.execute("HSET", reservation_key("call_1"), "s", "open", "h", "0", "d", json.dumps(for_reaper))
+    shop.redis.execute("ZADD", "penstock:reservations:w", 9e12, "call_1")
+    used = ["window", 200, 70, 1_000_000, 86_400_000]
+    keys = [reservation_key("call_1"), "penstock:reservations:w", NOTHING, NOTHING, NOTHING, OUTBOX, COUNTER]
+    args = ["call_1", "settled", json.dumps(ROW), "", 1, 120_000, *used]
+    keys, args = ([base64.b64encode(str(each).encode()).decode() for each in part] for part in (keys, args))
+    shop.directory.mkdir()
+    line = {"keys": keys, "args": args}
+    (shop.directory / "old.jsonl").write_text(json.dumps(line, separators=(",", ":")) + "\n")
+    assert shop.spool.replay(shop.script) == 1
+    assert shop.charged() == 70
+    assert shop.rows()["call_1"].cost_nanousd == 70
+    assert not any(shop.directory.iterdir())
 
 
 @pytest.mark.parametrize("drained", [False, True], ids=["in the outbox", "in the ledger"])
