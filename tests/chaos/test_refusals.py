@@ -121,18 +121,20 @@ def test_a_redis_that_is_busy_with_a_script_costs_no_answer_and_ends_no_heartbea
         with pytest.raises(redis_py.RedisError):  # killed
             redis_py.Redis.from_url(own_redis.url, socket_timeout=30).execute_command("EVAL", "while true do end", 0)
 
+    thread = threading.Thread(target=hog)
     with ThreadPoolExecutor(10) as pool:
         ended = in_flight(server, key, upstream, pool)
-        thread = threading.Thread(target=hog)
         thread.start()
-        wait_for(lambda: not server.ready())
-        refused = post(server.port, chat("usage-10-5"), key)
-        assert (refused.status, refused.code) == (503, "NOT_READY")
-        assert ended() == {200: 10}
-        began = time.monotonic()
-        wait_for(lambda: time.monotonic() - began > 1, message="longer than the beat's interval")
-        admin.execute_command("SCRIPT", "KILL")
-        thread.join()
+        try:
+            wait_for(lambda: not server.ready())
+            refused = post(server.port, chat("usage-10-5"), key)
+            assert (refused.status, refused.code) == (503, "NOT_READY")
+            assert ended() == {200: 10}
+            began = time.monotonic()
+            wait_for(lambda: time.monotonic() - began > 1, message="longer than the beat's interval")
+        finally:
+            admin.execute_command("SCRIPT", "KILL")
+            thread.join()
     wait_for(lambda: call(server, key) == 200)
     began_s = admin.time()[0]
     beats = lambda: admin.zrange("penstock:workers", 0, -1, withscores=True)  # noqa: E731
