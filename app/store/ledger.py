@@ -124,13 +124,13 @@ class Ledger:
             return usage_report(connection, by, since=since, until=until)
 
     def rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
-        """The rows that these calls have."""
-        names = [usage.c[name] for name in UsageRow.__struct_fields__]
+        """The rows that these calls have, without their single attempts."""
+        columns = [column for column in usage.columns if column.name in UsageRow.__struct_fields__]
         found: dict[str, UsageRow] = {}
         with self._database.read() as connection:
             for start in range(0, len(call_ids), _IDS_A_STATEMENT):
                 chunk = call_ids[start : start + _IDS_A_STATEMENT]
-                for row in connection.execute(sa.select(*names).where(usage.c.call_id.in_(chunk))):
+                for row in connection.execute(sa.select(*columns).where(usage.c.call_id.in_(chunk))):
                     found[row.call_id] = UsageRow(**row._mapping)
         return found
 
