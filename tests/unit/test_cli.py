@@ -49,6 +49,7 @@ def services(tmp_path: Path, database: Database, redis: Redis) -> SimpleNamespac
         ledger=ledger,
         outbox=Outbox(redis=redis, ledger=ledger),
         reaper=SimpleNamespace(run_once=lambda: None),
+        redis=redis,
         spool=SimpleNamespace(replay=lambda script, most: 0),
     )
 
