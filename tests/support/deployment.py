@@ -6,6 +6,7 @@ Each is the leader of a process group of its own and writes a log of its own.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ _COMMANDS = {
     "worker": ["dramatiq-gevent", "app.jobs.worker", "--processes", "1", "--threads", "20"],
     "ledger": ["flask", "--app", "app", "ledger", "run"],
 }
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(: .*)?$", re.MULTILINE)
 
 
 class Booked(NamedTuple):
@@ -115,14 +118,13 @@ class Deployment:
         return {path.stem: path.read_text(errors="replace") for path in sorted(self._logs.glob("*.log"))}
 
     def tracebacks(self) -> list[str]:
-        """The last line of every traceback in a log, with the log's name."""
+        """The exception of every traceback in a log, with the log's name."""
         found = []
         for name, text in self.logs().items():
             for each in text.split("Traceback (most recent call last)")[1:]:
-                # JSON logs have a traceback in one line, pretty ones in many: its end is the first line not indented.
-                lines = each.replace("\\n", "\n").split("\n")[1:]
-                last = next((line for line in lines if line and not line[0].isspace()), "?")
-                found.append(f"{name}: {last[:160]}")
+                # A JSON log has a traceback in one line. Lines of other processes may be among those of this one.
+                exception = _EXCEPTION.search(each.replace("\\n", "\n"))
+                found.append(f"{name}: {exception[0][:100] if exception else '?'}")
         return found
 
     def quiet(self, timeout_s: float) -> None:
@@ -179,7 +181,7 @@ class Deployment:
                 found.append(f"{key_id} {name}: counter {value}, rows {rows}, difference {value - rows:+}")
         return found
 
-    def wait_until(self, what: Any, timeout_s: float, message: Any) -> None:
+    def wait_until(self, what: Callable[[], object], timeout_s: float, message: str | Callable[[], str]) -> None:
         deadline = time.monotonic() + timeout_s
         while not what():
             assert time.monotonic() < deadline, message() if callable(message) else message
@@ -203,20 +205,13 @@ class Deployment:
                         continue
                     if process is not None:
                         self.ended[name] += 1
-                        os.killpg(process.pid, signal.SIGKILL) if _group_lives(process.pid) else None
+                        with suppress(ProcessLookupError):
+                            os.killpg(process.pid, signal.SIGKILL)  # its children, if it left any
                     self._start(name)
 
 
 def _is_open(redis: Any, reservation: bytes) -> bool:
     return bool(redis.execute("HGET", reservation, "s") == b"open")
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def table(rows: Mapping[str, tuple[Any, ...]], columns: tuple[str, ...]) -> str:
