@@ -163,7 +163,7 @@ def deployed(directory: Path) -> Iterator[tuple[Deployment, RedisServer, SmallDi
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.parametrize("number", SEEDS)
 def test_the_books_balance_whatever_dies_stalls_or_fills_up(tmp_path: Path, number: int) -> None:
-    directory = Path(os.environ["CHAOS_KEEP"]) / str(number) if "CHAOS_KEEP" in os.environ else tmp_path
+    directory = Path(os.environ["CHAOS_KEEP"], f"seed-{number}-{os.getpid()}") if "CHAOS_KEEP" in os.environ else tmp_path
     with deployed(directory) as (deployment, server, disk, vendor):
         plan_of: dict[str, str] = {}
         keys = []
