@@ -31,7 +31,8 @@ _COMMANDS = {
     "worker": ["dramatiq-gevent", "app.jobs.worker", "--processes", "1", "--threads", "20"],
     "ledger": ["flask", "--app", "app", "ledger", "run"],
 }
-_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(: .*)?$", re.MULTILINE)
+# The end of a traceback; pretty logs indent it as a whole.
+_EXCEPTION = re.compile(r"^ {0,4}((?:[a-z_]\w*\.)*[A-Z]\w*(?:: .*)?)$", re.MULTILINE)
 
 
 class Booked(NamedTuple):
@@ -124,7 +125,7 @@ class Deployment:
             for each in text.split("Traceback (most recent call last)")[1:]:
                 # A JSON log has a traceback in one line. Lines of other processes may be among those of this one.
                 exception = _EXCEPTION.search(each.replace("\\n", "\n"))
-                found.append(f"{name}: {exception[0][:100] if exception else '?'}")
+                found.append(f"{name}: {exception[1][:100] if exception else '?'}")
         return found
 
     def quiet(self, timeout_s: float) -> None:
