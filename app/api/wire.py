@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from app.errors import ClientGone, InvalidApiKey
+from app.errors import InvalidApiKey
 from app.gateway.books import CallContext
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
@@ -22,7 +22,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # Every few seconds, by health checks and Prometheus.
 _ASKED_BY_MACHINES = frozenset({"/health", "/ready", "/metrics"})
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
-_STATUS_LINES[ClientGone.status] = f"{ClientGone.status} Client Closed Request"  # nginx's: for logs, nobody reads it
+_STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
 class Inbound:

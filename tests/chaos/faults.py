@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 import redis
 
 from tests.support.deployment import Deployment
-from tests.support.disk import SmallDisk
 from tests.support.servers import RedisServer
+from tests.support.small_disk import SmallDisk
 
 # In this order where there is not time for all.
 FIRST = (

@@ -31,10 +31,10 @@ from scripts.programs import find_redis
 from tests.chaos.faults import Faults
 from tests.support.client import Answer, ask, chat, post
 from tests.support.deployment import Deployment
-from tests.support.disk import SmallDisk
 from tests.support.greedy import Greedy
 from tests.support.lenient import prices_yaml
 from tests.support.servers import RedisServer
+from tests.support.small_disk import SmallDisk
 
 SEEDS = [int(number) for number in os.environ.get("CHAOS_SEEDS", "1").split()]
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "16"))
