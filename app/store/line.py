@@ -153,8 +153,9 @@ class Line:
 
     def _look_at_clock(self) -> None:
         """The timer is up: it was set for who was first then."""
-        self._timer.close()
-        self._timer = None
+        if self._timer is not None:  # not closed since it was due
+            self._timer.close()
+            self._timer = None
         if self._sock is not None:
             self._receive()  # after a long turn of the event loop, timers come before what has arrived meanwhile
         if not (self.usable and self._waiting):

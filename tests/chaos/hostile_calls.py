@@ -21,7 +21,7 @@ CHAT_MODELS = (
 )  # fmt: skip
 _MANNERS = (
     *["ok"] * 12, "slow.150", "slow.150", "pace.3", "pace.3", "pace.8", "stall.1500", "stall.1500-once", "cut.3",
-    "cut.0", "cut.3-once", "error.2", "fail.500", "fail.500-once", "fail.502", "refuse.429",
+    "cut.0", "cut.3-once", "error.2", "fail.504", "fail.504-once", "fail.524", "refuse.500", "refuse.429",
     "refuse.503-once", "refuse.400",
 )  # fmt: skip
 _UNITS = ("the quick brown fox ", "a b c ", "漢字 ", "7 1 ", "🙂 ", "{}[];", "naïve ", "z")

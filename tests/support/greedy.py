@@ -7,7 +7,7 @@ vendor does:
     ok              answers                          slow.MS    … after a silence       pace.MS   … a chunk every MS
     stall.MS        silent for long, then answers    cut.N      its connection dies after N chunks (if not streamed:
     error.N         an error event after N chunks               instead of an answer)
-    fail.CODE       an error, after all was written  refuse.CODE  an error at once, which is not billed
+    fail.CODE       an error of a proxy that did not wait    refuse.CODE  an error at once, which is not billed
     …-once          only the first attempt does so; later ones are ok
 
 A whole answer is billed as soon as it is asked for. A stream is billed for what was written until the vendor noticed

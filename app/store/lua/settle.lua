@@ -41,7 +41,8 @@ for i = 7, #KEYS do
   local at = 7 + (i - 7) * step
   local kind, actual, limit, period_ms = ARGV[at], tonumber(ARGV[at + step - 3]), tonumber(ARGV[at + step - 2]), tonumber(ARGV[at + step - 1])
   charged[i - 6] = ARGV[at + step - 3]
-  if final == 'cancelled' then actual, charged[i - 6] = 0, '0' end
+  -- Lost before it was cancelled, it keeps its row: a request, as its arguments say, that used nothing.
+  if final == 'cancelled' and state ~= 'lost' then actual, charged[i - 6] = 0, '0' end
   local delta = actual - (taken[i - 6] or 0)
   if delta ~= 0 then
     if kind == 'gcra' then
