@@ -82,10 +82,8 @@ class Feed:
         self._pause_s = _BUSY_S
 
     def step(self) -> float | None:
-        """Does what can be done now. Returns when to come again, in seconds; None when the batch has ended.
-
-        Raises `NotReady` for what may pass, and `OSError` of the disk.
-        """
+        """Does what can be done now. Returns when to come again, in seconds; None when there is nothing left to do.
+        Raises `NotReady` for what may pass, and `OSError` of the disk."""
         batch = self._batches.now(self.batch_id)
         if batch is None or batch.status not in UNFINISHED:
             return self._over()
