@@ -16,10 +16,12 @@ from app.domain.identity import Caller
 from app.domain.money import Usage, usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.errors import ClientGone, GatewayError
-from app.gateway.admission import Admission, Admitted, Remaining
+from app.gateway.admission import Admission, Admitted
 from app.gateway.attempts import AttemptCosts
+from app.gateway.implied import billed
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
+from app.gateway.remaining import Remaining
 from app.gateway.router import Attempts, Route
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
@@ -217,15 +219,17 @@ class Books:
         provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
         cost: int | None = 0
         if target and usage.total_tokens:
+            usage = billed(usage, call.request, upstream_model)
             cost = self._costs.answered(call.request, provider, upstream_model, usage)
         row = call.row
-        row["unpriced"] = cost is None
+        row["unpriced"] = cost is None or not self._costs.knows(provider, upstream_model, usage)
         cost = cost or 0
         if call.attempts.unanswered or call.earlier:
             charged = self.charged(call)
             if usage.total_tokens:
                 charged.append(ChargedAttempt(provider, upstream_model, status, *usage[:2], cost, usage.estimated))
             row["charged_attempts"] = charged
+            row["unpriced"] = row["unpriced"] or any(attempt.unpriced for attempt in charged)
             prompt_tokens, completion_tokens, cost = totals(charged)
             usage = usage._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
         latency_s = self._clock() - call.started
@@ -235,7 +239,7 @@ class Books:
             cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
             latency_ms=round(latency_s * 1000, 3),
             ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
-            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
+            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated, **usage.recorded(),
         )  # fmt: skip
         used = Amounts(1, usage.total_tokens, cost)
         self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)

@@ -23,6 +23,7 @@ import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
+from app.descriptors import raise_limit
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batches import Feeder
 from app.jobs.queue import described
@@ -109,6 +110,7 @@ def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
 
 
 def _build() -> Services:
+    raise_limit()
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.env == "production", settings.secrets)

@@ -73,6 +73,20 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: bool = False
     job_id: str | None = None
     tags: str = ""
+    service_tier: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    cache_write_tokens: _Tokens = 0
+    cache_write_1h_tokens: _Tokens = 0
+    audio_prompt_tokens: _Tokens = 0
+    audio_cached_tokens: _Tokens = 0
+    audio_completion_tokens: _Tokens = 0
+    image_prompt_tokens: _Tokens = 0
+    image_cached_tokens: _Tokens = 0
+    image_completion_tokens: _Tokens = 0
+    video_prompt_tokens: _Tokens = 0
+    video_completion_tokens: _Tokens = 0
+    citation_tokens: _Tokens = 0
+    searches: _Tokens = 0
+    audio_seconds: _Tokens = 0
     charged_attempts: list[ChargedAttempt] = msgspec.field(default_factory=list)  # see `tables.usage_attempts`
 
     def __post_init__(self) -> None:

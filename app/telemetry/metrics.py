@@ -1,7 +1,8 @@
 """Prometheus series: names, labels and buckets of the contract, right across several workers and their restarts.
 
 Under gunicorn each worker writes its figures to files below PROMETHEUS_MULTIPROC_DIR, and a scrape adds them up; a
-dead worker's counters stay in their files, so that no sum runs backwards, and its gauges go. Labels are
+dead worker's counters stay in their files, so that no sum runs backwards, and its gauges go. Where the disk is full,
+new series are missing from scrapes until it has room; nothing else suffers. Labels are
 bounded: model and provider come from the configuration, everything else from a closed list.
 """
 
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 from app.domain.config import GatewayConfig
 from app.telemetry import archive
 from app.telemetry.batch import Batch
+from app.telemetry.mapped import preallocate
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -31,7 +33,7 @@ _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"
 _UPSTREAM_KINDS = frozenset({
     "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total",
     "status_4xx", "status_5xx", "rate_limited", "auth", "not_found", "bad_body", "cut", "stream_error", "rejected",
-    "breaker_open", "closed",
+    "breaker_open", "closed", "saturated",
 })  # fmt: skip
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -60,6 +62,7 @@ class Metrics:
         self._models = frozenset(config.models)
         self._providers = frozenset(config.providers) | {"cache"}
         self._plans = frozenset(config.plans)
+        preallocate()
         self._registry = CollectorRegistry()
         self._batch = Batch(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}

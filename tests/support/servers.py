@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ class Gateway:
         workers: int = 2,
         ledger: bool = True,
         env: dict[str, str] | None = None,
+        prefix: Callable[[Path], list[str]] = lambda _: [],
     ) -> None:
+        """`prefix`: of DATA_DIR, what to put before the gateway's command."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "gateway.yaml").write_text(config)
         if prices:
@@ -122,13 +124,15 @@ class Gateway:
         self._log = directory / "gateway.log"
         self._workers = workers
         self._with_ledger = ledger
+        self._prefix = prefix(Path(self.env["DATA_DIR"]))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.services: Services = build_services(load_settings(self.env))
 
     def __enter__(self) -> Gateway:
         self.services.database.migrate()
         with self._log.open("ab") as log:
-            self._processes = [self._start(["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"], log)]
+            command = ["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
+            self._processes = [self._start(command, log, self._prefix)]
         if self._with_ledger:
             self.start_ledger()
         wait_for(self.ready, message=f"the gateway did not become ready:\n{self.log()}")
@@ -204,9 +208,9 @@ class Gateway:
         connection.close()
         return rows
 
-    def _start(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
-        executable = Path(sys.executable).parent / command[0]
-        return subprocess.Popen([str(executable), *command[1:]], cwd=ROOT, env=self.env, stdout=log, stderr=log)
+    def _start(self, command: list[str], log: Any, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        command = [*prefix, str(Path(sys.executable).parent / command[0]), *command[1:]]
+        return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
 
 
 def flushed(redis_url: str) -> None:

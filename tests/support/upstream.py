@@ -3,13 +3,16 @@
 A process of its own: `python -m tests.support.upstream`, which prints its port. What it does is chosen by the
 model's name, parts joined by "-":
 
-    usage-P-C[-K-R]  P prompt, C completion, K cached, R reasoning tokens    slow-MS      silence before the headers
+    usage-P-C[-K-R]  P prompt, C completion, K cached, R reasoning tokens    slow-MS[-KB] silence before the headers
     stream-N-MS      N chunks, MS apart (the default streams 5 at once)      silent       no answer at all
     silentmid-N      silence after N chunks          cut-N        the connection dies after N chunks
     cutchunk-N       … in the middle of a chunk      cleancut-N   a clean end after N chunks, without [DONE]
     status-CODE[-S]  an error (Retry-After: S)       html | garbage | nousage | empty | reset | closeidle
     errorevent-N     an error event after N chunks   flaky-N-KEY  500 for the first N calls with KEY
     echo             answers with the request it got tools       a tool call       big-KB   a long answer
+
+A request whose `metadata.bill` is a JSON object gets an answer with the fields of that object (`usage`, and perhaps
+`service_tier`), whatever the model.
 """
 
 from __future__ import annotations
@@ -116,6 +119,9 @@ class Vendor:
         self.by_model[name] += 1
         if path.endswith(b"/embeddings"):
             return self.embed(sock, request)
+        bill = (request.get("metadata") or {}).get("bill")
+        if bill is not None:
+            return self.billed(sock, json.loads(bill), streamed=bool(request.get("stream")))
         kind, *rest = name.split("-")
         numbers = [int(part) for part in rest if part.isdigit()]
         early = self.early_fault(sock, kind, rest, numbers)
@@ -160,6 +166,8 @@ class Vendor:
     def complete(
         self, sock: Any, request: dict[str, Any], kind: str, numbers: list[int], head: bytes, body: bytes
     ) -> bool:
+        if kind == "slow" and len(numbers) > 1:
+            kind, numbers = "big", numbers[1:]
         if kind not in ("usage", "echo", "tools", "big", "nousage", "empty", "closeidle"):
             self.count(10, 5)
             sock.sendall(_PLAIN)
@@ -222,6 +230,17 @@ class Vendor:
             end += _USAGE_CHUNK % json.dumps(usage).encode()
         sock.sendall(_chunked(end + _DONE) + b"0\r\n\r\n")
         self.count(numbers[0] if kind == "usage" else 10, sent)
+
+    def billed(self, sock: Any, bill: dict[str, Any], *, streamed: bool) -> bool:
+        usage = bill["usage"]
+        self.count(usage["prompt_tokens"], usage["completion_tokens"])
+        if not streamed:
+            sock.sendall(_json({**json.loads(_COMPLETION % (b'"Hello there."', b"{}")), **bill}))
+            return True
+        last = {**json.loads((_USAGE_CHUNK % b"{}").split(b": ", 1)[1]), **bill}
+        chunk = b"data: %b\n\n" % json.dumps(last).encode()
+        sock.sendall(_SSE + _chunked(_CHUNK + _FINISH + chunk + _DONE) + b"0\r\n\r\n")
+        return True
 
     def embed(self, sock: Any, request: dict[str, Any]) -> bool:
         self.count(7, 0)
