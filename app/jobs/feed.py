@@ -30,8 +30,7 @@ from app.store.results import Result, Results
 
 log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
-_BUSY_S, _WATCHING_S, _IDLE_S = 0.02, 0.2, 1.0
-_CANCEL_S = 0.2
+_BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
 _TELL_S = 1.0  # between two updates of the counts that callers see
 _LONGEST_WAIT_S = 60.0
 _CHUNK = 500
