@@ -14,8 +14,8 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis import Redis
+from app.store.rediskeys import WORKERS
 
-WORKERS = "penstock:workers"  # zset: worker id → its last sign of life, Unix seconds by Redis's clock
 # Whose the reservations of queued calls are: nobody's who could die.
 QUEUE = "queue"
 log = structlog.get_logger()

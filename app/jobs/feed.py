@@ -30,8 +30,7 @@ from app.store.results import Result, Results
 
 log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
-_BUSY_S, _WATCHING_S, _IDLE_S = 0.02, 0.2, 1.0
-_CANCEL_S = 0.2
+_BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
 _TELL_S = 1.0  # between two updates of the counts that callers see
 _LONGEST_WAIT_S = 60.0
 _CHUNK = 500
@@ -82,10 +81,8 @@ class Feed:
         self._pause_s = _BUSY_S
 
     def step(self) -> float | None:
-        """Does what can be done now. Returns when to come again, in seconds; None when the batch has ended.
-
-        Raises `NotReady` for what may pass, and `OSError` of the disk.
-        """
+        """Does what can be done now. Returns when to come again, in seconds; None when there is nothing left to do.
+        Raises `NotReady` for what may pass, and `OSError` of the disk."""
         batch = self._batches.now(self.batch_id)
         if batch is None or batch.status not in UNFINISHED:
             return self._over()

@@ -19,12 +19,12 @@ import dramatiq
 import gevent
 import msgspec
 import structlog
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
 from app.descriptors import raise_limit
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batches import Feeder
+from app.jobs.broker import Broker
 from app.jobs.queue import described
 from app.jobs.runner import Runner
 from app.services import Services, build_services
@@ -127,7 +127,7 @@ def _build() -> Services:
 
 services = _build()
 _lifecycle = Lifecycle(services)
-broker = RedisBroker(
+broker = Broker(
     client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
     namespace=NAMESPACE,
     middleware=[Retries(), _lifecycle],

@@ -18,11 +18,14 @@ import structlog
 from app.errors import ConfigError, StoreUnavailable
 from app.store.database import Database
 from app.store.redis import Redis
+from app.store.rediskeys import WORKERS
 from app.store.tables import installation
 
 log = structlog.get_logger()
 _FILE = "installation"
 _KEY = "penstock:installation"
+_KEEP_S = 30 * 86_400  # after the last start
+_ALIVE_S = 30  # since a worker's last sign of life, which it shows every few seconds
 _ADOPT = "if they are to belong together from now on, run: flask --app app installation adopt"
 
 
@@ -57,22 +60,31 @@ class Installation:
         if here is None:
             log.warning("data_dir_not_shared", data_dir=str(self._directory), effect="no batches can be run from here")
         try:
-            self._redis.execute("SET", _KEY, there, "NX")
-            found = self.in_redis()
+            self._check_redis(there)
         except StoreUnavailable as exc:
             log.warning("installation_unchecked", reason=exc.message)
+
+    def _check_redis(self, mine: str) -> None:
+        self._redis.execute("SET", _KEY, mine, "NX", "EX", _KEEP_S)
+        found = self.in_redis()
+        if found == mine:
+            self._redis.execute("EXPIRE", _KEY, _KEEP_S)
             return
-        if found not in (None, there):
+        [(seconds, _)] = self._redis.pipeline([("TIME",)])
+        if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _ALIVE_S, "+inf"):
             raise ConfigError(
-                f"REDIS_URL leads to the Redis of installation {_short(found)}, the database {self._database.name} is "
-                f"{_short(there)}'s: two installations must not share a Redis; {_ADOPT}"
+                f"REDIS_URL leads to the Redis of {_short(found)}, which is running; the database {self._database.name} "
+                f"belongs to {_short(mine)}: two installations must not share a Redis; {_ADOPT}"
             )
+        # Nobody of it has shown a sign of life: it was begun anew with another DATA_DIR and database.
+        log.warning("redis_taken_over", of=_short(found))
+        self._redis.execute("SET", _KEY, mine, "EX", _KEEP_S)
 
     def adopt(self) -> str:
         """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
         found = self._into_database(self.in_database() or self.in_directory() or secrets.token_hex(16))
         self._into_directory(found, replace=True)
-        self._redis.execute("SET", _KEY, found)
+        self._redis.execute("SET", _KEY, found, "EX", _KEEP_S)
         return found
 
     def keep(self) -> None:

@@ -138,6 +138,7 @@ class Gateway:
 
     def __enter__(self) -> Gateway:
         self.services.database.migrate()
+        self.services.installation.adopt()  # the Redis may have been another gateway's until now
         with self._log.open("ab") as log:
             command = ["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
             self._processes = [self._start(command, log, self._prefix)]

@@ -259,6 +259,7 @@ def test_the_ledger_process_migrates_drains_and_ends_well_when_told_to(
         os.kill(os.getpid(), number)
 
     services.reaper = SimpleNamespace(run_once=told_to_stop)
+    services.installation = Installation(database=services.database, redis=redis, data_dir=tmp_path)
     assert Shell(services)("ledger", "run").exit_code == 0
     assert [line.calls for line in services.ledger.usage("day")] == [1]
     assert time.time() - (tmp_path / "ledger-alive").stat().st_mtime < 60, "what a health check looks at"

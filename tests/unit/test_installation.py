@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError
+from app.gateway.presence import Presence
 from app.store.backup import Backups
 from app.store.database import Database
 from app.store.installation import Installation
 from app.store.redis import Redis
+from tests.support.aging import let_pass
 
 
 @pytest.fixture
@@ -103,16 +105,28 @@ def test_a_new_database_does_not_take_over_a_data_dir_with_files(
     assert at("a").in_database() == before.strip()
 
 
-def test_two_installations_do_not_share_a_redis_but_one_that_lost_its_data_is_taken_back(
+def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is_taken_back(
     at: Callable[..., Installation], redis: Redis
 ) -> None:
     at("a").check()
+    presence = Presence(redis=redis, timeout_s=15)
+    presence.beat()
     with pytest.raises(ConfigError, match="two installations must not share a Redis"):
         at("b").check()
-    redis.execute("FLUSHALL")
+    assert redis.execute("TTL", "penstock:installation") > 86_400
+    redis.execute("DEL", "penstock:installation")
     at("a").check()
     assert len(set(ids(at("a")))) == 1
     assert at("b").adopt() == at("b").in_redis()
+
+
+def test_a_redis_whose_installation_is_no_more_is_taken_over(at: Callable[..., Installation], redis: Redis) -> None:
+    """DATA_DIR was removed, and all began anew."""
+    at("a").check()
+    Presence(redis=redis, timeout_s=15).beat()
+    let_pass(redis, 60)
+    at("b").check()
+    assert at("b").in_redis() == at("b").in_directory()
 
 
 def test_a_redis_that_is_away_does_not_keep_a_process_from_starting(
