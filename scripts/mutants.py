@@ -32,8 +32,8 @@ FILES = (
     "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
 )  # fmt: skip
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
-# Real time passes in these, and they have nothing to do with the files above.
-LAST = ("test_pace", "test_backup", "test_archive", "test_database", "test_callbacks", "test_transport", "test_line")
+# Real time passes in these: they only run for what they speak of.
+SLOW = ("test_pace", "test_backup", "test_archive", "test_database", "test_callbacks", "test_transport", "test_line")
 _ONE_TEST_S = 20
 _FIRST = 4
 _COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
@@ -125,14 +125,11 @@ class Tree:
 
 def quick_tests(root: Path, mutated: str) -> list[str]:
     """The quick tests' files, those that speak of the mutated file first."""
-    name = _spoken_of(root, mutated)
-
-    def rank(path: Path) -> tuple[object, ...]:
-        mentions = len(re.findall(name, path.read_text(encoding="utf-8")))
-        return path.stem in LAST, not re.search(name, path.stem), -mentions, path.parent.name, path.name
-
+    name = re.compile(_spoken_of(root, mutated))
     files = [path for pattern in QUICK for path in root.glob(pattern)]
-    return [str(path.relative_to(root)) for path in sorted(files, key=rank)]
+    mentions = {path: len(name.findall(path.read_text(encoding="utf-8"))) for path in files}
+    order = sorted(files, key=lambda path: (not name.search(path.stem), -mentions[path], path.parent.name, path.name))
+    return [str(path.relative_to(root)) for path in order if mentions[path] or path.stem not in SLOW]
 
 
 def _spoken_of(root: Path, mutated: str) -> str:
