@@ -137,7 +137,8 @@ class UpstreamError(GatewayError):
     connect, tls, resolve, timeout_connect, timeout_first_byte, timeout_idle, timeout_total, status_4xx,
     status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed.
 
-    `retry_here` says whether the same target may be tried again, `fall_back` whether another one may.
+    `retry_here` says whether the same target may be tried again, `fall_back` whether another one may. `billable`: the
+    request was sent whole and no refusal came back, so that the provider may have worked, and bills it.
     """
 
     status = 502
@@ -154,11 +155,13 @@ class UpstreamError(GatewayError):
         upstream_status: int | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
+        billable: bool = False,
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.provider = provider
         self.kind = kind
         self.upstream_status = upstream_status
+        self.billable = billable
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -184,10 +187,14 @@ class UpstreamRejected(UpstreamError):
 
 
 class ClientGone(GatewayError):
-    """The client hung up; nothing can be sent. 499 is nginx's status for it."""
+    """The client hung up; nothing can be sent. 499 is nginx's status for it. `billable` as for `UpstreamError`."""
 
     status = 499
     code = "CLIENT_CLOSED_REQUEST"
+
+    def __init__(self, message: str, *, billable: bool = False) -> None:
+        super().__init__(message)
+        self.billable = billable
 
 
 class ConfigError(GatewayError):

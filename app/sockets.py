@@ -14,6 +14,7 @@ from gevent import socket
 from gevent.hub import Waiter
 
 _Plain: Any = socket.socket
+_BLOCK = 65_536
 
 
 def receive(sock: Any, size: int, timeout_s: float) -> bytes:
@@ -42,6 +43,23 @@ def receive(sock: Any, size: int, timeout_s: float) -> bytes:
         except BlockingIOError:
             continue
         return data
+
+
+def arrived(sock: Any, most: int) -> bytes:
+    """What has come already, about `most` bytes of it at the most; never waits and never raises."""
+    tls = getattr(sock, "_sslobj", None)
+    blocks = []
+    size = 0
+    while size < most:
+        try:
+            block = tls.read(_BLOCK) if tls is not None else sock._sock.recv(_BLOCK)
+        except (OSError, ValueError):  # nothing is there, or the socket is closed
+            break
+        if not block:
+            break
+        blocks.append(block)
+        size += len(block)
+    return b"".join(blocks)
 
 
 def send(sock: Any, data: bytes, timeout_s: float) -> None:

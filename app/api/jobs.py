@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from app.api.wire import Inbound, Outbound
-from app.domain.chat import ChatRequest, field_bytes, with_fields
+from app.domain.body import field_bytes, with_fields
+from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.queue import described, estimated_wait_s

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from app.domain.chat import ChatRequest, EmbedRequest, decoded
+from app.domain.body import decoded
+from app.domain.chat import ChatRequest, EmbedRequest
 from app.errors import GatewayError, InvalidRequest
 
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings"]

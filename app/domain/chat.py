@@ -1,30 +1,33 @@
 """What a caller may ask for: parsed and validated once, at the edge, then trusted.
 
 Validation covers what the gateway acts on (model, messages, limits on tokens, streaming). Everything else of
-the OpenAI body is the provider's business: it is kept as raw bytes and forwarded untouched.
+the OpenAI body is the provider's business: each value is kept as raw bytes and forwarded untouched. The object around
+them is written anew, so that no parser can find another field in it than we did: one of each name, and none in a
+spelling that a parser which ignores case would take for it.
+
 Source of names and ranges: OpenAI API reference, "Create chat completion" and "Create embeddings".
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
+from app.domain.body import check_names, decoded, encode, field_bytes, with_fields
+from app.domain.bounded import check_message
+from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 
-# A prompt token is at least one byte in every byte-level vocabulary, and about four in English text.
-_BYTES_PER_TOKEN = 4
 # What a picture can cost at most: OpenAI's tile pricing for a high-detail image on the models that count it dearest.
 IMAGE_CEILING_TOKENS = 50_000
 _IMAGE_ESTIMATE_TOKENS = 1_000
 # Chat templates add a few tokens a message ("<|im_start|>role …"); vendors document 3 to 5.
 _TOKENS_PER_MESSAGE = 8
-
+# No model's longest answer comes near; the ledger's numbers have room for 128 of them.
+_MOST_OUTPUT_TOKENS = 10_000_000
 _Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-_Positive = Annotated[int, msgspec.Meta(ge=1)]
+_OutputTokens = Annotated[int, msgspec.Meta(ge=1, le=_MOST_OUTPUT_TOKENS)]
 
 
 class _Url(msgspec.Struct, frozen=True):
@@ -52,7 +55,7 @@ class Message(msgspec.Struct, frozen=True):
         parts = self.content if isinstance(self.content, list) else ()
         images = [part.image_url.url for part in parts if part.image_url is not None]
         inline = sum(len(url) for url in images if url.startswith("data:"))
-        return (size - inline) // _BYTES_PER_TOKEN + len(images) * _IMAGE_ESTIMATE_TOKENS + 1
+        return (size - inline) // BYTES_PER_TOKEN + len(images) * _IMAGE_ESTIMATE_TOKENS + 1
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
@@ -69,10 +72,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
-    max_tokens: _Positive | None = None
-    max_completion_tokens: _Positive | None = None
+    max_tokens: _OutputTokens | None = None
+    max_completion_tokens: _OutputTokens | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     service_tier: str | None = None
+    prediction: msgspec.Raw = msgspec.Raw(b"")
     # Never read from the body: `parse` sets them.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
     images: int = msgspec.field(default=0, name="(images)")
@@ -97,13 +101,38 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def max_output_tokens(self) -> int | None:
-        """The caller's bound on each choice; None when the caller set none."""
-        return self.max_completion_tokens or self.max_tokens
+        """The caller's bound on each choice, the larger one of two; None when the caller set none."""
+        if self.max_tokens is None:
+            return self.max_completion_tokens
+        return max(self.max_tokens, self.max_completion_tokens or 0)
+
+    def understood(self) -> ChatRequest:
+        """The same request with its messages, too, written anew: for a caller whose money is limited.
+
+        Nothing in it can cost more than its bytes, its pictures and its bounds tell. Raises `InvalidRequest` for what
+        nobody can know the cost of (a file, sound that the provider keeps), and for a name in an odd spelling.
+        """
+        messages = decoded(_OBJECTS, bytes(field_bytes(self.raw)["messages"]))
+        for i, message in enumerate(messages):
+            check_message(message, f"messages[{i}]")
+        raw = with_fields(self.raw, {"messages": messages})
+        return msgspec.structs.replace(self, raw=raw)
+
+    def completion_ceiling(self, bound: int) -> int:
+        """The most completion tokens that are billed when each choice is bounded by `bound`.
+
+        Rejected tokens of a prediction are billed besides (OpenAI, "Predicted Outputs").
+        """
+        return (bound + len(bytes(self.prediction))) * self.choices
 
     def prompt_estimate(self) -> int:
         """A likely count of prompt tokens, from the length of the body: good enough to reserve with."""
         size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
-        return size // _BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
+        return size // BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
+
+    def prompt_likely(self) -> int:
+        """As `prompt_estimate`, from a closer look: for a call whose provider will never tell."""
+        return self.prompt_estimate() if self.images else max(likely_tokens(self.raw), self.prompt_estimate())
 
     def prompt_ceiling(self) -> int:
         """A count of prompt tokens that no byte-level tokenizer can exceed for this body."""
@@ -138,10 +167,13 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, raw: bytes) -> EmbedRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        return msgspec.structs.replace(_parse(_EMBED, raw), raw=raw)
+        return _parse(_EMBED, raw, _EMBED_FIELDS)
 
     def prompt_estimate(self) -> int:
-        return len(self.raw) // _BYTES_PER_TOKEN + 1
+        return len(self.raw) // BYTES_PER_TOKEN + 1
+
+    def prompt_likely(self) -> int:
+        return max(likely_tokens(self.raw), self.prompt_estimate())
 
     def prompt_ceiling(self) -> int:
         return len(self.raw)
@@ -150,35 +182,30 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
 _CHAT = msgspec.json.Decoder(ChatRequest)
 _SMART = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_SmartRequest))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENCODE = msgspec.json.Encoder().encode
+_OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
+# What the gateway acts on, and what else changes the cost of a call.
+_CHAT_FIELDS = frozenset({
+    "model", "messages", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens", "max_completion_tokens",
+    "user", "service_tier", "prediction", "modalities", "web_search_options", "reasoning_effort", "tools", "functions",
+})  # fmt: skip
+_EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
-_S = TypeVar("_S")
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
-def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
-    """A request body as what `decoder` makes of it. Raises `InvalidRequest`; `param` names the field."""
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as exc:
-        raise _invalid(str(exc)) from None
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The request body is not valid JSON.") from None
-
-
-def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes) -> _R:
+def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str]) -> _R:
     request = decoded(decoder, raw)
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)
-    return request
+    fields = field_bytes(raw)
+    check_names(fields, known)
+    return msgspec.structs.replace(request, raw=encode(fields))
 
 
 def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
-    request = _parse(decoder, raw)
-    return msgspec.structs.replace(request, raw=raw, images=_images(request.messages))
+    request = _parse(decoder, raw, _CHAT_FIELDS)
+    images = _images(request.messages)
+    return msgspec.structs.replace(request, images=images) if images else request
 
 
 def _images(messages: list[Message]) -> int:
@@ -187,33 +214,6 @@ def _images(messages: list[Message]) -> int:
         if type(message.content) is list:
             count += sum(part.image_url is not None for part in message.content)
     return count
-
-
-def _invalid(reason: str) -> InvalidRequest:
-    found = _AT.match(reason)
-    what, path = (found["what"], found["path"]) if found else (reason, None)
-    param = (path or "").removeprefix("$").lstrip(".")
-    missing = _MISSING.search(what)
-    if missing:
-        param = f"{param}.{missing[1]}" if param else missing[1]
-        what = "Missing required field"
-    if not param:
-        return InvalidRequest("The request body must be a JSON object.")
-    return InvalidRequest(f"{what}: `{param}`.", param=param)
-
-
-def with_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -> bytes:
-    """The JSON object `raw` with some top-level fields set or dropped; every other value keeps its very bytes."""
-    fields: dict[str, Any] = _FIELDS.decode(raw)
-    for name in drop:
-        fields.pop(name, None)
-    fields.update(changes)
-    return _ENCODE(fields)
-
-
-def field_bytes(raw: bytes) -> dict[str, msgspec.Raw]:
-    """The top-level fields of the JSON object `raw`, each value as the bytes it came in."""
-    return _FIELDS.decode(raw)
 
 
 class Draft:
@@ -241,6 +241,6 @@ class Draft:
 
     def _change(self, name: str, value: Any, wire: Any) -> None:
         fields = self.fields
-        fields[name] = msgspec.Raw(_ENCODE(wire))
-        changed = msgspec.structs.replace(self.request, **{name: value}, raw=_ENCODE(fields))
+        fields[name] = msgspec.Raw(encode(wire))
+        changed = msgspec.structs.replace(self.request, **{name: value}, raw=encode(fields))
         self.request = msgspec.structs.replace(changed, images=_images(changed.messages))

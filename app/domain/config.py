@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,11 @@ class ProviderConfig(Section):
     )
     headers: dict[str, str] = Field(
         default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure."
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None,
+        description="The field that bounds answers to keys with a budget; by default max_completion_tokens at OpenAI "
+        "and Azure, and max_tokens elsewhere.",
     )
     prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
     ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
-from app.domain.chat import ChatRequest, decoded
+from app.domain.body import decoded
+from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.domain.products import SupportConfig
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable

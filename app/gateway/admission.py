@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
@@ -20,8 +20,10 @@ from app.domain.config import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, RateLimited, StoreUnavailable
 from app.gateway.callers import Callers
-from app.gateway.limits import Amounts, Counter, bind, counters, window_end
+from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
+from app.gateway.plans import Plans
 from app.gateway.presence import Presence
+from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis import Redis
 from app.store.rediskeys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
 from app.store.spool import Spool
@@ -33,9 +35,12 @@ _KEEP_MS = 7 * 86_400_000
 _SETTLED_MS = 120_000
 # A queued call may be run once more, by another worker, after it was settled.
 _QUEUED_SETTLED_MS = 86_400_000
+# How long a cancelled call is remembered: the kernel tries for 15 minutes to deliver an admission that got stuck.
+_CANCELLED_MS = 3_600_000
 # A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60.0
 _MOST_BINDINGS = 10_000
+_NOTHING_USED = Amounts(requests=0)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,21 +69,18 @@ class Remaining(msgspec.Struct, frozen=True):
     reset_s: float
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """One limit's part in a reservation."""
-
-    counter: Counter
-    reserved: int
-
-
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A key's limits as the scripts want them, worked out once a day instead of with every call."""
+    """A key's limits as the scripts want them, worked out once a day instead of with every call.
+
+    `valid_from` is for a clock that goes back over midnight: one that had been years ahead would never end its day.
+    """
 
     plan: str
     counters: tuple[Counter, ...]
     leases: str  # the key of the caller's running calls, or a placeholder
     most_at_once: int | None
+    valid_from: float
     valid_until: float
 
 
@@ -96,7 +98,7 @@ class Admitted(msgspec.Struct):
 
 
 class Admission:
-    """Raises `RateLimited`, `BudgetExceeded`, `InvalidApiKey`, `StoreUnavailable`."""
+    """Raises `RateLimited`, `BudgetExceeded`, `InvalidApiKey`, `Forbidden`, `StoreUnavailable`."""
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class Admission:
         self._admit = redis.script("admit")
         self._settle = redis.script("settle")
         self._callers = callers
-        self._plans = plans
+        self._plans = Plans(plans, callers=callers, clock=clock)
         self._limits = {name: bind(plan) for name, plan in plans.items()}
         self._bindings: dict[str, Binding] = {}
         self._presence = presence
@@ -119,30 +121,30 @@ class Admission:
         self._clock = clock
 
     def plan(self, caller: Caller) -> Plan:
-        """The caller's plan; a plan that was removed from the file counts as the default one."""
-        return self._plans.get(caller.plan) or self._plans["default"]
+        """The caller's plan. Raises `Forbidden` when it is not in the file: without its limits nobody is served."""
+        return self._plans.of(caller)
 
     def admit(self, caller: Caller, ask: Ask) -> Admitted:
         self.begin()
+        caller = self._plans.checked(caller)
         reply = self._call_admit(caller, ask)
         if reply[0][0] == b"stale":
-            caller = self._callers.refreshed(caller.key_hash)
+            caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
             reply = self._call_admit(caller, ask)
             if reply[0][0] == b"stale":
                 # Changed twice within a millisecond: whatever it is now, the next call will see it.
-                caller = self._callers.refreshed(caller.key_hash)
+                caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
                 reply = self._call_admit(replace(caller, record=b""), ask)
         answer, charges, binding, now = reply
+        if answer[0] == b"ended":
+            self._end_again(ask, answer)
         if answer[0] == b"limited":
             refusal = self._refusal(binding, charges, answer, now)
             refusal.remaining = _remaining(charges, answer[3:], now)
             raise refusal
-        cached = answer[1] if answer[0] == b"hit" else None
-        if cached is not None:
-            charges = _cached_charges(charges)
         return Admitted(
             caller=caller, ask=ask, charges=charges, leases=binding.leases,
-            reservations=self._reservations(ask), cached=cached,
+            reservations=self._reservations(ask), cached=answer[1] if answer[0] == b"hit" else None,
             follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
         )  # fmt: skip
 
@@ -167,20 +169,22 @@ class Admission:
         args: list[str | bytes | int] = [
             ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1),
             _QUEUED_SETTLED_MS if ask.queued else _SETTLED_MS,
-            *_charge_args(admitted.charges, used),
+            *charge_args(admitted.charges, used),
         ]  # fmt: skip
         self._spool.settle(self._settle, keys, args)
 
     def cancel(self, admitted: Admitted, reservations: str) -> None:
         """Gives back what a call has reserved that will not be made after all. It leaves no row."""
-        keys = [reservation_key(admitted.ask.call_id), reservations, NOTHING, NOTHING, admitted.leases, OUTBOX]
-        keys += (charge.counter.key for charge in admitted.charges)
-        self._spool.settle(self._settle, keys, _cancel_args(admitted.ask.call_id, admitted.charges))
+        ask, charges = admitted.ask, admitted.charges
+        flight = flight_key(ask.cache_key)
+        keys = [reservation_key(ask.call_id), reservations, NOTHING, flight, admitted.leases, OUTBOX]
+        keys += (charge.counter.key for charge in charges)
+        self._spool.settle(self._settle, keys, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
 
     def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
         now = self._clock()
         binding = self._bindings.get(caller.key_id)
-        if binding is None or now >= binding.valid_until or binding.plan != caller.plan:
+        if binding is None or not binding.valid_from <= now < binding.valid_until or binding.plan != caller.plan:
             binding = self._bind(caller, now)
         reserve = ask.reserve
         charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
@@ -203,29 +207,42 @@ class Admission:
             return self._admit(keys, args), charges, binding, now
         except StoreUnavailable as exc:
             if exc.perhaps_done:
-                self._undo(ask.call_id, keys, charges)
+                self._undo(ask, keys, charges)
             raise
 
     def _reservations(self, ask: Ask) -> str:
         return ask.reservations or self._presence.reservations_key
 
-    def _undo(self, call_id: str, keys: list[str], charges: tuple[Charge, ...]) -> None:
-        """Gives back what Redis may have reserved for a call that was refused because no answer came."""
-        log.warning("admission_unanswered", call_id=call_id)
+    def _undo(self, ask: Ask, keys: list[str], charges: tuple[Charge, ...]) -> None:
+        """Gives back what Redis may have reserved for a call that was refused because no answer came.
+
+        Should the admission reach Redis only afterwards, it finds the call ended.
+        """
+        log.warning("admission_unanswered", call_id=ask.call_id)
         undo = [*keys[1:3], NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
-        self._spool.keep(self._settle, undo, _cancel_args(call_id, charges))
+        self._spool.keep(self._settle, undo, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
+
+    def _end_again(self, ask: Ask, answer: list[Any]) -> NoReturn:
+        """It was admitted before, and has ended or cannot be answered the same again: nobody will make the call."""
+        log.warning("admission_repeated_too_late", call_id=ask.call_id)
+        if answer[1]:
+            recorded: Recorded = decode_recorded(answer[1])
+            keys = recorded.settle_keys(ask.call_id, self._reservations(ask))
+            self._spool.settle(self._settle, keys, _cancel_args(ask, recorded.args))
+        raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:
-        name = caller.plan if caller.plan in self._limits else "default"
-        most_at_once = self._plans[name].concurrency
+        most_at_once = self._plans.of(caller).concurrency
+        day = datetime.fromtimestamp(now, UTC)
         if len(self._bindings) >= _MOST_BINDINGS:
             self._bindings.clear()
         binding = self._bindings[caller.key_id] = Binding(
             plan=caller.plan,
-            counters=counters(self._limits[name], caller.key_id, now),
+            counters=counters(self._limits[caller.plan], caller.key_id, now),
             leases=RUNNING_CALLS + caller.key_id if most_at_once is not None else NOTHING,
             most_at_once=most_at_once,
-            valid_until=window_end("day", datetime.fromtimestamp(now, UTC)),
+            valid_from=day_start(day),
+            valid_until=window_end("day", day),
         )
         return binding
 
@@ -256,30 +273,17 @@ class Admission:
         )  # fmt: skip
 
 
-def _charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
-    args: list[str | int] = []
-    for charge in charges:
-        counter = charge.counter
-        args += (counter.kind, charge.reserved, used[counter.index], *counter.sent)
-    return args
-
-
-def _cancel_args(call_id: str, charges: tuple[Charge, ...]) -> list[str | int]:
-    return [call_id, "cancelled", "", "", 1, _SETTLED_MS, *_charge_args(charges, Amounts(requests=0))]
-
-
-def _cached_charges(charges: tuple[Charge, ...]) -> tuple[Charge, ...]:
-    """What a cached answer is charged: it is a request, and nothing else."""
-    return tuple(c if c.counter.limit.counts_cached else Charge(c.counter, 0) for c in charges)
+def _cancel_args(ask: Ask, charges: list[str | int]) -> list[str | bytes | int]:
+    return [ask.call_id, "cancelled", _encode(never_made(ask.row)), "", 1, _CANCELLED_MS, *charges]
 
 
 def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:
-    """What `gateway.reaper` needs to settle this call without its worker."""
-    cached = _charge_args(_cached_charges(charges), Amounts(ask.if_lost.requests)) if ask.read_cache else []
+    """What `gateway.reaper` needs to settle this call without its worker: a `Recorded`."""
     return _encode({
         "row": ask.row, "leases": leases, "flight": flight_key(ask.cache_key),
         "keys": [charge.counter.key for charge in charges],
-        "args": _charge_args(charges, ask.if_lost), "cached_args": cached,
+        "args": charge_args(charges, ask.if_lost),
+        "cached_args": charge_args(charges, Amounts(ask.if_lost.requests)) if ask.read_cache else [],
     })  # fmt: skip
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.domain.charges import ChargedAttempt, totals
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.domain.money import Usage, usd
+from app.domain.tokens import BYTES_PER_TOKEN
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted, Remaining
+from app.gateway.attempts import AttemptCosts
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Route
@@ -22,7 +25,6 @@ from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
-_BYTES_PER_TOKEN = 4
 
 
 class CallContext(msgspec.Struct):
@@ -65,8 +67,14 @@ class Running(msgspec.Struct, kw_only=True):
     started: float  # time.monotonic
     deadline: float
     attempts: Attempts = msgspec.field(default_factory=Attempts)
+    earlier: tuple[ChargedAttempt, ...] = ()  # of a queued call: what it cost before this time
     ttft_s: float | None = None
     settled: bool = False
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the caller's money is limited."""
+        return any(charge.counter.limit.unit == "nanousd" for charge in self.admitted.charges)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -92,7 +100,7 @@ class Books:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._admission = admission
-        self._pricing = pricing
+        self._costs = AttemptCosts(pricing)
         self._metrics = metrics
         self._clock = clock
 
@@ -107,6 +115,30 @@ class Books:
         """The call does not run for now, and will be tried again."""
         self._metrics.active(-1)
 
+    def cover(self, call: Running) -> None:
+        """Reserves money for one more attempt, and notes for the reaper what those before it cost.
+
+        Raises `BudgetExceeded`, `StoreUnavailable`.
+        """
+        ask = call.admitted.ask
+        likely = ask.row["prompt_tokens"], ask.row["completion_tokens"]
+        charged = [*self.charged(call), ChargedAttempt("", "", "lost", *likely, ask.if_lost.nanousd, True)]
+        total = totals(charged)
+        number = len(call.earlier) + call.attempts.covered + 1
+        if_lost = Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd)
+        row = {**ask.row, **total._asdict(), "charged_attempts": charged}
+        self._admission.cover(call.admitted, number, if_lost=if_lost, row=row)
+        call.attempts.covered += 1
+
+    def charged(self, call: Running) -> list[ChargedAttempt]:
+        """The attempts so far that gave no answer and may be billed all the same."""
+        if not call.attempts.unanswered:
+            return list(call.earlier)
+        completion_tokens: int = call.row["completion_tokens"]
+        attempts = call.attempts.unanswered
+        new = self._costs.unanswered(call.request, attempts, completion_tokens, ceiling=call.has_budget)
+        return [*call.earlier, *new]
+
     def answered(
         self,
         call: Running,
@@ -118,7 +150,7 @@ class Books:
         ttl_s: int = 0,
     ) -> int:
         """The call was answered in full. `keep` goes into the cache. Returns its cost in nano-dollars."""
-        counted = usage or self._estimate(call, text_bytes, chunks)
+        counted = usage or self.estimate(call, text_bytes, chunks)
         return self._settle(call, "ok", 200, counted, keep=keep, ttl_s=ttl_s)
 
     def answered_from_cache(self, call: Running) -> int:
@@ -133,31 +165,25 @@ class Books:
         error: GatewayError | None = None,
         *,
         usage: Usage | None = None,
-        text_bytes: int = 0,
-        chunks: int = 0,
     ) -> None:
-        """The call failed or was hung up on. What was streamed until then is counted, and so is the prompt of a
-        call that the client gave up: the provider has read it (CONVENTIONS, bug 1)."""
-        sent = status == "aborted" and call.attempts.count > 0
-        if usage is None:
-            usage = self._estimate(call, text_bytes, chunks) if chunks or sent else Usage()
-        self._settle(call, status, http_status, usage, error)
+        """The call failed or was hung up on. `usage` is what was streamed until then; attempts that never answered are
+        charged besides: the provider has read the prompt, and may have written (CONVENTIONS, bug 1)."""
+        self._settle(call, status, http_status, usage or Usage(), error)
 
-    def dropped(self, admitted: Admitted, status: str, http_status: int) -> None:
-        """A queued call ended without having run."""
+    def dropped(self, admitted: Admitted, charged: list[ChargedAttempt], status: str, http_status: int) -> None:
+        """A queued call ended without an answer. `charged` is what it had cost by then."""
         row = admitted.ask.row
-        row.update(
-            status=status,
-            http_status=http_status,
-            prompt_tokens=0,
-            completion_tokens=0,
-            cost_nanousd=0,
-            estimated=False,
+        total = totals(charged)
+        row.update(**total._asdict(), status=status, http_status=http_status, estimated=bool(charged))
+        if charged:
+            row["charged_attempts"] = charged
+        self._admission.settle(
+            admitted, Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd), row
         )
-        self._admission.settle(admitted, Amounts(1), row)
         self._metrics.observe_call(
-            model=row["model"], provider="cache", status=status, duration_s=0.0, ttft_s=None, prompt_tokens=0,
-            completion_tokens=0, cached_tokens=0, reasoning_tokens=0, cost_nanousd=0,
+            model=row["model"], provider="cache", status=status, duration_s=0.0, ttft_s=None,
+            prompt_tokens=total.prompt_tokens, completion_tokens=total.completion_tokens, cached_tokens=0,
+            reasoning_tokens=0, cost_nanousd=total.cost_nanousd,
         )  # fmt: skip
 
     def report(self, call: Running, cost_nanousd: int | None) -> Report:
@@ -168,9 +194,10 @@ class Books:
             call.context.notes,
         )  # fmt: skip
 
-    def _estimate(self, call: Running, text_bytes: int, chunks: int) -> Usage:
+    def estimate(self, call: Running, text_bytes: int, chunks: int) -> Usage:
+        """What an answer used whose provider did not say."""
         # Most providers send a token a chunk; those that send more are caught by the length of the text.
-        return Usage(call.request.prompt_estimate(), max(chunks, text_bytes // _BYTES_PER_TOKEN), estimated=True)
+        return Usage(call.request.prompt_likely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True)
 
     def _settle(
         self,
@@ -188,10 +215,20 @@ class Books:
         call.settled = True
         target = call.attempts.target
         provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
-        card = self._pricing.card(provider, upstream_model, usage.service_tier) if target else None
-        cost = card.cost_nanousd(usage) if card and usage.total_tokens else 0
-        latency_s = self._clock() - call.started
+        cost: int | None = 0
+        if target and usage.total_tokens:
+            cost = self._costs.answered(call.request, provider, upstream_model, usage)
         row = call.row
+        row["unpriced"] = cost is None
+        cost = cost or 0
+        if call.attempts.unanswered or call.earlier:
+            charged = self.charged(call)
+            if usage.total_tokens:
+                charged.append(ChargedAttempt(provider, upstream_model, status, *usage[:2], cost, usage.estimated))
+            row["charged_attempts"] = charged
+            prompt_tokens, completion_tokens, cost = totals(charged)
+            usage = usage._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
+        latency_s = self._clock() - call.started
         row.update(
             provider=provider, upstream_model=upstream_model, status=status, http_status=http_status,
             prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
@@ -199,7 +236,6 @@ class Books:
             latency_ms=round(latency_s * 1000, 3),
             ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
             attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
-            unpriced=card is None and usage.total_tokens > 0,
         )  # fmt: skip
         used = Amounts(1, usage.total_tokens, cost)
         self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)

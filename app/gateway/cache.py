@@ -10,7 +10,8 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from app.domain.chat import ChatRequest, field_bytes
+from app.domain.body import field_bytes
+from app.domain.chat import ChatRequest
 from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, StoreUnavailable

@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from app.domain.charges import ChargedAttempt
 from app.domain.identity import Caller
-from app.gateway.admission import Admitted, Ask, Charge
+from app.gateway.admission import Admitted, Ask
 from app.gateway.limits import LIMITS, Amounts, counter
 from app.gateway.presence import QUEUE, reservations_of
+from app.gateway.reservation import Charge
 
 _LIMITS = {limit.name: limit for limit in LIMITS}
 
@@ -26,7 +28,10 @@ class _Charge(msgspec.Struct, array_like=True):
 
 
 class Held(msgspec.Struct):
-    """The admission's part of a queued job. `read_cache` and `write_cache` are what the caller's headers said."""
+    """The admission's part of a queued job. `read_cache` and `write_cache` are what the caller's headers said.
+
+    `charged` are its upstream attempts so far that gave no answer and may be billed; money is reserved for `covered`.
+    """
 
     row: dict[str, Any]
     reserve: Amounts
@@ -36,6 +41,8 @@ class Held(msgspec.Struct):
     cache_key: str
     read_cache: bool
     write_cache: bool
+    charged: list[ChargedAttempt] = msgspec.field(default_factory=list)
+    covered: int = 1
 
     @classmethod
     def of(cls, admitted: Admitted, *, read_cache: bool, write_cache: bool) -> Held:

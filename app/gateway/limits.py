@@ -118,6 +118,11 @@ def counters(bound: tuple[BoundLimit, ...], key_id: str, now: float) -> tuple[Co
     return tuple(rows)
 
 
+def day_start(now: datetime) -> float:
+    """When the UTC day of `now` began, in Unix seconds."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+
+
 def window_end(period: str, now: datetime) -> float:
     """When the UTC day or month of `now` ends, in Unix seconds."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
 
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
-from app.domain.money import Usage
-from app.errors import Forbidden, GatewayError, RateLimited
+from app.errors import GatewayError, RateLimited
 from app.gateway import replay
 from app.gateway.admission import Admission, Admitted, Ask
 from app.gateway.books import Books, CallContext, Report, Running, notes_of
 from app.gateway.cache import Cache, marked
+from app.gateway.estimates import Estimates, bound_of
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
-from app.gateway.router import Route, Router, Target
+from app.gateway.router import Attempts, Route, Router, Target
 from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Pipeline:
         self._router = router
         self.steer = Steering(config=config, router=router).steer
         self._cache = cache
-        self._pricing = pricing
+        self._estimates = Estimates(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._books = books
         self._metrics = metrics
         self._clock = clock
@@ -63,7 +67,7 @@ class Pipeline:
         request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, "chat.completions")
         with self._books.settling(call):
-            return self._chat(call, request)
+            return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
@@ -74,10 +78,7 @@ class Pipeline:
             if cached is not None:
                 reply = self._from_cache(call, cached)
                 return CachedStream(replay.as_stream(cached, include_usage=request.include_usage), reply.report)
-            upstream = self._router.run(
-                call.route, call.attempts, call.deadline, context.cancel,
-                lambda target: target.provider.stream(_attempt(call, request, target)),
-            )  # fmt: skip
+            upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
                 call=call, upstream=upstream, books=self._books, report=self._books.report(call, None),
@@ -88,7 +89,7 @@ class Pipeline:
         """Embeddings. Never cached."""
         call = self._admit(caller, request, context, "embeddings")
         with self._books.settling(call):
-            return self._embed(call, request)
+            return self._embed(call)
 
     def hold(
         self,
@@ -105,6 +106,7 @@ class Pipeline:
         `reservations` names others to put it among.
         """
         route = self._router.route(request.model, caller)
+        request = self._understood(caller, request)
         ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
         ask.row["job_id"] = context.call_id
         ask.deadline_s, ask.queued, ask.read_cache, ask.single_flight = for_s, True, False, False
@@ -130,6 +132,7 @@ class Pipeline:
         )
         reads = bool(held.cache_key) and held.read_cache
         try:
+            request = self._understood(caller, request)
             route = self._router.route(request.model, caller)
             admitted.cached = self._cache.kept(held.cache_key) if reads else None
         except GatewayError as exc:
@@ -141,38 +144,40 @@ class Pipeline:
             context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
             row=row, admitted=admitted, cache="miss" if reads else "bypass",
             started=started, deadline=started + self._config.timeouts.total_s,
+            attempts=Attempts(covered=held.covered - len(held.charged)), earlier=tuple(held.charged),
         )  # fmt: skip
-        with self._books.settling(call, stays_open):
-            return self._chat(call, request) if isinstance(request, ChatRequest) else self._embed(call, request)
+        try:
+            with self._books.settling(call, stays_open):
+                return self._chat(call) if isinstance(request, ChatRequest) else self._embed(call)
+        finally:
+            if not call.settled:
+                held.charged = self._books.charged(call)
+                held.covered = len(call.earlier) + call.attempts.covered
 
     def drop(self, held: Held, status: str, http_status: int) -> None:
-        """Ends a held call that will not run."""
-        self._books.dropped(held.admitted(Caller(held.row["key_id"], "")), status, http_status)
+        """Ends a held call that will not run, or not once more."""
+        self._books.dropped(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
 
-    def _chat(self, call: Running, request: ChatRequest) -> Reply:
+    def _run(self, call: Running, attempt: Callable[[Target], T]) -> T:
+        return self._router.run(
+            call.route, call.attempts, call.deadline, call.context.cancel, attempt,
+            cover=partial(self._books.cover, call),
+        )  # fmt: skip
+
+    def _chat(self, call: Running) -> Reply:
         context = call.context
         cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
         if cached is not None:
             return self._from_cache(call, cached)
-        answer = self._router.run(
-            call.route, call.attempts, call.deadline, context.cancel,
-            lambda target: target.provider.chat(_attempt(call, request, target)),
-        )  # fmt: skip
+        answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
         keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
         cost = self._books.answered(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
         return Reply(answer.body, self._books.report(call, cost))
 
-    def _embed(self, call: Running, request: EmbedRequest) -> Reply:
-        context = call.context
-        answer = self._router.run(
-            call.route, call.attempts, call.deadline, context.cancel,
-            lambda target: target.provider.embed(EmbedCall(
-                request=request, model=target.model, request_id=context.request_id,
-                deadline=call.deadline, cancel=context.cancel,
-            )),
-        )  # fmt: skip
+    def _embed(self, call: Running) -> Reply:
+        answer = self._run(call, lambda target: target.provider.embed(_embedding(call, target)))
         cost = self._books.answered(call, answer.usage)
         return Reply(answer.body, self._books.report(call, cost))
 
@@ -195,6 +200,7 @@ class Pipeline:
     ) -> Running:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
+        request = self._understood(caller, request)
         ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
         admitted = self._let_in(caller, ask)
         self._metrics.active(1)
@@ -214,7 +220,8 @@ class Pipeline:
         *,
         streamed: bool,
     ) -> Ask:
-        reserve, if_lost = self._reservation(caller, route, request)
+        has_budget = self._admission.plan(caller).has_budget
+        reserve, if_lost = self._estimates.of(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
         return Ask(
             call_id=context.call_id, row=self._row(caller, request, context, endpoint, streamed, if_lost),
@@ -222,6 +229,12 @@ class Pipeline:
             cache_key=cache_key, read_cache=bool(cache_key) and context.read_cache,
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
         )  # fmt: skip
+
+    def _understood(self, caller: Caller, request: ChatRequest | EmbedRequest) -> ChatRequest | EmbedRequest:
+        """The request as it may be made: where money is limited, with nothing in it whose cost nobody knows."""
+        if isinstance(request, ChatRequest) and self._admission.plan(caller).has_budget:
+            return request.understood()
+        return request
 
     def _let_in(self, caller: Caller, ask: Ask) -> Admitted:
         try:
@@ -232,36 +245,6 @@ class Pipeline:
         if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
             self._metrics.budget_near(admitted.caller.plan)
         return admitted
-
-    def _reservation(
-        self, caller: Caller, route: Route, request: ChatRequest | EmbedRequest
-    ) -> tuple[Amounts, Amounts]:
-        """What to reserve: tokens as likely, money as the most that any target can charge; and what a lost call costs.
-
-        Raises `Forbidden` when the plan has a budget and a target's price is unknown (CONVENTIONS, bug 6).
-        """
-        likely, most = 0, 0
-        tier = ""
-        if isinstance(request, ChatRequest):
-            bound = request.max_output_tokens
-            likely = (self._config.reserve.completion_tokens if bound is None else bound) * request.choices
-            most = (route.max_output_tokens if bound is None else bound) * request.choices
-            tier = request.service_tier or ""
-        prompt = request.prompt_estimate()
-        tokens = prompt + likely
-        cards = [self._pricing.card(t.provider.name, t.model, tier) for t in route.all_targets]
-        first = cards[0]
-        lost = first.cost_nanousd(Usage(prompt, likely)) if first else 0
-        ceiling = 0
-        if self._admission.plan(caller).has_budget:
-            known = [card for card in cards if card is not None]
-            if len(known) < len(cards):
-                raise Forbidden(
-                    "The model has no known price, and your plan has a budget. Its price can be set in prices.yaml.",
-                    param="model",
-                )
-            ceiling = max(card.ceiling_nanousd(request.prompt_ceiling(), most) for card in known)
-        return Amounts(1, tokens, ceiling), Amounts(1, tokens, lost)
 
     def _row(
         self,
@@ -290,9 +273,17 @@ def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
     return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"
 
 
-def _attempt(call: Running, request: ChatRequest, target: Target) -> ChatCall:
-    context = call.context
+def _attempt(call: Running, target: Target) -> ChatCall:
+    context, request = call.context, cast(ChatRequest, call.request)
     return ChatCall(
         request=request, model=target.model, request_id=context.request_id, deadline=call.deadline,
-        cancel=context.cancel,
+        cancel=context.cancel, max_output_tokens=bound_of(call.route, request) if call.has_budget else None,
+    )  # fmt: skip
+
+
+def _embedding(call: Running, target: Target) -> EmbedCall:
+    context = call.context
+    return EmbedCall(
+        request=cast(EmbedRequest, call.request), model=target.model, request_id=context.request_id,
+        deadline=call.deadline, cancel=context.cancel,
     )  # fmt: skip

@@ -9,15 +9,13 @@ import os
 import secrets
 import socket
 import threading
-import time
-from collections.abc import Callable
 
 import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis import Redis
 
-WORKERS = "penstock:workers"  # zset: worker id → Unix seconds of its last sign of life
+WORKERS = "penstock:workers"  # zset: worker id → its last sign of life, Unix seconds by Redis's clock
 # Whose the reservations of queued calls are: nobody's who could die.
 QUEUE = "queue"
 log = structlog.get_logger()
@@ -30,10 +28,9 @@ def reservations_of(worker_id: str) -> str:
 class Presence:
     """`timeout_s` is when others give this worker up; it beats three times as often."""
 
-    def __init__(self, *, redis: Redis, timeout_s: float, clock: Callable[[], float] = time.time) -> None:
-        self._redis = redis
+    def __init__(self, *, redis: Redis, timeout_s: float) -> None:
+        self._beat = redis.script("beat")
         self._interval_s = timeout_s / 3
-        self._clock = clock
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.reservations_key = reservations_of(self.worker_id)
         self._beating: threading.Thread | None = None
@@ -51,7 +48,7 @@ class Presence:
         return True
 
     def beat(self) -> None:
-        self._redis.execute("ZADD", WORKERS, self._clock(), self.worker_id)
+        self._beat([WORKERS], [self.worker_id])
 
     def stop(self) -> None:
         self._stop.set()

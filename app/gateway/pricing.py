@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from genai_prices import types
@@ -20,6 +20,8 @@ from app.domain.money import FREE, NANO, RateCard, Tier
 
 _REFRESH_S = 60.0
 _MOST_CARDS = 10_000
+# How far ahead a ceiling looks for prices that change with the date or the hour, and how closely.
+_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
 
 
 class Pricing:
@@ -36,28 +38,63 @@ class Pricing:
         self._overrides = overrides
         self._clock = clock
         self._cards: dict[tuple[str, str, str], RateCard | None] = {}
+        self._dearest: dict[tuple[str, str], RateCard | None] = {}
         self._read_at = 0.0
 
     def card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
         """The price of `model` at `provider`; None when nobody knows it (never silently free)."""
-        now = self._clock()
-        if now - self._read_at >= _REFRESH_S or len(self._cards) > _MOST_CARDS:
-            self._cards.clear()
-            self._read_at = now
+        now = self._now()
         key = (provider, model, service_tier)
         if key not in self._cards:
             self._cards[key] = self._find(provider, model, service_tier, now)
         return self._cards[key]
 
+    def ceiling_nanousd(self, provider: str, model: str, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """The most that a call with at most these tokens can cost, whichever service tier the vendor bills.
+
+        A vendor need not honour the tier that the caller asked for, and a queued call may run tomorrow: every price
+        that the model has now or within a day counts. None when nobody knows the price.
+        """
+        now = self._now()
+        key = (provider, model)
+        if key not in self._dearest:
+            self._dearest[key] = self._find_dearest(provider, model, now)
+        card = self._dearest[key]
+        return None if card is None else card.ceiling_nanousd(prompt_tokens, completion_tokens)
+
+    def _now(self) -> float:
+        """The time. Forgets prices that are too old for it."""
+        now = self._clock()
+        if now - self._read_at >= _REFRESH_S or len(self._cards) > _MOST_CARDS:
+            self._cards.clear()
+            self._dearest.clear()
+            self._read_at = now
+        return now
+
     def _find(self, provider: str, model: str, service_tier: str, now: float) -> RateCard | None:
+        fixed = self._fixed(provider, model)
+        if fixed is not None:
+            return fixed
+        info = _info(self._providers[provider], model)
+        return None if info is None else _priced(info, service_tier, datetime.fromtimestamp(now, UTC))
+
+    def _find_dearest(self, provider: str, model: str, now: float) -> RateCard | None:
+        fixed = self._fixed(provider, model)
+        if fixed is not None:
+            return fixed
+        info = _info(self._providers[provider], model)
+        at = datetime.fromtimestamp(now, UTC)
+        if info is None or _priced(info, "", at) is None:
+            return None
+        return _dearest(_possible(info, at))
+
+    def _fixed(self, provider: str, model: str) -> RateCard | None:
+        """The price that does not depend on the time or the service tier, if it has one."""
         named = self._overrides.get(provider, {})
         override = named.get(model) or named.get("*")
         if override is not None:
             return _from_override(override)
-        config = self._providers[provider]
-        if config.kind == "demo":
-            return FREE
-        return _from_genai_prices(config, model, service_tier, datetime.fromtimestamp(now, UTC))
+        return FREE if self._providers[provider].kind == "demo" else None
 
 
 def _from_override(price: PriceOverride) -> RateCard:
@@ -68,19 +105,48 @@ def _from_override(price: PriceOverride) -> RateCard:
     return RateCard((Tier(0, prompt, completion, cached, reasoning),), per_request=per_request)
 
 
-def _from_genai_prices(config: ProviderConfig, model: str, service_tier: str, now: datetime) -> RateCard | None:
+def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
     try:
         if config.prices is not None:
-            _, info = get_snapshot().find_provider_model(model, None, config.prices, None)
-        else:
-            _, info = get_snapshot().find_provider_model(model, None, None, config.base_url)
+            return get_snapshot().find_provider_model(model, None, config.prices, None)[1]
+        return get_snapshot().find_provider_model(model, None, None, config.base_url)[1]
     except LookupError:
         return None
+
+
+def _priced(info: types.ModelInfo, service_tier: str, at: datetime) -> RateCard | None:
     context = {"service_tier": service_tier} if service_tier not in ("", "default", "auto", "standard") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a price key newer than this version of the package
-        price = info.get_prices(now, context)
+        price = info.get_prices(at, context)
     return _card(price)
+
+
+def _possible(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
+    """Every price that a call admitted at this time may be billed by, in whole or in part."""
+    yield from {id(price): price for price in (info.get_prices(at + ahead) for ahead in _AHEAD)}.values()
+    for variant in info.price_variants or ():
+        if variant.constraint is None or any(variant.constraint.active(at + ahead) for ahead in _AHEAD):
+            yield variant.prices
+
+
+def _dearest(prices: Iterator[types.ModelPrice]) -> RateCard:
+    """A card whose every rate is the highest that any of the prices names for any kind of token of its direction."""
+    prompt = completion = per_request = 0
+    for price in prices:
+        for key, value in price.__dict__.items():
+            rate = 0 if value is None else _per_mtok(_highest(value))
+            if key == "requests_kcount":
+                per_request = max(per_request, -(-rate // 1000))
+            elif key.endswith("_mtok") and key.startswith("output_"):
+                completion = max(completion, rate)
+            elif key.endswith("_mtok"):
+                prompt = max(prompt, rate)
+    return RateCard((Tier(0, prompt, completion, prompt, completion),), per_request=per_request)
+
+
+def _highest(price: Decimal | types.TieredPrices) -> Decimal:
+    return price if isinstance(price, Decimal) else max([price.base, *(tier.price for tier in price.tiers)])
 
 
 def _card(price: types.ModelPrice) -> RateCard | None:

@@ -2,27 +2,32 @@
 
 Run by the ledger process, every second. A call is lost when its worker has shown no sign of life for a while, or
 when its own deadline has passed. What was reserved as likely is what it is charged: nobody can know better.
+
+All times are Redis's: the machines' clocks may differ. Should Redis's own clock be set, nobody is lost for it: after a
+step forwards workers get the time to show a sign of life, after one back they are judged from then on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
 from app.gateway.presence import QUEUE, WORKERS, reservations_of
+from app.gateway.reservation import decode_recorded
 from app.store.redis import Redis
-from app.store.rediskeys import NOTHING, OUTBOX, reservation_key
+from app.store.rediskeys import reservation_key
 
 log = structlog.get_logger()
 # How long a lost call is remembered, for a worker that was only stalled and settles after all.
 _LOST_MS = 86_400_000
 # How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
 _FORGET_S = 3600.0
+# By so much, Redis's time may go ahead of ours between two looks without its clock having been set.
+_STEP_S = 1.0
 
 
 class Reaper:
@@ -31,15 +36,14 @@ class Reaper:
         *,
         redis: Redis,
         timeout_s: float,
-        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._settle = redis.script("settle")
         self._timeout_s = timeout_s
-        self._clock = clock
         self._monotonic = monotonic
         self._judge_after = 0.0
+        self._ahead_s: float | None = None  # of our own time, Redis's at the last look
 
     def run_once(self) -> int:
         """Settles every lost call there is now; returns how many. Raises `StoreUnavailable`."""
@@ -51,19 +55,22 @@ class Reaper:
             raise
 
     def _run_once(self) -> int:
-        now = self._clock()
+        clock, beats = self._redis.pipeline([("TIME",), ("ZRANGE", WORKERS, 0, -1, "WITHSCORES")])
+        now = int(clock[0]) + int(clock[1]) / 1e6
+        may_judge = self._may_judge(now)
         lost = 0
-        beats = self._redis.execute("ZRANGE", WORKERS, 0, -1, "WITHSCORES")
         for worker, beat in zip(beats[::2], beats[1::2], strict=True):
-            dead = now - float(beat) > self._timeout_s and self._monotonic() >= self._judge_after
+            silent_s = now - float(beat)
+            if silent_s < 0:  # the clock has gone back
+                self._redis.execute("ZADD", WORKERS, "XX", now, worker)
+            dead = may_judge and silent_s > self._timeout_s
             open_calls = reservations_of(worker.decode())
-            latest: float | str = "+inf" if dead else int(now * 1000)
-            ids = self._redis.execute("ZRANGEBYSCORE", open_calls, "-inf", latest)
+            ids = self._redis.execute("ZRANGEBYSCORE", open_calls, "-inf", "+inf" if dead else int(now * 1000))
             for call_id in ids:
                 lost += self._lose(call_id.decode(), open_calls)
             if dead and ids:
                 log.warning("worker_lost", worker=worker.decode(), calls=len(ids))
-            if dead and now - float(beat) > self._timeout_s + _FORGET_S:
+            if dead and silent_s > self._timeout_s + _FORGET_S:
                 self._redis.execute("ZREM", WORKERS, worker)
         # Queued calls belong to no worker: only their deadline ends them.
         queued = reservations_of(QUEUE)
@@ -71,18 +78,28 @@ class Reaper:
             lost += self._lose(call_id.decode(), queued)
         return lost
 
+    def _may_judge(self, now: float) -> bool:
+        """Whether who is silent by Redis's time `now` really is: not just after its clock was set."""
+        monotonic = self._monotonic()
+        before, self._ahead_s = self._ahead_s, now - monotonic
+        if before is not None and self._ahead_s - before > _STEP_S:
+            log.warning("redis_clock_set", forwards_s=round(self._ahead_s - before, 1))
+            self._judge_after = monotonic + self._timeout_s
+        return monotonic >= self._judge_after
+
     def _lose(self, call_id: str, open_calls: str) -> int:
-        found = self._redis.execute("HMGET", reservation_key(call_id), "d", "h")
-        if found[0] is None:
-            # Settled, or so old that Redis forgot it: only its name is left in the worker's list.
+        state, data, hit = self._redis.execute("HMGET", reservation_key(call_id), "s", "d", "h")
+        if state != b"open":
+            # Ended, or so old that Redis forgot it: only its name is left in the worker's list.
             self._redis.execute("ZREM", open_calls, call_id)
             return 0
-        call: dict[str, Any] = msgspec.json.decode(found[0])
-        row = call["row"]
-        if found[1] == b"1":
+        call = decode_recorded(data)
+        row, charges = call.row, call.args
+        if hit == b"1":
             row |= {"prompt_tokens": 0, "completion_tokens": 0, "cost_nanousd": 0, "cache": "hit"}
-        keys = [reservation_key(call_id), open_calls, NOTHING, call["flight"], call["leases"], OUTBOX, *call["keys"]]
-        charges = call["cached_args"] if found[1] == b"1" else call["args"]
-        settled = self._settle(keys, [call_id, "lost", msgspec.json.encode(row), "", 1, _LOST_MS, *charges])
+            charges = call.cached_args
+        keys = call.settle_keys(call_id, open_calls)
+        if not self._settle(keys, [call_id, "lost", msgspec.json.encode(row), "", 1, _LOST_MS, *charges]):
+            return 0  # it ended just now
         log.warning("call_lost", call_id=call_id, model=row["model"])
-        return int(settled)
+        return 1

@@ -18,7 +18,8 @@ import structlog
 from app.domain.config import GatewayConfig, ModelConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
-from app.errors import ClientGone, Forbidden, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
@@ -56,10 +57,15 @@ class Route:
 
 
 class Attempts(msgspec.Struct):
-    """How a call went so far: filled in by the router, read for headers, the row and the logs."""
+    """How a call went so far: filled in by the router, read for headers, the row and the logs.
+
+    `covered`: for how many attempts that may cost something money is reserved.
+    """
 
     count: int = 0
     target: Target | None = None
+    unanswered: list[Unanswered] = msgspec.field(default_factory=list)
+    covered: int = 1
 
 
 class Router:
@@ -95,9 +101,20 @@ class Router:
         return {target.name: target.breaker.state for target in self._targets.values()}
 
     def run(
-        self, route: Route, attempts: Attempts, deadline: float, cancel: CancelToken, call: Callable[[Target], T]
+        self,
+        route: Route,
+        attempts: Attempts,
+        deadline: float,
+        cancel: CancelToken,
+        call: Callable[[Target], T],
+        *,
+        cover: Callable[[], None] = lambda: None,
     ) -> T:
-        """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`."""
+        """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`.
+
+        `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
+        none left is raised only if there is no failure to tell of.
+        """
         failure: UpstreamError | None = None
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
@@ -108,6 +125,13 @@ class Router:
             # A pause before a breaker that is open already would only delay the error.
             if repeated and (target.breaker.state == "open" or not self._may_repeat(repeated, attempts, deadline)):
                 break
+            if len(attempts.unanswered) >= attempts.covered:
+                try:
+                    cover()
+                except GatewayError:
+                    if failure is None:
+                        raise
+                    break
             if not target.breaker.allows():
                 failure = failure or _open(target)
                 continue
@@ -115,7 +139,12 @@ class Router:
             attempts.target = target
             try:
                 answer = call(target)
-            except UpstreamError as exc:
+            except BaseException as exc:
+                billed = unanswered(target.provider.name, target.model, exc)
+                if billed is not None:
+                    attempts.unanswered.append(billed)
+                if not isinstance(exc, UpstreamError):
+                    raise
                 failure = exc
                 self._note(target, exc, attempts.count)
                 if not exc.fall_back:

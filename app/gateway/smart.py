@@ -90,14 +90,8 @@ def is_open(config: GatewayConfig, caller: Caller) -> bool:
     """Whether the gateway picks models by the name of `auto`, and may pick at least one for this key."""
     if ALIAS in config.models:
         return False
-    plan = plan_of(config, caller)
-    models = [rule.model for rule in config.smart.rules if not rule.plans or plan in rule.plans]
+    models = [rule.model for rule in config.smart.rules if not rule.plans or caller.plan in rule.plans]
     return any(caller.may_use(model) for model in (*models, default(config).model))
-
-
-def plan_of(config: GatewayConfig, caller: Caller) -> str:
-    """The caller's plan; one that was removed from the file counts as the default one."""
-    return caller.plan if caller.plan in config.plans else "default"
 
 
 def _holds(rule: SmartRule, facts: Facts) -> bool:

@@ -49,5 +49,5 @@ class Steering:
         if named != smart.ALIAS:  # only /chat/smart: the caller's own default
             self._router.route(named, caller)
             otherwise = Choice(named, "named")
-        facts = smart.facts_of(draft, smart.plan_of(self._config, caller), self._wanted)
+        facts = smart.facts_of(draft, caller.plan, self._wanted)
         return smart.pick(self._config.smart.rules, otherwise, facts, caller)

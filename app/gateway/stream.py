@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.errors import ClientGone, GatewayError
+from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import replay
 from app.gateway.books import Books, Report, Running
 from app.providers.base import AnswerStream
@@ -61,10 +61,10 @@ class LiveStream:
 
     def _end(self, status: str, http_status: int, error: GatewayError | None = None) -> None:
         upstream = self._upstream
-        self._books.ended_early(
-            self._call, status, http_status, error,
-            usage=upstream.usage, text_bytes=upstream.text_bytes, chunks=upstream.chunks,
-        )  # fmt: skip
+        usage = upstream.usage
+        if usage is None and not (isinstance(error, UpstreamError) and not error.billable):
+            usage = self._books.estimate(self._call, upstream.text_bytes, upstream.chunks)
+        self._books.ended_early(self._call, status, http_status, error, usage=usage)
 
     def _keep(self, block: bytes) -> None:
         self._room -= len(block)

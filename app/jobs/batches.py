@@ -131,8 +131,8 @@ class Feeder:
         """
         half, keys = self._queue.capacity // 2, len(self._unfinished)
         share = half // max(keys, 1) // max(self._unfinished[key_id], 1)
-        plan = self._config.plans.get(plan_name) or self._config.plans["default"]
-        at_once = 2 * plan.concurrency if plan.concurrency else share
+        plan = self._config.plans.get(plan_name)  # of an unknown one every line is refused
+        at_once = 2 * plan.concurrency if plan is not None and plan.concurrency else share
         return max(min(self._config.batch.window, share, at_once), 1)
 
     def release(self, feed: Feed) -> None:

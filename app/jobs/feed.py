@@ -208,7 +208,7 @@ class Feed:
             raise
         except GatewayError as exc:
             caller = exc  # every line that is left gets to hear it
-        most = self._share(batch.key_id, caller.plan if isinstance(caller, Caller) else "default")
+        most = self._share(batch.key_id, caller.plan if isinstance(caller, Caller) else "")
         failed: list[Result] = []
         while len(self._in_flight) < most and len(failed) < _CHUNK:
             raw = self._rest(batch).next()

@@ -36,12 +36,17 @@ class CancelToken:
 
 
 class ChatCall(msgspec.Struct, kw_only=True):
-    """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds."""
+    """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds.
+
+    `max_output_tokens`, if not None, bounds each choice in whatever field the provider heeds, and replaces the
+    caller's own bounds: more must not be spent.
+    """
 
     request: ChatRequest
     model: str
     request_id: str
     deadline: float
+    max_output_tokens: int | None = None
     cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 

@@ -15,6 +15,7 @@ from app.providers.exchange import Exchange
 from app.providers.pace import Pace
 
 _MAX_EVENT = 1024 * 1024
+_MAX_COUNTED = 256 * 1024  # of what had arrived when a stream was given up: read event by event; the rest is counted
 
 
 class _Details(msgspec.Struct):
@@ -96,6 +97,7 @@ class OpenAIStream:
         self._service_tier: str | None = None
         self._first = b""
         self._error: UpstreamError | None = None  # found behind events that the client must still get
+        self._closed = False
 
     def await_first(self) -> None:
         """Waits for the first chunk. Raises `UpstreamError`: nothing has been sent to the client yet."""
@@ -108,10 +110,14 @@ class OpenAIStream:
             yield from self._blocks()
         finally:
             self._pace.end()
-            self._exchange.close()
+            self.close()
 
     def close(self) -> None:
-        self._exchange.close()
+        if not self._closed:
+            self._closed = True
+            if not self.complete:
+                self._count_arrived()
+            self._exchange.close()
 
     def _blocks(self) -> Iterator[bytes]:
         if self._first:
@@ -200,7 +206,7 @@ class OpenAIStream:
         except (ValueError, RecursionError):
             return self._keeps_unusual(payload)
         if chunk.error is not None:
-            raise self._failed("reported an error in its answer", "stream_error")
+            raise self._reported()
         self._count(chunk)
         return bool(chunk.choices) or chunk.usage is None or self._include_usage
 
@@ -213,7 +219,7 @@ class OpenAIStream:
         if not isinstance(chunk, dict):
             raise self._failed("sent no valid event", "stream_error")
         if chunk.get("error") is not None:
-            raise self._failed("reported an error in its answer", "stream_error")
+            raise self._reported()
         self.chunks += 1
         self.text_bytes += len(payload)
         return True
@@ -234,9 +240,24 @@ class OpenAIStream:
                 self.chunks += 1
                 self.text_bytes += size
 
-    def _failed(self, what: str, kind: str) -> UpstreamError:
+    def _count_arrived(self) -> None:
+        """Counts what the provider had written when the stream was given up, though nobody will read it."""
+        rest = self._exchange.take_arrived()
+        try:
+            self._whole_events(rest[:_MAX_COUNTED])
+        except UpstreamError:
+            pass
+        self.chunks += rest.count(b"\ndata:", _MAX_COUNTED)
+
+    def _failed(self, what: str, kind: str, *, billable: bool = True) -> UpstreamError:
         self._exchange.close()
-        return UpstreamError(f"The provider {self._provider} {what}.", provider=self._provider, kind=kind)
+        return UpstreamError(
+            f"The provider {self._provider} {what}.", provider=self._provider, kind=kind, billable=billable
+        )
+
+    def _reported(self) -> UpstreamError:
+        """An error event. Before any text it is a refusal."""
+        return self._failed("reported an error in its answer", "stream_error", billable=self.chunks > 0)
 
 
 def _size(text: str | None) -> int:

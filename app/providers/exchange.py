@@ -16,11 +16,12 @@ from app.domain.config import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
 from app.providers.base import CancelToken
 from app.providers.head import Parser, whole
-from app.sockets import receive, send
+from app.sockets import arrived, receive, send
 
 _BLOCK = 65_536
 _MAX_HEADERS = 256 * 1024
 _MAX_BODY = 32 * 1024 * 1024
+_MAX_LATE = 8 * 1024 * 1024
 
 
 class Broken(Exception):
@@ -53,12 +54,20 @@ class Exchange:
         self._cancel = cancel
         self._parser: Any = None  # from the first bytes on a `Parser` or a `Whole`
         self._received = 0  # bytes
+        self._sent = False  # the whole request
+        self._late = b""  # what had arrived when the client hung up
         self._first_byte_by = 0.0  # time.monotonic
 
     @property
     def answered(self) -> bool:
         """Whether a byte of the answer has come."""
         return self._received > 0
+
+    @property
+    def billable(self) -> bool:
+        """Whether the provider may bill the call: it has the whole request, and has not refused it."""
+        parser = self._parser
+        return self._sent and (parser is None or not parser.headers_complete or parser.get_code() <= 200)
 
     @property
     def status(self) -> int:
@@ -70,10 +79,10 @@ class Exchange:
 
     def begin(self, message: bytes) -> None:
         """Sends the request and reads the headers. Raises `Broken`, timeouts and `ClientGone`; closes on each."""
-        # Closing the socket wakes whoever waits on it.
-        self._cancel.on_cancel(self._sock.close)
+        self._cancel.on_cancel(self._hang_up)
         try:
             self._send(message)
+            self._sent = True
             self._first_byte_by = time.monotonic() + self._timeouts.first_byte_s
             self._read_headers()
         except BaseException:
@@ -111,7 +120,9 @@ class Exchange:
             if size > _MAX_BODY:
                 self.close()
                 name = self._provider
-                raise UpstreamError(f"The provider {name}'s answer is too long.", provider=name, kind="bad_body")
+                raise UpstreamError(
+                    f"The provider {name}'s answer is too long.", provider=name, kind="bad_body", billable=self.billable
+                )
             blocks.append(block)
         return b"".join(blocks)
 
@@ -127,6 +138,19 @@ class Exchange:
             self._finish()
         else:
             self.close()
+
+    def take_arrived(self) -> bytes:
+        """What else of the body had come when it was given up, for the bill: the provider wrote it. Never waits."""
+        late, self._late = self._late, b""
+        if self._sock is not None:
+            late += arrived(self._sock, _MAX_LATE)
+        if late:
+            try:
+                self._parser.feed(late)
+            except HTTPParseError:
+                pass
+        rest: bytes = self._parser.take()
+        return rest
 
     def close(self) -> None:
         """Closes the connection, body or no body. Safe to call twice."""
@@ -153,6 +177,12 @@ class Exchange:
 
     def _first_byte_left_s(self) -> float:
         return max(self._first_byte_by - time.monotonic(), 0.001)
+
+    def _hang_up(self) -> None:
+        """Closing the socket wakes whoever waits on it."""
+        if self._parser is not None:
+            self._late = arrived(self._sock, _MAX_LATE)
+        self._sock.close()
 
     def _abandon(self) -> None:
         """Closes the socket of an exchange that never began; its place stays with the caller of `post`."""
@@ -199,15 +229,19 @@ class Exchange:
         name = self._provider
         if self._deadline - time.monotonic() <= 0.005:
             kind = "timeout_total"
-        raise UpstreamTimeout(f"The provider {name} took too long to answer.", provider=name, kind=kind)
+        raise UpstreamTimeout(
+            f"The provider {name} took too long to answer.", provider=name, kind=kind, billable=self.billable
+        )
 
     def _gone_or_broken(self, exc: OSError) -> NoReturn:
         if self._cancel.cancelled:
-            raise ClientGone("The client hung up.") from exc
+            raise ClientGone("The client hung up.", billable=self.billable) from exc
         raise Broken("cut") from exc
 
     def _cut(self, exc: Broken | None) -> NoReturn:
         self.close()
         name = self._provider
         kind = exc.kind if exc is not None else "cut"
-        raise UpstreamError(f"The provider {name} broke off its answer.", provider=name, kind=kind) from exc
+        raise UpstreamError(
+            f"The provider {name} broke off its answer.", provider=name, kind=kind, billable=self.billable
+        ) from exc

@@ -1,16 +1,17 @@
 """The OpenAI dialect: OpenAI, Azure OpenAI's v1 endpoint, vLLM, TGI, Ollama and everything else that speaks it.
 
-Bytes pass through untouched wherever they can: a request is re-serialised only when the model's name or the
-stream options must change, an answer never.
+Bytes pass through untouched wherever they can: of a request only the model's name, the stream options and, for callers
+whose money is limited, the bound on the answer are set; an answer is never changed.
 """
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
 
-from app.domain.chat import ChatRequest, field_bytes, with_fields
+from app.domain.body import field_bytes, with_fields
 from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
@@ -36,6 +37,7 @@ class _Embeddings(msgspec.Struct):
     usage: WireUsage | None = None
 
 
+_BOUND_FIELDS = ("max_tokens", "max_completion_tokens")
 _completion = msgspec.json.Decoder(_Completion)
 _choices = msgspec.json.Decoder(_Choices)
 _embeddings = msgspec.json.Decoder(_Embeddings)
@@ -53,6 +55,7 @@ class OpenAIProvider:
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
         self._pace = Pace()
+        self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
         headers = dict(config.headers)
         if config.api_key and "authorization" not in {header.lower() for header in headers}:
             headers["Authorization"] = f"Bearer {config.api_key}"
@@ -62,7 +65,7 @@ class OpenAIProvider:
         )  # fmt: skip
 
     def chat(self, call: ChatCall) -> Answer:
-        with _Closing(self._post("/chat/completions", _chat_body(call), call)) as exchange:
+        with _Closing(self._post("/chat/completions", self._body(call, {}), call)) as exchange:
             body = exchange.read_all()
         try:
             answer = _completion.decode(body)
@@ -75,7 +78,9 @@ class OpenAIProvider:
         return Answer(body, usage_of(answer.usage, answer.service_tier))
 
     def stream(self, call: ChatCall) -> OpenAIStream:
-        exchange = self._post("/chat/completions", _stream_body(call), call)
+        # Always asks for usage: the ledger needs it, whether the client wants to see it or not.
+        options = {} if call.request.include_usage else {"stream_options": _with_usage(call.request.raw)}
+        exchange = self._post("/chat/completions", self._body(call, options), call)
         try:
             if not exchange.header("content-type").lower().startswith("text/event-stream"):
                 self._bad_body()
@@ -92,9 +97,7 @@ class OpenAIProvider:
 
     def embed(self, call: EmbedCall) -> Answer:
         request = call.request
-        body = (
-            request.raw if _unambiguous(request.raw, request.model, call.model) else _renamed(request.raw, call.model)
-        )
+        body = request.raw if request.model == call.model else with_fields(request.raw, {"model": call.model})
         with _Closing(self._post("/embeddings", body, call)) as exchange:
             answer = exchange.read_all()
         try:
@@ -105,6 +108,17 @@ class OpenAIProvider:
 
     def check(self, timeout_s: float) -> None:
         self._transport.connect(timeout_s)
+
+    def _body(self, call: ChatCall, changes: dict[str, Any]) -> bytes:
+        """The request's body as it goes out: its bytes, with `changes` and what this attempt is about."""
+        request = call.request
+        if request.model != call.model:
+            changes["model"] = call.model
+        if call.max_output_tokens is None:
+            return with_fields(request.raw, changes) if changes else request.raw
+        # Both bounds at once are refused by some providers, and some know only one of them.
+        changes[self._bound_field] = call.max_output_tokens
+        return with_fields(request.raw, changes, drop=_BOUND_FIELDS)
 
     def stats(self) -> dict[str, Any]:
         return self._transport.stats()
@@ -124,7 +138,9 @@ class OpenAIProvider:
             self._bad_body()
 
     def _bad_body(self) -> NoReturn:
-        raise UpstreamError(f"The provider {self.name} sent no valid answer.", provider=self.name, kind="bad_body")
+        raise UpstreamError(
+            f"The provider {self.name} sent no valid answer.", provider=self.name, kind="bad_body", billable=True
+        )
 
 
 class _Closing:
@@ -140,44 +156,16 @@ class _Closing:
         self._exchange.close()
 
 
-def _chat_body(call: ChatCall) -> bytes:
-    request = call.request
-    if _unambiguous(request.raw, request.model, call.model):
-        return request.raw
-    return _renamed(request.raw, call.model)
+def _with_usage(raw: bytes) -> dict[str, Any]:
+    given = msgspec.json.decode(field_bytes(raw).get("stream_options", msgspec.Raw(b"null")))
+    return {**(given or {}), "include_usage": True}
 
 
-def _stream_body(call: ChatCall) -> bytes:
-    """Always asks for usage: the ledger needs it, whether the client wants to see it or not."""
-    request: ChatRequest = call.request
-    if request.include_usage and _unambiguous(request.raw, request.model, call.model):
-        return request.raw
-    fields = field_bytes(request.raw)
-    given = msgspec.json.decode(fields.get("stream_options", msgspec.Raw(b"null")))
-    options = {**(given or {}), "include_usage": True}
-    return with_fields(request.raw, {"model": call.model, "stream_options": options}, drop=_other_models(request.raw))
-
-
-def _renamed(raw: bytes, model: str) -> bytes:
-    return with_fields(raw, {"model": model}, drop=_other_models(raw))
-
-
-def _other_models(raw: bytes) -> list[str]:
-    """Spellings of "model" that a provider whose parser ignores case could take for it (Go's does)."""
-    if _names_one_model(raw):
-        return []
-    return [name for name in field_bytes(raw) if name != "model" and name.lower() == "model"]
-
-
-def _unambiguous(raw: bytes, alias: str, model: str) -> bool:
-    """Whether `raw` can go out as it came: the same model's name, and nothing that another parser could read
-    differently."""
-    return alias == model and _names_one_model(raw)
-
-
-def _names_one_model(raw: bytes) -> bool:
-    """False also when a second "model" key is only possible: spelt with capitals, or with escapes."""
-    return raw.lower().count(b'"model"') == 1 and b"\\u" not in raw
+def _bound_field(base_url: str) -> str:
+    """OpenAI's newer models take only `max_completion_tokens`; most others who speak its dialect know `max_tokens`."""
+    host = urlsplit(base_url).hostname or ""
+    ours = host.endswith((".openai.com", ".openai.azure.com", ".services.ai.azure.com"))
+    return "max_completion_tokens" if ours else "max_tokens"
 
 
 def _text_bytes(body: bytes) -> int:

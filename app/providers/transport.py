@@ -104,13 +104,13 @@ class Transport:
                 return exchange
             except Broken as exc:
                 if exchange.answered:
-                    self._fail(exc)
+                    self._fail(exc, exchange)
         sock = self._connect(min(self.timeouts.connect_s, max(deadline - time.monotonic(), 0.001)), deadline, cancel)
         exchange = self._exchange_on(sock, deadline, cancel)
         try:
             exchange.begin(message)
         except Broken as exc:
-            self._fail(exc)
+            self._fail(exc, exchange)
         return exchange
 
     def _exchange_on(self, sock: Any, deadline: float, cancel: CancelToken) -> Exchange:
@@ -183,11 +183,12 @@ class Transport:
                 failed = exc
         raise failed
 
-    def _fail(self, exc: Broken) -> NoReturn:
-        name = self.provider
-        if exc.kind == "bad_body":
-            raise UpstreamError(f"The provider {name} sent no valid answer.", provider=name, kind="bad_body") from exc
-        raise UpstreamError(f"The provider {name} broke the connection.", provider=name, kind="closed") from exc
+    def _fail(self, exc: Broken, exchange: Exchange) -> NoReturn:
+        name, billable = self.provider, exchange.billable
+        what, kind = (
+            ("sent no valid answer", exc.kind) if exc.kind == "bad_body" else ("broke the connection", "closed")
+        )
+        raise UpstreamError(f"The provider {name} {what}.", provider=name, kind=kind, billable=billable) from exc
 
 
 def _header_lines(defaults: dict[str, str], configured: dict[str, str]) -> bytes:

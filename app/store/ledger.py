@@ -18,9 +18,10 @@ import structlog
 from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
+from app.domain.charges import ChargedAttempt
 from app.store.database import Database
 from app.store.reports import Grouping, UsageLine, day_of, usage_report
-from app.store.tables import dead_letter, usage, usage_daily
+from app.store.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
 
@@ -72,6 +73,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: bool = False
     job_id: str | None = None
     tags: str = ""
+    charged_attempts: list[ChargedAttempt] = msgspec.field(default_factory=list)  # see `tables.usage_attempts`
 
     def __post_init__(self) -> None:
         if not self.call_id:
@@ -80,6 +82,7 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 # Not strict: Lua may write 1000000000000000 as 1e+15, and a bill must not be lost over notation.
 _DECODER = msgspec.json.Decoder(UsageRow, strict=False)
+_COLUMNS = tuple(column.name for column in usage.columns)
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_nanousd")
 _OLD = tuple(usage.c[name] for name in ("call_id", "status", "ts", "key_id", "model", "provider", *_SUMMED))
 _Deltas = dict[tuple[str, str, str, str], list[int]]
@@ -126,10 +129,11 @@ class Ledger:
         new, replaced = [], []
         for row in rows.values():
             old = known.get(row.call_id)
+            values = {name: getattr(row, name) for name in _COLUMNS}
             if old is None:
-                new.append(asdict(row))
+                new.append(values)
             elif _replaces(row.status, old.status):
-                replaced.append({**asdict(row), "_id": row.call_id})
+                replaced.append({**values, "_id": row.call_id})
                 _count(deltas, old, -1)
             else:
                 continue
@@ -137,9 +141,14 @@ class Ledger:
         if new:
             connection.execute(usage.insert(), new)
         if replaced:
-            changed: dict[str, Any] = {name: sa.bindparam(name) for name in UsageRow.__struct_fields__}
+            changed: dict[str, Any] = {name: sa.bindparam(name) for name in _COLUMNS}
             one = usage.c.call_id == sa.bindparam("_id")
             connection.execute(usage.update().where(one).values(changed), replaced)
+            gone = usage_attempts.c.call_id == sa.bindparam("_id")
+            connection.execute(usage_attempts.delete().where(gone), [{"_id": values["_id"]} for values in replaced])
+        attempts = [row for values in (*new, *replaced) for row in _attempts(rows[values["call_id"]])]
+        if attempts:
+            connection.execute(usage_attempts.insert(), attempts)
         self._roll_up(connection, deltas)
         return len(new) + len(replaced)
 
@@ -192,6 +201,11 @@ def _parsed(row: UsageRow | Mapping[str, Any] | bytes) -> UsageRow:
 
 def _replaces(status: str, old_status: str) -> bool:
     return old_status == "lost" and status != "lost"
+
+
+def _attempts(row: UsageRow) -> Iterator[dict[str, Any]]:
+    for number, charged in enumerate(row.charged_attempts, 1):
+        yield {"call_id": row.call_id, "attempt": number, **charged._asdict()}
 
 
 def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:

@@ -53,6 +53,21 @@ usage = Table(
     Index("ix_usage_request_id", "request_id"),
 )  # fmt: skip
 
+# What a call cost that was tried more than once, or whose answer never came: one row an attempt that a provider may
+# bill. Together they are the call's tokens and cost. Of every other call `usage` says all there is.
+usage_attempts = Table(
+    "usage_attempts", metadata,
+    Column("call_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),  # from 1, in order
+    Column("provider", Text, nullable=False),
+    Column("upstream_model", Text, nullable=False),
+    Column("outcome", Text, nullable=False),  # ok, aborted, error, lost; timeout_first_byte, cut, client_gone, …
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+)  # fmt: skip
+
 # The roll-up of `usage`, kept exact in the transaction that writes the rows.
 usage_daily = Table(
     "usage_daily", metadata,

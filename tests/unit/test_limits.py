@@ -23,6 +23,7 @@ from app.gateway.reaper import Reaper
 from app.store.redis import Redis
 from app.store.rediskeys import reservation_key
 from app.store.spool import Spool
+from tests.support.aging import let_pass
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
@@ -39,7 +40,7 @@ class Desk:
     def __init__(self, redis: Redis, spool: Path, **plan: Any) -> None:
         self.redis = redis
         self.now = NOON
-        self.presence = Presence(redis=redis, timeout_s=600, clock=lambda: self.now)
+        self.presence = Presence(redis=redis, timeout_s=600)
         self.admission = Admission(
             redis=redis, callers=Callers(keys=NoKeys()), plans={"default": Plan(**plan)}, presence=self.presence,
             spool=Spool(spool, name="test"), clock=lambda: self.now,
@@ -59,8 +60,8 @@ class Desk:
 
     def lose(self) -> int:
         """The ledger process finds every open call lost."""
-        reaper = Reaper(redis=self.redis, timeout_s=1, clock=lambda: self.now + 3600, monotonic=lambda: 1.0)
-        return reaper.run_once()
+        let_pass(self.redis, 3600)
+        return Reaper(redis=self.redis, timeout_s=1).run_once()
 
     def counted(self, limit: str) -> int:
         keys = self.redis.execute("KEYS", f"penstock:limit:key_1:{limit}:*")
@@ -269,10 +270,11 @@ def test_one_call_flies_and_identical_ones_follow_until_it_settles(desk: Any) ->
 def test_a_key_that_changed_since_it_was_remembered_is_read_again(desk: Any, redis: Redis) -> None:
     known = replace(CALLER, key_hash="h", record=b"old")
     redis.execute("SET", "penstock:key:h", "old")
-    desk().admit(caller=known)
+    limited = desk()
+    limited.admit(caller=known)
     redis.execute("SET", "penstock:key:h", "revoked")
     with pytest.raises(InvalidApiKey):
-        desk().admit(caller=known)
+        limited.admit(caller=known)
 
 
 def test_every_limit_of_a_plan_is_bound_to_a_counter_of_its_own() -> None:

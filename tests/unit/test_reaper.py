@@ -20,25 +20,29 @@ from app.gateway.presence import Presence
 from app.gateway.reaper import Reaper
 from app.store.redis import Redis
 from app.store.spool import Spool
+from tests.support.aging import let_pass
 from tests.unit.test_limits import NoKeys
 
 TIMEOUT_S = 15.0
 
 
 class Shop:
-    """One worker and the ledger process's reaper, on clocks that the test steps together."""
+    """One worker, and the ledger process's reaper."""
 
     def __init__(self, redis: Redis, spool: Path) -> None:
         self.redis = redis
-        # Redis keeps its own time for deadlines: ours starts there.
-        self.now = float(redis.execute("TIME")[0])
-        self.worker = Presence(redis=redis, timeout_s=3 * 3600, clock=lambda: self.now)  # beats when the test says so
-        self.reaper = Reaper(redis=redis, timeout_s=TIMEOUT_S, clock=lambda: self.now, monotonic=lambda: self.now)
+        self.monotonic = 0.0  # the ledger process's
+        self.worker = Presence(redis=redis, timeout_s=3 * 3600)  # beats when the test says so
+        self.reaper = Reaper(redis=redis, timeout_s=TIMEOUT_S, monotonic=lambda: self.monotonic)
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), presence=self.worker, clock=lambda: self.now,
+            redis=redis, callers=Callers(keys=NoKeys()), presence=self.worker,
             plans={"default": Plan(tokens_per_day=1000, requests_per_day=100, concurrency=10)},
             spool=Spool(spool, name="test"),
         )  # fmt: skip
+
+    def wait(self, seconds: float) -> None:
+        let_pass(self.redis, seconds)
+        self.monotonic += seconds
 
     def admit(self, call_id: str, **more: Any) -> Admitted:
         row = {"call_id": call_id, "status": "lost", "model": "m", "prompt_tokens": 40, "completion_tokens": 10,
@@ -69,7 +73,7 @@ def shop(redis: Redis, tmp_path: Path) -> Iterator[Shop]:
 def test_a_dead_workers_calls_end_as_lost_once_each(shop: Shop) -> None:
     for number in range(5):
         shop.admit(f"call_{number}")
-    shop.now += TIMEOUT_S + 1
+    shop.wait(TIMEOUT_S + 1)
     assert shop.reaper.run_once() == 5
     assert shop.reaper.run_once() == 0
     assert sorted(row["call_id"] for row in shop.rows()) == [f"call_{number}" for number in range(5)]
@@ -82,7 +86,7 @@ def test_a_dead_workers_calls_end_as_lost_once_each(shop: Shop) -> None:
 def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(shop: Shop) -> None:
     call = shop.admit("call_1")
     for _ in range(10):
-        shop.now += TIMEOUT_S - 1
+        shop.wait(TIMEOUT_S - 1)
         shop.worker.beat()
         assert shop.reaper.run_once() == 0
     shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
@@ -92,7 +96,7 @@ def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(shop: Shop) -> None:
 def test_a_call_past_its_deadline_is_lost_although_its_worker_lives(shop: Shop) -> None:
     shop.admit("stuck", deadline_s=30)
     shop.admit("running", deadline_s=600)
-    shop.now += 31
+    shop.wait(31)
     shop.worker.beat()
     assert shop.reaper.run_once() == 1
     assert [row["call_id"] for row in shop.rows()] == ["stuck"]
@@ -102,7 +106,7 @@ def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(shop: Shop) -
     shop.redis.execute("SET", "penstock:cache:c", "{}")
     call = shop.admit("call_1", cache_key="c", read_cache=True, if_lost=Amounts(1, 20, 99))
     assert call.cached == b"{}"
-    shop.now += TIMEOUT_S + 1
+    shop.wait(TIMEOUT_S + 1)
     shop.reaper.run_once()
     (row,) = shop.rows()
     assert (row["cache"], row["prompt_tokens"], row["completion_tokens"], row["cost_nanousd"]) == ("hit", 0, 0, 0)
@@ -111,28 +115,28 @@ def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(shop: Shop) -
 
 def test_a_lost_call_lets_go_of_its_flight(shop: Shop) -> None:
     shop.admit("call_1", cache_key="c", read_cache=True, single_flight=True)
-    shop.now += TIMEOUT_S + 1
+    shop.wait(TIMEOUT_S + 1)
     shop.reaper.run_once()
     assert not shop.admit("call_2", cache_key="c", read_cache=True, single_flight=True).follows
 
 
 def test_nobody_is_declared_dead_for_the_silence_of_a_redis_that_was_away(shop: Shop, dead_redis: Redis) -> None:
     shop.admit("call_1")
-    shop.now += TIMEOUT_S - 1
+    shop.wait(TIMEOUT_S - 1)
     alive, shop.reaper._redis = shop.reaper._redis, dead_redis
     with pytest.raises(StoreUnavailable):
         shop.reaper.run_once()
     shop.reaper._redis = alive
-    shop.now += 2
+    shop.wait(2)
     assert shop.reaper.run_once() == 0
-    shop.now += TIMEOUT_S - 2
+    shop.wait(TIMEOUT_S - 2)
     assert shop.reaper.run_once() == 1, "it had the time to show that it lives"
 
 
 def test_what_a_worker_admits_after_it_was_declared_dead_is_not_forgotten(shop: Shop) -> None:
     """A worker that was only stalled goes on admitting, and may be killed before it shows a sign of life."""
     shop.admit("call_1")
-    shop.now += TIMEOUT_S + 1
+    shop.wait(TIMEOUT_S + 1)
     assert shop.reaper.run_once() == 1
     shop.admit("call_2")
     assert shop.reaper.run_once() == 1
@@ -143,9 +147,9 @@ def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(shop: Shop
     call = shop.admit("call_1")
     shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
     with capture_logs() as logs:
-        shop.now += TIMEOUT_S + 1
+        shop.wait(TIMEOUT_S + 1)
         assert shop.reaper.run_once() == 0
-        shop.now += 7 * 86_400
+        shop.wait(7 * 86_400)
         assert shop.reaper.run_once() == 0
     assert shop.redis.execute("EXISTS", "penstock:workers") == 0
     assert logs == []
@@ -154,6 +158,6 @@ def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(shop: Shop
 def test_a_name_whose_reservation_redis_forgot_is_dropped(shop: Shop) -> None:
     shop.admit("call_1")
     shop.redis.execute("DEL", "penstock:reservation:call_1")
-    shop.now += TIMEOUT_S + 1
+    shop.wait(TIMEOUT_S + 1)
     assert shop.reaper.run_once() == 0
     assert (shop.rows(), shop.open_calls()) == ([], 0)

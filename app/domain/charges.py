@@ -1,0 +1,33 @@
+"""What one upstream attempt of a call costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class ChargedAttempt(NamedTuple):
+    """A row of the ledger's `usage_attempts`. `cost_nanousd` is 0 also when nobody knows the price.
+
+    `outcome`: `ok`; of an answer that broke off, the call's status; of one that never came, an `UpstreamError`'s kind,
+    `client_gone`, `worker_lost`, `lost` (with the call) or `interrupted`.
+    """
+
+    provider: str
+    upstream_model: str
+    outcome: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nanousd: int
+    estimated: bool
+
+
+class Totals(NamedTuple):
+    prompt_tokens: int
+    completion_tokens: int
+    cost_nanousd: int
+
+
+def totals(charged: Iterable[ChargedAttempt]) -> Totals:
+    rows = [attempt[3:6] for attempt in charged]
+    return Totals(*(sum(column) for column in zip(*rows, strict=True))) if rows else Totals(0, 0, 0)

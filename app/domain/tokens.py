@@ -1,0 +1,19 @@
+"""How many tokens a text makes, without a tokenizer."""
+
+from __future__ import annotations
+
+import re
+
+BYTES_PER_TOKEN = 4  # of English text
+_ESCAPED = re.compile(rb"\\u[0-9a-fA-F]{4}")
+_LETTERS = bytes(range(65, 91)) + bytes(range(97, 123)) + b" "
+_ASCII = bytes(range(128))
+
+
+def likely_tokens(raw: bytes) -> int:
+    """About what a byte-level tokenizer makes of `raw`: four letters a token, digits and signs one each, and three
+    tokens for four bytes of other alphabets."""
+    text = _ESCAPED.sub(b"\xff\xff", raw)
+    signs = text.translate(None, _LETTERS)
+    others = len(signs.translate(None, _ASCII))
+    return (len(text) - len(signs)) // BYTES_PER_TOKEN + len(signs) - others + others * 3 // 4

@@ -1,0 +1,65 @@
+"""What a call will probably use, and the most that it can cost: reserved before anything is spent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.money import Usage
+from app.errors import Forbidden
+from app.gateway.limits import Amounts
+from app.gateway.pricing import Pricing
+from app.gateway.router import Route
+
+
+class Estimate(NamedTuple):
+    reserve: Amounts  # tokens as likely; money as the most that any target can charge, where it is limited
+    if_lost: Amounts  # what an attempt costs whose answer nobody saw
+
+
+class Estimates:
+    """`completion_tokens`: how long an answer is taken to be when the caller sets no bound."""
+
+    def __init__(self, *, pricing: Pricing, completion_tokens: int) -> None:
+        self._pricing = pricing
+        self._completion_tokens = completion_tokens
+
+    def of(self, route: Route, request: ChatRequest | EmbedRequest, *, has_budget: bool) -> Estimate:
+        """Raises `Forbidden` when money is limited and a target's price is unknown (CONVENTIONS, bug 6)."""
+        prompt = request.prompt_estimate()
+        likely = lost = most = 0
+        tier = ""
+        if isinstance(request, ChatRequest):
+            tier = request.service_tier or ""
+            bound = bound_of(route, request)
+            asked = self._completion_tokens if request.max_output_tokens is None else bound
+            likely = min(asked, route.max_output_tokens) * request.choices
+            # Whoever has only so much to spend is charged for an unseen answer the most that it can have been.
+            lost = min(bound, route.max_output_tokens) * request.choices if has_budget else likely
+            most = request.completion_ceiling(bound)
+        first = route.all_targets[0]
+        provider, model = first.provider.name, first.model
+        if not has_budget:
+            card = self._pricing.card(provider, model, tier)
+            cost = card.cost_nanousd(Usage(prompt, lost)) if card is not None else 0
+            return Estimate(Amounts(1, prompt + likely), Amounts(1, prompt + lost, cost))
+        ceiling = self._ceiling(route, request.prompt_ceiling(), most)
+        cost = self._pricing.ceiling_nanousd(provider, model, prompt, lost) or 0
+        return Estimate(Amounts(1, prompt + likely, ceiling), Amounts(1, prompt + lost, cost))
+
+    def _ceiling(self, route: Route, prompt_tokens: int, completion_tokens: int) -> int:
+        most = 0
+        for target in route.all_targets:
+            cost = self._pricing.ceiling_nanousd(target.provider.name, target.model, prompt_tokens, completion_tokens)
+            if cost is None:
+                raise Forbidden(
+                    "The model has no known price, and your plan has a budget. Its price can be set in prices.yaml.",
+                    param="model",
+                )
+            most = max(most, cost)
+        return most
+
+
+def bound_of(route: Route, request: ChatRequest) -> int:
+    """The most tokens that each choice of the answer may have: the caller's bound, or the model's."""
+    return route.max_output_tokens if request.max_output_tokens is None else request.max_output_tokens

@@ -1,0 +1,450 @@
+"""What a call took is given back exactly, whichever of its messages are lost, late, repeated or out of order."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.domain.config import Plan
+from app.domain.identity import Caller
+from app.errors import RateLimited, StoreUnavailable
+from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.callers import Callers
+from app.gateway.held import Held
+from app.gateway.limits import Amounts
+from app.gateway.presence import QUEUE, Presence, reservations_of
+from app.gateway.reaper import Reaper
+from app.store.redis import Arg, Redis, Script
+from app.store.rediskeys import flight_key, reservation_key
+from tests.support.aging import let_pass
+from tests.unit.test_limits import NoKeys
+
+PLAN = Plan(
+    requests_per_day=1_000, tokens_per_minute=1_000_000, tokens_per_day=100_000, budget_usd_per_month="0.001",
+    concurrency=50,
+)  # fmt: skip
+CALLER = Caller("key_1", "test")
+ANSWER = b'{"choices":[]}'
+RESERVED, LIKELY, HIT = Amounts(1, 60, 20_000), Amounts(1, 50, 4_000), Amounts(1)
+NOTHING = Amounts(0)
+
+
+class Network:
+    """The way to Redis. `admitting` does with an admission's message what the test wants."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.admitting: Callable[[Callable[[], Any]], Any] = lambda send: send()
+
+    def script(self, name: str) -> Any:
+        script = self._redis.script(name)
+        return script if name != "admit" else lambda keys, args: self.admitting(partial(script, keys, args))
+
+
+class Spool:
+    """Settlements go out at once, unless the test holds them back."""
+
+    def __init__(self) -> None:
+        self.held_back: list[Callable[[], Any]] = []
+        self.deliver: Callable[[Callable[[], Any]], Any] = lambda send: send()
+
+    def settle(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
+        self.deliver(partial(script, list(keys), list(args)))
+
+    keep = settle
+
+    def adopt(self, script: Script) -> None: ...
+
+
+def no_answer() -> StoreUnavailable:
+    error = StoreUnavailable("It was sent; nobody knows.")
+    error.perhaps_done = True
+    return error
+
+
+def unanswered(send: Callable[[], Any]) -> Any:
+    send()
+    raise no_answer()
+
+
+class Desk:
+    """One worker's admission behind a bad network, and the reaper of the ledger process."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.network = Network(redis)
+        self.spool = Spool()
+        self.presence = Presence(redis=redis, timeout_s=3 * 3600)
+        self.admission = self.on_plan(PLAN)
+        self.reaper = Reaper(redis=redis, timeout_s=15, monotonic=lambda: 0.0)
+
+    def on_plan(self, plan: Plan, **more: Any) -> Admission:
+        network: Any = self.network
+        spool: Any = self.spool
+        return Admission(
+            redis=network, callers=Callers(keys=NoKeys()), plans={"default": plan}, presence=self.presence,
+            spool=spool, **more,
+        )  # fmt: skip
+
+    def ask(self, call_id: str, **more: Any) -> Ask:
+        row = {"call_id": call_id, "model": "m", "status": "lost", "cost_nanousd": LIKELY.nanousd}
+        wanted: dict[str, Any] = {"cache_key": "c", "read_cache": True, "single_flight": True, **more}
+        return Ask(call_id=call_id, row=row, reserve=RESERVED, if_lost=LIKELY, deadline_s=600, **wanted)
+
+    def admit(self, call_id: str, **more: Any) -> Admitted:
+        return self.admission.admit(CALLER, self.ask(call_id, **more))
+
+    def settle(self, admitted: Admitted, used: Amounts) -> None:
+        row = {"call_id": admitted.ask.call_id, "status": "ok", "cost_nanousd": used.nanousd}
+        self.admission.settle(admitted, used, row)
+
+    def lose(self) -> int:
+        self.presence.beat()
+        let_pass(self.redis, 16)
+        return self.reaper.run_once()
+
+    def cached(self, *, there: bool) -> None:
+        self.redis.execute(*(("SET", "penstock:cache:c", ANSWER) if there else ("DEL", "penstock:cache:c")))
+
+    def counted(self) -> Amounts:
+        def total(limit: str) -> int:
+            keys = self.redis.execute("KEYS", f"penstock:limit:key_1:{limit}:*")
+            return sum(int(self.redis.execute("GET", key)) for key in keys)
+
+        return Amounts(total("requests_per_day"), total("tokens_per_day"), total("budget_usd_per_month"))
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """As the ledger keeps them: the first of each call, but a lost one gives way."""
+        kept: dict[str, dict[str, Any]] = {}
+        for _, fields in self.redis.execute("XRANGE", "penstock:outbox", "-", "+"):
+            row = json.loads(fields[1])
+            if kept.get(row["call_id"], {"status": "lost"})["status"] == "lost":
+                kept[row["call_id"]] = row
+        return kept
+
+    def state(self, call_id: str) -> Any:
+        return self.redis.execute("HGET", reservation_key(call_id), "s")
+
+    def open_calls(self) -> list[bytes]:
+        return [key for key in self.redis.execute("KEYS", "penstock:reservation:*")
+                if self.redis.execute("HGET", key, "s") == b"open"]  # fmt: skip
+
+    def running(self) -> int:
+        return int(self.redis.execute("ZCARD", "penstock:running:key_1"))
+
+
+@pytest.fixture
+def desk(redis: Redis) -> Any:
+    opened = Desk(redis)
+    yield opened
+    opened.presence.stop()
+
+
+def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(desk: Desk) -> None:
+    spent = desk.admit("paid", cache_key="")
+    desk.settle(spent, Amounts(1, 40, 10_000))
+    desk.cached(there=True)
+    desk.network.admitting = unanswered
+    for number in range(3):
+        with pytest.raises(StoreUnavailable):
+            desk.admit(f"hit_{number}")
+    assert desk.counted() == Amounts(1, 40, 10_000), "what was really paid stays"
+
+
+def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(desk: Desk) -> None:
+    late: list[Callable[[], Any]] = []
+
+    def stuck(send: Callable[[], Any]) -> Any:
+        late.append(send)
+        raise no_answer()
+
+    desk.network.admitting = stuck
+    with pytest.raises(StoreUnavailable):
+        desk.admit("late")
+    late[0]()
+    late[0]()
+    assert desk.counted() == NOTHING
+    assert (desk.open_calls(), desk.running()) == ([], 0)
+    assert desk.redis.execute("EXISTS", flight_key("c")) == 0, "nobody waits for an answer that it never fetches"
+    assert desk.redis.execute("ZCARD", desk.presence.reservations_key) == 0
+    assert 900 < desk.redis.execute("TTL", reservation_key("late")) <= 3600, "longer than TCP goes on delivering"
+
+
+def test_a_late_admission_is_refused_as_its_caller_was_told(desk: Desk) -> None:
+    undone = desk.admit("call")
+    desk.admission.cancel(undone, undone.reservations)
+    with pytest.raises(StoreUnavailable) as caught:
+        desk.admit("call")
+    assert not caught.value.perhaps_done, "there is nothing to undo"
+    assert desk.counted() == NOTHING
+
+
+def test_a_call_that_is_cached_before_its_admission_is_repeated_keeps_nothing_reserved(desk: Desk) -> None:
+    def repeated(send: Callable[[], Any]) -> Any:
+        send()
+        desk.cached(there=True)
+        return send()
+
+    desk.network.admitting = repeated
+    call = desk.admit("call")
+    assert call.cached == ANSWER
+    desk.settle(call, HIT)
+    assert (desk.counted(), desk.running()) == (HIT, 0)
+
+
+def test_a_late_copy_of_an_admission_changes_nothing_for_the_call_that_is_being_made(desk: Desk) -> None:
+    sent: list[Callable[[], Any]] = []
+
+    def copied(send: Callable[[], Any]) -> Any:
+        sent.append(send)
+        return send()
+
+    desk.network.admitting = copied
+    assert desk.admit("call").cached is None
+    desk.cached(there=True)
+    sent[0]()
+    assert desk.running() == 1, "it holds its slot"
+    assert desk.lose() == 1
+    assert desk.counted() == LIKELY, "it was made: no hit"
+
+
+def test_a_hit_whose_answer_expired_before_its_admission_was_repeated_is_not_made_for_nothing(desk: Desk) -> None:
+    """It has reserved a request only; to run it, its ceiling would have to be free."""
+
+    def repeated(send: Callable[[], Any]) -> Any:
+        send()
+        desk.cached(there=False)
+        return send()
+
+    desk.cached(there=True)
+    desk.network.admitting = repeated
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.counted() == NOTHING
+    assert desk.open_calls() == []
+
+
+def test_a_repeated_admission_keeps_its_flight_and_its_slot(desk: Desk) -> None:
+    desk.network.admitting = lambda send: send() and send()
+    call = desk.admit("call")
+    assert (call.follows, desk.running(), desk.counted()) == (False, 1, RESERVED)
+    desk.settle(call, LIKELY)
+    assert (desk.counted(), desk.running()) == (LIKELY, 0)
+
+
+def test_a_settled_call_that_is_admitted_again_holds_no_flight(desk: Desk) -> None:
+    desk.settle(desk.admit("call"), LIKELY)
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.counted() == LIKELY
+    assert not desk.admit("another").follows
+
+
+def test_a_call_that_was_lost_before_its_admission_was_repeated_costs_nothing(desk: Desk) -> None:
+    def repeated(send: Callable[[], Any]) -> Any:
+        send()
+        assert desk.lose() == 1
+        return send()
+
+    desk.network.admitting = repeated
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.counted() == NOTHING
+    row = desk.rows()["call"]
+    assert (row["status"], row["http_status"], row["cost_nanousd"]) == ("error", 503, 0)
+
+
+def test_an_unanswered_admission_that_was_lost_before_it_was_undone_costs_nothing(desk: Desk) -> None:
+    desk.network.admitting = unanswered
+    desk.spool.deliver = desk.spool.held_back.append
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.lose() == 1
+    for send in desk.spool.held_back * 2:
+        send()
+    assert desk.counted() == NOTHING
+    assert desk.rows()["call"]["status"] == "error"
+    assert len(desk.redis.execute("XRANGE", "penstock:outbox", "-", "+")) == 2, "undone once"
+
+
+def test_a_stalled_worker_that_settles_a_hit_after_it_was_lost_charges_a_request(desk: Desk) -> None:
+    desk.cached(there=True)
+    call = desk.admit("call")
+    assert desk.lose() == 1
+    desk.settle(call, HIT)
+    assert desk.counted() == HIT
+
+
+def test_a_batch_line_that_another_process_admits_again_on_another_day_is_charged_to_one_day(desk: Desk) -> None:
+    day = 1_800_000_000.0
+    queued = {"cache_key": "", "queued": True, "reservations": reservations_of(QUEUE)}
+    desk.on_plan(PLAN, clock=lambda: day).admit(CALLER, desk.ask("line", **queued))
+    tomorrow = desk.on_plan(PLAN, clock=lambda: day + 86_400)
+    with pytest.raises(StoreUnavailable):
+        tomorrow.admit(CALLER, desk.ask("line", **queued))
+    assert desk.counted() == NOTHING
+    call = tomorrow.admit(CALLER, desk.ask("line_1", **queued))
+    tomorrow.settle(call, LIKELY, {"call_id": "line_1"})
+    assert desk.counted() == LIKELY
+    assert desk.redis.execute("ZCARD", reservations_of(QUEUE)) == 0
+
+
+@pytest.mark.parametrize(
+    "later",
+    [Plan(), Plan(requests_per_minute=5, requests_per_day=9, tokens_per_day=9, tokens_per_month=9)],
+    ids=["limits removed", "limits added"],
+)
+def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(desk: Desk, later: Plan) -> None:
+    call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
+    held = Held.decode(Held.of(call, read_cache=False, write_cache=False).encode())
+    desk.on_plan(later).settle(held.admitted(CALLER), LIKELY, {"call_id": "job"})
+    assert desk.counted() == LIKELY
+    assert desk.redis.execute("KEYS", "penstock:limit:*per_month*") == desk.redis.execute(
+        "KEYS", "penstock:limit:*budget_usd_per_month*"
+    )
+
+
+def test_a_queued_call_that_was_cancelled_and_ran_all_the_same_is_charged_once(desk: Desk) -> None:
+    call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
+    desk.admission.cancel(call, reservations_of(QUEUE))
+    assert desk.counted() == NOTHING
+    for _ in range(2):
+        desk.settle(call, LIKELY)
+    assert desk.counted() == LIKELY
+
+
+def test_amounts_of_any_size_come_back_to_the_nanodollar(desk: Desk) -> None:
+    """cjson writes fourteen digits."""
+    rich = desk.on_plan(Plan(budget_usd_per_month="1000000"))
+    large = msgspec.structs.replace(desk.ask("call"), reserve=Amounts(1, 0, 999_999_123_456_789))
+    call = rich.admit(CALLER, large)
+    rich.settle(call, Amounts(1, 0, 1), {"call_id": "call"})
+    assert desk.counted().nanousd == 1
+
+
+def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(desk: Desk) -> None:
+    """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
+    desk.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
+    old = {"row": {"call_id": "old", "model": "m"}, "leases": "penstock:none", "flight": "penstock:none",
+           "keys": ["penstock:limit:key_1:tokens_per_day:x"], "args": ["window", 60, 50, "1000", "60000"],
+           "cached_args": []}  # fmt: skip
+    for end in ("reaper", "spool"):
+        desk.redis.execute("HSET", reservation_key("old"), "s", "open", "h", "0", "d", json.dumps(old))
+        if end == "reaper":
+            desk.redis.execute("ZADD", reservations_of(QUEUE), 1, "old")
+            assert desk.reaper.run_once() == 1
+            assert desk.counted().tokens == 50
+            desk.redis.execute("DEL", reservation_key("old"))
+            desk.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
+        else:
+            keys = [
+                reservation_key("old"),
+                reservations_of(QUEUE),
+                *["penstock:none"] * 3,
+                "penstock:outbox",
+                *old["keys"],
+            ]
+            args = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
+            assert desk.redis.script("settle")(keys, args) == 1
+            assert desk.counted().tokens == 57
+
+
+class BadNetwork:
+    """Drops, repeats, delays and reorders what is sent; settlements get through one day, perhaps twice."""
+
+    def __init__(self, desk: Desk, seed: int) -> None:
+        self.desk = desk
+        self.chance = random.Random(seed)
+        self.late: list[Callable[[], Any]] = []
+        desk.network.admitting = self.admit
+        desk.spool.deliver = self.settle
+
+    def admit(self, send: Callable[[], Any]) -> Any:
+        fate = self.chance.choice(
+            ["answered"] * 4 + ["repeated", "repeated late", "no answer", "stuck", "both", "lost"]
+        )
+        if fate in ("repeated", "no answer", "both"):
+            send()
+            self.meanwhile()
+        if fate in ("stuck", "both"):
+            self.late.append(send)
+        if fate in ("no answer", "stuck", "both", "lost"):
+            raise no_answer()
+        reply = send()
+        # A copy of what was refused may not come later: there is no undoing of refusals.
+        if fate == "repeated late" and reply[0] != b"limited":
+            self.late.append(send)
+        return reply
+
+    def settle(self, send: Callable[[], Any]) -> None:
+        fate = self.chance.choice(["at once", "at once", "late", "twice"])
+        if fate != "late":
+            send()
+        if fate != "at once":
+            self.late.append(send)
+
+    def meanwhile(self) -> None:
+        """What happens between two messages: others arrive, answers come into the cache and expire, calls are lost."""
+        while self.late and self.chance.random() < 0.5:
+            self.late.pop(self.chance.randrange(len(self.late)))()
+        what = self.chance.random()
+        if what < 0.3:
+            self.desk.cached(there=what < 0.15)
+        elif what < 0.4:
+            self.desk.lose()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_network_does_counters_are_what_was_settled_and_nothing_stays_open(desk: Desk, seed: int) -> None:
+    network = BadNetwork(desk, seed)
+    owed: dict[str, Amounts] = {}
+    running: list[Admitted] = []
+
+    def end(call: Admitted) -> None:
+        call_id = call.ask.call_id
+        ending = network.chance.choice(["settled", "settled", "cancelled", "cancelled, but ran", "its worker died"])
+        if ending == "cancelled, but ran":
+            # Had it been lost first, the queue would not have taken it.
+            desk.spool.deliver = lambda send: send()
+            if desk.state(call_id) != b"lost":
+                desk.admission.cancel(call, call.reservations)
+            desk.spool.deliver = network.settle
+        if ending == "cancelled":
+            desk.admission.cancel(call, call.reservations)
+            owed[call_id] = NOTHING
+        if ending in ("settled", "cancelled, but ran"):
+            tokens = network.chance.randrange(90)
+            owed[call_id] = HIT if call.cached else Amounts(1, tokens, tokens * 100)
+            desk.settle(call, owed[call_id])
+        if ending == "its worker died":
+            hit = desk.redis.execute("HGET", reservation_key(call_id), "h") == b"1"
+            owed[call_id] = HIT if hit else LIKELY
+
+    refused = 0
+    for number in range(80):
+        try:
+            running.append(desk.admit(f"call_{number}", single_flight=network.chance.random() < 0.5))
+        except (StoreUnavailable, RateLimited):
+            refused += 1
+        network.meanwhile()
+        while running and network.chance.random() < 0.6:
+            end(running.pop(network.chance.randrange(len(running))))
+    for call in running:
+        end(call)
+    network.chance.shuffle(network.late)
+    while network.late:
+        network.late.pop()()
+    desk.lose()
+    assert 5 < refused < 75
+    expected = Amounts(*(sum(amounts[unit] for amounts in owed.values()) for unit in range(3)))
+    assert desk.counted() == expected
+    assert sum(row["cost_nanousd"] for row in desk.rows().values()) == expected.nanousd
+    assert (desk.open_calls(), desk.running()) == ([], 0)
+    assert desk.redis.execute("KEYS", "penstock:reservations:*") == []
+    assert desk.redis.execute("EXISTS", flight_key("c")) == 0
