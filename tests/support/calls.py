@@ -25,6 +25,7 @@ from app.providers.base import Answer, ChatCall, EmbedCall
 from app.store.redis import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
+from tests.support.aging import let_pass
 
 BOOTED_S = 5_000.0  # what the monotonic clock says at first: a latency that adds it up instead of taking it off shows
 
@@ -129,7 +130,7 @@ class House:
         self.config = GatewayConfig.model_validate(config)
         self.vendors = {name: Vendor(name, clock) for name in self.config.providers}
         self.metrics = Metrics(config=self.config)
-        self.presence = Presence(redis=redis, timeout_s=3 * 3600, clock=clock.wall)  # beats once
+        self.presence = Presence(redis=redis, timeout_s=3 * 3600)  # beats once
         self.admission = Admission(
             redis=redis, callers=Callers(keys=NoKeys()), plans=self.config.plans, presence=self.presence,
             spool=Spool(directory / "spool", name="test", retry_s=0.01), clock=clock.wall,
@@ -166,10 +167,10 @@ class House:
         keys = self.redis.execute("KEYS", f"penstock:limit:{key_id}:{limit}*")
         return sum(int(self.redis.execute("GET", key)) for key in keys)
 
-    def lose(self) -> int:
+    def lose(self, after_s: float = 3600.0) -> int:
         """The ledger process finds every open call lost."""
-        later = self.clock.wall() + 3600
-        return Reaper(redis=self.redis, timeout_s=1, clock=lambda: later, monotonic=lambda: 1.0).run_once()
+        let_pass(self.redis, after_s)
+        return Reaper(redis=self.redis, timeout_s=1).run_once()
 
     def metric(self, name: str, **labels: str) -> float:
         """One sample of `/metrics`; 0 when it is not there."""

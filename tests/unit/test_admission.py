@@ -66,7 +66,7 @@ class Gate:
         self.redis = Lossy(url)
         self.now = NOON
         self.keys = Keys()
-        self.presence = Presence(redis=self.redis, timeout_s=3600, clock=lambda: self.now)
+        self.presence = Presence(redis=self.redis, timeout_s=3600)
         self.spool = directory / "spool"
         self.admission = Admission(
             redis=self.redis, callers=Callers(keys=self.keys), presence=self.presence, clock=lambda: self.now,
@@ -102,7 +102,7 @@ class Gate:
         """How far ahead of now a rate has been used up."""
         until = self.redis.execute("GET", f"penstock:limit:key_1:{limit}")
         seconds, us = self.redis.execute("TIME")
-        return max(0.0, (int(until or 0) - int(seconds) * 1_000_000 - int(us)) / 1000)
+        return max(0.0, (float((until or b"0").partition(b".")[0]) - int(seconds) * 1_000_000 - int(us)) / 1000)
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(fields[1]) for _, fields in self.redis.execute("XRANGE", "penstock:outbox", "-", "+")]

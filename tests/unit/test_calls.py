@@ -19,6 +19,7 @@ from app.errors import (
     RateLimited,
     UpstreamError,
     UpstreamRejected,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from app.gateway.presence import QUEUE, reservations_of
@@ -166,7 +167,8 @@ def test_an_answer_without_usage_is_estimated_from_what_was_sent_and_written(hou
     vendor.usage, vendor.text_bytes = None, 81
     request = chat()
     house.pipeline.chat(CALLER, request, house.context())
-    has(only_row(house), prompt_tokens=len(request.raw) // 4 + 1, completion_tokens=20, estimated=True, unpriced=False)
+    prompt = request.prompt_likely()
+    has(only_row(house), prompt_tokens=prompt, completion_tokens=20, estimated=True, unpriced=False)
 
     vendor.blocks = [b"x" * 40, b"y" * 43]
     list(house.pipeline.stream(CALLER, chat(), house.context()))
@@ -183,7 +185,7 @@ def test_a_stream_that_the_client_gives_up_is_charged_for_what_came(house: House
     assert next(iter(stream)) == b"0123"
     stream.close()
     stream.close()
-    prompt = len(request.raw) // 4 + 1
+    prompt = request.prompt_likely()
     has(only_row(house), status="aborted", http_status=499, prompt_tokens=prompt, completion_tokens=1, estimated=True,
         cost_nanousd=prompt * 1000 + 2000)  # fmt: skip
     assert vendor.streams[0].closed > 0
@@ -203,12 +205,15 @@ def test_a_refused_call_costs_nothing_and_says_so(house: House) -> None:
     assert (told["code"], told["status"], told["log_level"]) == ("INVALID_REQUEST", "error", "warning")
 
 
-def test_a_bug_leaves_a_row_and_nothing_reserved(house: House) -> None:
+def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_reserved(house: House) -> None:
     house.vendors["up"].fails = [ZeroDivisionError()]
+    request = chat(max_tokens=9)
     with pytest.raises(ZeroDivisionError):
-        house.pipeline.chat(CALLER, chat(), house.context())
-    has(only_row(house), status="error", http_status=500)
-    assert house.counted("tokens_per_day") == 0
+        house.pipeline.chat(CALLER, request, house.context())
+    prompt = request.prompt_likely()
+    has(only_row(house), status="error", http_status=500, prompt_tokens=prompt, completion_tokens=9, estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    assert house.counted("tokens_per_day") == prompt + 9
     assert house.metric("llm_active_requests") == 0
     assert house.lose() == 0
 
@@ -246,24 +251,19 @@ def test_while_a_call_runs_its_tokens_are_reserved_as_likely(house: House) -> No
 
 
 def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_dearest_target(house: House) -> None:
-    seen: list[int] = []
-    house.vendors["up"].meanwhile = lambda: seen.append(house.counted("budget_usd_per_month"))
-    asked = [chat("safe"), chat("safe", max_tokens=50), chat("safe", max_tokens=50, n=2)]
-    spent = 0
-    for request, bound in zip(asked, (100, 50, 100), strict=True):
-        house.pipeline.chat(POOR, request, house.context())
-        assert seen.pop() - spent >= (len(request.raw) + 8) * 5000 + bound * 50_000 * 1
-        assert house.counted("budget_usd_per_month") - spent == 10 * 1000 + 20 * 2000
-        spent = house.counted("budget_usd_per_month")
-
-
-def test_a_budget_is_never_reserved_for_more_than_the_call_can_cost(house: House) -> None:
     """The bytes of the body are the most tokens that its prompt can have, and 8 a message for the template."""
     seen: list[int] = []
     house.vendors["up"].meanwhile = lambda: seen.append(house.counted("budget_usd_per_month"))
-    request = chat(max_tokens=50)
-    house.pipeline.chat(POOR, request, house.context())
-    assert seen == [(len(request.raw) + 8) * 1000 + 50 * 3000], "prompt at its dearest, answer at its dearest"
+    asked = [chat("safe"), chat("safe", max_tokens=50), chat("safe", max_tokens=50, n=2), chat("m", max_tokens=50)]
+    spent = 0
+    for request, bound, prompt_rate, rate in zip(
+        asked, (100, 50, 100, 50), (5000, 5000, 5000, 1000), (50_000, 50_000, 50_000, 3000), strict=True
+    ):
+        house.pipeline.chat(POOR, request, house.context())
+        prompt = len(request.understood().raw) + 8
+        assert seen.pop() - spent == prompt * prompt_rate + bound * rate
+        assert house.counted("budget_usd_per_month") - spent == 10 * 1000 + 20 * 2000
+        spent = house.counted("budget_usd_per_month")
 
 
 def test_under_a_budget_a_price_that_nobody_knows_is_refused_before_anybody_is_asked(house: House) -> None:
@@ -315,7 +315,7 @@ def _latest_deadline(house: House) -> float:
 
 def test_a_refusal_is_counted_by_its_limit_and_asks_nobody(house: House) -> None:
     with pytest.raises(RateLimited) as refusal:
-        house.pipeline.chat(CALLER, chat(max_tokens=100_000), house.context())
+        house.pipeline.chat(CALLER, chat(n=128, max_tokens=1000), house.context())
     assert refusal.value.limit == "tokens_per_day"
     assert [row.left for row in refusal.value.remaining if row.unit == "tokens"] == [100_000]
     assert house.metric("llm_rate_limited_total", limit="tokens_per_day") == 1
@@ -386,7 +386,6 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(house: House) -> None:
 def test_a_held_call_is_lost_only_after_its_time(house: House) -> None:
     house.pipeline.hold(CALLER, chat(), house.context(), for_s=7200, reservations=reservations_of(QUEUE))
     assert house.lose() == 0
-    house.clock.step(3700)
     assert house.lose() == 1
     has(only_row(house), status="lost", job_id="call_1")
 
@@ -403,3 +402,65 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(house: House) 
     held = house.pipeline.hold(CALLER, request, house.context(read_cache=False), for_s=600)
     reply = house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: False)
     assert reply.report.cache == "bypass"
+
+
+# --- attempts that gave no answer
+
+
+def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that_came(house: House) -> None:
+    house.vendors["up"].fails = [UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)]
+    request = chat("safe", max_tokens=9)
+    house.pipeline.chat(CALLER, request, house.context())
+    prompt = request.prompt_likely()
+    row = only_row(house)
+    lost_cost, cost = prompt * 1000 + 9 * 2000, 10 * 5000 + 20 * 50_000
+    assert row["charged_attempts"] == [
+        ["up", "safe", "timeout_first_byte", prompt, 9, lost_cost, True], ["dear", "safe", "ok", 10, 20, cost, False],
+    ]  # fmt: skip
+    has(row, status="ok", provider="dear", attempts=2, estimated=True, prompt_tokens=prompt + 10, completion_tokens=29,
+        cost_nanousd=lost_cost + cost)  # fmt: skip
+    assert house.counted("tokens_per_day") == prompt + 10 + 29
+
+
+def test_an_attempt_that_was_refused_costs_nothing_and_is_not_noted(house: House) -> None:
+    house.vendors["up"].fails = [UpstreamUnavailable("down", provider="up", kind="status_5xx")]
+    house.pipeline.chat(CALLER, chat("safe"), house.context())
+    row = only_row(house)
+    has(row, estimated=False, cost_nanousd=10 * 5000 + 20 * 50_000, prompt_tokens=10)
+    assert not row.get("charged_attempts")
+
+
+def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) -> None:
+    request = chat(max_tokens=9)
+    for billable in (True, False):
+        house.vendors["up"].fails = [ClientGone("gone", billable=billable)]
+        with pytest.raises(ClientGone):
+            house.pipeline.chat(CALLER, request, house.context())
+    paid, free = house.rows()
+    prompt = request.prompt_likely()
+    has(paid, status="aborted", http_status=499, prompt_tokens=prompt, completion_tokens=9, estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    has(free, status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0)
+
+
+def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) -> None:
+    request = chat(max_tokens=9)
+    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    slow = UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)
+    house.vendors["up"].fails = [slow]
+    with pytest.raises(UpstreamTimeout):
+        house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: True)
+    assert house.rows() == []
+    again = type(held).decode(held.encode())
+    house.pipeline.resume(CALLER, request, again, house.context().cancel, stays_open=lambda _: False)
+    prompt = request.prompt_likely()
+    has(only_row(house), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
+    assert [attempt[2] for attempt in only_row(house)["charged_attempts"]] == ["timeout_first_byte", "ok"]
+
+    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    house.vendors["up"].fails = [slow]
+    with pytest.raises(UpstreamTimeout):
+        house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: True)
+    house.pipeline.drop(held, "error", 504)
+    has(house.rows()[1], status="error", http_status=504, prompt_tokens=prompt, completion_tokens=9, estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
