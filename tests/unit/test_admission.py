@@ -222,6 +222,13 @@ def test_what_remains_of_each_limit_is_told_in_its_own_unit(gate: Callable[..., 
     assert resets["tokens_per_month"] == 12 * 3600, "February ends with this day"
 
 
+def test_a_window_ends_on_the_second_whenever_it_is_asked_for(gate: Callable[..., Gate]) -> None:
+    everything = gate(**EVERYTHING)
+    everything.now = NOON + 0.25
+    resets = {row.limit: row.reset_s for row in everything.admit().remaining}
+    assert resets["requests_per_day"] == resets["requests_per_month"] == 12 * 3600 - 0.25
+
+
 def test_each_refusal_names_its_limit_and_says_when_to_come_back(gate: Callable[..., Gate]) -> None:
     busy = gate(concurrency=1)
     busy.admit()
