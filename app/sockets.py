@@ -47,7 +47,7 @@ def receive(sock: Any, size: int, timeout_s: float) -> bytes:
 
 def arrived(sock: Any, most: int) -> bytes:
     """What has come already, about `most` bytes of it at the most; never waits and never raises."""
-    tls = getattr(sock, "_sslobj", None)
+    tls = None if type(sock) is _Plain else getattr(sock, "_sslobj", None)
     blocks = []
     size = 0
     while size < most:

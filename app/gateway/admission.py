@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 import structlog
+from msgspec.structs import replace as replace_fields
 
 from app.domain.config import Plan
 from app.domain.identity import Caller
@@ -111,6 +112,7 @@ class Admission:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._admit = redis.script("admit")
+        self._extend = redis.script("extend")
         self._settle = redis.script("settle")
         self._callers = callers
         self._plans = Plans(plans, callers=callers, clock=clock)
@@ -152,6 +154,19 @@ class Admission:
         """Once a process: shows its sign of life, and replays what processes that are no more have left."""
         if self._presence.announce():
             self._spool.adopt(self._settle)
+
+    def cover(self, admitted: Admitted, number: int, *, if_lost: Amounts, row: dict[str, Any]) -> None:
+        """Reserves money for upstream attempt `number` of an open call; `if_lost` and `row` are then what the reaper
+        settles. Raises `BudgetExceeded` when there is none left, or the call has ended meanwhile."""
+        ask = replace_fields(admitted.ask, if_lost=if_lost, row=row)
+        money = Amounts(0, 0, ask.reserve.nanousd)
+        keys = [reservation_key(ask.call_id), *(charge.counter.key for charge in admitted.charges)]
+        data = _for_reaper(ask, admitted.charges, admitted.leases)
+        if self._extend(keys, [number, data, *charge_args(admitted.charges, money)]) != 1:
+            raise BudgetExceeded(
+                "The call failed, and one more attempt could exceed your plan's budget.",
+                limit="budget_usd", retry_after_s=_LONGEST_WAIT_S, retryable=False,
+            )  # fmt: skip
 
     def settle(
         self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0

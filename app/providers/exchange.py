@@ -57,6 +57,7 @@ class Exchange:
         self._sent = False  # the whole request
         self._late = b""  # what had arrived when the client hung up
         self._first_byte_by = 0.0  # time.monotonic
+        self._to_the_deadline = False  # whether the wait under way ends with the call's own time
 
     @property
     def answered(self) -> bool:
@@ -221,13 +222,14 @@ class Exchange:
 
     def _patience(self, limit_s: float, kind: str) -> float:
         left = self._deadline - time.monotonic()
+        self._to_the_deadline = left <= limit_s
         if left <= 0:
             self._too_slow(kind)
         return min(limit_s, left)
 
     def _too_slow(self, kind: str) -> NoReturn:
         name = self._provider
-        if self._deadline - time.monotonic() <= 0.005:
+        if self._to_the_deadline:
             kind = "timeout_total"
         raise UpstreamTimeout(
             f"The provider {name} took too long to answer.", provider=name, kind=kind, billable=self.billable

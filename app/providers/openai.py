@@ -55,7 +55,6 @@ class OpenAIProvider:
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
         self._pace = Pace()
-        self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
         headers = dict(config.headers)
         if config.api_key and "authorization" not in {header.lower() for header in headers}:
             headers["Authorization"] = f"Bearer {config.api_key}"
@@ -63,6 +62,7 @@ class OpenAIProvider:
             provider=name, base_url=config.base_url, headers=headers, timeouts=timeouts,
             max_connections=config.max_connections, max_idle=config.max_idle_connections, ca_file=config.ca_file,
         )  # fmt: skip
+        self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
 
     def chat(self, call: ChatCall) -> Answer:
         with _Closing(self._post("/chat/completions", self._body(call, {}), call)) as exchange:

@@ -238,9 +238,10 @@ def test_the_provider_reads_the_model_that_was_picked(edge: Callable[[str], Edge
 
 def test_the_callers_other_spellings_of_the_model_go_nowhere(edge: Callable[[str], Edge], upstream: Upstream) -> None:
     built = edge(UP % upstream.url)
-    body = '{"model":"ok","model":"auto","MODEL":"ok","messages":[{"role":"user","content":"x"}]}'
+    body = '{"model":"ok","model":"auto","messages":[{"role":"user","content":"x"}]}'
     assert sent(built.post(body)).get("model") == "echo"
-    assert "MODEL" not in sent(built.post(body))
+    answer = built.post(body.replace('"model":"ok"', '"MODEL":"ok"'))
+    assert (answer.status_code, answer.json["error"]["param"]) == (400, "MODEL")
 
 
 def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: Edge) -> None:

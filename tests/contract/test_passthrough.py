@@ -1,4 +1,4 @@
-"""The OpenAI dialect on the wire: what the caller wrote is what the provider reads, byte for byte where it can be."""
+"""The OpenAI dialect on the wire: what the caller wrote is what the provider reads, each value byte for byte."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import InvalidRequest
 from app.providers.base import ChatCall, EmbedCall
 from tests.support.providers import SECRET, SSE_HEADERS, chat_call, embed_call, openai, scripted_server
 from tests.support.upstream import Upstream
@@ -36,6 +37,10 @@ def wire(call: ChatCall | EmbedCall, *, path: str = "", **config: Any) -> tuple[
     return head, body
 
 
+# The same, the object around the values written anew: one key of each name, in one spelling.
+AS_SENT = b'{"model":"m","messages":[{"role":"user","content":"\xc3\xbc \\"model\\" x"}],"s":1e2,"x":{"b":1.50,"a":[]}}'
+
+
 def models_named(body: bytes) -> list[tuple[str, Any]]:
     """Every key that any parser could take for the model, with its value, duplicates included."""
     pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list)
@@ -56,13 +61,13 @@ def test_a_path_with_odd_characters_is_escaped() -> None:
     assert head.startswith(b"POST /v1/%C3%BC/deployments/my%20model/chat/completions HTTP/1.1\r\n")
 
 
-def test_the_same_model_passes_the_bytes_untouched() -> None:
-    assert wire(chat_call(raw=ODD))[1] == ODD
+def test_the_same_model_passes_every_value_untouched() -> None:
+    assert wire(chat_call(raw=ODD))[1] == AS_SENT
 
 
-def test_the_same_model_with_usage_asked_for_streams_the_bytes_untouched() -> None:
-    raw = ODD[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
-    assert wire(chat_call(raw=raw))[1] == raw
+def test_the_same_model_with_usage_asked_for_streams_every_value_untouched() -> None:
+    asked = b',"stream":true,"stream_options":{"include_usage":true}}'
+    assert wire(chat_call(raw=ODD[:-1] + asked))[1] == AS_SENT[:-1] + asked
 
 
 def test_another_model_changes_the_name_and_nothing_else() -> None:
@@ -96,8 +101,6 @@ SMUGGLED = [
     b'{"model":"dear","messages":[{"role":"user","content":"x"}],"model":"cheap"%b}',
     b'{"mod\\u0065l":"dear","messages":[{"role":"user","content":"x"}],"model":"cheap"%b}',
     b'{"\\u006dodel":"cheap","messages":[{"role":"user","content":"x"}]%b}',
-    b'{"model":"cheap","messages":[{"role":"user","content":"x"}],"Model":"dear"%b}',
-    b'{"model":"cheap","messages":[{"role":"user","content":"x"}],"M\\u004fDEL":"dear"%b}',
 ]
 
 
@@ -111,9 +114,23 @@ def test_a_second_model_cannot_be_smuggled_in(raw: bytes, target: str, stream: b
     assert models_named(wire(call)[1]) == [("model", target)]
 
 
+@pytest.mark.parametrize(
+    "name", ["Model", "M\\u004fDEL", "MAX_TOKENS", "max_to\u212aens", "N", "\\u004e", "\u017ftream"]
+)
+def test_a_field_that_we_act_on_has_no_other_spelling(name: str) -> None:
+    """Parsers that ignore case (Go's, Unicode's odd letters included) would take it for the field itself."""
+    raw = f'{{"model":"cheap","messages":[{{"role":"user","content":"x"}}],"{name}":7}}'.encode()
+    known = json.loads(f'"{name}"')
+    with pytest.raises(InvalidRequest) as refused:
+        chat_call(raw=raw)
+    assert refused.value.param == known
+    assert f"`{known.casefold()}`" in refused.value.message
+
+
 def test_a_second_model_cannot_be_smuggled_into_embeddings() -> None:
-    call = embed_call("cheap", Model="dear")
-    assert models_named(wire(call)[1]) == [("model", "cheap")]
+    with pytest.raises(InvalidRequest) as refused:
+        embed_call("cheap", Model="dear")
+    assert refused.value.param == "Model"
 
 
 def test_embeddings_pass_through() -> None:

@@ -39,6 +39,9 @@ class Blocks:
     def read_first(self) -> bytes:
         return self.read(0, "")
 
+    def take_arrived(self) -> bytes:
+        return b"".join(self._blocks)
+
     def finish_if_complete(self) -> None:
         self.finished = True
 

@@ -36,12 +36,12 @@ def result(call: str | None, role: str = "tool") -> dict[str, Any]:
 
 def optimized(messages: Talk, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
     """What was done, and the body that goes out; the parsed request must say the same as the body."""
-    raw = json.dumps({"model": "m", "messages": messages, **(more or {})}).encode()
-    draft = Draft(ChatRequest.parse(raw))
+    request = ChatRequest.parse(json.dumps({"model": "m", "messages": messages, **(more or {})}).encode())
+    draft = Draft(request)
     done = Optimizer(OptimizerConfig(enabled=True, **config)).optimize(draft)
     assert draft.request == ChatRequest.parse(draft.request.raw)
     if not done:
-        assert draft.request.raw is raw, "nothing is rewritten for nothing"
+        assert draft.request is request, "nothing is rewritten for nothing"
     return done, json.loads(draft.request.raw)
 
 

@@ -1,0 +1,29 @@
+-- One more upstream attempt of a call, one atomic step: the money that it may cost is reserved besides what the call has,
+-- and what the reaper would settle is replaced. Or nothing happens. Running it twice for one attempt reserves once.
+--
+-- KEYS  1 reservation   2… the call's counters, one a limit, as in admit.lua
+-- ARGV  1 the attempt's number, from 2   2 what the reaper needs (JSON)   3… four a limit: kind  amount  limit  period_ms
+-- returns 1 if the attempt may be made, 0 if a limit does not allow it, -1 if the call has ended
+
+local found = redis.call('HMGET', KEYS[1], 's', 'n', 'c')
+if found[1] ~= 'open' then return -1 end
+if tonumber(found[2] or 1) >= tonumber(ARGV[1]) then return 1 end
+
+local taken, writes = cjson.decode(found[3]), {}
+for i = 2, #KEYS do
+  local at = 3 + (i - 2) * 4
+  local amount, limit = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  if ARGV[at] == 'window' and amount > 0 then
+    if tonumber(redis.call('GET', KEYS[i]) or 0) + amount > limit then return 0 end
+    writes[#writes + 1] = {i, amount, ARGV[at + 3]}
+  end
+end
+for _, write in ipairs(writes) do
+  local key, amount = KEYS[write[1]], write[2]
+  redis.call('INCRBY', key, string.format('%.0f', amount))
+  if redis.call('PTTL', key) < 0 then redis.call('PEXPIRE', key, write[3]) end
+  taken[write[1] - 1] = taken[write[1] - 1] + amount
+end
+for i, amount in ipairs(taken) do taken[i] = string.format('%.0f', amount) end
+redis.call('HSET', KEYS[1], 'n', ARGV[1], 'c', '[' .. table.concat(taken, ',') .. ']', 'd', ARGV[2])
+return 1
