@@ -128,7 +128,11 @@ def quick_tests(root: Path, mutated: str) -> list[str]:
     name = re.compile(_spoken_of(root, mutated))
     files = [path for pattern in QUICK for path in root.glob(pattern)]
     mentions = {path: len(name.findall(path.read_text(encoding="utf-8"))) for path in files}
-    order = sorted(files, key=lambda path: (not name.search(path.stem), -mentions[path], path.parent.name, path.name))
+
+    def rank(path: Path) -> tuple[object, ...]:
+        return not name.fullmatch(path.stem.removeprefix("test_")), -mentions[path], path.parent.name, path.name
+
+    order = sorted(files, key=rank)
     return [str(path.relative_to(root)) for path in order if mentions[path] or path.stem not in SLOW]
 
 
