@@ -9,6 +9,7 @@ What survives is code that nothing quick checks, or a change that changes nothin
 from __future__ import annotations
 
 import argparse
+import ast
 import itertools
 import os
 import random
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +34,6 @@ FILES = (
     "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
 )  # fmt: skip
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
-# Real time passes in these: they only run for what they speak of.
-SLOW = ("test_pace", "test_backup", "test_archive", "test_database", "test_callbacks", "test_transport", "test_line")
 _ONE_TEST_S = 20
 _FIRST = 4
 _COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
@@ -124,26 +124,50 @@ class Tree:
 
 
 def quick_tests(root: Path, mutated: str) -> list[str]:
-    """The quick tests' files, those that speak of the mutated file first."""
-    name = re.compile(_spoken_of(root, mutated))
-    files = [path for pattern in QUICK for path in root.glob(pattern)]
-    mentions = {path: len(name.findall(path.read_text(encoding="utf-8"))) for path in files}
+    """The quick tests that can get to the mutated file, those that speak of it first."""
+    modules = _modules_of(root, mutated)
+    name = re.compile(rf"\b({'|'.join(re.escape(path.stem) for path in modules)})\b")
+    imports: dict[Path, set[Path]] = {}
+    ranked = []
+    for path in (path for pattern in QUICK for path in root.glob(pattern)):
+        text = path.read_text(encoding="utf-8")
+        if path.parent.name == "api" or "create_app" in text or not modules.isdisjoint(_reached(root, path, imports)):
+            other = not name.fullmatch(path.stem.removeprefix("test_"))
+            ranked.append((other, -len(name.findall(text)), path.parent.name, path.name, path))
+    return [str(path.relative_to(root)) for *_, path in sorted(ranked)]
 
-    def rank(path: Path) -> tuple[object, ...]:
-        return not name.fullmatch(path.stem.removeprefix("test_")), -mentions[path], path.parent.name, path.name
 
-    order = sorted(files, key=rank)
-    return [str(path.relative_to(root)) for path in order if mentions[path] or path.stem not in SLOW]
-
-
-def _spoken_of(root: Path, mutated: str) -> str:
-    """What tests call the file: its module; a script goes by the modules that load it."""
-    path = Path(mutated)
+def _modules_of(root: Path, mutated: str) -> set[Path]:
+    """The mutated module; of a script, those that load it."""
+    path = root / mutated
     if path.suffix == ".py":
-        return rf"\b{path.stem}\b"
-    script = str(path.relative_to("app/store/lua").with_suffix(""))
-    users = [user.stem for user in (root / "app").rglob("*.py") if f'"{script}"' in user.read_text(encoding="utf-8")]
-    return rf"\b({'|'.join(users)})\b"
+        return {path}
+    script = str(path.relative_to(root / "app/store/lua").with_suffix(""))
+    return {user for user in (root / "app").rglob("*.py") if f'"{script}"' in user.read_text(encoding="utf-8")}
+
+
+def _reached(root: Path, path: Path, imports: dict[Path, set[Path]]) -> set[Path]:
+    """The files that importing `path` imports. `imports` remembers what each file names."""
+    reached: set[Path] = set()
+    ahead = [path]
+    while ahead:
+        here = ahead.pop()
+        if here in reached:
+            continue
+        reached.add(here)
+        if here not in imports:
+            imports[here] = set(_imported(root, here))
+        ahead += imports[here]
+    return reached
+
+
+def _imported(root: Path, path: Path) -> Iterator[Path]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("app", "tests", "scripts"):
+            package = root / (node.module or "").replace(".", "/")
+            places = [package, *(package / alias.name for alias in node.names)]
+            yield from (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")
+                        if file.is_file() and file != root / "app/__init__.py")  # fmt: skip
 
 
 def run(drawn: list[Mutant], jobs: int) -> dict[str, int]:
