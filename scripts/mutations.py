@@ -99,12 +99,13 @@ class PythonMutants:
             self._replace(node, repr(value + "~"))
 
     def _of_call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in ("TypeVar", "cast", "NamedTuple"):
+        if isinstance(node.func, ast.Name) and node.func.id == "cast":
             return
         for first, second in itertools.pairwise(node.args):
             self._replace_from_to(first, second, f"{self._text(second)}, {self._text(first)}")
         for keyword in node.keywords:
-            self._without(keyword, [*node.args, *node.keywords])
+            if not _is_for_readers(keyword):
+                self._without(keyword, [*node.args, *node.keywords])
 
     def _of_list(self, node: ast.List | ast.Tuple | ast.Set) -> None:
         if len(node.elts) > 1 and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
@@ -192,6 +193,8 @@ def _is_for_readers(node: ast.AST) -> bool:
         case ast.Assign(targets=[ast.Name(id=name)]):
             return name in ("__slots__", "__all__", "log")
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.Call(func=ast.Name(id="TypeVar")) | ast.keyword(arg="description"):
             return True
         case ast.List() | ast.Tuple() | ast.Set():  # a list of words is data
             return len(node.elts) > 8 and all(isinstance(each, ast.Constant) for each in node.elts)
