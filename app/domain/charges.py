@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ChargedAttempt(NamedTuple):
-    """A row of the ledger's `usage_attempts`. `cost_nanousd` is 0 also when nobody knows the price.
+    """A row of the ledger's `usage_attempts`. `unpriced`: nobody knows the price, and the cost of 0 is not a fact.
 
     `outcome`: `ok`; of an answer that broke off, the call's status; of one that never came, an `UpstreamError`'s kind,
     `client_gone`, `worker_lost`, `lost` (with the call) or `interrupted`.
@@ -20,6 +20,7 @@ class ChargedAttempt(NamedTuple):
     completion_tokens: int
     cost_nanousd: int
     estimated: bool
+    unpriced: bool = False
 
 
 class Totals(NamedTuple):

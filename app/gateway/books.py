@@ -226,6 +226,7 @@ class Books:
             if usage.total_tokens:
                 charged.append(ChargedAttempt(provider, upstream_model, status, *usage[:2], cost, usage.estimated))
             row["charged_attempts"] = charged
+            row["unpriced"] = row["unpriced"] or any(attempt.unpriced for attempt in charged)
             prompt_tokens, completion_tokens, cost = totals(charged)
             usage = usage._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
         latency_s = self._clock() - call.started

@@ -66,6 +66,7 @@ usage_attempts = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger, nullable=False),
     Column("estimated", Boolean, nullable=False),
+    Column("unpriced", Boolean, nullable=False),
 )  # fmt: skip
 
 # The roll-up of `usage`, kept exact in the transaction that writes the rows.

@@ -21,7 +21,7 @@ def upgrade() -> None:
             sa.Column(name, sa.BigInteger(), nullable=False)
             for name in ("prompt_tokens", "completion_tokens", "cost_nanousd")
         ],
-        sa.Column("estimated", sa.Boolean(), nullable=False),
+        *[sa.Column(name, sa.Boolean(), nullable=False) for name in ("estimated", "unpriced")],
         sa.PrimaryKeyConstraint("call_id", "attempt", name="pk_usage_attempts"),
     )
 
