@@ -34,7 +34,7 @@ FILES = (
     "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
 )  # fmt: skip
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
-_ONE_TEST_S = 20
+_ONE_TEST_S = 60
 _FIRST = 4
 _COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
 

@@ -27,6 +27,29 @@ from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
 from tests.support.aging import let_pass
 
+CALLER = Caller("key_1", "test", plan="default", tenant="acme")
+# Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
+PRICES = {"up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
+          "dear": {"*": {"prompt": 5, "completion": 50}}}  # fmt: skip
+MODELS = {
+    "m": {"targets": [{"provider": "up", "model": "up-1"}], "max_output_tokens": 1000},
+    "safe": {"targets": [{"provider": "up"}], "fallbacks": ["dear"], "max_output_tokens": 100},
+    "unknown": {"targets": [{"provider": "nobody"}]},
+    "half-known": {"targets": [{"provider": "up"}], "fallbacks": ["nobody"]},
+}
+PLANS = {
+    "default": {"tokens_per_day": 100_000, "requests_per_day": 1000, "concurrency": 5},
+    "poor": {"budget_usd_per_month": 1, "tokens_per_day": 100_000},
+}
+POOR = Caller("key_1", "test", plan="poor")
+CONFIG = {
+    "providers": {"up": {"kind": "demo"}, "dear": {"kind": "demo"},
+                  "nobody": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}},
+    "models": MODELS, "plans": PLANS, "retry": {"max_attempts": 2, "backoff_s": 0.5},
+    "reserve": {"completion_tokens": 512}, "cache": {"ttl_s": 60}, "timeouts": {"total_s": 30},
+}  # fmt: skip
+
+
 BOOTED_S = 5_000.0  # what the monotonic clock says at first: a latency that adds it up instead of taking it off shows
 
 
@@ -48,15 +71,18 @@ class Clock:
 
 
 class Streamed:
-    """An `AnswerStream` of these blocks; the clock moves before each one but the first, and before the end."""
+    """An `AnswerStream` of these blocks; the clock moves before each one but the first, and before the end, which
+    `fails` may take the place of."""
 
-    def __init__(self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float) -> None:
+    def __init__(
+        self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float, fails: BaseException | None
+    ) -> None:
         self.usage = None
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
         self.closed = 0
-        self._clock, self._blocks, self._usage, self._pause_s = clock, blocks, usage, pause_s
+        self._clock, self._blocks, self._usage, self._pause_s, self._fails = clock, blocks, usage, pause_s, fails
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self._blocks:
@@ -64,6 +90,8 @@ class Streamed:
             self.text_bytes += len(block)
             yield block
             self._clock.step(self._pause_s)
+        if self._fails is not None:
+            raise self._fails
         self.usage = self._usage  # type: ignore[assignment]
         self.complete = True
 
@@ -84,6 +112,7 @@ class Vendor:
         self.blocks: list[bytes] = [b'data: {"choices":[]}\n\n']
         self.pause_s = 0.0
         self.fails: list[BaseException] = []
+        self.breaks_off: BaseException | None = None  # after the last block of a stream
         self.meanwhile: Callable[[], object] = lambda: None
         self.calls: list[ChatCall | EmbedCall] = []
         self.streams: list[Streamed] = []
@@ -98,7 +127,7 @@ class Vendor:
 
     def stream(self, call: ChatCall) -> Streamed:
         self._begin(call)
-        self.streams.append(Streamed(self.clock, self.blocks, self.usage, self.pause_s))
+        self.streams.append(Streamed(self.clock, self.blocks, self.usage, self.pause_s, self.breaks_off))
         return self.streams[-1]
 
     def check(self, timeout_s: float) -> None:
@@ -121,13 +150,13 @@ class NoKeys:
 
 
 class House:
-    """A gateway's story without its HTTP. `prices` are by provider and model, as in prices.yaml."""
+    """A gateway's story without its HTTP."""
 
-    def __init__(self, redis: Redis, directory: Path, config: dict[str, Any], prices: dict[str, Any]) -> None:
+    def __init__(self, redis: Redis, directory: Path) -> None:
         self.redis = redis
         # Redis keeps its own time for deadlines: ours starts there.
         self.clock = clock = Clock(float(redis.execute("TIME")[0]))
-        self.config = GatewayConfig.model_validate(config)
+        self.config = GatewayConfig.model_validate(CONFIG)
         self.vendors = {name: Vendor(name, clock) for name in self.config.providers}
         self.metrics = Metrics(config=self.config)
         self.presence = Presence(redis=redis, timeout_s=3 * 3600)  # beats once
@@ -140,7 +169,7 @@ class House:
         )
         overrides = {
             provider: {model: PriceOverride.model_validate(price) for model, price in models.items()}
-            for provider, models in prices.items()
+            for provider, models in PRICES.items()
         }
         pricing = Pricing(config=self.config, overrides=overrides, clock=clock.wall)
         self.pipeline = Pipeline(
@@ -166,6 +195,10 @@ class House:
         """What a window's counter says; 0 when there is none."""
         keys = self.redis.execute("KEYS", f"penstock:limit:{key_id}:{limit}*")
         return sum(int(self.redis.execute("GET", key)) for key in keys)
+
+    def keys_like(self, pattern: str) -> list[bytes]:
+        found: list[bytes] = self.redis.execute("KEYS", pattern)
+        return found
 
     def lose(self, after_s: float = 3600.0) -> int:
         """The ledger process finds every open call lost."""

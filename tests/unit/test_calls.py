@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from app.api.headers import call_headers
-from app.domain.identity import Caller
+from app.domain.charges import ChargedAttempt
 from app.domain.money import Usage
 from app.errors import (
     BudgetExceeded,
@@ -23,37 +22,7 @@ from app.errors import (
     UpstreamUnavailable,
 )
 from app.gateway.presence import QUEUE, reservations_of
-from app.store.redis import Redis
-from tests.support.calls import House, chat, embeddings
-
-CALLER = Caller("key_1", "test", plan="default", tenant="acme")
-# Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
-PRICES = {"up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
-          "dear": {"*": {"prompt": 5, "completion": 50}}}  # fmt: skip
-MODELS = {
-    "m": {"targets": [{"provider": "up", "model": "up-1"}], "max_output_tokens": 1000},
-    "safe": {"targets": [{"provider": "up"}], "fallbacks": ["dear"], "max_output_tokens": 100},
-    "unknown": {"targets": [{"provider": "nobody"}]},
-    "half-known": {"targets": [{"provider": "up"}], "fallbacks": ["nobody"]},
-}
-PLANS = {
-    "default": {"tokens_per_day": 100_000, "requests_per_day": 1000, "concurrency": 5},
-    "poor": {"budget_usd_per_month": 1, "tokens_per_day": 100_000},
-}
-POOR = Caller("key_1", "test", plan="poor")
-
-
-@pytest.fixture
-def house(redis: Redis, tmp_path: Path) -> Iterator[House]:
-    config = {
-        "providers": {"up": {"kind": "demo"}, "dear": {"kind": "demo"},
-                      "nobody": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}},
-        "models": MODELS, "plans": PLANS, "retry": {"max_attempts": 2, "backoff_s": 0.5},
-        "reserve": {"completion_tokens": 512}, "cache": {"ttl_s": 60}, "timeouts": {"total_s": 30},
-    }  # fmt: skip
-    opened = House(redis, tmp_path, config, PRICES)
-    yield opened
-    opened.close()
+from tests.support.calls import CALLER, POOR, House, chat, embeddings
 
 
 def only_row(house: House) -> dict[str, Any]:
@@ -414,9 +383,10 @@ def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that
     prompt = request.prompt_likely()
     row = only_row(house)
     lost_cost, cost = prompt * 1000 + 9 * 2000, 10 * 5000 + 20 * 50_000
-    assert row["charged_attempts"] == [
-        ["up", "safe", "timeout_first_byte", prompt, 9, lost_cost, True], ["dear", "safe", "ok", 10, 20, cost, False],
-    ]  # fmt: skip
+    assert [ChargedAttempt(*attempt) for attempt in row["charged_attempts"]] == [
+        ChargedAttempt("up", "safe", "timeout_first_byte", prompt, 9, lost_cost, True),
+        ChargedAttempt("dear", "safe", "ok", 10, 20, cost, False),
+    ]
     has(row, status="ok", provider="dear", attempts=2, estimated=True, prompt_tokens=prompt + 10, completion_tokens=29,
         cost_nanousd=lost_cost + cost)  # fmt: skip
     assert house.counted("tokens_per_day") == prompt + 10 + 29
