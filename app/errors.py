@@ -135,7 +135,8 @@ class UpstreamError(GatewayError):
     """A provider failed. `kind` is from a closed vocabulary (the metric label):
 
     connect, tls, resolve, timeout_connect, timeout_first_byte, timeout_idle, timeout_total, status_4xx,
-    status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed.
+    status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed, saturated
+    (our own: connections, descriptors, ports or resolver threads are used up; the provider was not asked).
 
     `retry_here` says whether the same target may be tried again, `fall_back` whether another one may. `billable`: the
     request was sent whole and no refusal came back, so that the provider may have worked, and bills it.

@@ -118,6 +118,9 @@ class CacheConfig(Section):
     )
     shared: bool = Field(False, description="True: keys share answers. False: each key has its own.")
     max_entry_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer answers are not kept.")
+    flight_wait_s: Seconds = Field(
+        30.0, description="The longest that a call waits for the answer to an identical one of the same key."
+    )
 
 
 class RetryConfig(Section):

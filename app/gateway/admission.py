@@ -19,11 +19,12 @@ from msgspec.structs import replace as replace_fields
 
 from app.domain.config import Plan
 from app.domain.identity import Caller
-from app.errors import BudgetExceeded, RateLimited, StoreUnavailable
+from app.errors import BudgetExceeded, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
 from app.gateway.presence import Presence
+from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis import Redis
 from app.store.rediskeys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
@@ -38,8 +39,6 @@ _SETTLED_MS = 120_000
 _QUEUED_SETTLED_MS = 86_400_000
 # How long a cancelled call is remembered: the kernel tries for 15 minutes to deliver an admission that got stuck.
 _CANCELLED_MS = 3_600_000
-# A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
-_LONGEST_WAIT_S = 60.0
 _MOST_BINDINGS = 10_000
 _NOTHING_USED = Amounts(requests=0)
 _encode = msgspec.json.Encoder().encode
@@ -58,16 +57,6 @@ class Ask(msgspec.Struct, kw_only=True):
     single_flight: bool = False  # one call fetches the answer, identical ones wait for it
     queued: bool = False  # it runs later: it is no running call yet
     reservations: str = ""  # the key of the open reservations that this one is to be among; "": this worker's
-
-
-class Remaining(msgspec.Struct, frozen=True):
-    """What is left of one limit after this call. `reset_s` is when it is full again."""
-
-    limit: str
-    unit: str
-    most: int
-    left: int
-    reset_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +130,11 @@ class Admission:
         if answer[0] == b"ended":
             self._end_again(ask, answer)
         if answer[0] == b"limited":
-            refusal = self._refusal(binding, charges, answer, now)
-            refusal.remaining = _remaining(charges, answer[3:], now)
-            raise refusal
+            raise refused(answer, charges, binding.most_at_once, now)
         return Admitted(
             caller=caller, ask=ask, charges=charges, leases=binding.leases,
             reservations=self._reservations(ask), cached=answer[1] if answer[0] == b"hit" else None,
-            follows=answer[0] == b"follow", remaining=_remaining(charges, answer[2:], now),
+            follows=answer[0] == b"follow", remaining=remaining_of(charges, answer[2:], now),
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -165,7 +152,7 @@ class Admission:
         if self._extend(keys, [number, data, *charge_args(admitted.charges, money)]) != 1:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
-                limit="budget_usd", retry_after_s=_LONGEST_WAIT_S, retryable=False,
+                limit="budget_usd", retry_after_s=LONGEST_WAIT_S, retryable=False,
             )  # fmt: skip
 
     def settle(
@@ -261,32 +248,6 @@ class Admission:
         )
         return binding
 
-    def _refusal(self, binding: Binding, charges: tuple[Charge, ...], answer: list[Any], now: float) -> RateLimited:
-        index, retry_ms = answer[1], answer[2]
-        if index == 0:
-            return RateLimited(
-                f"Too many calls at once: your plan allows {binding.most_at_once}.",
-                limit="concurrency", retry_after_s=retry_ms / 1000,
-            )  # fmt: skip
-        charge = charges[index - 1]
-        limit, most = charge.counter.limit, charge.counter.most
-        wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), _LONGEST_WAIT_S)
-        if limit.unit == "nanousd":
-            return BudgetExceeded(
-                f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
-                f"next {limit.period}.",
-                limit=limit.name, retry_after_s=wait_s, retryable=False,
-            )  # fmt: skip
-        if charge.reserved > most:
-            return RateLimited(
-                f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
-                limit=limit.name, retry_after_s=_LONGEST_WAIT_S, retryable=False,
-            )  # fmt: skip
-        return RateLimited(
-            f"Rate limit reached: your plan's {limit.name} is {most}.",
-            limit=limit.name, retry_after_s=wait_s, retryable=retry_ms >= 0,
-        )  # fmt: skip
-
 
 def _cancel_args(ask: Ask, charges: list[str | int]) -> list[str | bytes | int]:
     return [ask.call_id, "cancelled", _encode(never_made(ask.row)), "", 1, _CANCELLED_MS, *charges]
@@ -300,13 +261,3 @@ def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:
         "args": charge_args(charges, ask.if_lost),
         "cached_args": charge_args(charges, Amounts(ask.if_lost.requests)) if ask.read_cache else [],
     })  # fmt: skip
-
-
-def _remaining(charges: tuple[Charge, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
-    rows = []
-    for i, charge in enumerate(charges):
-        counter = charge.counter
-        left, reset_ms = figures[2 * i], figures[2 * i + 1]
-        reset_s = reset_ms / 1000 if reset_ms >= 0 else counter.seconds_left(now)
-        rows.append(Remaining(counter.limit.name, counter.limit.unit, counter.most, left, reset_s))
-    return tuple(rows)

@@ -16,10 +16,11 @@ from app.domain.identity import Caller
 from app.domain.money import Usage, usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.errors import ClientGone, GatewayError
-from app.gateway.admission import Admission, Admitted, Remaining
+from app.gateway.admission import Admission, Admitted
 from app.gateway.attempts import AttemptCosts
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
+from app.gateway.remaining import Remaining
 from app.gateway.router import Attempts, Route
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics

@@ -1,7 +1,8 @@
 """Which answers are kept, under which key, and how identical calls share one upstream call.
 
 Exact match only: the key covers every field of the request, the model's alias, and the API key unless the
-configuration shares answers between keys (CONVENTIONS, bug 7).
+configuration shares answers between keys (CONVENTIONS, bug 7). Calls of different keys never wait for each other: one
+that is made to last would hold up the others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from app.errors import ClientGone, StoreUnavailable
 from app.gateway.admission import Admitted
 from app.providers.base import CancelToken
 from app.store.redis import Redis
-from app.store.rediskeys import cache_entry_key, flight_key
+from app.store.rediskeys import cache_entry_key, flight_key, unkept_key
 
 # A follower looks again after this long, at first and at most.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.1
@@ -49,17 +50,30 @@ class Cache:
             return ""
         if request.temperature > self._config.max_temperature:
             return ""
-        digest = hashlib.sha256(b"shared" if self._config.shared else caller.key_id.encode())
+        shared = self._config.shared
+        digest = hashlib.sha256(b"shared" if shared else caller.key_id.encode())
         fields = field_bytes(request.raw)
         for name in sorted(fields):
             if name not in _NOT_PART_OF_THE_QUESTION:
                 digest.update(b"\x00%d:%s=" % (len(name), name.encode("utf-8", "surrogatepass")))
                 digest.update(fields[name])
-        return digest.hexdigest()
+        return f"{digest.hexdigest()}@{caller.key_id}" if shared else digest.hexdigest()
 
-    def keepable(self, answer: bytes) -> bytes:
+    def keepable(self, admitted: Admitted, answer: bytes) -> bytes:
         """`answer` if it may be kept, else nothing."""
-        return answer if len(answer) <= self._config.max_entry_bytes else b""
+        if len(answer) <= self._config.max_entry_bytes:
+            return answer
+        self.not_kept(admitted)
+        return b""
+
+    def not_kept(self, admitted: Admitted) -> None:
+        """The answer to this call will not be kept: whoever waits for it, or would in the time to come, need not."""
+        if not admitted.ask.single_flight:
+            return
+        try:
+            self._redis.execute("SET", unkept_key(admitted.ask.cache_key), "1", "EX", self._config.ttl_s)
+        except StoreUnavailable:
+            pass  # they wait in vain, but not for ever
 
     @property
     def max_entry_bytes(self) -> int:
@@ -73,7 +87,9 @@ class Cache:
     def answer(self, admitted: Admitted, deadline: float, cancel: CancelToken) -> bytes | None:
         """The cached answer; waits for it while an identical call is fetching it. None: fetch it yourself.
 
-        Raises `ClientGone` when the client hangs up while waiting.
+        All who wait go at once when the answer turns out not to be kept. When the call that they wait for fails or is
+        hung up, one of them takes its place: a vendor that fails one call is not asked by all. Nobody waits for longer
+        than `flight_wait_s`, or half of the time that the call has. Raises `ClientGone` when the client hangs up.
         """
         if admitted.cached is not None or not admitted.follows:
             return admitted.cached
@@ -83,19 +99,22 @@ class Cache:
             ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
             ("GET", cache_entry_key(ask.cache_key)),
             ("GET", flight_key(ask.cache_key)),
+            ("EXISTS", unkept_key(ask.cache_key)),
         ]
         wait_s = _FIRST_LOOK_S
-        while self._monotonic() < deadline:
+        began = self._monotonic()
+        until = began + min(self._config.flight_wait_s, (deadline - began) / 2)
+        while self._monotonic() < until:
             self._pause(wait_s)
             wait_s = min(wait_s * 1.5, _LAST_LOOK_S)
             if cancel.cancelled:
                 raise ClientGone("The client hung up.")
             try:
-                _, answer, holder = self._redis.pipeline(look)
+                _, answer, holder, unkept = self._redis.pipeline(look)
             except StoreUnavailable:
                 return None
-            if answer is not None or holder == ask.call_id.encode():
-                # The flight is ours without an answer: the first call failed or its answer was not to be kept.
+            if answer is not None or unkept or holder == ask.call_id.encode():
+                # The flight is ours without an answer: the first call failed.
                 kept: bytes | None = answer
                 return kept
         return None

@@ -83,6 +83,7 @@ class Pipeline:
             return LiveStream(
                 call=call, upstream=upstream, books=self._books, report=self._books.report(call, None),
                 keep_ttl_s=self._cache.ttl_s, keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
+                not_kept=lambda: self._cache.not_kept(call.admitted),
             )  # fmt: skip
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
@@ -143,8 +144,8 @@ class Pipeline:
         call = Running(
             context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
             row=row, admitted=admitted, cache="miss" if reads else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s,
-            attempts=Attempts(covered=held.covered - len(held.charged)), earlier=tuple(held.charged),
+            started=started, deadline=started + self._config.timeouts.total_s, earlier=tuple(held.charged),
+            attempts=Attempts(covered=held.covered - len(held.charged), key_id=caller.key_id),
         )  # fmt: skip
         try:
             with self._books.settling(call, stays_open):
@@ -170,7 +171,7 @@ class Pipeline:
         if cached is not None:
             return self._from_cache(call, cached)
         answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
-        keep = self._cache.keepable(answer.body) if self._keeps(call) else b""
+        keep = self._cache.keepable(call.admitted, answer.body) if self._keeps(call) else b""
         cost = self._books.answered(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
@@ -207,7 +208,7 @@ class Pipeline:
         return Running(
             context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
             row=ask.row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s,
+            started=started, deadline=started + self._config.timeouts.total_s, attempts=Attempts(key_id=caller.key_id),
         )  # fmt: skip
 
     def _ask(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 import structlog
 
-from app.domain.config import GatewayConfig, ModelConfig, RetryConfig
+from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
@@ -26,6 +26,15 @@ from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 T = TypeVar("T")
+# What says that the vendor is not well. Not a 429 or our own limits, and no refusal: a vendor that answers 401, 403 or
+# 404 costs nobody time, a closed breaker would hide why, and the caller can be the reason (a file that does not exist,
+# words that the vendor does not serve).
+_VENDORS_FAULTS = frozenset({
+    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "status_5xx", "bad_body",
+    "cut", "stream_error", "closed",
+})  # fmt: skip
+# A second try on the same target would end alike; for a place at a saturated one the call has waited already.
+_NOT_REPEATED = frozenset({"auth", "not_found", "tls", "bad_body", "saturated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,7 @@ class Route:
     targets: tuple[Target, ...]
     fallbacks: tuple[Target, ...]
     max_output_tokens: int
+    lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -66,6 +76,7 @@ class Attempts(msgspec.Struct):
     target: Target | None = None
     unanswered: list[Unanswered] = msgspec.field(default_factory=list)
     covered: int = 1
+    key_id: str = ""  # whose call it is
 
 
 class Router:
@@ -84,17 +95,28 @@ class Router:
         self._clock = clock
         self._draw = draw or _by_weight
         self._pause = pause
+        self._models = config.models
+        self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
-        self.routes = {alias: self._build(alias, model, config, providers) for alias, model in config.models.items()}
+        self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        # By alias and those of its lenders that a key may use: at most what their number allows.
+        self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
     def route(self, alias: str, caller: Caller) -> Route:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
         route = self.routes.get(alias)
         if route is None:
             raise ModelNotFound("The model does not exist or is not configured on this gateway.", param="model")
-        if not caller.may_use(alias):
+        if caller.models is None:
+            return route
+        if alias not in caller.models:
             raise Forbidden("This API key may not use the model.", param="model")
-        return route
+        usable = route.lenders & caller.models
+        if usable == route.lenders:
+            return route
+        if (alias, usable) not in self._narrowed:
+            self._narrowed[alias, usable] = self._build(alias, usable)
+        return self._narrowed[alias, usable]
 
     def states(self) -> dict[str, str]:
         """Each target's breaker state, by `provider/model`."""
@@ -123,7 +145,9 @@ class Router:
                 raise ClientGone("The client hung up.")
             repeated = failure if attempts.target is target else None
             # A pause before a breaker that is open already would only delay the error.
-            if repeated and (target.breaker.state == "open" or not self._may_repeat(repeated, attempts, deadline)):
+            if repeated and (
+                target.breaker.is_open(attempts.key_id) or not self._may_repeat(repeated, attempts, deadline)
+            ):
                 break
             if len(attempts.unanswered) >= attempts.covered:
                 try:
@@ -132,8 +156,8 @@ class Router:
                     if failure is None:
                         raise
                     break
-            if not target.breaker.allows():
-                failure = failure or _open(target)
+            if not target.breaker.allows(attempts.key_id):
+                failure = failure or _not_asked(target, attempts.key_id)
                 continue
             attempts.count += 1
             attempts.target = target
@@ -143,10 +167,11 @@ class Router:
                 billed = unanswered(target.provider.name, target.model, exc)
                 if billed is not None:
                     attempts.unanswered.append(billed)
-                if not isinstance(exc, UpstreamError):
+                if not isinstance(exc, UpstreamError):  # a hang-up, the worker's end, a bug
+                    target.breaker.undecided(attempts.key_id)
                     raise
                 failure = exc
-                self._note(target, exc, attempts.count)
+                self._note(target, exc, attempts)
                 if not exc.fall_back:
                     raise
                 if self._clock() >= deadline:
@@ -154,7 +179,7 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        raise failure if failure is not None else _open(route.targets[0])
+        raise failure if failure is not None else _not_asked(route.targets[0], attempts.key_id)
 
     def _order(self, route: Route) -> list[Target]:
         if len(route.targets) == 1:
@@ -170,7 +195,7 @@ class Router:
 
     def _may_repeat(self, failure: UpstreamError, attempts: Attempts, deadline: float) -> bool:
         """Whether the target that just failed may be asked again; if so, after a pause."""
-        if not failure.retry_here or failure.kind in ("auth", "not_found", "tls", "bad_body"):
+        if not failure.retry_here or failure.kind in _NOT_REPEATED:
             return False
         wait_s = self._retry.backoff_s * 2 ** (attempts.count - 1)
         # A vendor that says when to come back is not asked earlier; the caller's own retry is for longer waits.
@@ -181,34 +206,48 @@ class Router:
         self._pause(wait_s)
         return True
 
-    def _note(self, target: Target, failure: UpstreamError, attempt: int) -> None:
-        self._metrics.upstream_error(target.provider.name, failure.kind)
-        # The caller's own mistakes are answered by a healthy target.
-        if failure.fall_back:
-            target.breaker.failed()
+    def _note(self, target: Target, failure: UpstreamError, attempts: Attempts) -> None:
+        kind, breaker = failure.kind, target.breaker
+        self._metrics.upstream_error(target.provider.name, kind)
+        # A later attempt has only what earlier ones left of the call's time.
+        if kind in _VENDORS_FAULTS or (kind == "timeout_total" and attempts.count == 1):
+            breaker.failed(attempts.key_id)
         else:
-            target.breaker.succeeded()
+            breaker.undecided(attempts.key_id)
+        if kind == "rate_limited" and failure.retry_after_s:
+            breaker.rest(attempts.key_id, failure.retry_after_s)
         log.warning(
-            "upstream_failed", target=target.name, kind=failure.kind, status=failure.upstream_status, attempt=attempt
+            "upstream_failed", target=target.name, kind=kind, status=failure.upstream_status, attempt=attempts.count
         )
 
-    def _build(self, alias: str, model: ModelConfig, config: GatewayConfig, providers: Mapping[str, Provider]) -> Route:
+    def _build(self, alias: str, usable: Set[str]) -> Route:
+        """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
+        model = self._models[alias]
+        targets = tuple(self._target(target, alias) for target in model.targets)
+        names = {target.name for target in targets}
         fallbacks: list[Target] = []
+        lenders = set()
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):
-                fallbacks.append(self._target(fallback, alias, providers))
-            elif fallback in config.models:
-                fallbacks += (self._target(t, fallback, providers) for t in config.models[fallback].targets)
+                found = [self._target(fallback, alias)]
+            elif fallback not in self._models:
+                found = [self._target(TargetConfig(provider=fallback), alias)]
+            elif fallback in usable:
+                lenders.add(fallback)
+                found = [self._target(target, fallback) for target in self._models[fallback].targets]
             else:
-                fallbacks.append(self._target(TargetConfig(provider=fallback), alias, providers))
-        targets = tuple(self._target(target, alias, providers) for target in model.targets)
-        return Route(alias, targets, tuple(f for f in fallbacks if f not in targets), model.max_output_tokens)
+                continue
+            for target in found:
+                if target.name not in names:
+                    names.add(target.name)
+                    fallbacks.append(target)
+        return Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
 
-    def _target(self, target: TargetConfig, alias: str, providers: Mapping[str, Provider]) -> Target:
+    def _target(self, target: TargetConfig, alias: str) -> Target:
         model = target.model or alias
         shared = self._targets.get((target.provider, model))
         breaker = shared.breaker if shared else self._breaker(self._retry)
-        built = Target(providers[target.provider], model, target.weight, breaker)
+        built = Target(self._providers[target.provider], model, target.weight, breaker)
         self._targets.setdefault((target.provider, model), built)
         return built
 
@@ -221,7 +260,14 @@ def _by_weight(targets: Sequence[Target]) -> Target:
     return random.choices(targets, weights if any(weights) else None)[0]
 
 
-def _open(target: Target) -> UpstreamUnavailable:
+def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:
+    """The error of a call that `target`'s breaker does not allow."""
+    wait_s = target.breaker.rests_s(key_id)
+    if wait_s > 0:
+        return UpstreamUnavailable(
+            "The model is unavailable: its provider is limiting the gateway's calls.",
+            provider=target.provider.name, kind="rate_limited", retry_after_s=wait_s,
+        )  # fmt: skip
     return UpstreamUnavailable(
         "The model is unavailable: its provider keeps failing.",
         provider=target.provider.name, kind="breaker_open", retry_after_s=5,

@@ -6,7 +6,7 @@ once finds its concurrency slot free. A stream that is closed before that was ab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import replay
@@ -18,14 +18,24 @@ class LiveStream:
     """Yields blocks of whole SSE events, and `b""` when a heartbeat is due. Raises `UpstreamError`, `ClientGone`."""
 
     def __init__(
-        self, *, call: Running, upstream: AnswerStream, books: Books, report: Report, keep_ttl_s: int, keep_bytes: int
+        self,
+        *,
+        call: Running,
+        upstream: AnswerStream,
+        books: Books,
+        report: Report,
+        keep_ttl_s: int,
+        keep_bytes: int,
+        not_kept: Callable[[], None],
     ) -> None:
+        """`not_kept` is called as soon as an answer that was to be kept turns out to be none that can be."""
         self.report = report
         self._call = call
         self._upstream = upstream
         self._books = books
         self._keep_ttl_s = keep_ttl_s
         self._room = keep_bytes  # for blocks to keep; never more than one cache entry's worth
+        self._not_kept = not_kept
         self._kept: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
@@ -54,6 +64,8 @@ class LiveStream:
     def _finish(self) -> None:
         upstream = self._upstream
         kept = replay.as_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
+        if self._kept and not kept:
+            self._not_kept()
         self._books.answered(
             self._call, upstream.usage, text_bytes=upstream.text_bytes, chunks=upstream.chunks,
             keep=kept or b"", ttl_s=self._keep_ttl_s,
@@ -72,6 +84,7 @@ class LiveStream:
             self._kept.append(block)
         else:
             self._kept.clear()
+            self._not_kept()
 
 
 class CachedStream:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -75,10 +77,17 @@ def _reason(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
     return message, param[:200] if isinstance(param, str) else None
 
 
+def _seconds(told: str) -> float:
+    """A number, or the time until an HTTP date. Raises `ValueError`."""
+    if told.endswith("GMT"):
+        return parsedate_to_datetime(told).timestamp() - time.time()
+    return float(told)
+
+
 def _retry_after_s(exchange: Exchange) -> float | None:
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            wait_s = float(exchange.header(name)) / unit
+            wait_s = _seconds(exchange.header(name)) / unit
         except ValueError:
             continue
         if not math.isnan(wait_s):

@@ -7,9 +7,12 @@ checked before use, and a reused one that fails before the first byte of the ans
 
 from __future__ import annotations
 
+import errno
+import os
 import socket as plain_socket
 import ssl
 import time
+from _socket import getaddrinfo
 from collections import deque
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -25,6 +28,8 @@ from app.providers.base import CancelToken
 from app.providers.exchange import Broken, Exchange
 
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"}
+# The machine's or this process's: descriptors, ports and buffers. No provider is to blame.
+_USED_UP = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 _OURS_ALONE = {"content-length", "transfer-encoding", "connection"}  # they say where a message ends
 
 
@@ -68,10 +73,8 @@ class Transport:
             line = quote(f"{self._base_path}{path}", safe="/%:@!$&'()*+,;=~").encode()
             head = self._heads[path] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (line, self._headers)
         message = b"%b%d\r\n\r\n%b" % (head, len(body), body)
-        if not self._slots.acquire(timeout=self.timeouts.connect_s):
-            raise UpstreamUnavailable(
-                f"Too many calls to the provider {self.provider} at once.", provider=self.provider, kind="connect"
-            )
+        if not self._slots.acquire(timeout=self._connect_s(deadline)):
+            raise self._saturated()
         try:
             return self._exchange(message, deadline, cancel)
         except BaseException:
@@ -105,7 +108,7 @@ class Transport:
             except Broken as exc:
                 if exchange.answered:
                     self._fail(exc, exchange)
-        sock = self._connect(min(self.timeouts.connect_s, max(deadline - time.monotonic(), 0.001)), deadline, cancel)
+        sock = self._connect(self._connect_s(deadline), deadline, cancel)
         exchange = self._exchange_on(sock, deadline, cancel)
         try:
             exchange.begin(message)
@@ -135,21 +138,28 @@ class Transport:
     def _connect(self, timeout_s: float, deadline: float, cancel: CancelToken) -> Any:
         name = self.provider
         limit = gevent.Timeout(timeout_s)
+        resolving = _Resolving(self._host, self._port)
         try:
             with limit:
-                sock = self._dial(cancel)
+                sock = self._dial(resolving, cancel)
         except gevent.Timeout as exc:
             if exc is not limit:
                 raise
+            if not resolving.began:
+                raise self._saturated() from exc
             kind = "timeout_total" if deadline - time.monotonic() <= 0.005 else "timeout_connect"
             raise UpstreamTimeout(
                 f"The provider {name} could not be reached in time.", provider=name, kind=kind
             ) from exc
-        except socket.gaierror as exc:
-            raise UpstreamUnavailable(f"The provider {name}'s host is unknown.", provider=name, kind="resolve") from exc
         except OSError as exc:
             if cancel.cancelled:
                 raise ClientGone("The client hung up.") from exc
+            if exc.errno in _USED_UP or _no_descriptor_left():
+                raise self._saturated() from exc
+            if isinstance(exc, socket.gaierror):
+                raise UpstreamUnavailable(
+                    f"The provider {name}'s host is unknown.", provider=name, kind="resolve"
+                ) from exc
             if isinstance(exc, ssl.SSLError):
                 raise UpstreamError(f"No secure connection to the provider {name}.", provider=name, kind="tls") from exc
             raise UpstreamUnavailable(f"The provider {name} cannot be reached.", provider=name, kind="connect") from exc
@@ -158,10 +168,18 @@ class Transport:
         self._opened += 1
         return sock
 
-    def _dial(self, cancel: CancelToken) -> Any:
+    def _connect_s(self, deadline: float) -> float:
+        return min(self.timeouts.connect_s, max(deadline - time.monotonic(), 0.001))
+
+    def _saturated(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(
+            f"Too many calls to the provider {self.provider} at once.", provider=self.provider, kind="saturated"
+        )
+
+    def _dial(self, resolving: _Resolving, cancel: CancelToken) -> Any:
         """A connection to the first of the host's addresses that takes one. Raises `OSError`."""
         failed = OSError("the host has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in resolving.addresses():
             sock: Any = socket.socket(family, kind, protocol)
             try:
                 cancel.on_cancel(sock.close)
@@ -189,6 +207,38 @@ class Transport:
             ("sent no valid answer", exc.kind) if exc.kind == "bad_body" else ("broke the connection", "closed")
         )
         raise UpstreamError(f"The provider {name} {what}.", provider=name, kind=kind, billable=billable) from exc
+
+
+class _Resolving:
+    """A look-up in one of the hub's threads. `began`: a thread was free to take it on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self.began = False
+
+    def addresses(self) -> list[Any]:
+        """Raises `OSError`."""
+        found: list[Any] | OSError = gevent.get_hub().threadpool.apply(self._look_up)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def _look_up(self) -> list[Any] | OSError:
+        self.began = True
+        try:
+            return getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
+        except OSError as exc:
+            return exc  # raised in the thread, the hub would print it
+
+
+def _no_descriptor_left() -> bool:
+    """Whether this process can open no more: a resolver does not say that this is why it failed."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return True
+    return False
 
 
 def _header_lines(defaults: dict[str, str], configured: dict[str, str]) -> bytes:

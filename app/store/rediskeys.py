@@ -12,8 +12,14 @@ def reservation_key(call_id: str) -> str:
 
 
 def cache_entry_key(cache_key: str) -> str:
-    return f"penstock:cache:{cache_key}" if cache_key else NOTHING
+    """What follows an @ in `cache_key` tells apart callers who share the answer, but do not wait for each other."""
+    return f"penstock:cache:{cache_key.partition('@')[0]}" if cache_key else NOTHING
 
 
 def flight_key(cache_key: str) -> str:
     return f"penstock:flight:{cache_key}" if cache_key else NOTHING
+
+
+def unkept_key(cache_key: str) -> str:
+    """There while an answer is known to be one that is not kept."""
+    return f"penstock:unkept:{cache_key.partition('@')[0]}"

@@ -31,7 +31,7 @@ _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"
 _UPSTREAM_KINDS = frozenset({
     "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total",
     "status_4xx", "status_5xx", "rate_limited", "auth", "not_found", "bad_body", "cut", "stream_error", "rejected",
-    "breaker_open", "closed",
+    "breaker_open", "closed", "saturated",
 })  # fmt: skip
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

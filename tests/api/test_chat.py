@@ -16,11 +16,13 @@ providers:
   demo: {kind: demo, script: {chunk_delay_s: 0}}
   wordy: {kind: demo, script: {chunk_delay_s: 0, reply: "%s"}}
   broken: {kind: demo, script: {chunk_delay_s: 0, cut_after_chunks: 3}}
+  silent: {kind: demo, script: {chunk_delay_s: 0, omit_usage: true}}
 models:
   m: {targets: [{provider: demo}]}
   alias: {targets: [{provider: demo, model: m}]}
   wordy: {targets: [{provider: wordy}]}
   broken: {targets: [{provider: broken}]}
+  silent: {targets: [{provider: silent}]}
 cache: {ttl_s: 60, max_entry_bytes: 8192, shared: %s}
 retry: {max_attempts: 1}
 """
@@ -167,6 +169,13 @@ def test_keys_share_answers_only_where_the_configuration_says_so(edge: Callable[
 def test_long_answers_are_not_kept(cached: Edge, stream: bool) -> None:
     assert from_cache(cached.chat("wordy", temperature=0, stream=stream)) == "miss"
     assert cached.keys("penstock:cache:*") == []
+    assert len(cached.keys("penstock:unkept:*")) == 1, "and identical calls do not wait for one"
+
+
+def test_identical_calls_do_not_wait_for_a_stream_whose_usage_nobody_tells(cached: Edge) -> None:
+    assert from_cache(cached.chat("silent", temperature=0, stream=True)) == "miss"
+    assert cached.keys("penstock:cache:*") == []
+    assert len(cached.keys("penstock:unkept:*")) == 1
 
 
 def test_a_stream_that_broke_off_is_not_kept(cached: Edge) -> None:
@@ -175,6 +184,7 @@ def test_a_stream_that_broke_off_is_not_kept(cached: Edge) -> None:
     assert json.loads(broken.text.strip().splitlines()[-1].removeprefix("data: "))["code"] == "MODEL_ERROR"
     assert cached.keys("penstock:cache:*") == []
     assert cached.keys("penstock:flight:*") == [], "and nobody waits for it"
+    assert cached.keys("penstock:unkept:*") == [], "the next answer may be whole"
     assert cached.rows()[0]["status"] == "error"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.api.conftest import Edge
+from tests.support.providers import scripted_server
 
 CONFIG = """
 providers:
@@ -20,6 +21,7 @@ providers:
   worse: {kind: demo, script: {fail_status: 503}}
   once: {kind: demo, script: {fail_status: 500, fail_times: 1}}
   twice: {kind: demo, script: {fail_status: 500, fail_times: 2}}
+  twenty: {kind: demo, script: {fail_status: 500, fail_times: 20}}
   strict: {kind: demo, script: {fail_status: 400}}
   mute: {kind: demo, script: {cut_after_chunks: 0}}
 models:
@@ -32,12 +34,16 @@ models:
   alone: {targets: [{provider: bad}]}
   once: {targets: [{provider: once}]}
   twice: {targets: [{provider: twice}]}
+  twenty: {targets: [{provider: twenty}]}
   strict: {targets: [{provider: strict}], fallbacks: [spare]}
   mute: {targets: [{provider: mute}], fallbacks: [spare]}
   long-chain: {targets: [{provider: bad}], fallbacks: [worse, mute, once, spare]}
 retry: {max_attempts: 3, backoff_s: 0.2, breaker_threshold: %d, breaker_cooldown_s: 30}
 cache: {enabled: false}
 """
+
+
+LIMITED = b"HTTP/1.1 429 X\r\nRetry-After: 40\r\nContent-Length: 0\r\n\r\n"
 
 
 @pytest.fixture
@@ -164,6 +170,41 @@ def test_the_callers_own_mistakes_open_no_breaker(edge: Callable[[str], Edge]) -
         assert strict.chat("strict").status_code == 400
     assert strict.services.router.states()["strict/strict"] == "closed"
     assert strict.asked == ["strict"] * 3
+
+
+def test_no_number_of_one_keys_failing_calls_closes_a_model_to_another_key(edge: Callable[[str], Edge]) -> None:
+    broken = edge(CONFIG % 2)
+    mine, _ = broken.services.keys.create("mine")
+    for _ in range(5):
+        broken.chat("twenty", key=mine)
+    assert broken.chat("twenty", key=mine).status_code == 503
+    broken.asked.clear()
+    other, _ = broken.services.keys.create("other")
+    broken.chat("twenty", key=other)
+    assert broken.asked == ["twenty"], "asked, and it decides"
+    assert broken.chat("twenty").status_code == 503, "two keys have seen it fail"
+
+
+def test_a_vendor_that_limits_our_calls_is_left_alone_for_as_long_as_it_said(edge: Callable[[str], Edge]) -> None:
+    with scripted_server(lambda sock: sock.sendall(LIMITED)) as url:
+        config = (CONFIG % 1).replace("providers:", f"providers:\n  vendor: {{kind: openai, base_url: {url}}}")
+        limited = edge(config.replace("models:", "models:\n  vendors: {targets: [{provider: vendor}]}"))
+        first = limited.chat("vendors")
+        assert (first.status_code, first.headers["Retry-After"]) == (503, "40")
+        limited.later[0] = 10.5
+        second = limited.chat("vendors")
+        assert (second.status_code, second.headers["Retry-After"]) == (503, "30")
+        assert limited.asked == ["vendor"]
+        assert limited.services.router.states()["vendor/vendors"] == "closed"
+
+
+def test_a_key_is_not_served_by_a_fallback_model_that_it_may_not_use(routed: Edge) -> None:
+    narrow, _ = routed.services.keys.create("narrow", models=["to-alias"])
+    refused = routed.chat("to-alias", key=narrow)
+    assert (refused.status_code, refused.json["code"]) == (502, "MODEL_ERROR")
+    assert "a" not in routed.asked
+    wide, _ = routed.services.keys.create("wide", models=["to-alias", "plain"])
+    assert routed.chat("to-alias", key=wide).headers["x-penstock-provider"] == "a"
 
 
 def test_embeddings_are_routed_alike(routed: Edge) -> None:

@@ -24,6 +24,7 @@ models:
   usage-100-50: {{targets: [{{provider: up}}]}}
   usage-1000-100-400-60: {{targets: [{{provider: up}}]}}
   slow-150: {{targets: [{{provider: up}}]}}
+  slow-1000-300: {{targets: [{{provider: up}}]}}
   nobody-knows-its-price: {{targets: [{{provider: up}}]}}
 plans:
   budget: {{budget_usd_per_month: 0.02}}
@@ -133,6 +134,21 @@ def test_identical_calls_at_once_make_one_upstream_call(gateway: Gateway, upstre
     streamed = post(gateway.port, {**body, "stream": True}, key)
     assert (streamed.headers["x-penstock-cache"], streamed.done) == ("hit", True)
     assert b'"cached":true' in streamed.body
+
+
+def test_identical_calls_whose_answer_is_too_long_to_keep_do_not_wait_in_line(
+    gateway: Gateway, upstream: Upstream
+) -> None:
+    key = gateway.create_key()
+    body = chat("slow-1000-300", content=f"asked at {time.time()}", temperature=0)
+    began = time.monotonic()
+    answers = at_once([partial(post, gateway.port, body, key)] * 6, threads=6)
+    assert time.monotonic() - began < 4, "two rounds of a second, not six"
+    assert {answer.status for answer in answers} == {200}
+    assert upstream.served()["calls"] == 6
+    began = time.monotonic()
+    at_once([partial(post, gateway.port, body, key)] * 6, threads=6)
+    assert time.monotonic() - began < 1.9, "the next time nobody waits for the first"
 
 
 def test_bug_07_another_key_does_not_read_the_answer(gateway: Gateway) -> None:

@@ -3,7 +3,7 @@
 A process of its own: `python -m tests.support.upstream`, which prints its port. What it does is chosen by the
 model's name, parts joined by "-":
 
-    usage-P-C[-K-R]  P prompt, C completion, K cached, R reasoning tokens    slow-MS      silence before the headers
+    usage-P-C[-K-R]  P prompt, C completion, K cached, R reasoning tokens    slow-MS[-KB] silence before the headers
     stream-N-MS      N chunks, MS apart (the default streams 5 at once)      silent       no answer at all
     silentmid-N      silence after N chunks          cut-N        the connection dies after N chunks
     cutchunk-N       … in the middle of a chunk      cleancut-N   a clean end after N chunks, without [DONE]
@@ -160,6 +160,8 @@ class Vendor:
     def complete(
         self, sock: Any, request: dict[str, Any], kind: str, numbers: list[int], head: bytes, body: bytes
     ) -> bool:
+        if kind == "slow" and len(numbers) > 1:
+            kind, numbers = "big", numbers[1:]
         if kind not in ("usage", "echo", "tools", "big", "nousage", "empty", "closeidle"):
             self.count(10, 5)
             sock.sendall(_PLAIN)

@@ -1,8 +1,7 @@
-"""Which answers are kept under which key, and how identical calls wait for one of them."""
+"""Identical calls at once: who asks the vendor, who waits for whom, and for how long at the most."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,158 +12,133 @@ from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone
 from app.gateway.admission import Admitted, Ask
-from app.gateway.cache import Cache, marked
+from app.gateway.cache import Cache
 from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
 from app.store.redis import Redis
+from app.store.rediskeys import cache_entry_key, flight_key
 
-ANN, BEN = Caller("ann", "test"), Caller("ben", "test")
-ENTRY, FLIGHT = "penstock:cache:c", "penstock:flight:c"
-
-
-def request(**fields: Any) -> ChatRequest:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, **fields}
-    return ChatRequest.parse(json.dumps(body).encode())
+REQUEST = ChatRequest.parse(b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":0}')
+LEADER = "call_leader"
 
 
-class Waiting:
-    """A call that follows another one; each of its pauses moves the clock, and is when other things happen."""
+class Queue:
+    """Calls that wait behind one that has the flight. Time passes only in their pauses."""
 
     def __init__(self, redis: Redis, **config: Any) -> None:
         self.redis = redis
-        self.now = 100.0
-        self.pauses: list[float] = []
-        self.meanwhile: dict[int, Callable[[], object]] = {}  # by the number of the pause, from 1
-        self.cache = Cache(redis=redis, config=CacheConfig(**config), monotonic=lambda: self.now, pause=self._pause)
-        self.cancel = CancelToken()
+        self.now = 0.0
+        self.events: list[tuple[float, Callable[[], Any]]] = []
+        self.cache = Cache(
+            redis=redis, config=CacheConfig(**config), monotonic=lambda: self.now, pause=self._pause
+        )  # fmt: skip
+        self.key = self.cache.key(Caller("key_1", "test"), REQUEST)
+        redis.execute("DEL", flight_key(self.key), cache_entry_key(self.key))
+        redis.execute("SET", flight_key(self.key), LEADER)
 
-    def wait(self, for_s: float = 5.0, *, follows: bool = True, cached: bytes | None = None) -> bytes | None:
-        ask = Ask(call_id="mine", row={}, reserve=Amounts(), if_lost=Amounts(), deadline_s=30, cache_key="c")
-        admitted = Admitted(
-            caller=ANN, ask=ask, charges=(), leases="", reservations="", cached=cached, follows=follows, remaining=()
-        )
-        return self.cache.answer(admitted, self.now + for_s, self.cancel)
+    def call(self, call_id: str = "call_1", **more: Any) -> Admitted:
+        none = Amounts(0)
+        ask = Ask(call_id=call_id, row={}, reserve=none, if_lost=none, deadline_s=60, cache_key=self.key,
+                  read_cache=True, single_flight=True, **more)  # fmt: skip
+        return Admitted(caller=Caller("key_1", "test"), ask=ask, charges=(), leases="", reservations="", cached=None,
+                        follows=True, remaining=())  # fmt: skip
 
-    def _pause(self, seconds: float) -> None:
-        self.now += seconds
-        self.pauses.append(seconds)
-        self.meanwhile.get(len(self.pauses), lambda: None)()
+    def wait(self, call_id: str = "call_1", *, deadline: float = 600.0, cancel: CancelToken | None = None) -> Any:
+        return self.cache.answer(self.call(call_id), deadline, cancel or CancelToken())
+
+    def at(self, when: float, event: Callable[[], Any]) -> None:
+        self.events.append((when, event))
+
+    def lands(self, answer: bytes = b"") -> None:
+        """As settle.lua ends the leader's call."""
+        if answer:
+            self.redis.execute("SET", cache_entry_key(self.key), answer)
+        self.redis.execute("DEL", flight_key(self.key))
+
+    def holder(self) -> Any:
+        return self.redis.execute("GET", flight_key(self.key))
+
+    def _pause(self, wait_s: float) -> None:
+        self.now += wait_s
+        for when, event in self.events:
+            if when <= self.now:
+                event()
+        self.events = [(when, event) for when, event in self.events if when > self.now]
 
 
 @pytest.fixture
-def waiting(redis: Redis) -> Waiting:
-    redis.execute("SET", FLIGHT, "another call")
-    return Waiting(redis)
+def queue(redis: Redis) -> Queue:
+    return Queue(redis, max_entry_bytes=1024)
 
 
-def cache(**config: Any) -> Cache:
-    return Cache(redis=Redis("redis://127.0.0.1:9/0"), config=CacheConfig(**config))
+def test_a_call_that_waits_gets_the_answer_when_it_is_there(queue: Queue) -> None:
+    queue.at(2.0, lambda: queue.lands(b"{}"))
+    assert queue.wait() == b"{}"
+    assert 2.0 <= queue.now < 2.2
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"model": "n"}, {"temperature": 0.1}, {"max_tokens": 1}, {"n": 2}, {"unknown": 1}, {"user": "x"}, {"seed": 1},
-     {"messages": [{"role": "user", "content": "Ho"}]}, {"messages": [{"role": "system", "content": "Hi"}]}],
-)  # fmt: skip
-def test_another_question_has_another_key(fields: dict[str, Any]) -> None:
-    assert cache().key(ANN, request(**fields)) != cache().key(ANN, request())
+def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue: Queue) -> None:
+    def too_long() -> None:
+        assert queue.cache.keepable(queue.call(LEADER), b"x" * 1025) == b""
+        queue.lands()
+
+    queue.at(1.0, too_long)
+    assert queue.wait("call_1") is None
+    assert queue.now < 1.2
+    assert queue.holder() == b"call_1"
+    for late in range(2, 6):
+        queue.now = 0.0
+        assert queue.wait(f"call_{late}") is None
+        assert queue.now < 0.2, "it waited for another one that had gone on its own"
 
 
-def test_the_same_question_has_the_same_key_however_it_is_to_be_delivered() -> None:
-    one = cache().key(ANN, request(seed=1))
-    assert one == cache().key(ANN, request(seed=1, stream=True, stream_options={"include_usage": True}))
-    other_order = b'{"seed":1,"temperature":0,"messages":[{"role": "user", "content": "Hi"}],"model":"m"}'
-    assert one == cache().key(ANN, ChatRequest.parse(other_order))
-    assert len(one) == 64
+def test_an_answer_that_may_be_kept_lets_nobody_go(queue: Queue) -> None:
+    assert queue.cache.keepable(queue.call(LEADER), b"x" * 1024) == b"x" * 1024
+    queue.at(1.0, lambda: queue.lands(b"kept"))
+    assert queue.wait() == b"kept"
 
 
-def test_fields_cannot_be_read_as_one_another() -> None:
-    """A name's length is part of the key: no two requests write the same bytes."""
-    assert cache().key(ANN, request(a=1, b=2)) != cache().key(ANN, request(**{"a=1\x00b": 2}))
+def test_a_call_that_has_no_part_in_the_cache_says_nothing_about_its_answer(queue: Queue) -> None:
+    call = queue.call()
+    call.ask.single_flight = False
+    queue.cache.keepable(call, b"x" * 1025)
+    assert queue.redis.execute("KEYS", "penstock:unkept:*") == []
 
 
-def test_a_key_is_the_callers_own_unless_answers_are_shared() -> None:
-    assert cache().key(ANN, request()) != cache().key(BEN, request())
-    assert cache(shared=True).key(ANN, request()) == cache(shared=True).key(BEN, request())
+def test_when_the_leader_fails_one_call_takes_its_place_and_the_others_wait_for_that_one(queue: Queue) -> None:
+    queue.at(1.0, queue.lands)
+    assert queue.wait("call_1") is None
+    assert queue.holder() == b"call_1"
+    queue.at(queue.now + 1, lambda: queue.lands(b"second"))
+    assert queue.wait("call_2") == b"second"
 
 
-def test_what_is_creative_has_no_key() -> None:
-    assert cache(max_temperature=0.5).key(ANN, request(temperature=0.5))
-    assert cache(max_temperature=0.5).key(ANN, request(temperature=0.51)) == ""
-    assert cache().key(ANN, request(temperature=None)) == ""
-    assert cache(enabled=False).key(ANN, request()) == ""
+@pytest.mark.parametrize(("deadline", "longest_s"), [(600.0, 30.0), (20.0, 10.0)])
+def test_nobody_waits_for_ever_for_a_call_that_takes_long(queue: Queue, deadline: float, longest_s: float) -> None:
+    """And who has waited has as much time left for the vendor."""
+    assert queue.wait(deadline=deadline) is None
+    assert longest_s <= queue.now < longest_s + 0.2
+    assert queue.holder() == LEADER.encode()
 
 
-def test_an_answer_is_kept_up_to_a_length_and_for_a_time() -> None:
-    found = cache(max_entry_bytes=1024, ttl_s=7)
-    assert (found.keepable(b"x" * 1024), found.keepable(b"x" * 1025)) == (b"x" * 1024, b"")
-    assert (found.max_entry_bytes, found.ttl_s) == (1024, 7)
+def test_the_bound_is_the_configurations(redis: Redis) -> None:
+    queue = Queue(redis, flight_wait_s=2)
+    assert queue.wait() is None
+    assert 2 <= queue.now < 2.2
 
 
-def test_a_cached_answer_says_so() -> None:
-    assert json.loads(marked(b' \n{"id": "1"}')) == {"cached": True, "id": "1"}
-
-
-def test_what_is_kept_is_found_and_without_a_key_nobody_looks(redis: Redis) -> None:
-    found = Waiting(redis).cache
-    redis.execute("SET", ENTRY, "{}")
-    redis.execute("SET", "penstock:none", "{}")
-    assert (found.kept("c"), found.kept("other"), found.kept("")) == (b"{}", None, None)
-
-
-def test_who_has_an_answer_or_follows_nobody_does_not_wait(waiting: Waiting) -> None:
-    assert waiting.wait(cached=b"{}") == b"{}"
-    assert waiting.wait(follows=False) is None
-    assert waiting.pauses == []
-
-
-def test_a_follower_gets_what_the_first_call_kept(waiting: Waiting, redis: Redis) -> None:
-    waiting.meanwhile[3] = lambda: redis.execute("SET", ENTRY, '{"id":"1"}')
-    assert waiting.wait() == b'{"id":"1"}'
-    assert len(waiting.pauses) == 3
-    assert redis.execute("GET", FLIGHT) == b"another call"
-
-
-def test_a_follower_looks_soon_and_then_not_too_often(waiting: Waiting, redis: Redis) -> None:
-    waiting.meanwhile[20] = lambda: redis.execute("SET", ENTRY, "{}")
-    waiting.wait()
-    assert waiting.pauses[0] == 0.01
-    assert waiting.pauses == sorted(waiting.pauses)
-    assert waiting.pauses[-1] == 0.1
-    assert 0.5 < sum(waiting.pauses) < 2
-
-
-def test_when_the_first_call_kept_nothing_one_follower_goes_in_its_place(waiting: Waiting, redis: Redis) -> None:
-    waiting.meanwhile[2] = lambda: redis.execute("DEL", FLIGHT)
-    assert waiting.wait() is None
-    assert len(waiting.pauses) == 2
-    assert redis.execute("GET", FLIGHT) == b"mine", "and the others follow it"
-    assert 29_000 < redis.execute("PTTL", FLIGHT) <= 30_000
-
-
-def test_an_answer_that_came_with_the_flights_end_is_not_fetched_again(waiting: Waiting, redis: Redis) -> None:
-    def settled() -> None:
-        redis.execute("DEL", FLIGHT)
-        redis.execute("SET", ENTRY, "{}")
-
-    waiting.meanwhile[1] = settled
-    assert waiting.wait() == b"{}"
-
-
-def test_nobody_waits_beyond_its_deadline(waiting: Waiting) -> None:
-    assert waiting.wait(for_s=1.0) is None
-    assert 1.0 <= sum(waiting.pauses) < 1.1 + 1e-9
-    waiting.pauses.clear()
-    assert waiting.wait(for_s=0.0) is None
-    assert waiting.pauses == []
-
-
-def test_a_client_that_hangs_up_stops_waiting(waiting: Waiting) -> None:
-    waiting.meanwhile[2] = waiting.cancel.cancel
+def test_who_hangs_up_waits_no_longer(queue: Queue) -> None:
+    cancel = CancelToken()
+    queue.at(1.0, cancel.cancel)
     with pytest.raises(ClientGone):
-        waiting.wait()
-    assert len(waiting.pauses) == 2
+        queue.wait(cancel=cancel)
+    assert queue.now < 1.2
 
 
-def test_without_redis_a_follower_fetches_its_own_answer(dead_redis: Redis) -> None:
-    assert Waiting(dead_redis).wait() is None
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_key_waits_for_another_although_they_may_share_answers(redis: Redis, shared: bool) -> None:
+    """A caller whose calls last on purpose would hold up all who ask the same."""
+    cache = Cache(redis=redis, config=CacheConfig(shared=shared))
+    first, second = (cache.key(Caller(key_id, "test"), REQUEST) for key_id in ("key_1", "key_2"))
+    assert flight_key(first) != flight_key(second)
+    assert (cache_entry_key(first) == cache_entry_key(second)) == shared

@@ -187,9 +187,19 @@ def test_no_more_connections_than_configured(upstream: Upstream) -> None:
     stream = provider.stream(chat_call("silentmid-1", stream=True))
     with pytest.raises(UpstreamUnavailable, match="at once") as caught:
         provider.chat(chat_call())
-    assert caught.value.kind == "connect"
+    assert caught.value.kind == "saturated", "our own limit is no fault of the provider's"
     stream.close()
     assert provider.chat(chat_call()).usage is not None
+
+
+def test_a_call_waits_for_a_place_no_longer_than_it_may_take(upstream: Upstream) -> None:
+    provider = openai(upstream.url, max_connections=1, timeouts=Timeouts(connect_s=30))
+    stream = provider.stream(chat_call("silentmid-1", stream=True))
+    began = time.monotonic()
+    with pytest.raises(UpstreamUnavailable):
+        provider.chat(chat_call(total_s=0.1))
+    assert time.monotonic() - began < 5
+    stream.close()
 
 
 def test_no_more_idle_connections_than_configured(upstream: Upstream) -> None:

@@ -23,7 +23,7 @@ from app.gateway.reaper import Reaper
 from app.store.redis import Redis
 from app.store.rediskeys import reservation_key
 from app.store.spool import Spool
-from tests.support.aging import let_pass
+from tests.support.aging import let_pass, set_clock_back
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
@@ -130,6 +130,38 @@ def test_a_call_that_used_more_than_reserved_is_charged_for_it(desk: Any) -> Non
     limited.settle(limited.admit(tokens=100), tokens=2000)
     assert limited.counted("tokens_per_day") == 2000
     assert refused(limited, tokens=1).retry_after_s == pytest.approx(60, abs=1), "never longer than a minute"
+
+
+def test_several_minutes_worth_of_tokens_are_paid_off_in_full(desk: Any) -> None:
+    """A time far ahead is no sign of a clock that went back."""
+    limited = desk(tokens_per_minute=1000)
+    calls = [limited.admit(tokens=100) for _ in range(2)]
+    for call in calls:
+        limited.settle(call, tokens=2500)
+    assert refused(limited, tokens=1).remaining[0].reset_s == pytest.approx(300, abs=1)
+
+
+@pytest.mark.parametrize("hours", [0.1, 24])
+def test_a_rate_refills_as_ever_after_redis_clock_went_back(desk: Any, hours: float) -> None:
+    limited = desk(requests_per_minute=6, tokens_per_minute=1000)
+    calls = [limited.admit(tokens=100) for _ in range(6)]
+    set_clock_back(limited.redis, hours * 3600)
+    for _ in range(2):
+        assert refused(limited).retry_after_s == pytest.approx(10, abs=1), "not until the clock has caught up"
+    for key in limited.redis.execute("KEYS", "penstock:limit:*"):
+        assert limited.redis.execute("PTTL", key) <= 60_001, "nor is it as before at the next look"
+    set_clock_back(limited.redis, hours * 3600)
+    for call in calls:
+        limited.settle(call, tokens=50)
+    assert refused(limited).remaining[1].left == pytest.approx(700, abs=20), "what was given back counts"
+
+
+def test_a_worker_whose_clock_was_days_ahead_counts_each_day_by_itself_again(desk: Any) -> None:
+    limited = desk(requests_per_day=3)
+    limited.now = NOON + 5 * 86_400
+    assert [limited.admit().remaining[0].left for _ in range(3)] == [2, 1, 0]
+    for limited.now in (NOON, NOON + 86_400, NOON + 2 * 86_400):
+        assert limited.admit().remaining[0].left == 2
 
 
 def test_a_call_too_large_for_its_plan_need_not_be_tried_again(desk: Any) -> None:

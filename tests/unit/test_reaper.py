@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
@@ -16,11 +18,12 @@ from app.errors import StoreUnavailable
 from app.gateway.admission import Admission, Admitted, Ask
 from app.gateway.callers import Callers
 from app.gateway.limits import Amounts
-from app.gateway.presence import Presence
+from app.gateway.presence import Presence, reservations_of
 from app.gateway.reaper import Reaper
-from app.store.redis import Redis
+from app.store.redis import Redis, Script
 from app.store.spool import Spool
-from tests.support.aging import let_pass
+from tests.support.aging import let_pass, set_clock_back
+from tests.support.servers import ROOT
 from tests.unit.test_limits import NoKeys
 
 TIMEOUT_S = 15.0
@@ -161,3 +164,74 @@ def test_a_name_whose_reservation_redis_forgot_is_dropped(shop: Shop) -> None:
     shop.wait(TIMEOUT_S + 1)
     assert shop.reaper.run_once() == 0
     assert (shop.rows(), shop.open_calls()) == ([], 0)
+
+
+def test_a_worker_on_a_machine_whose_clock_is_an_hour_slow_keeps_its_calls(shop: Shop, redis_url: str) -> None:
+    slow = """
+import sys, time
+now = time.time
+time.time = lambda: now() - 3600
+from app.gateway.presence import Presence
+from app.store.redis import Redis
+worker = Presence(redis=Redis(sys.argv[1]), timeout_s=600)
+worker.beat()
+print(worker.worker_id)
+"""
+    told = subprocess.run([sys.executable, "-c", slow, redis_url], check=True, capture_output=True, text=True, cwd=ROOT)
+    shop.worker.reservations_key = reservations_of(told.stdout.strip())
+    shop.admit("call_1")
+    assert shop.reaper.run_once() == 0
+
+
+def test_a_dead_workers_calls_end_in_time_although_redis_clock_went_back(shop: Shop) -> None:
+    shop.admit("call_1")
+    set_clock_back(shop.redis, 3600)
+    assert shop.reaper.run_once() == 0
+    shop.wait(TIMEOUT_S - 1)
+    assert shop.reaper.run_once() == 0, "judged from the step on"
+    shop.wait(2)
+    assert shop.reaper.run_once() == 1
+
+
+class Forwards:
+    """A Redis whose clock was set an hour forwards."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.execute = redis.execute
+
+    def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies = self._redis.pipeline(commands)
+        return [[int(reply[0]) + 3600, reply[1]] if command == ("TIME",) else reply
+                for command, reply in zip(commands, replies, strict=True)]  # fmt: skip
+
+
+def test_nobody_is_lost_because_redis_clock_was_set_forwards(shop: Shop) -> None:
+    shop.admit("call_1", deadline_s=7200)
+    assert shop.reaper.run_once() == 0
+    forwards: Any = Forwards(shop.redis)
+    shop.reaper._redis = forwards
+    with capture_logs() as logs:
+        shop.wait(1)
+        assert shop.reaper.run_once() == 0
+    assert [entry["event"] for entry in logs] == ["redis_clock_set"]
+    shop.wait(TIMEOUT_S - 1)
+    assert shop.reaper.run_once() == 0, "it gets the time to show that it lives"
+    shop.monotonic += 2
+    assert shop.reaper.run_once() == 1, "which it did not"
+
+
+def test_a_call_that_ends_while_the_reaper_looks_at_it_is_not_called_lost(shop: Shop) -> None:
+    call = shop.admit("call_1")
+    settle = shop.reaper._settle
+
+    def too_late(keys: Any, args: Any) -> Any:
+        shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+        return settle(keys, args)
+
+    shop.reaper._settle = cast("Script", too_late)
+    shop.wait(TIMEOUT_S + 1)
+    with capture_logs() as logs:
+        assert shop.reaper.run_once() == 0
+    assert "call_lost" not in [entry["event"] for entry in logs]
+    assert [row["status"] for row in shop.rows()] == ["ok"]

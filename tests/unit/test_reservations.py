@@ -157,6 +157,16 @@ def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(desk: Desk
     assert desk.counted() == Amounts(1, 40, 10_000), "what was really paid stays"
 
 
+def test_an_admission_that_was_carried_out_but_not_answered_leaves_nothing(desk: Desk) -> None:
+    desk.network.admitting = unanswered
+    with pytest.raises(StoreUnavailable):
+        desk.admit("call")
+    assert desk.counted() == NOTHING
+    assert (desk.state("call"), desk.running()) == (b"cancelled", 0)
+    left = [key for key in desk.redis.execute("KEYS", "penstock:*") if b":limit:" not in key]
+    assert sorted(left) == [b"penstock:reservation:call", b"penstock:workers"], "no slot, flight, row, or name"
+
+
 def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(desk: Desk) -> None:
     late: list[Callable[[], Any]] = []
 
@@ -308,6 +318,26 @@ def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(desk: Des
     assert desk.redis.execute("KEYS", "penstock:limit:*per_month*") == desk.redis.execute(
         "KEYS", "penstock:limit:*budget_usd_per_month*"
     )
+
+
+@pytest.mark.parametrize("ending", ["settled", "cancelled", "lost"])
+def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk, ending: str) -> None:
+    call = desk.admit("call", cache_key="")
+    taken = json.loads(desk.redis.execute("HGET", reservation_key("call"), "c"))
+    names = [charge.counter.limit.name for charge in call.charges]
+    assert dict(zip(names, taken, strict=True)) == {
+        "requests_per_day": 1, "tokens_per_minute": 60, "tokens_per_day": 60, "budget_usd_per_month": 20_000,
+    }  # fmt: skip
+    taken[-1] += 500
+    desk.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
+    desk.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
+    if ending == "settled":
+        desk.settle(call, Amounts(1, 5, 7))
+    elif ending == "cancelled":
+        desk.admission.cancel(call, call.reservations)
+    else:
+        desk.lose()
+    assert desk.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
 
 
 def test_a_queued_call_that_was_cancelled_and_ran_all_the_same_is_charged_once(desk: Desk) -> None:

@@ -21,9 +21,10 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router, Target
 from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
+OTHER = Caller("key_2", "other")
 
 
 class Vendor:
@@ -65,10 +66,16 @@ class Road:
         )  # fmt: skip
 
     def run(
-        self, fails: dict[str, Any], *, alias: str = "m", deadline: float = 100.0, cancel: CancelToken | None = None
+        self,
+        fails: dict[str, Any],
+        *,
+        alias: str = "m",
+        deadline: float = 100.0,
+        cancel: CancelToken | None = None,
+        caller: Caller = CALLER,
     ) -> Attempts:
         """`fails`: what each target raises, by its name; a list is used up call by call."""
-        attempts = Attempts()
+        attempts = Attempts(key_id=caller.key_id)
 
         def call(target: Target) -> str:
             self.asked.append(target.name)
@@ -79,9 +86,15 @@ class Road:
                 raise failure
             return target.name
 
-        route = self.router.route(alias, CALLER)
+        route = self.router.route(alias, caller)
         assert self.router.run(route, attempts, deadline, cancel or CancelToken(), call) == self.asked[-1]
         return attempts
+
+    def refused(self, failure: Any, **call: Any) -> BaseException:
+        """What a call raises that ends with `failure`, whoever is asked."""
+        with pytest.raises((UpstreamError, ClientGone)) as caught:
+            self.run(dict.fromkeys(("a/m", "b/m"), failure), **call)
+        return caught.value
 
     def _pause(self, wait_s: float) -> None:
         self.pauses.append(wait_s)
@@ -221,6 +234,170 @@ def test_when_every_breaker_is_open_the_answer_comes_at_once() -> None:
     with pytest.raises(UpstreamUnavailable) as caught:
         road.run({})
     assert (road.asked, caught.value.kind, caught.value.status) == ([], "breaker_open", 503)
+
+
+# What counts as the vendor's fault, and what does not
+
+VENDORS = {
+    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total", "status_5xx",
+    "bad_body", "cut", "stream_error", "closed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(_UPSTREAM_KINDS - {"breaker_open"}))
+def test_only_a_vendors_fault_closes_a_model(kind: str) -> None:
+    """Not a 429, a request that was refused, a credential, or what is used up here."""
+    road = Road(one("a"), breaker_threshold=2, max_attempts=1)
+    make = UpstreamRejected if kind == "rejected" else UpstreamTimeout if "timeout" in kind else UpstreamUnavailable
+    for caller in (CALLER, OTHER) * 3:
+        road.refused(down(kind, make), caller=caller)
+    assert road.router.states()["a/m"] == ("open" if kind in VENDORS else "closed")
+    assert len(road.asked) == (2 if kind in VENDORS else 6)
+
+
+def test_a_call_whose_time_was_used_up_by_its_earlier_attempts_says_nothing_of_the_last_vendor() -> None:
+    road = Road(one("a", fallbacks=["b"]), breaker_threshold=1)
+    road.run({"a/m": down("timeout_first_byte", UpstreamTimeout)})
+    with pytest.raises(UpstreamTimeout):
+        road.run({"b/m": down("timeout_total", UpstreamTimeout), "a/m": down()}, caller=OTHER)
+    assert road.router.states() == {"a/m": "open", "b/m": "closed"}
+
+
+@pytest.mark.parametrize("kind", ["status_5xx", "timeout_first_byte", "connect", "rate_limited", "rejected"])
+def test_no_number_of_one_keys_calls_closes_a_model_to_another(kind: str) -> None:
+    road = Road(one("a"), breaker_threshold=5, max_attempts=1)
+    make = UpstreamRejected if kind == "rejected" else UpstreamUnavailable
+    for _ in range(20):
+        road.refused(down(kind, make, retry_after_s=30))
+    road.asked.clear()
+    road.run({}, caller=OTHER)
+    assert road.asked == ["a/m"]
+
+
+def test_a_key_whose_calls_alone_fail_is_refused_without_asking() -> None:
+    road = Road(one("a"), breaker_threshold=5, max_attempts=1)
+    for _ in range(20):
+        error = road.refused(down())
+    assert (len(road.asked), getattr(error, "kind", "")) == (5, "breaker_open")
+
+
+def test_a_call_is_repeated_although_another_keys_calls_are_refused() -> None:
+    road = Road(one("a"), breaker_threshold=4, max_attempts=4, backoff_s=0)
+    road.refused(down())
+    road.asked.clear()
+    road.run({"a/m": [down()]}, caller=OTHER)
+    assert road.asked == ["a/m"] * 2
+
+
+@pytest.mark.parametrize("ending", [ClientGone("gone"), down("rejected", UpstreamRejected), down("rate_limited")])
+def test_a_probe_that_decides_nothing_leaves_the_next_one_to_decide(ending: Exception) -> None:
+    road = Road(one("a"), breaker_threshold=2, breaker_cooldown_s=30, max_attempts=1)
+    road.refused(down())
+    road.refused(down(), caller=OTHER)
+    road.now += 30
+    road.asked.clear()
+    for _ in range(4):
+        road.refused(ending)
+    road.run({})
+    assert road.asked == ["a/m"] * 5
+    assert road.router.states()["a/m"] == "closed"
+
+
+def test_what_is_used_up_here_is_not_waited_for_again_but_a_fallback_is_asked() -> None:
+    road = Road(one("a"))
+    road.refused(down("saturated"))
+    assert road.asked == ["a/m"]
+    road = Road(one("a", fallbacks=["b"]))
+    road.run({"a/m": down("saturated")})
+    assert road.asked == ["a/m", "b/m"]
+
+
+# A vendor that says when to come back
+
+
+def test_a_vendor_is_left_alone_for_as_long_as_it_said_and_the_caller_is_told_at_once() -> None:
+    road = Road(one("a"))
+    road.refused(down("rate_limited", retry_after_s=20))
+    road.now += 5
+    road.asked.clear()
+    error = road.refused(None)
+    assert isinstance(error, UpstreamUnavailable)
+    assert (road.asked, error.kind, error.status, error.retry_after_s) == ([], "rate_limited", 503, 15)
+    road.now += 15
+    road.run({})
+    assert road.asked == ["a/m"]
+
+
+def test_calls_go_to_the_fallback_while_a_vendor_is_left_alone() -> None:
+    road = Road(one("a", fallbacks=["b"]))
+    for _ in range(3):
+        road.run({"a/m": down("rate_limited", retry_after_s=20)})
+    assert road.asked == ["a/m", "b/m", "b/m", "b/m"]
+    assert road.router.states()["a/m"] == "closed"
+
+
+def test_a_429_that_does_not_say_for_how_long_keeps_nobody_away() -> None:
+    road = Road(one("a"), max_attempts=1)
+    road.refused(down("rate_limited"))
+    road.run({})
+    assert road.asked == ["a/m"] * 2
+
+
+def test_what_two_keys_were_told_to_wait_holds_for_every_key() -> None:
+    road = Road(one("a"))
+    for caller in (CALLER, OTHER):
+        road.refused(down("rate_limited", retry_after_s=20), caller=caller)
+    road.asked.clear()
+    road.refused(None, caller=Caller("key_3", "third"))
+    assert road.asked == []
+
+
+# Keys that may not use every model
+
+
+def lending() -> Road:
+    """Model m falls back on models n and o, and on a target of its own that is o's too."""
+    return Road({
+        **one("a", fallbacks=["n", {"provider": "c", "model": "o"}, "o"]),
+        "n": {"targets": [{"provider": "b", "model": "n"}]},
+        "o": {"targets": [{"provider": "c", "model": "o"}, {"provider": "c", "model": "p"}]},
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("models", "reached"),
+    [
+        (None, ["a/m", "b/n", "c/o", "c/p"]),
+        ({"m"}, ["a/m", "c/o"]),
+        ({"m", "n"}, ["a/m", "b/n", "c/o"]),
+        ({"m", "o"}, ["a/m", "c/o", "c/p"]),
+        ({"m", "n", "o", "unknown"}, ["a/m", "b/n", "c/o", "c/p"]),
+    ],
+)
+def test_a_key_is_not_served_by_the_targets_of_a_model_that_it_may_not_use(
+    models: set[str] | None, reached: list[str]
+) -> None:
+    road = lending()
+    caller = Caller("key_1", "test", models=None if models is None else frozenset(models))
+    route = road.router.route("m", caller)
+    assert [target.name for target in route.all_targets] == reached
+    assert road.router.route("m", caller) is route, "worked out once"
+    with pytest.raises(UpstreamUnavailable):
+        road.run(dict.fromkeys(("a/m", "b/n", "c/o", "c/p"), down("auth")), caller=caller)
+    assert road.asked == reached[:3], "no more attempts than configured"
+
+
+def test_a_narrower_route_has_the_same_breakers() -> None:
+    road = lending()
+    narrow = road.router.route("m", Caller("key_1", "test", models=frozenset({"m"})))
+    full = road.router.route("m", CALLER)
+    assert narrow.targets[0].breaker is full.targets[0].breaker
+
+
+def test_a_target_that_is_also_a_fallback_is_asked_once_whatever_its_weight() -> None:
+    target = {"provider": "a", "weight": 3}
+    road = Road({"m": {"targets": [target], "fallbacks": ["a", "b", "b"]}})
+    assert [found.name for found in road.router.route("m", CALLER).all_targets] == ["a/m", "b/m"]
 
 
 def test_aliases_of_the_same_model_share_its_breaker() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import resource
 import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 from app.domain.config import Timeouts
@@ -75,6 +83,55 @@ def test_a_refused_connection_is_a_provider_that_is_unavailable(refusing_url: st
 def test_a_host_that_cannot_be_resolved_is_told_apart() -> None:
     error = failure(openai("http://no-such-host.invalid/v1"))
     assert (type(error), error.kind) == (UpstreamUnavailable, "resolve")
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "no-such-host.invalid"])
+def test_descriptors_that_are_used_up_are_no_providers_fault(upstream: Upstream, host: str) -> None:
+    provider = openai(upstream.url.replace("127.0.0.1", host), timeouts=Timeouts(connect_s=5))
+    with no_descriptors():
+        error = failure(provider)
+    assert (type(error), error.kind, error.status) == (UpstreamUnavailable, "saturated", 503)
+
+
+def test_ports_that_are_used_up_are_no_providers_fault(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: Any) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr("gevent.socket.socket.connect", none_left)
+    assert failure(openai(upstream.url)).kind == "saturated"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_look_up_that_no_thread_was_free_for_is_no_providers_fault(upstream: Upstream, busy: bool) -> None:
+    """One that a thread took on and that no resolver answered is."""
+    pool = gevent.get_hub().threadpool
+    done = threading.Event()
+    waiting = [pool.spawn(done.wait) for _ in range(pool.maxsize)] if busy else []
+    provider = openai(upstream.url, timeouts=FAST)
+    try:
+        if busy:
+            assert failure(provider).kind == "saturated"
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("app.providers.transport.getaddrinfo", lambda *_: done.wait(5))
+                assert failure(provider).kind == "timeout_connect"
+    finally:
+        done.set()
+        gevent.joinall(waiting)
+    assert provider.chat(chat_call()).usage is not None
 
 
 @pytest.mark.parametrize("url", ["http://a..b/v1", "http://host:99999/v1", "http://host:x/v1", "http://[::1/v1"])
@@ -187,6 +244,15 @@ def test_a_retry_after_that_makes_no_sense_is_none(header: str, seconds: float |
     answer = f"HTTP/1.1 429 X\r\n{header}\r\nContent-Length: 0\r\n\r\n".encode()
     with scripted_server(lambda sock: sock.sendall(answer)) as url:
         assert failure(openai(url)).retry_after_s == seconds
+
+
+def test_a_retry_after_may_be_a_date() -> None:
+    date = formatdate(time.time() + 30, usegmt=True)
+    for told, least, most in ((date, 20, 30), (formatdate(0, usegmt=True), 0, 0), ("Mon, 99 GMT", None, None)):
+        answer = f"HTTP/1.1 429 X\r\nRetry-After: {told}\r\nContent-Length: 0\r\n\r\n".encode()
+        with scripted_server(lambda sock, answer=answer: sock.sendall(answer)) as url:
+            wait_s = failure(openai(url)).retry_after_s
+        assert wait_s is None if least is None else least <= (wait_s or 0.0) <= most
 
 
 def test_a_status_counts_even_if_its_body_breaks_off() -> None:

@@ -19,18 +19,15 @@
 --         {"hit", answer, r1, reset1, …} | {"ok", "", r1, reset1, …} | {"follow", "", r1, reset1, …}
 --         r = what remains (requests or tokens or nano-dollars), reset = ms until full again (-1: with the window)
 
-local found = redis.call('HMGET', KEYS[2], 's', 'h')
-local repeated = found[1] == 'open'
-if repeated or found[1] == 'lost' then
-  local data = redis.call('HGET', KEYS[2], 'd')
-  if not repeated then return {'ended', data} end
+local repeated = redis.call('EXISTS', KEYS[2]) == 1
+if repeated then
+  local state, hit, data = unpack(redis.call('HMGET', KEYS[2], 's', 'h', 'd'))
+  if state ~= 'open' then return {'ended', data} end
   local counters = cjson.decode(data).keys
   local same = #counters == #KEYS - 6
   for i, counter in ipairs(counters) do same = same and counter == KEYS[i + 6] end
   -- Another process repeats it on another day or plan; or it was a hit, and its answer has expired.
-  if not same or (found[2] == '1' and redis.call('EXISTS', KEYS[4]) == 0) then return {'ended', data} end
-elseif found[1] then
-  return {'ended', false}
+  if not same or (hit == '1' and redis.call('EXISTS', KEYS[4]) == 0) then return {'ended', data} end
 elseif ARGV[1] ~= '' then
   local record = redis.call('GET', KEYS[1])
   if record ~= ARGV[1] then return {'stale', record} end
@@ -52,20 +49,23 @@ for i = 7, #KEYS do
   local at = first + (i - 7) * step
   local kind, amount, limit, period_ms = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   if repeated or (answer and ARGV[at + 4] ~= '1') then amount = 0 end
-  taken[i - 6] = string.format('%.0f', amount)
+  taken[i - 6] = amount > 0 and ARGV[at + 1] or '0'
   local remaining, reset_ms
   if kind == 'gcra' then
     -- The theoretical arrival time: how far ahead of now the key has already spent. GCRA needs only this number. With
-    -- it, after a dot, goes when it was written: should that be in the future, the clock has gone back meanwhile.
+    -- it, as its fraction, goes when it was written.
     local interval = period_ms * 1000 / limit
-    local tat, written = string.match(redis.call('GET', KEYS[i]) or '', '^(%d+)%.?(%d*)')
-    tat, written = tonumber(tat) or 0, tonumber(written) or 0
-    if written > now_us then
-      -- Written down at once: or a key that is refused would be until the clock has caught up.
-      tat = tat - (written - now_us)
-      redis.call('SET', KEYS[i], string.format('%.0f.%.0f', tat, now_us), 'PX', math.ceil((tat - now_us) / 1000) + 1)
+    local stored = redis.call('GET', KEYS[i])
+    local tat = math.max(tonumber(stored or 0), now_us)
+    if tat - now_us > period_ms * 1000 then
+      -- So far ahead because calls used more than they had reserved, or because the clock has gone back since. That is
+      -- put right here, also for a call that is refused: else the key would be until the clock has caught up.
+      local ahead = (tonumber(string.match(stored, '%.(%d+)')) or 0) - now_us
+      if ahead > 0 then
+        tat = math.max(tat - ahead, now_us)
+        redis.call('SET', KEYS[i], string.format('%.0f.%.0f', tat, now_us), 'PX', math.ceil((tat - now_us) / 1000) + 1)
+      end
     end
-    tat = math.max(tat, now_us)
     local wanted = tat + amount * interval
     if amount > 0 and wanted - now_us > period_ms * 1000 + 0.5 then
       if refused < 0 then
@@ -83,7 +83,7 @@ for i = 7, #KEYS do
       if refused < 0 then refused, retry_ms = i - 6, -1 end
     elseif amount > 0 then
       used = used + amount
-      writes[#writes + 1] = {'INCRBY', KEYS[i], string.format('%.0f', amount)}
+      writes[#writes + 1] = {'INCRBY', KEYS[i], ARGV[at + 1]}
       if redis.call('PTTL', KEYS[i]) < 0 then writes[#writes + 1] = {'PEXPIRE', KEYS[i], ARGV[at + 3]} end
     end
     remaining, reset_ms = math.max(limit - used, 0), -1

@@ -35,15 +35,17 @@ local charged = {}
 for i = 7, #KEYS do
   local at = 7 + (i - 7) * step
   local kind, actual, limit, period_ms = ARGV[at], tonumber(ARGV[at + step - 3]), tonumber(ARGV[at + step - 2]), tonumber(ARGV[at + step - 1])
-  if final == 'cancelled' then actual = 0 end
-  charged[i - 6] = string.format('%.0f', actual)
+  charged[i - 6] = ARGV[at + step - 3]
+  if final == 'cancelled' then actual, charged[i - 6] = 0, '0' end
   local delta = actual - (taken[i - 6] or 0)
   if delta ~= 0 then
     if kind == 'gcra' then
-      -- As in admit.lua: "<arrival>.<when written>".
-      local tat, written = string.match(redis.call('GET', KEYS[i]) or '', '^(%d+)%.?(%d*)')
-      tat = (tonumber(tat) or 0) - math.max((tonumber(written) or 0) - now_us, 0)
-      tat = math.max(tat, now_us) + delta * period_ms * 1000 / limit
+      local stored = redis.call('GET', KEYS[i])
+      local tat = math.max(tonumber(stored or 0), now_us)
+      if tat - now_us > period_ms * 1000 then  -- perhaps the clock has gone back (see admit.lua)
+        tat = tat - math.max((tonumber(string.match(stored, '%.(%d+)')) or 0) - now_us, 0)
+      end
+      tat = tat + delta * period_ms * 1000 / limit
       if tat <= now_us then
         redis.call('DEL', KEYS[i])
       else

@@ -1,0 +1,68 @@
+"""What a caller is told of its limits: what is left of each, and why a call was refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.errors import BudgetExceeded, RateLimited
+from app.gateway.reservation import Charge
+
+# A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
+LONGEST_WAIT_S = 60.0
+
+
+class Remaining(msgspec.Struct, frozen=True):
+    """What is left of one limit after this call. `reset_s` is when it is full again."""
+
+    limit: str
+    unit: str
+    most: int
+    left: int
+    reset_s: float
+
+
+def remaining_of(charges: tuple[Charge, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
+    """`figures` are the script's: of each limit what is left, and ms until it is full again (-1: with its window)."""
+    rows = []
+    for i, charge in enumerate(charges):
+        counter = charge.counter
+        left, reset_ms = figures[2 * i], figures[2 * i + 1]
+        reset_s = reset_ms / 1000 if reset_ms >= 0 else counter.seconds_left(now)
+        rows.append(Remaining(counter.limit.name, counter.limit.unit, counter.most, left, reset_s))
+    return tuple(rows)
+
+
+def refused(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | None, now: float) -> RateLimited:
+    """The error for admit.lua's answer "limited"."""
+    error = _refusal(answer, charges, most_at_once, now)
+    error.remaining = remaining_of(charges, answer[3:], now)
+    return error
+
+
+def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | None, now: float) -> RateLimited:
+    index, retry_ms = answer[1], answer[2]
+    if index == 0:
+        return RateLimited(
+            f"Too many calls at once: your plan allows {most_at_once}.",
+            limit="concurrency", retry_after_s=retry_ms / 1000,
+        )  # fmt: skip
+    charge = charges[index - 1]
+    limit, most = charge.counter.limit, charge.counter.most
+    wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), LONGEST_WAIT_S)
+    if limit.unit == "nanousd":
+        return BudgetExceeded(
+            f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
+            f"next {limit.period}.",
+            limit=limit.name, retry_after_s=wait_s, retryable=False,
+        )  # fmt: skip
+    if charge.reserved > most:
+        return RateLimited(
+            f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
+            limit=limit.name, retry_after_s=LONGEST_WAIT_S, retryable=False,
+        )  # fmt: skip
+    return RateLimited(
+        f"Rate limit reached: your plan's {limit.name} is {most}.",
+        limit=limit.name, retry_after_s=wait_s, retryable=retry_ms >= 0,
+    )  # fmt: skip
