@@ -54,6 +54,7 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (Plan, "priority", 1, (1, 1000)),
     (CacheConfig, "ttl_s", 3600, (1, 2_592_000)),
     (CacheConfig, "max_temperature", 0.3, (0, 2)),
+    (CacheConfig, "flight_wait_s", 30, SECONDS),
     (CacheConfig, "max_entry_bytes", 262_144, (1024, 8_388_608)),
     (RetryConfig, "max_attempts", 3, (1, 10)),
     (RetryConfig, "backoff_s", 0.2, (0, 10)),
