@@ -434,3 +434,15 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     house.pipeline.drop(held, "error", 504)
     has(house.rows()[1], status="error", http_status=504, prompt_tokens=prompt, completion_tokens=9, estimated=True,
         cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+
+
+def test_an_answer_from_the_cache_has_no_provider_and_costs_nothing(house: House) -> None:
+    paid = house.pipeline.chat(CALLER, chat(temperature=0), house.context())
+    free = house.pipeline.chat(CALLER, chat(temperature=0), house.context())
+    assert free.body == b'{"cached":true,' + paid.body[1:]
+    has(house.rows()[1], provider="cache", upstream_model="", status="ok", http_status=200, prompt_tokens=0,
+        completion_tokens=0, cost_nanousd=0, attempts=0, cache="hit", estimated=False, unpriced=False)  # fmt: skip
+    report = free.report
+    assert (report.provider, report.cache, report.attempts, report.cost_nanousd) == ("cache", "hit", 0, 0)
+    assert house.metric("llm_cache_requests_total", result="hit") == 1
+    assert house.metric("llm_requests_total", model="m", provider="cache", status="ok") == 1
