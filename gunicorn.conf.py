@@ -9,20 +9,26 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import gc
 import os
 import shutil
+import sys
 
 import structlog
 
 from app.api.worker import Worker
+from app.descriptors import connections_within, raise_limit
+from app.errors import ConfigError
 from app.lastgood import adopt
 from app.telemetry.logging import configure_logging
 
 _settings, _refused = adopt(os.environ)
 configure_logging(_settings.log_level, _settings.env == "production", _settings.secrets)
 if _refused is not None:
-    structlog.get_logger().error("config_refused", reason=_refused.message, effect="the last good one stays")
+    structlog.get_logger().error(
+        "config_refused", reason=_refused.message, effect="the last good one stays, if there is one"
+    )
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
@@ -39,7 +45,13 @@ import app.services  # noqa: F401
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
 worker_class = "app.api.worker.Worker"
-worker_connections = 8192  # streams a worker may hold; each takes two descriptors (ulimit -n) and 25 KB
+# Streams a worker may hold; each takes two descriptors and 25 KB.
+_descriptors, _most_connections = raise_limit(), 8192
+worker_connections = connections_within(_descriptors, _most_connections)
+if worker_connections < _most_connections:
+    structlog.get_logger().warning(
+        "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
+    )
 backlog = 4096
 http_parser = "fast"
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
@@ -57,10 +69,18 @@ proc_name = "penstock"
 
 
 def on_starting(server):
+    from app.services import check_installation
+
+    try:
+        check_installation(_settings)
+    except ConfigError as exc:
+        print(exc.message, file=sys.stderr, flush=True)
+        sys.exit(1)
     gc.freeze()  # the collector would write to the shared pages
     # What an earlier master left would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)
-    _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays
+    with contextlib.suppress(OSError):  # a full disk: there will be no figures
+        _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays
 
 
 def child_exit(server, worker):

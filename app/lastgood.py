@@ -7,15 +7,17 @@ a crash say, reads the copy too: all workers run with the same configuration, wh
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from pathlib import Path
 
 from app.errors import ConfigError
 from app.settings import CONFIG_COPY, Settings, load_settings, support_prompt_path
 
 
 def adopt(environ: MutableMapping[str, str]) -> tuple[Settings, ConfigError | None]:
-    """The settings to run with; and what is wrong with the new ones, if the last good ones had to stay.
+    """The settings to run with; and why the new ones were not adopted, if the last good ones had to stay.
 
-    Names the copy in `environ`, for workers. Raises `ConfigError` when there is nothing to fall back on.
+    Names the copy in `environ`, for workers. Raises `ConfigError` when there is nothing to fall back on; a gateway that
+    cannot make its first copy runs with the files themselves.
     """
     last_good = environ.pop(CONFIG_COPY, None)
     try:
@@ -26,20 +28,35 @@ def adopt(environ: MutableMapping[str, str]) -> tuple[Settings, ConfigError | No
         environ[CONFIG_COPY] = last_good
         return load_settings(environ), exc
     directory = settings.data_dir.absolute() / "config-in-use"
+    try:
+        _copy(settings, directory)
+    except OSError as exc:
+        if last_good is not None:
+            environ[CONFIG_COPY] = last_good
+        return settings if last_good is None else load_settings(environ), _not_copied(directory, exc)
+    environ[CONFIG_COPY] = str(directory / "gateway.yaml")
+    return settings, None
+
+
+def _copy(settings: Settings, directory: Path) -> None:
+    """Raises OSError, on a full disk for instance; the copy that was there is then whole."""
     (directory / "prompts").mkdir(parents=True, exist_ok=True)
     prompt = support_prompt_path(settings.config_path, settings.config)
     # The file that names the others goes last: a worker that starts meanwhile finds what it names.
-    for name, source in (
-        (f"prompts/{prompt.name}", prompt),
-        ("prices.yaml", settings.prices_path),
-        ("gateway.yaml", settings.config_path),
-    ):
-        copy = directory / name
+    sources = {
+        directory / "prompts" / prompt.name: prompt,
+        directory / "prices.yaml": settings.prices_path,
+        directory / "gateway.yaml": settings.config_path,
+    }
+    for copy, source in sources.items():
         if source.exists():
-            new = copy.with_suffix(".new")
-            new.write_bytes(source.read_bytes())
-            new.rename(copy)
+            copy.with_suffix(".new").write_bytes(source.read_bytes())
+    for copy, source in sources.items():
+        if source.exists():
+            copy.with_suffix(".new").rename(copy)
         else:
             copy.unlink(missing_ok=True)
-    environ[CONFIG_COPY] = str(directory / "gateway.yaml")
-    return settings, None
+
+
+def _not_copied(directory: Path, exc: OSError) -> ConfigError:
+    return ConfigError(f"{directory}: cannot be written: {exc.strerror}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.errors import ConfigError
+import structlog
+
+from app.errors import ConfigError, StoreUnavailable
 from app.features.support import Support
 from app.gateway.admission import Admission
 from app.gateway.books import Books
@@ -25,12 +27,16 @@ from app.store.batches import Batches
 from app.store.database import Database
 from app.store.files import Files
 from app.store.history import History
+from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
+from app.store.redelivery import Redelivery
 from app.store.redis import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +47,11 @@ class Services:
     metrics: Metrics
     redis: Redis
     database: Database
+    installation: Installation
     keys: Keys
     ledger: Ledger
     outbox: Outbox
+    spool: Spool
     reaper: Reaper
     callers: Callers
     providers: Mapping[str, Provider]
@@ -71,12 +79,14 @@ def build_services(settings: Settings) -> Services:
     database = Database(settings.database_url)
     keys = Keys(database=database, redis=redis)
     ledger = Ledger(database=database)
+    outbox = Outbox(redis=redis, ledger=ledger)
     callers = Callers(keys=keys, dev_key=settings.dev_api_key, admin_key=settings.admin_key)
     presence = Presence(redis=redis, timeout_s=config.reserve.worker_timeout_s)
-    admission = Admission(
-        redis=redis, callers=callers, plans=config.plans, presence=presence,
-        spool=Spool(settings.data_dir / "spool", name=presence.worker_id),
+    spool = Spool(
+        settings.data_dir / "spool", name=presence.worker_id,
+        never_ran=Redelivery(redis=redis, outbox=outbox).never_ran, figures=metrics,
     )  # fmt: skip
+    admission = Admission(redis=redis, callers=callers, plans=config.plans, presence=presence, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
     pricing = Pricing(config=config, overrides=settings.prices)
@@ -86,7 +96,8 @@ def build_services(settings: Settings) -> Services:
     )  # fmt: skip
     return Services(
         settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
-        outbox=Outbox(redis=redis, ledger=ledger), callers=callers, providers=providers, router=router,
+        installation=Installation(database=database, redis=redis, data_dir=settings.data_dir),
+        outbox=outbox, spool=spool, callers=callers, providers=providers, router=router,
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission, presence=presence, pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
@@ -95,6 +106,18 @@ def build_services(settings: Settings) -> Services:
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
     )  # fmt: skip
+
+
+def check_installation(settings: Settings) -> None:
+    """Before a server forks its workers: `Installation.check`. Raises `ConfigError`; what is away is not compared."""
+    database, redis = Database(settings.database_url), Redis(settings.redis_url, shared=False)
+    try:
+        Installation(database=database, redis=redis, data_dir=settings.data_dir).check()
+    except StoreUnavailable as exc:
+        log.warning("installation_unchecked", reason=exc.message)
+    finally:
+        database.close()
+        redis.close()
 
 
 def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Support:

@@ -45,7 +45,7 @@ class Settings(BaseModel):
     data_dir: Path = Path("data")
     redis_url: str = "redis://127.0.0.1:6379/0"
     database_url: str = ""
-    admin_key: str | None = None
+    admin_key: str | None = Field(None, min_length=16)  # it may do anything, and can be guessed at for ever
     dev_api_key: str | None = None
     callback_secret: str | None = None  # what callbacks of jobs are signed with
     host: str = "127.0.0.1"

@@ -7,15 +7,17 @@ from typing import Any
 
 from flask import Blueprint, request
 
+from app.api.body import received
 from app.api.context import allow, caller, require, services
 from app.api.files import limit, page
 from app.domain.batch import BatchRequest
 from app.domain.identity import Scope
-from app.errors import UnsupportedMediaType
+from app.errors import RequestTooLarge, UnsupportedMediaType
 from app.store.batches import Batch
 
 bp = Blueprint("batches", __name__)
 _LISTED, _MOST_LISTED = 20, 100
+_MOST_BYTES = 65_536
 _TIMES = (
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
     "cancelled_at",
@@ -28,7 +30,11 @@ def create_batch() -> dict[str, Any]:
     """Raises `InvalidRequest`, `Conflict`."""
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Expected Content-Type: application/json.")
-    asked = BatchRequest.parse(request.get_data())
+    # Room for what is asked here, not for a prompt.
+    body = received(request.stream, _MOST_BYTES + 1, services().settings.config.server.body_timeout_s)
+    if len(body) > _MOST_BYTES:
+        raise RequestTooLarge("The request body is too large.")
+    asked = BatchRequest.parse(body)
     if asked.endpoint == "/v1/embeddings":
         allow(caller(), Scope.EMBED)
     return described(services().batches.create(caller(), asked))

@@ -11,12 +11,12 @@ from functools import partial
 from io import BytesIO
 from typing import Any
 
-import gevent
 import structlog
 from flask import Blueprint
-from gunicorn.http.errors import ParseException
 
 from app.api import jobs, support
+from app.api.body import received
+from app.api.body_budget import LARGE_BYTES, BodyBudget
 from app.api.context import allow
 from app.api.errors import error_answer
 from app.api.hangup import watch
@@ -52,6 +52,7 @@ class ModelCalls:
         self._otherwise = otherwise
         server = services.settings.config.server
         self._most_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
+        self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=server.max_body_bytes)
         self._endpoints: dict[str, Callable[[Inbound], Outbound]] = {}
         self._of_a_job: dict[tuple[str, str], _OfAJob] = {}
         for prefix in PREFIXES:
@@ -85,11 +86,13 @@ class ModelCalls:
             answer = error_answer(failure, inbound.request_id)
         answer.headers.append(("X-Request-ID", inbound.request_id))
         inbound.ended(self._services.metrics, route, answer.status)
+        if inbound.hold is not None:
+            answer.when_sent(inbound.hold.release)
         return answer.send(start_response)
 
     def _chat(self, inbound: Inbound, smart: bool = False) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
-        body = self._body(inbound.environ)
+        body = self._body(inbound, caller)
         parsed = ChatRequest.parse_smart(body) if smart else ChatRequest.parse(body)
         cancel = CancelToken()
         context = inbound.call_context(cancel)
@@ -109,7 +112,7 @@ class ModelCalls:
 
     def _embed(self, inbound: Inbound) -> Outbound:
         caller = self._caller(inbound, Scope.EMBED)
-        parsed = EmbedRequest.parse(self._body(inbound.environ))
+        parsed = EmbedRequest.parse(self._body(inbound, caller))
         cancel = CancelToken()
         stop_watching = watch(inbound.environ, cancel)
         try:
@@ -119,7 +122,7 @@ class ModelCalls:
 
     def _submit(self, inbound: Inbound) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
-        return jobs.submit(self._services, caller, inbound, self._body(inbound.environ))
+        return jobs.submit(self._services, caller, inbound, self._body(inbound, caller))
 
     def _ask_job(self, what: _OfAJob, job_id: str, inbound: Inbound) -> Outbound:
         caller = self._services.callers.verified(inbound.key())
@@ -128,7 +131,7 @@ class ModelCalls:
 
     def _converse(self, inbound: Inbound) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
-        return support.converse(self._services.support, caller, self._body(inbound.environ), inbound)
+        return support.converse(self._services.support, caller, self._body(inbound, caller), inbound)
 
     def _caller(self, inbound: Inbound, scope: Scope) -> Caller:
         """The caller, perhaps from memory: admission verifies the key in its own round trip."""
@@ -136,8 +139,10 @@ class ModelCalls:
         allow(caller, scope)
         return caller
 
-    def _body(self, environ: dict[str, Any]) -> bytes:
-        """The request's body. Raises `UnsupportedMediaType`, `RequestTooLarge`, `InvalidRequest` (too slow, cut)."""
+    def _body(self, inbound: Inbound, caller: Caller) -> bytes:
+        """The request's body. Raises `UnsupportedMediaType`, `RequestTooLarge`, `InvalidRequest` (too slow, cut); for a
+        large one also `InvalidApiKey` and `NotReady`."""
+        environ = inbound.environ
         kind = environ.get("CONTENT_TYPE", "")
         if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("Expected Content-Type: application/json.")
@@ -151,28 +156,27 @@ class ModelCalls:
             size = 0
         if declared and size > self._most_bytes:
             raise RequestTooLarge("The request body is too large.")
-        body: bytes = source.read(size) if type(source) is BytesIO else self._receive(source, size)
+        if type(source) is BytesIO:
+            body: bytes = source.read(size)
+        elif size <= LARGE_BYTES:
+            body = received(source, size, self._body_timeout_s)
+        else:
+            body = self._large_body(inbound, caller, source, size if declared else None)
         if len(body) > self._most_bytes:
             raise RequestTooLarge("The request body is too large.")
         if declared and len(body) < size:
             raise InvalidRequest("The request body ended early.")
         return body
 
-    def _receive(self, source: Any, size: int) -> bytes:
-        limit_s = self._body_timeout_s
-        limit = gevent.Timeout(limit_s)
-        try:
-            with limit:
-                body: bytes = source.read(size)
-                return body
-        except gevent.Timeout as exc:
-            if exc is not limit:
-                raise
-            raise InvalidRequest(f"The request body did not arrive within {limit_s:g} seconds.") from None
-        except OSError:
-            raise InvalidRequest("The request body ended early.") from None
-        except ParseException:
-            raise InvalidRequest("The request body is not validly chunked.") from None
+    def _large_body(self, inbound: Inbound, caller: Caller, source: Any, size: int | None) -> bytes:
+        """`size`: as declared; None for a chunked body, which then counts as it arrives."""
+        # Admission would refuse a revoked key only when all of the body is here.
+        self._services.callers.verified(inbound.key())
+        hold = inbound.hold = self._budget.hold(caller.key_id)
+        if size is not None:
+            hold.take(size)
+            return received(source, size, self._body_timeout_s)
+        return received(source, self._most_bytes + 1, self._body_timeout_s, on_block=hold.take)
 
 
 def _json(reply: Reply) -> Outbound:

@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import Any
 
 import gevent
+from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn_h1c import IncompleteError, ParseError, parse_request  # type: ignore[import-untyped]
 
 from app.api.answer import Answer
@@ -22,6 +23,7 @@ from app.sockets import receive
 
 _BLOCK = 65_536
 _LARGEST_BODY = 1024 * 1024
+_LARGEST_HEAD = 65_536  # besides its first packet; nginx takes half as much
 _METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 # No escapes, no fragment, no double slash at the start: what follows from those is gunicorn's to decide.
 _PLAIN_TARGET = re.compile(rb"/(?!/)[!\"$&-~]*")
@@ -131,17 +133,39 @@ class Connection:
 
 
 class Unread:
-    """A client's socket of which `data` was read already."""
+    """A client's socket of which `data` was read already, for gunicorn's way of serving.
 
-    def __init__(self, client: Any, data: bytes) -> None:
+    While no request of it is being served, it is one of the site's idle sockets.
+    """
+
+    def __init__(self, site: Site, client: Any, data: bytes) -> None:
+        self._site = site
         self._client = client
         self._data = data
+        self._head_bytes = 0  # at most
+        self._serving = False
+
+    def serving(self, on: bool) -> None:
+        self._serving, self._head_bytes = on, 0
 
     def recv(self, size: int, *flags: int) -> bytes:
         if self._data and not flags:
             data, self._data = self._data[:size], self._data[size:]
             return data
-        received: bytes = self._client.recv(size, *flags)
+        if not self._serving:
+            self._site.idle.add(self._client)
+        received: bytes = b""
+        try:
+            received = self._client.recv(min(size, _BLOCK), *flags)
+        except OSError:
+            if self._serving or self._client.fileno() >= 0:
+                raise  # else the site has closed it
+        finally:
+            self._site.idle.discard(self._client)
+        # gunicorn would take in 0.8 MB, from anybody, before it says that a head is too long.
+        self._head_bytes += 0 if self._serving else len(received)
+        if self._head_bytes > _LARGEST_HEAD:
+            raise LimitRequestHeaders("the head is too long")  # type: ignore[no-untyped-call]
         return received
 
     def __getattr__(self, name: str) -> Any:

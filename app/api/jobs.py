@@ -20,7 +20,7 @@ from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.queue import described, estimated_wait_s
 from app.providers.base import CancelToken
 from app.services import Services
-from app.store.jobs import Shown
+from app.store.job import Shown
 
 _LONGEST_WAIT_S = 30
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

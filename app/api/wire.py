@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import structlog
 
+from app.api.body_budget import Hold
 from app.errors import InvalidApiKey
 from app.gateway.books import CallContext
 from app.providers.base import CancelToken
@@ -22,15 +23,17 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # Every few seconds, by health checks and Prometheus.
 _ASKED_BY_MACHINES = frozenset({"/health", "/ready", "/metrics"})
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
 class Inbound:
     """What every request carries: its id, its key, its clock. Reads the WSGI environ, and nothing from the client."""
 
-    __slots__ = ("call_id", "environ", "request_id", "started")
+    __slots__ = ("call_id", "environ", "hold", "request_id", "started")
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self.environ = environ
+        self.hold: Hold | None = None  # its part of the budget for large bodies
         self.started = time.monotonic()
         # The time comes first: rows then go to the end of the ledger's index, which costs it a third less.
         self.call_id = f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
@@ -77,6 +80,13 @@ class Outbound(msgspec.Struct):
     headers: list[tuple[str, str]]
     body: bytes | Iterable[bytes]
 
+    def when_sent(self, then: Callable[[], None]) -> None:
+        """Has `then` called once the answer needs its request no more: now, or when its blocks are closed."""
+        if isinstance(self.body, bytes):
+            then()
+        else:
+            self.body = _Closing(self.body, then)
+
     def send(self, start_response: Any) -> Iterable[bytes]:
         """The answer as a WSGI application gives it."""
         headers, body = self.headers, self.body
@@ -86,3 +96,22 @@ class Outbound(msgspec.Struct):
             return (body,)
         start_response(_STATUS_LINES[self.status], headers)
         return body
+
+
+class _Closing:
+    """Blocks, and what to do when they are closed."""
+
+    def __init__(self, blocks: Iterable[bytes], then: Callable[[], None]) -> None:
+        self._blocks = blocks
+        self._then = then
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._blocks)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._blocks, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._then()

@@ -6,6 +6,7 @@ parse, and which repeats what the client sent.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from http import HTTPStatus
@@ -13,17 +14,22 @@ from typing import Any
 
 import gevent
 import msgspec
+import structlog
 from gevent.server import StreamServer
 from gunicorn.http import errors as http
 from gunicorn.util import write_nonblock
 from gunicorn.workers import ggevent
 
+log = structlog.get_logger()
+_PAUSE_S = 0.1  # until another connection is tried, when descriptors have run out
 _STATUSES: dict[type[Exception], int] = {
     http.LimitRequestLine: 414,
     http.LimitRequestHeaders: 431,
     http.ExpectationFailed: 417,
     http.UnsupportedTransferCoding: 501,
 }
+_DISCARD_S = 30.0
+_DISCARD_BYTES = 65_536
 _OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
 
 
@@ -33,6 +39,26 @@ class _Server(StreamServer):
 
     max_accept = property(lambda self: 16, lambda self, value: None)
     _last_look = False
+    _out_of_descriptors = False
+
+    def do_read(self) -> Any:
+        """As gevent's, but when descriptors run out, who connects waits in the kernel's queue for a moment: that is no
+        error of the loop's, with a traceback for each attempt."""
+        try:
+            accepted = super().do_read()
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.stop_accepting()
+            self._timer = self.loop.timer(_PAUSE_S)
+            self._timer.start(self._start_accepting_if_started)  # type: ignore[attr-defined,call-arg]
+            if not self._out_of_descriptors:
+                self._out_of_descriptors = True
+                log.error("out_of_descriptors", reason=exc.strerror)
+            return None
+        if accepted:
+            self._out_of_descriptors = False
+        return accepted
 
     def close(self) -> None:
         """Stops listening. Who has connected already is served: the kernel would reset them, and a proxy that has
@@ -41,6 +67,21 @@ class _Server(StreamServer):
             self._last_look = True
             self._do_read()  # type: ignore[attr-defined]
         super().close()
+
+
+def discard(body: Any) -> bool:
+    """Reads what the application left of a request's body; False if the connection cannot go on.
+
+    gunicorn would do so in pieces of 1 KiB, and move all that it has read ahead for each: seconds of CPU for 10 MB.
+    """
+    with gevent.Timeout(_DISCARD_S, False):  # type: ignore[arg-type]
+        try:
+            while body.read(_DISCARD_BYTES):
+                gevent.sleep(0)  # a fast client never makes us wait, and the worker's other calls would
+        except Exception:  # noqa: BLE001 - the body is broken, or the client gone: either way this was its last request
+            return False
+        return True
+    return False
 
 
 ggevent.StreamServer = _Server  # type: ignore[attr-defined]
@@ -56,7 +97,12 @@ class Worker(ggevent.GeventWorker):
         from app.api.site import Site
 
         self._site = Site(self)
+        self.wsgi = self._told_of_draining  # for gunicorn's way of serving; the short way tells it itself
         super().run()  # type: ignore[no-untyped-call]
+
+    def _told_of_draining(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ["penstock.draining"] = not self.alive
+        return self._site.application(environ, start_response)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
@@ -73,8 +119,23 @@ class Worker(ggevent.GeventWorker):
             self.handle_error(None, client, addr, exc)
         if rest is None:
             client.close()
-        else:
-            super().handle(listener, Unread(client, rest), addr)  # type: ignore[no-untyped-call]
+            return
+        me = gevent.getcurrent()
+        self._site.serving.add(me)
+        try:
+            super().handle(listener, Unread(self._site, client, rest), addr)  # type: ignore[no-untyped-call]
+        finally:
+            self._site.serving.discard(me)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """gunicorn's way of serving one request. Raises StopIteration when it was the connection's last."""
+        sock.serving(True)
+        try:
+            super().handle_request(listener_name, req, sock, addr)  # type: ignore[no-untyped-call]
+            if not self.alive or not discard(req.body):
+                raise StopIteration
+        finally:
+            sock.serving(False)
 
     def notify(self) -> None:
         """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
@@ -95,6 +156,8 @@ class Worker(ggevent.GeventWorker):
         from app.api.errors import error_body
         from app.errors import GatewayError, InvalidRequest
 
+        if isinstance(exc, gevent.GreenletExit):
+            return  # the worker is about to end
         error: GatewayError
         if isinstance(exc, http.ParseException) and not isinstance(exc, _OURS):
             status = _STATUSES.get(type(exc), 400)

@@ -1,15 +1,17 @@
-"""The command line: `flask --app app keys | usage | ledger | config | chat | jobs`. Thin commands over the services.
+"""The command line: `flask --app app keys | usage | ledger | config | chat | jobs | batches | installation`.
 
-A module for each command. What goes wrong is one line on stderr and exit code 1.
+A module for each command, thin over the services. What goes wrong is one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
 
 from flask import Flask
 
+from app.cli.batches import batches
 from app.cli.chat import chat
 from app.cli.command import is_command, one_line_errors
 from app.cli.config import config
+from app.cli.installation import installation
 from app.cli.jobs import jobs
 from app.cli.keys import keys
 from app.cli.ledger import ledger
@@ -19,5 +21,5 @@ __all__ = ["is_command", "one_line_errors", "register"]
 
 
 def register(app: Flask) -> None:
-    for command in (keys, usage, ledger, config, chat, jobs):
+    for command in (keys, usage, ledger, config, chat, jobs, batches, installation):
         app.cli.add_command(command)

@@ -190,5 +190,6 @@ def _cost(told: Told, priced_by: Services | None) -> int | None:
     upstream = next((target.model for target in route.all_targets if target.provider.name == told.provider), None)
     if upstream is None:
         return None
-    card = Pricing(config=priced_by.settings.config, overrides=priced_by.settings.prices).card(told.provider, upstream)
+    pricing = Pricing(config=priced_by.settings.config, overrides=priced_by.settings.prices)
+    card = pricing.card(told.provider, upstream, told.usage.service_tier)
     return None if card is None else card.cost_nanousd(told.usage)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from app.cli.command import Group, Stop, services
 from app.store.backup import Backups, standing_in
 
+_ADOPTED_AT_ONCE = 2000  # settlements, some 0.3 s: rows must not wait longer for their turn
 ledger = Group("ledger", help="The process that writes the ledger.")
 
 
@@ -19,7 +22,9 @@ def run_ledger() -> None:
     alive.parent.mkdir(parents=True, exist_ok=True)
     with Backups(database=found.database).kept_out():
         found.database.migrate()
-        found.outbox.run(stop, reaper=found.reaper, keys=found.keys, show_life=alive.touch)
+        found.installation.check()
+        adopt = partial(found.spool.replay, found.redis.script("settle"), _ADOPTED_AT_ONCE)
+        found.outbox.run(stop, reaper=found.reaper, keys=found.keys, adopt=adopt, show_life=alive.touch)
 
 
 @ledger.command("migrate")
@@ -47,6 +52,7 @@ def restore(file: str) -> None:
     found.settings.data_dir.mkdir(parents=True, exist_ok=True)
     with standing_in(file, "in", below=found.settings.data_dir) as path:
         restored = Backups(database=found.database).restore(path)
+    found.installation.keep()
     click.echo(f"Restored {restored.contents}; {restored.revoked} keys revoked since then stay revoked.", err=True)
     if restored.kept:
         click.echo(f"What was there before: {restored.kept}", err=True)

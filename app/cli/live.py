@@ -15,7 +15,7 @@ from typing import Protocol
 
 import click
 
-from app.store.jobs import Depth
+from app.store.job import Depth
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _RATE_S = 15.0  # the rate is that of the last quarter of a minute: it follows when workers come or go

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import msgspec
 from openai import (
     APIConnectionError,
     APIError,
@@ -25,6 +26,7 @@ from openai import (
 
 from app.cli.rendering import printable
 from app.domain.money import Usage
+from app.providers.usage import WireUsage, usage_of
 
 _AUTO = "auto"
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # the SDK's client tells of each request
@@ -103,7 +105,7 @@ class Talk:
             told.cached = headers.get("x-penstock-cache") == "hit"
             for chunk in stream:
                 if chunk.usage is not None:
-                    told.usage = _usage(chunk.usage)
+                    told.usage = _usage(chunk.usage, chunk.service_tier)
                 for choice in chunk.choices or ():
                     told.finished = told.finished or bool(choice.finish_reason)
                     text = choice.delta and (choice.delta.content or choice.delta.refusal)
@@ -137,11 +139,8 @@ class Talk:
         return printable(f"{code}: {message}")
 
 
-def _usage(wire: Any) -> Usage:
-    prompt, completion = wire.prompt_tokens_details, wire.completion_tokens_details
-    return Usage(
-        wire.prompt_tokens or 0,
-        wire.completion_tokens or 0,
-        (prompt and prompt.cached_tokens) or 0,
-        (completion and completion.reasoning_tokens) or 0,
-    )
+def _usage(wire: Any, service_tier: str | None) -> Usage | None:
+    try:
+        return usage_of(msgspec.convert(wire.model_dump(), WireUsage, strict=False), service_tier)
+    except ValueError:
+        return None

@@ -76,6 +76,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: _OutputTokens | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     service_tier: str | None = None
+    # What has a vendor search the web, which it bills by the search: OpenAI's, xAI's, OpenRouter's, tools of theirs.
+    web_search_options: msgspec.Raw = msgspec.Raw(b"")
+    search_parameters: msgspec.Raw = msgspec.Raw(b"")
+    plugins: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
     prediction: msgspec.Raw = msgspec.Raw(b"")
     # Never read from the body: `parse` sets them.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
@@ -186,7 +191,8 @@ _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # What the gateway acts on, and what else changes the cost of a call.
 _CHAT_FIELDS = frozenset({
     "model", "messages", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens", "max_completion_tokens",
-    "user", "service_tier", "prediction", "modalities", "web_search_options", "reasoning_effort", "tools", "functions",
+    "user", "service_tier", "prediction", "modalities", "web_search_options", "search_parameters",
+    "plugins", "reasoning_effort", "tools", "functions",
 })  # fmt: skip
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
 _R = TypeVar("_R", ChatRequest, EmbedRequest)

@@ -132,6 +132,12 @@ class RetryConfig(Section):
 
 class ServerConfig(Section):
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
+    max_body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="What a worker holds of request bodies above 64 KiB, until their calls end; one key may take half. "
+        "More waits a second and gets 503. By default 8 × max_body_bytes.",
+    )
     body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
     drain_s: int = Field(
         60,
@@ -145,6 +151,10 @@ class ServerConfig(Section):
         description="Who may read /metrics.",
     )
     cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
+
+    @property
+    def body_budget(self) -> int:
+        return self.max_body_bytes_in_flight or 8 * self.max_body_bytes
 
 
 class ReserveConfig(Section):
@@ -181,16 +191,35 @@ class GatewayConfig(Section):
         return data
 
 
-class PriceOverride(Section):
-    """US dollars per million tokens; `request` is US dollars per million calls."""
+_Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 
-    prompt: Annotated[Decimal, Field(ge=0, le=1_000_000)]
-    completion: Annotated[Decimal, Field(ge=0, le=1_000_000)] = Decimal(0)
-    cached: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(None, description="By default as prompt.")
-    reasoning: Annotated[Decimal, Field(ge=0, le=1_000_000)] | None = Field(
-        None, description="By default as completion."
-    )
+
+def _as(kind: str) -> Any:
+    return Field(None, description=f"By default as {kind}.")
+
+
+class PriceOverride(Section):
+    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
+
+    prompt: _Dollars
+    completion: _Dollars = Decimal(0)
+    cached: _Dollars | None = _as("prompt")
+    cache_write: _Dollars | None = _as("prompt")
+    cache_write_1h: _Dollars | None = _as("cache_write")
+    reasoning: _Dollars | None = _as("completion")
+    citation: _Dollars | None = _as("completion")
+    audio_prompt: _Dollars | None = _as("prompt")
+    audio_cached: _Dollars | None = _as("audio_prompt, then cached")
+    audio_completion: _Dollars | None = _as("completion")
+    image_prompt: _Dollars | None = _as("prompt")
+    image_cached: _Dollars | None = _as("image_prompt, then cached")
+    image_completion: _Dollars | None = _as("completion")
+    video_prompt: _Dollars | None = _as("prompt")
+    video_completion: _Dollars | None = _as("completion")
     request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
+    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+        None, description="By default unknown: a call that searches is flagged, and refused under a budget."
+    )
 
 
 class PriceFile(Section):

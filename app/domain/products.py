@@ -13,7 +13,14 @@ from app.domain.schema import Count, Name, Seconds, Section
 
 class QueueConfig(Section):
     max_jobs: int = Field(500, ge=1, le=100_000, description="Jobs that may wait. More are refused: QUEUE_FULL.")
-    max_bytes: int = Field(134_217_728, ge=1024, le=2**40, description="The waiting jobs' requests together.")
+    max_bytes: int = Field(
+        134_217_728,
+        ge=16_384,
+        le=2**40,
+        description="What the queue may take of Redis's memory, at most half of its maxmemory: requests until they "
+        "have ended, then results until they expire. A key may hold as much as it leaves free: alone half of it, two "
+        "keys a third each. Its answers may take three times as much as they leave.",
+    )
     max_wait_s: Seconds = Field(3600.0, description="A job that has waited longer fails.")
     result_ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long a job can be asked for once it ended.")
     max_attempts: int = Field(3, ge=1, le=100, description="How often a job is tried, a worker's death included.")

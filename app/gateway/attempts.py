@@ -14,6 +14,7 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Usage
 from app.errors import ClientGone, UpstreamError
+from app.gateway.implied import billed
 from app.gateway.pricing import Pricing
 
 
@@ -55,6 +56,13 @@ class AttemptCosts:
             cost = max(cost, other.cost_nanousd(usage)) if other is not None else cost
         return cost
 
+    def knows(self, provider: str, model: str, usage: Usage) -> bool:
+        """Whether everything in `usage` was priced by `answered`, if it gave a cost."""
+        if usage.details is None:
+            return True
+        card = self._pricing.card(provider, model, usage.service_tier)
+        return card is not None and card.knows(usage)
+
     def unanswered(
         self,
         request: ChatRequest | EmbedRequest,
@@ -66,9 +74,9 @@ class AttemptCosts:
         """Each attempt as if it had written `completion_tokens`. `ceiling`: at the dearest of the model's rates."""
         charged = []
         for attempt in attempts:
-            usage = Usage(request.prompt_likely(), completion_tokens, estimated=True)
+            usage = billed(Usage(request.prompt_likely(), completion_tokens, estimated=True), request, attempt.model)
             if ceiling:
-                cost = self._pricing.ceiling_nanousd(attempt.provider, attempt.model, *usage[:2])
+                cost = self._pricing.ceiling_nanousd(attempt.provider, attempt.model, *usage[:2], usage.searches)
             else:
                 cost = self.answered(request, attempt.provider, attempt.model, usage)
             charged.append(

@@ -18,6 +18,7 @@ from app.domain.tokens import BYTES_PER_TOKEN
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted
 from app.gateway.attempts import AttemptCosts
+from app.gateway.implied import billed
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.remaining import Remaining
@@ -218,9 +219,10 @@ class Books:
         provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
         cost: int | None = 0
         if target and usage.total_tokens:
+            usage = billed(usage, call.request, upstream_model)
             cost = self._costs.answered(call.request, provider, upstream_model, usage)
         row = call.row
-        row["unpriced"] = cost is None
+        row["unpriced"] = cost is None or not self._costs.knows(provider, upstream_model, usage)
         cost = cost or 0
         if call.attempts.unanswered or call.earlier:
             charged = self.charged(call)
@@ -237,7 +239,7 @@ class Books:
             cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
             latency_ms=round(latency_s * 1000, 3),
             ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
-            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated,
+            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated, **usage.recorded(),
         )  # fmt: skip
         used = Amounts(1, usage.total_tokens, cost)
         self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)

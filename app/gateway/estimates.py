@@ -7,6 +7,7 @@ from typing import NamedTuple
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Usage
 from app.errors import Forbidden
+from app.gateway.implied import billed, most_searches
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.router import Route
@@ -39,18 +40,20 @@ class Estimates:
             most = request.completion_ceiling(bound)
         first = route.all_targets[0]
         provider, model = first.provider.name, first.model
+        unseen = billed(Usage(prompt, lost), request, model)
         if not has_budget:
             card = self._pricing.card(provider, model, tier)
-            cost = card.cost_nanousd(Usage(prompt, lost)) if card is not None else 0
+            cost = card.cost_nanousd(unseen) if card is not None else 0
             return Estimate(Amounts(1, prompt + likely), Amounts(1, prompt + lost, cost))
-        ceiling = self._ceiling(route, request.prompt_ceiling(), most)
-        cost = self._pricing.ceiling_nanousd(provider, model, prompt, lost) or 0
+        ceiling = self._ceiling(route, request, most)
+        cost = self._pricing.ceiling_nanousd(provider, model, prompt, lost, unseen.searches) or 0
         return Estimate(Amounts(1, prompt + likely, ceiling), Amounts(1, prompt + lost, cost))
 
-    def _ceiling(self, route: Route, prompt_tokens: int, completion_tokens: int) -> int:
-        most = 0
+    def _ceiling(self, route: Route, request: ChatRequest | EmbedRequest, completion_tokens: int) -> int:
+        most, prompt_tokens = 0, request.prompt_ceiling()
         for target in route.all_targets:
-            cost = self._pricing.ceiling_nanousd(target.provider.name, target.model, prompt_tokens, completion_tokens)
+            provider, model, searches = target.provider.name, target.model, most_searches(request, target.model)
+            cost = self._pricing.ceiling_nanousd(provider, model, prompt_tokens, completion_tokens, searches)
             if cost is None:
                 raise Forbidden(
                     "The model has no known price, and your plan has a budget. Its price can be set in prices.yaml.",

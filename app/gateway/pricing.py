@@ -7,25 +7,61 @@ once a minute because some prices depend on the date or the hour.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
 from app.domain.config import GatewayConfig, PriceOverride, ProviderConfig
-from app.domain.money import FREE, NANO, RateCard, Tier
+from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, Tier
 
 _REFRESH_S = 60.0
-_MOST_CARDS = 10_000
+_MOST_MODELS = 10_000
 # How far ahead a ceiling looks for prices that change with the date or the hour, and how closely.
 _AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
 
 
+# Service tiers are sold under names of their own, but for batches.
+_CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch": {"processing": "batch"}}
+# genai-prices' name of a rate by our name of the kind. It prices a token at the rate of the narrowest kind that has
+# one (`genai_prices.decompose.compute_leaf_values`), as `Tier.rate` does.
+RATES = {
+    "prompt": "input_mtok", "completion": "output_mtok", "cached": "cache_read_mtok",
+    "reasoning": "output_reasoning_mtok", "cache_write": "cache_write_mtok", "cache_write_1h": "cache_write_1h_mtok",
+    "audio_prompt": "input_audio_mtok", "audio_cached": "cache_audio_read_mtok",
+    "audio_completion": "output_audio_mtok", "image_prompt": "input_image_mtok",
+    "image_cached": "cache_image_read_mtok", "image_completion": "output_image_mtok",
+    "video_prompt": "input_video_mtok", "video_completion": "output_video_mtok", "citation": "output_citation_mtok",
+}  # fmt: skip
+# Fees by something else than tokens.
+FEES = ("requests_kcount", "web_searches_kcount", "audio_hours", "input_audio_hours")
+# What chat completions and embeddings cannot buy: another endpoint sells it.
+SOLD_ELSEWHERE = {
+    "storage_searches_kcount": "file search, a tool of the Responses API",
+    "input_mchars": "text to speech",
+    "input_document_kpages": "OCR",
+    "input_annotated_document_kpages": "OCR",
+    "input_text_messages_kcount": "voice sessions",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Prices:
+    """What one upstream model costs: by service tier, where it has one of its own, and at the most."""
+
+    standard: RateCard
+    tiers: Mapping[str, RateCard]
+    dearest: RateCard
+
+
 class Pricing:
-    """Rate cards by provider name, upstream model and service tier."""
+    """Rate cards by provider name, upstream model and service tier.
+
+    What is kept is keyed by names of the configuration alone: nothing that a caller or a vendor wrote.
+    """
 
     def __init__(
         self,
@@ -37,72 +73,62 @@ class Pricing:
         self._providers = config.providers
         self._overrides = overrides
         self._clock = clock
-        self._cards: dict[tuple[str, str, str], RateCard | None] = {}
-        self._dearest: dict[tuple[str, str], RateCard | None] = {}
+        self._prices: dict[tuple[str, str], _Prices | None] = {}
         self._read_at = 0.0
 
     def card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
-        """The price of `model` at `provider`; None when nobody knows it (never silently free)."""
-        now = self._now()
-        key = (provider, model, service_tier)
-        if key not in self._cards:
-            self._cards[key] = self._find(provider, model, service_tier, now)
-        return self._cards[key]
+        """The price of `model` at `provider`; None when nobody knows it (never silently free).
 
-    def ceiling_nanousd(self, provider: str, model: str, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """The most that a call with at most these tokens can cost, whichever service tier the vendor bills.
+        A service tier without a price of its own costs the standard rate.
+        """
+        prices = self._of(provider, model)
+        return None if prices is None else prices.tiers.get(service_tier, prices.standard)
+
+    def ceiling_nanousd(
+        self, provider: str, model: str, prompt_tokens: int, completion_tokens: int, searches: int = 0
+    ) -> int | None:
+        """The most that a call with at most these can cost, whichever service tier the vendor bills.
 
         A vendor need not honour the tier that the caller asked for, and a queued call may run tomorrow: every price
-        that the model has now or within a day counts. None when nobody knows the price.
+        that the model has now or within a day counts. None when nobody can know.
         """
-        now = self._now()
-        key = (provider, model)
-        if key not in self._dearest:
-            self._dearest[key] = self._find_dearest(provider, model, now)
-        card = self._dearest[key]
-        return None if card is None else card.ceiling_nanousd(prompt_tokens, completion_tokens)
-
-    def _now(self) -> float:
-        """The time. Forgets prices that are too old for it."""
-        now = self._clock()
-        if now - self._read_at >= _REFRESH_S or len(self._cards) > _MOST_CARDS:
-            self._cards.clear()
-            self._dearest.clear()
-            self._read_at = now
-        return now
-
-    def _find(self, provider: str, model: str, service_tier: str, now: float) -> RateCard | None:
-        fixed = self._fixed(provider, model)
-        if fixed is not None:
-            return fixed
-        info = _info(self._providers[provider], model)
-        return None if info is None else _priced(info, service_tier, datetime.fromtimestamp(now, UTC))
-
-    def _find_dearest(self, provider: str, model: str, now: float) -> RateCard | None:
-        fixed = self._fixed(provider, model)
-        if fixed is not None:
-            return fixed
-        info = _info(self._providers[provider], model)
-        at = datetime.fromtimestamp(now, UTC)
-        if info is None or _priced(info, "", at) is None:
+        prices = self._of(provider, model)
+        # The length of a recording does not show in the size of the request.
+        if prices is None or prices.dearest.audio_second or (searches and prices.dearest.search is None):
             return None
-        return _dearest(_possible(info, at))
+        return prices.dearest.ceiling_nanousd(prompt_tokens, completion_tokens, searches)
 
-    def _fixed(self, provider: str, model: str) -> RateCard | None:
-        """The price that does not depend on the time or the service tier, if it has one."""
+    def _of(self, provider: str, model: str) -> _Prices | None:
+        now = self._clock()
+        if now - self._read_at >= _REFRESH_S or len(self._prices) > _MOST_MODELS:
+            self._prices.clear()
+            self._read_at = now
+        key = (provider, model)
+        if key not in self._prices:
+            self._prices[key] = self._find(provider, model, datetime.fromtimestamp(now, UTC))
+        return self._prices[key]
+
+    def _find(self, provider: str, model: str, at: datetime) -> _Prices | None:
         named = self._overrides.get(provider, {})
         override = named.get(model) or named.get("*")
         if override is not None:
-            return _from_override(override)
-        return FREE if self._providers[provider].kind == "demo" else None
+            return _same(_from_override(override))
+        config = self._providers[provider]
+        if config.kind == "demo":
+            return _same(FREE)
+        info = _info(config, model)
+        return None if info is None else _from_genai_prices(info, at)
+
+
+def _same(card: RateCard) -> _Prices:
+    return _Prices(card, {}, card)
 
 
 def _from_override(price: PriceOverride) -> RateCard:
-    prompt, completion = _per_mtok(price.prompt), _per_mtok(price.completion)
-    cached = prompt if price.cached is None else _per_mtok(price.cached)
-    reasoning = completion if price.reasoning is None else _per_mtok(price.reasoning)
-    per_request = -(-_per_mtok(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
-    return RateCard((Tier(0, prompt, completion, cached, reasoning),), per_request=per_request)
+    rates = {kind: _nano(dollars) for kind in RATES if (dollars := getattr(price, kind)) is not None}
+    per_request = -(-_nano(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
+    search = None if price.search is None else _nano(price.search)
+    return RateCard((Tier.of(0, rates),), per_request=per_request, search=search)
 
 
 def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
@@ -114,12 +140,17 @@ def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
         return None
 
 
-def _priced(info: types.ModelInfo, service_tier: str, at: datetime) -> RateCard | None:
-    context = {"service_tier": service_tier} if service_tier not in ("", "default", "auto", "standard") else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a price key newer than this version of the package
-        price = info.get_prices(at, context)
-    return _card(price)
+def _from_genai_prices(info: types.ModelInfo, at: datetime) -> _Prices | None:
+    standard = _card(info.get_prices(at))
+    if standard is None:
+        return None
+    tiers = {}
+    for variant in info.price_variants or ():
+        for tier, context in _CONTEXTS.items():
+            card = _card(info.get_prices(at, context)) if variant.when == context else None
+            if card is not None:
+                tiers[tier] = card
+    return _Prices(standard, tiers, _dearest(_possible(info, at)))
 
 
 def _possible(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
@@ -130,46 +161,54 @@ def _possible(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]
             yield variant.prices
 
 
-def _dearest(prices: Iterator[types.ModelPrice]) -> RateCard:
-    """A card whose every rate is the highest that any of the prices names for any kind of token of its direction."""
-    prompt = completion = per_request = 0
-    for price in prices:
-        for key, value in price.__dict__.items():
-            rate = 0 if value is None else _per_mtok(_highest(value))
-            if key == "requests_kcount":
-                per_request = max(per_request, -(-rate // 1000))
-            elif key.endswith("_mtok") and key.startswith("output_"):
-                completion = max(completion, rate)
-            elif key.endswith("_mtok"):
-                prompt = max(prompt, rate)
-    return RateCard((Tier(0, prompt, completion, prompt, completion),), per_request=per_request)
-
-
-def _highest(price: Decimal | types.TieredPrices) -> Decimal:
-    return price if isinstance(price, Decimal) else max([price.base, *(tier.price for tier in price.tiers)])
-
-
 def _card(price: types.ModelPrice) -> RateCard | None:
-    prompt, completion = price.input_mtok, price.output_mtok
-    if prompt is None and completion is None:
+    if price.input_mtok is None and price.output_mtok is None:
         return None
-    cached = prompt if price.cache_read_mtok is None else price.cache_read_mtok
-    kinds = (prompt, completion, cached)
-    starts = sorted({0} | {tier.start for kind in kinds if isinstance(kind, types.TieredPrices) for tier in kind.tiers})
-    tiers = []
-    for start in starts:
-        rates = [_per_mtok(_at(kind, start)) for kind in kinds]
-        # genai-prices has no rate of its own for reasoning: vendors bill it as output.
-        tiers.append(Tier(start, rates[0], rates[1], rates[2], rates[1]))
-    per_thousand = price.requests_kcount
-    per_request = 0 if per_thousand is None else int(_at(per_thousand, 0) * NANO / 1000)
-    return RateCard(tuple(tiers), per_request=per_request)
+    known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
+    tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
+    starts = sorted({0} | {tier.start for rate in tiered for tier in rate.tiers})
+    return RateCard(
+        tuple(Tier.of(start, {kind: _nano(_at(rate, start)) for kind, rate in known.items()}) for start in starts),
+        per_request=_per_request(price),
+        search=_search(price),
+        audio_second=_audio_second(price),
+    )
 
 
-def _at(price: Decimal | types.TieredPrices | None, start: int) -> Decimal:
+def _dearest(prices: Iterable[types.ModelPrice]) -> RateCard:
+    """A card whose every rate is the highest that any of the prices names for a kind of its direction."""
+    given = list(prices)
+    prompt, completion = (
+        max(_nano(_highest(getattr(price, RATES[kind]))) for price in given for kind in kinds)
+        for kinds in (PROMPT_KINDS, COMPLETION_KINDS)
+    )
+    searches = [rate for price in given if (rate := _search(price)) is not None]
+    return RateCard(
+        (Tier(0, prompt, completion, prompt, completion),),
+        per_request=max(map(_per_request, given)),
+        search=max(searches, default=None),
+        audio_second=max(map(_audio_second, given)),
+    )
+
+
+def _per_request(price: types.ModelPrice) -> int:
+    return -(-_nano(_highest(price.requests_kcount)) // 1000)
+
+
+def _search(price: types.ModelPrice) -> int | None:
+    if price.web_searches_kcount is not None:
+        return _nano(_highest(price.web_searches_kcount) * 1000)
+    # A price a request, as Perplexity has it, is the price of its search.
+    return None if price.requests_kcount is None else 0
+
+
+def _audio_second(price: types.ModelPrice) -> int:
+    rate = price.audio_hours if price.input_audio_hours is None else price.input_audio_hours
+    return _nano(_highest(rate) * 1_000_000 / 3600)
+
+
+def _at(price: Decimal | types.TieredPrices, start: int) -> Decimal:
     """The price that holds above `start` prompt tokens."""
-    if price is None:
-        return Decimal(0)
     if isinstance(price, Decimal):
         return price
     found = price.base
@@ -179,5 +218,12 @@ def _at(price: Decimal | types.TieredPrices | None, start: int) -> Decimal:
     return found
 
 
-def _per_mtok(dollars: Decimal) -> int:
-    return int((dollars * NANO).to_integral_value())
+def _highest(price: Decimal | types.TieredPrices | None) -> Decimal:
+    if price is None:
+        return Decimal(0)
+    return price if isinstance(price, Decimal) else max([price.base, *(tier.price for tier in price.tiers)])
+
+
+def _nano(dollars: Decimal) -> int:
+    """Nano-dollars, rounded up: a price is never rounded to nothing."""
+    return int((dollars * NANO).to_integral_value(ROUND_CEILING))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.money import Usage
+from app.domain.money import Details, Usage
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
@@ -66,14 +66,31 @@ def _put_together(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
         return None
     whole["object"] = "chat.completion"
     whole["choices"] = [{"index": i, **choices[i]} for i in sorted(choices)]
-    whole["usage"] = {
+    whole["usage"] = _usage(usage)
+    return _encode(whole)
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    of = usage.details or Details()
+    prompt = {
+        "cache_write_tokens": of.cache_write_tokens, "audio_tokens": of.audio_prompt_tokens,
+        "image_tokens": of.image_prompt_tokens, "video_tokens": of.video_prompt_tokens,
+    }  # fmt: skip
+    completion = {"audio_tokens": of.audio_completion_tokens, "image_tokens": of.image_completion_tokens}
+    whole: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens} | _some(prompt),
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens} | _some(completion),
     }
-    return _encode(whole)
+    if of.searches:
+        whole["server_tool_use"] = {"web_search_requests": of.searches}
+    return whole
+
+
+def _some(tokens: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in tokens.items() if count}
 
 
 def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Which batches this worker process feeds: those that no other one has. Beside it, what has expired is removed.
 
 A batch's results file is locked by the process that feeds it (see `store.results`), so a batch whose worker was killed
-is taken over with the next look, and the workers must share DATA_DIR/files and DATA_DIR/batches.
+is taken over with the next look, and the workers must share DATA_DIR/files and DATA_DIR/batches. A batch whose files
+are not on this disk is left alone: they may be on another one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from app.domain.config import GatewayConfig
-from app.errors import NotReady
+from app.errors import ConfigError, NotReady
 from app.gateway.callers import Callers
 from app.jobs.ending import Ending
 from app.jobs.feed import Feed
@@ -32,9 +32,7 @@ _SWEEP_S = 3600.0
 _MOST_AT_ONCE = 200  # the others wait, or another worker takes them
 _WAIT_S, _TROUBLE_S = 1.0, 5.0  # Redis or the database is away; the disk is full, or a bug
 _STOP_S = 5.0
-_RESULTS_LOST = {
-    "code": "results_lost", "message": "The results of this batch were lost.", "param": None, "line": None,
-}  # fmt: skip
+_SAY_EACH_S = 60.0  # that a batch's files are missing
 
 
 class Feeder:
@@ -50,7 +48,9 @@ class Feeder:
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
         sync: Callable[[int], None] = os.fsync,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises `ConfigError` when the disk is not that of the database's batches: nothing is done then."""
         self._queue = queue
         self._callers = callers
         self._batches = batches
@@ -60,6 +60,9 @@ class Feeder:
         self._clock = clock
         self._pause = pause
         self._sync = sync
+        self._check = check
+        self._checked = False
+        self._missing: dict[str, float] = {}  # batches, and when it was said that their files are missing
         self._ending = Ending(batches=batches, files=files, clock=clock, pause=pause, sync=sync)
         self._feeding: dict[str, threading.Thread | None] = {}
         self._unfinished: Counter[str] = Counter()  # batches by key
@@ -70,11 +73,17 @@ class Feeder:
         """Until `stop`."""
         while not self._stopping.is_set():
             try:
+                if not self._checked:
+                    self._check()
+                    self._checked = True
                 for feed in self.look():
                     thread = threading.Thread(target=self._keep_feeding, args=(feed,), name="feed", daemon=True)
                     self._feeding[feed.batch_id] = thread
                     thread.start()
                 self.sweep()
+            except ConfigError as exc:
+                log.error("batches_refused", reason=exc.message)
+                return
             except NotReady as exc:
                 log.warning("batches_unavailable", reason=exc.message)
                 self._stopping.wait(_TROUBLE_S)
@@ -93,10 +102,12 @@ class Feeder:
         found = []
         unfinished = self._batches.unfinished()
         self._unfinished = Counter(batch.key_id for batch in unfinished)
+        self._missing = {batch.batch_id: self._missing[batch.batch_id] for batch in unfinished
+                         if batch.batch_id in self._missing}  # fmt: skip
         for batch in unfinished:
             if len(self._feeding) >= _MOST_AT_ONCE:
                 break
-            if batch.batch_id in self._feeding:
+            if batch.batch_id in self._feeding or not self._is_here(batch):
                 continue
             results = self._claim(batch)
             if results is None:
@@ -116,12 +127,21 @@ class Feeder:
                 pause=self._pause,
             )  # fmt: skip
         except FileNotFoundError:
-            # A restored database, or a lost disk. To run it again would charge it again.
-            errors = msgspec.json.encode([_RESULTS_LOST]).decode()
-            values = {"status": "failed", "failed_at": self._clock(), "errors": errors}
-            if self._batches.change(batch.batch_id, (batch.status,), **values):
-                log.error("batch_results_lost", batch_id=batch.batch_id)
+            # On another disk, or lost: to run it again would charge it again, and to fail it is for a human to decide.
+            self._say_missing(batch, "results")
             return None
+
+    def _is_here(self, batch: Batch) -> bool:
+        here = self._files.path(batch.input_file_id).exists()
+        if not here:
+            self._say_missing(batch, "input file")
+        return here
+
+    def _say_missing(self, batch: Batch, what: str) -> None:
+        now = self._clock()
+        if now - self._missing.get(batch.batch_id, -_SAY_EACH_S) >= _SAY_EACH_S:
+            self._missing[batch.batch_id] = now
+            log.error("batch_files_missing", batch_id=batch.batch_id, missing=what, directory=str(self._directory))
 
     def share(self, key_id: str, plan_name: str) -> int:
         """How many lines each batch of this key may have in the queue.
@@ -148,7 +168,9 @@ class Feeder:
         self._swept = now
         removed = self._files.sweep()
         self._batches.forget()
-        remove_leftovers(self._directory, lambda: [batch.batch_id for batch in self._batches.unfinished()])
+        kept = remove_leftovers(self._directory, self._batches.written_out)
+        if kept:
+            log.warning("batch_results_kept", count=kept, directory=str(self._directory))
         if removed:
             log.info("files_removed", count=removed)
 

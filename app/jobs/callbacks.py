@@ -16,15 +16,20 @@ import http.client
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
+from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
 
 from app.errors import GatewayError, InvalidRequest
 
 _TIMEOUT_S = 10.0  # of one wait
 _TOTAL_S = 20.0
+_RESOLVERS = 4  # threads
 _NAT64 = ip_network("64:ff9b::/96")
 _LONGEST_URL = 2048
 _PORTS = {"http": 80, "https": 443}
@@ -41,7 +46,7 @@ class Callbacks:
     def __init__(self, *, secret: str | None, allow: tuple[str, ...], resolve: Resolve | None = None) -> None:
         self._key = None if secret is None else signing_key(secret)
         self._hosts, self._networks = _allowed(allow)
-        self._resolve = resolve or _resolve
+        self._resolve = resolve or _Resolver()
 
     def check(self, url: str) -> str:
         """`url`, if a callback may go there as far as can be told without asking anybody. Raises `InvalidRequest`."""
@@ -52,15 +57,14 @@ class Callbacks:
     def deliver(self, url: str, event_id: str, body: bytes, *, now: float) -> None:
         """Raises `Undelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
         scheme, host, port, path = self._target(url)
-        address = self._address(host, port)
         headers = {
             "Content-Type": "application/json", "User-Agent": "penstock", "Connection": "close",
             **signature(self._signing_key(), event_id, int(now), body),
         }  # fmt: skip
-        connection = _Pinned(scheme, host, port, address)
         limit = gevent.Timeout(_TOTAL_S)
         try:
-            with limit:
+            with limit, closing(_Pinned(scheme, host, port)) as connection:
+                connection.address = self._address(host, port)
                 connection.request("POST", path, body, headers)
                 status = connection.getresponse().status
         except gevent.Timeout as exc:
@@ -69,8 +73,6 @@ class Callbacks:
             raise Undelivered("The callback took too long.") from None
         except (OSError, http.client.HTTPException, ValueError) as exc:
             raise Undelivered(f"The callback failed: {type(exc).__name__}.") from None
-        finally:
-            connection.close()
         if not 200 <= status < 300:
             raise Undelivered(f"The callback was answered with {status}.")
 
@@ -141,21 +143,38 @@ def signature(key: bytes, event_id: str, timestamp: int, body: bytes) -> dict[st
 class _Pinned(http.client.HTTPConnection):
     """A connection to `address`, whatever `host` means to a resolver now; TLS is verified for `host`."""
 
-    def __init__(self, scheme: str, host: str, port: int, address: str) -> None:
+    address: str
+
+    def __init__(self, scheme: str, host: str, port: int) -> None:
         super().__init__(f"[{host}]" if ":" in host else host, port, timeout=_TIMEOUT_S)
-        self._address = address
         self._name = host
         self._secure = scheme == "https"
 
     def connect(self) -> None:
-        plain = socket.create_connection((self._address, self.port), _TIMEOUT_S)
+        plain = socket.create_connection((self.address, self.port), _TIMEOUT_S)
         self.sock = plain
         if self._secure:
             self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self._name)
 
 
-def _resolve(host: str, port: int) -> list[str]:
-    return [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+class _Resolver:
+    """Asks in threads of its own: those of the process resolve the providers' names, and callers choose ours."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPool | None = None  # made by the process that uses it, not by one that forks
+
+    def __call__(self, host: str, port: int) -> list[str]:
+        if self._threads is None:
+            self._threads = ThreadPool(_RESOLVERS)
+        # With all of them busy it waits for one, like for an answer: as long as its caller lets it.
+        asked: Any = self._threads.spawn(_resolved, host, port)
+        addresses: list[str] = asked.get()
+        return addresses
+
+
+def _resolved(host: str, port: int) -> list[str]:
+    ask = get_original("socket", "getaddrinfo")  # the patched one would pass it on to the threads of the process
+    return [str(row[4][0]) for row in ask(host, port, type=socket.SOCK_STREAM)]
 
 
 def _allowed(rows: tuple[str, ...]) -> tuple[frozenset[str], tuple[IPv4Network | IPv6Network, ...]]:

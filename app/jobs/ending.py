@@ -31,29 +31,38 @@ class Ending:
         self._clock = clock
         self._pause = pause
         self._sync = sync
+        self._unsure: dict[str, list[StoredFile]] = {}  # by batch: files that the database may have a row of
 
     def end(self, batch: Batch, results: Results, status: str, **values: Any) -> bool:
-        """Ends `batch` with `status`. False if it changed meanwhile; nothing has happened then.
+        """Ends `batch`, as it was just read, with `status`. False if it changed meanwhile; nothing has happened then.
 
-        Raises `NotReady`; it can then be called again. A crash leaves files without a row, which are swept.
+        Raises `NotReady`; it can then be called again. A crash leaves files without a row, which are swept some day.
         """
+        self._remove(self._unsure.pop(batch.batch_id, []))  # it has not ended: the database has not taken them
         made: list[StoredFile] = []
-        done = False
         try:
             for ok, column in ((True, "output_file_id"), (False, "error_file_id")):
                 if results.completed if ok else results.failed:
                     made.append(self._write(batch, results, ok=ok))
                     values[column] = made[-1].file_id
-            counts = {"completed": results.completed, "failed": results.failed}
-            values |= {f"{status}_at": self._clock(), **counts}
-            done = self._batches.finish(batch, status, made, **values)
-        finally:
-            if not done:
-                for file in made:
-                    self._files.path(file.file_id).unlink(missing_ok=True)
+        except BaseException:
+            self._remove(made)
+            raise
+        counts = {"completed": results.completed, "failed": results.failed}
+        values |= {f"{status}_at": self._clock(), **counts}
+        # A database that does not answer may have taken them all the same: they stay until that is known.
+        self._unsure[batch.batch_id] = made
+        done = self._batches.finish(batch, status, made, **values)
+        del self._unsure[batch.batch_id]
         if done:
             log.info("batch_ended", batch_id=batch.batch_id, status=status, **counts)
+        else:
+            self._remove(made)
         return done
+
+    def _remove(self, files: list[StoredFile]) -> None:
+        for file in files:
+            self._files.path(file.file_id).unlink(missing_ok=True)
 
     def _write(self, batch: Batch, results: Results, *, ok: bool) -> StoredFile:
         upload = self._files.write(batch.batch_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domain.batch import BadLine, Line, answered, not_run, refused
 from app.errors import GatewayError
-from app.store.jobs import Outcome
+from app.store.job import Outcome
 from app.store.results import Result
 
 _WHY = {

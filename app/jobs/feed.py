@@ -22,7 +22,7 @@ from app.gateway.books import CallContext
 from app.gateway.callers import Callers
 from app.jobs.ending import Ending
 from app.jobs.entries import Entries
-from app.jobs.inputs import Checked, Rest, check, failure
+from app.jobs.inputs import Checked, Rest, check
 from app.jobs.queue import JobQueue
 from app.store.batches import Batch, Batches
 from app.store.files import Files
@@ -90,13 +90,16 @@ class Feed:
         if batch is None or batch.status not in UNFINISHED:
             return self._over()
         if not self._files.path(batch.input_file_id).exists():
-            return self._fail(batch, failure("file_not_found", "The input file's content cannot be found."))
+            raise NotReady("The content of the batch's input file is not on this disk.")
         if batch.status == "validating":
             return self._begin(batch)
         if batch.in_progress_at is None:  # cancelled before anything was submitted
             ended = self._batches.finish(batch, "cancelled", [], cancelled_at=self._clock())
             return self._over() if ended else 0.0
         if not self._recovered:
+            if self._results.created:  # begun on another disk: what has been run is known there
+                self._results.remove()
+                return None
             self._recover(batch)
         return self._go_on(batch)
 
@@ -124,7 +127,6 @@ class Feed:
 
     def _begin(self, batch: Batch) -> float | None:
         """Looks at the whole file: a line that cannot be used fails, a file without any that can fails the batch."""
-        self._recovered = True
         found = check(
             self._files.path(batch.input_file_id), batch.endpoint, most_lines=self._config.batch.max_lines,
             longest=self._config.server.max_body_bytes, pause=self._pause,
@@ -135,7 +137,9 @@ class Feed:
         self._results.secure()
         failed = self._results.failed
         begun = {"status": "in_progress", "in_progress_at": self._clock(), "total": found.total, "failed": failed}
-        self._batches.change(self.batch_id, ("validating",), **begun)
+        if not self._batches.change(self.batch_id, ("validating",), **begun):
+            return 0.0  # cancelled just now, or begun on another disk
+        self._recovered = True
         log.info("batch_started", batch_id=self.batch_id, lines=found.total, failed=failed)
         return 0.0
 
@@ -145,7 +149,11 @@ class Feed:
         return self._over() if self._ending.end(batch, self._results, "failed", errors=errors) else 0.0
 
     def _over(self) -> float | None:
-        self._results.remove()
+        """The batch has ended. Results stay if its files do not hold them: it may have been ended by somebody else."""
+        if len(self._results) and not self._batches.written_out(self.batch_id):
+            log.error("batch_ended_elsewhere", batch_id=self.batch_id, results=len(self._results))
+        else:
+            self._results.remove()
         return None
 
     def _recover(self, batch: Batch) -> None:
@@ -266,17 +274,15 @@ class Feed:
 
     def _give_up(self, batch: Batch, why: str) -> None:
         for chunk in self._rest(batch).chunks(_CHUNK):
-            custom_ids = [parse_line(number, raw, batch.endpoint).custom_id for number, raw in chunk]
             self._results.add([
-                self._entries.not_run(number, custom_id, why)
-                for (number, _), custom_id in zip(chunk, custom_ids, strict=True)
+                self._entries.not_run(number, parse_line(number, raw, batch.endpoint).custom_id, why)
+                for number, raw in chunk
             ])  # fmt: skip
 
     def _finalize(self, batch: Batch, why: str) -> float | None:
         if batch.status == "in_progress" and not why:
-            if not self._batches.change(
-                self.batch_id, ("in_progress",), status="finalizing", finalizing_at=self._clock()
-            ):
+            begun = {"status": "finalizing", "finalizing_at": self._clock()}
+            if not self._batches.change(self.batch_id, ("in_progress",), **begun):
                 return 0.0  # cancelled just now
             batch = batch._replace(status="finalizing")
         return self._over() if self._ending.end(batch, self._results, _FINAL[why]) else 0.0

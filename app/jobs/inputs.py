@@ -83,21 +83,19 @@ class Rest:
 
 
 def check(path: Path, endpoint: str, *, most_lines: int, longest: int, pause: Callable[[float], None]) -> Checked:
+    """Raises `FileNotFoundError`: the file may be on another disk."""
     bad: list[BadLine] = []
     seen: set[bytes] = set()
     total = 0
-    try:
-        for number, raw in lines_of(path, longest):
-            total += 1
-            if number > most_lines:
-                return failure("too_many_tasks", f"The file has more than {most_lines} lines.")
-            line = _unique(parse_line(number, raw, endpoint), seen)
-            if isinstance(line, BadLine):
-                bad.append(line)
-            if total % _PAUSE_EVERY == 0:
-                pause(0)
-    except FileNotFoundError:
-        return failure("file_not_found", "The input file's content cannot be found.")
+    for number, raw in lines_of(path, longest):
+        total += 1
+        if number > most_lines:
+            return failure("too_many_tasks", f"The file has more than {most_lines} lines.")
+        line = _unique(parse_line(number, raw, endpoint), seen)
+        if isinstance(line, BadLine):
+            bad.append(line)
+        if total % _PAUSE_EVERY == 0:
+            pause(0)
     if not total:
         return failure("empty_file", "The file has no lines.")
     if len(bad) == total:

@@ -16,19 +16,21 @@ import msgspec
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
-from app.errors import Conflict, NotFound, NotReady, QueueFull
+from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, StoreUnavailable
 from app.gateway.admission import Admission
 from app.gateway.books import CallContext
 from app.gateway.held import Held
 from app.gateway.pipeline import Pipeline, endpoint_of
 from app.gateway.presence import QUEUE, Presence, reservations_of
-from app.store.jobs import Depth, Jobs, Shown
+from app.store.job import Depth, Shown
+from app.store.jobs import Jobs
 from app.store.redis import Redis
 from app.store.rediskeys import reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+_SHARE = "This key's requests and results take all the room in the queue that is left for it. Please try again later."
 _UNKNOWN = "There is no such request, or it has expired."
 
 
@@ -108,6 +110,8 @@ class JobQueue:
             return _repeated(known, remember)
         if outcome == "full":
             raise _full()
+        if outcome == "share":
+            raise QueueFull(_SHARE, retry_after_s=5)
         if outcome != "queued":
             raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
         return Submitted(context.call_id, repeated=False)
@@ -119,7 +123,7 @@ class JobQueue:
 
     def forget(self, key_id: str, jobs: Mapping[str, str]) -> None:
         """Drops jobs that have ended, by the idempotency key that each was submitted under."""
-        self.jobs.forget(jobs.values(), [_entry(key_id, key) for key in jobs])
+        self.jobs.forget(list(jobs.values()), [_entry(key_id, key) for key in jobs])
 
     def status(self, caller: Caller, job_id: str, seen: str = "") -> Shown:
         """Raises `NotFound` for a job that is unknown, expired or another key's. `seen`: tags that the caller knows."""
@@ -136,11 +140,19 @@ class JobQueue:
         state, held = self.jobs.cancel(job_id, caller.key_id, keep_s=self._config.result_ttl_s)
         if state == "unknown":
             raise NotFound(_UNKNOWN)
-        if held:
-            self._pipeline.drop(Held.decode(held), "aborted", 499)
+        if held is not None:
+            self._settle(job_id, held)
         elif state in _FINAL:
             raise Conflict(f"The request has ended: it is {state}.")
         return self.status(caller, job_id)
+
+    def _settle(self, job_id: str, held: bytes) -> None:
+        if held:
+            self._pipeline.drop(Held.decode(held), "aborted", ClientGone.status)
+        try:
+            self.jobs.settled(job_id)
+        except StoreUnavailable:
+            pass  # a worker settles it once more, which does nothing
 
     def depth(self) -> Depth:
         return self.jobs.depth()

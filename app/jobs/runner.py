@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import structlog
 
+from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Scope
 from app.domain.money import usd
-from app.errors import ClientGone, Forbidden, GatewayError, StoreUnavailable, UpstreamError, UpstreamTimeout
+from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
 from app.gateway.callers import Callers
 from app.gateway.held import Held
 from app.gateway.pipeline import Pipeline, Reply
 from app.providers.base import CancelToken
-from app.store.jobs import Job, Jobs
+from app.store.job import Job
+from app.store.jobs import Jobs
 
 log = structlog.get_logger()
 _BEAT_S = 0.5  # how soon a running job notices that it was cancelled
 _SAY_AGAIN_S = (0.2, 5.0)
+_ROOM_S = (0.2, 0.4, 0.8)  # pauses in which room for an answer may come about
+_NO_ROOM = (
+    "The request was answered, and is charged, but there was no room to keep its answer: this key's requests and "
+    "results take all that the queue has left for it, or the server's memory is full."
+)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,6 +42,14 @@ class _Attempt:
 
     cancel: CancelToken = field(default_factory=CancelToken)
     lost: bool = False
+
+
+class _Ended(NamedTuple):
+    """How an attempt ended: the job's state and fields from now on, and for how long that stays."""
+
+    state: str
+    fields: dict[str, str | bytes | int]
+    keep_s: float
 
 
 class Runner:
@@ -65,14 +82,16 @@ class Runner:
         self._pause = pause
         # By job and number: a job that was given up for lost may come back while its first attempt still runs.
         self._running: dict[tuple[str, int], _Attempt] = {}
+        self._unanswered: set[str] = set()  # claims, by their names
         self._stopping = threading.Event()
 
     def answer_bell(self) -> None:
         """Runs jobs one after the other until there is none to run, or other messages want this greenlet."""
         while not self._stopping.is_set():
             try:
-                job = self._jobs.claim(self._worker, self._config.timeouts.total_s + 5)
+                job = self._jobs.claim(self._worker, self._config.timeouts.total_s + 5, name := secrets.token_hex(8))
             except StoreUnavailable as exc:
+                self._unanswered.add(name)
                 log.warning("queue_unavailable", reason=exc.message)
                 return  # the next beat rings again
             if job is None:
@@ -83,6 +102,10 @@ class Runner:
 
     def keep_beating(self) -> None:
         """Until `stop`, and then until the last job has ended."""
+        try:
+            log.info("queue_recounted", bytes=self._jobs.recount())
+        except StoreUnavailable as exc:
+            log.warning("queue_unavailable", reason=exc.message)
         while not self._stopping.is_set() or self._running:
             try:
                 self.beat()
@@ -98,11 +121,18 @@ class Runner:
             pass  # forgotten after a minute anyway
 
     def beat(self) -> None:
-        for job_id, number, why in self._jobs.beat(self._worker, self._slots, list(self._running)):
+        unanswered = list(self._unanswered)
+        told = self._jobs.beat(self._worker, self._slots, list(self._running), unanswered)
+        self._unanswered.difference_update(unanswered)
+        for job_id, number, why in told.ending:
             attempt = self._running.get((job_id, number))
             if attempt is not None:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
+        for job_id, held in told.unsettled:
+            self._pipeline.drop(Held.decode(held), "aborted", ClientGone.status)
+            self._jobs.settled(job_id)
+            log.warning("job_settled_late", job_id=job_id)
 
     def stop(self) -> None:
         """Takes no further job; those that run may end."""
@@ -112,35 +142,42 @@ class Runner:
         attempt = self._running[job.id, job.attempt] = _Attempt()
         log.info("job_started", job_id=job.id, attempt=job.attempt)
         try:
-            state, fields, keep_s = self._outcome(job, attempt)
-            if self._finish(job, state, fields, keep_s):
+            ended = self._outcome(job, _held(job), attempt)
+            state = self._finish(job, ended)
+            if state == "full":
+                ended = _not_kept(ended)
+                log.warning("job_answer_not_kept", job_id=job.id, key_id=job.owner)
+                state = self._finish(job, ended)
+            if state == ended.state:
                 log.info("job_ended", job_id=job.id, state=state, attempt=job.attempt)
             else:
                 log.warning("job_taken_over", job_id=job.id, attempt=job.attempt)
         finally:
             del self._running[job.id, job.attempt]
 
-    def _outcome(self, job: Job, attempt: _Attempt) -> tuple[str, dict[str, str | bytes | int], float]:
-        """How the attempt ended: the job's state, its fields, and for how long that stays."""
+    def _outcome(self, job: Job, held: Held, attempt: _Attempt) -> _Ended:
+        """How the attempt ended. One that is put off leaves what it came to in `held`, for the next one."""
         keep_s = max(self._config.queue.result_ttl_s, job.keep_s)
         try:
-            reply = self._reply(job, attempt)
+            reply = self._reply(job, held, attempt)
         except ClientGone:
-            return "cancelled", {}, keep_s
+            return _Ended("cancelled", {}, keep_s)
         except GatewayError as exc:
             fields: dict[str, str | bytes | int] = {"error": _error(exc), "http_status": exc.status}
             if self._stays_open(job, attempt, exc):
                 pause_s = self._config.queue.retry_backoff_s * 2 ** (job.attempt - 1)
-                return "queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0))
-            return "failed", fields, keep_s
+                fields["held"] = held.encode()
+                return _Ended("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0)))
+            return _Ended("failed", fields, keep_s)
         except Exception as exc:  # boundary: a bug ends this job, and no other
             log.error("unexpected_error", job_id=job.id, exc_info=exc)
             error = _error(GatewayError("The server had an error while processing your request."))
-            return "failed", {"error": error, "http_status": 500}, keep_s
-        return "completed", {"response": reply.body, "http_status": 200, "about": _about(reply), "error": ""}, keep_s
+            return _Ended("failed", {"error": error, "http_status": 500}, keep_s)
+        return _Ended(
+            "completed", {"response": reply.body, "http_status": 200, "about": _about(reply), "error": ""}, keep_s
+        )
 
-    def _reply(self, job: Job, attempt: _Attempt) -> Reply:
-        held = Held.decode(job.held)
+    def _reply(self, job: Job, held: Held, attempt: _Attempt) -> Reply:
         queue = self._config.queue
         if job.cancelled:
             self._pipeline.drop(held, "aborted", ClientGone.status)
@@ -171,18 +208,34 @@ class Runner:
         again = (isinstance(exc, UpstreamError) and exc.fall_back) or isinstance(exc, StoreUnavailable)
         return again and not isinstance(exc, _Expired) and job.attempt < self._config.queue.max_attempts
 
-    def _finish(self, job: Job, state: str, fields: dict[str, str | bytes | int], keep_s: float) -> bool:
-        """Says how the job ended, also to a Redis that is away for a while: its answer is paid for."""
+    def _finish(self, job: Job, ended: _Ended) -> str:
+        """Says how the job ended, also to a Redis that is away for a while: its answer is paid for.
+
+        Returns the job's state now; "full" if there is no room for the answer; "" if Redis stays away."""
         wait_s, longest_s = _SAY_AGAIN_S
         deadline = self._clock() + self._config.queue.max_wait_s
+        room = iter(_ROOM_S)
         while True:
             try:
-                return self._jobs.finish(job, state, fields, keep_s=keep_s)
+                state = self._jobs.finish(job, ended.state, ended.fields, keep_s=ended.keep_s)
+                if state != "full" or (pause_s := next(room, None)) is None:
+                    return state
             except StoreUnavailable:
                 if self._clock() >= deadline or self._stopping.is_set():
-                    return False
-                self._pause(wait_s)
-                wait_s = min(wait_s * 2, longest_s)
+                    return ""
+                pause_s, wait_s = wait_s, min(wait_s * 2, longest_s)
+            self._pause(pause_s)
+
+
+def _held(job: Job) -> Held:
+    """What the job holds. An attempt that ended with its worker may be billed: it is charged what is likely."""
+    held = Held.decode(job.held)
+    row = held.row
+    lost = ChargedAttempt(
+        "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True
+    )
+    held.charged += [lost] * job.unrecorded
+    return held
 
 
 def _error(exc: GatewayError) -> bytes:
@@ -194,6 +247,13 @@ def _about(reply: Reply) -> bytes:
     cost_usd = usd(report.cost_nanousd or 0)
     about = {"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd}
     return _encode(about | dict(report.notes))
+
+
+def _not_kept(ended: _Ended) -> _Ended:
+    """Of an answer for which the queue has no room."""
+    error = QueueFull(_NO_ROOM)
+    fields: dict[str, str | bytes | int] = {"error": _error(error), "http_status": error.status}
+    return _Ended("failed", fields, ended.keep_s)
 
 
 class _Expired(UpstreamTimeout):

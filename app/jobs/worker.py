@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
 import gevent
 import msgspec
-import redis
 import structlog
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
+from app.descriptors import raise_limit
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batches import Feeder
 from app.jobs.queue import described
@@ -29,6 +30,7 @@ from app.jobs.runner import Runner
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
+from app.store.redisurl import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -66,6 +68,7 @@ class Lifecycle(Middleware):
         self._feeder = Feeder(
             queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
             config=found.settings.config, directory=found.settings.data_dir / "batches", sync=_sync_elsewhere,
+            check=partial(found.installation.check, files=True),
         )  # fmt: skip
         for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
             thread = threading.Thread(target=work, name=name, daemon=True)
@@ -107,10 +110,16 @@ def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
 
 
 def _build() -> Services:
+    raise_limit()
     try:
         settings = load_settings()
         configure_logging(settings.log_level, settings.env == "production", settings.secrets)
-        return build_services(settings)
+        services = build_services(settings)
+        try:
+            services.installation.check(files=True)
+        except StoreUnavailable as exc:  # the feeder waits for it
+            log.warning("installation_unchecked", reason=exc.message)
+        return services
     except ConfigError as exc:
         print(exc, file=sys.stderr, flush=True)
         os._exit(1)  # Dramatiq would print where in its own code that was
@@ -119,7 +128,7 @@ def _build() -> Services:
 services = _build()
 _lifecycle = Lifecycle(services)
 broker = RedisBroker(
-    client=redis.Redis.from_url(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
+    client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
     namespace=NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),

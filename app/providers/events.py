@@ -13,21 +13,10 @@ from app.domain.money import Usage
 from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.exchange import Exchange
 from app.providers.pace import Pace
+from app.providers.usage import WireUsage, usage_of
 
 _MAX_EVENT = 1024 * 1024
 _MAX_COUNTED = 256 * 1024  # of what had arrived when a stream was given up: read event by event; the rest is counted
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class WireUsage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
 
 
 class _Function(msgspec.Struct):
@@ -57,17 +46,6 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
-
-
-def usage_of(wire: WireUsage, service_tier: str | None = None) -> Usage:
-    prompt, completion = wire.prompt_tokens_details, wire.completion_tokens_details
-    return Usage(
-        max(wire.prompt_tokens, 0),
-        max(wire.completion_tokens or 0, 0),
-        max((prompt and prompt.cached_tokens) or 0, 0),
-        max((completion and completion.reasoning_tokens) or 0, 0),
-        service_tier=service_tier or "",
-    )
 
 
 class OpenAIStream:

@@ -15,11 +15,12 @@ from app.domain.body import field_bytes, with_fields
 from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
-from app.providers.events import OpenAIStream, WireUsage, usage_of
+from app.providers.events import OpenAIStream
 from app.providers.exchange import Exchange
 from app.providers.pace import Pace
 from app.providers.refusals import refusal
 from app.providers.transport import Transport
+from app.providers.usage import WireUsage, usage_of
 
 
 class _Completion(msgspec.Struct):

@@ -117,6 +117,13 @@ class Batches:
             row = connection.execute(sa.select(batches).where(batches.c.batch_id == batch_id)).one_or_none()
         return None if row is None else Batch._make(row)
 
+    def written_out(self, batch_id: str) -> bool | None:
+        """Whether the batch has ended with its results in files; None while it has not ended."""
+        batch = self.now(batch_id)
+        if batch is not None and batch.status in UNFINISHED:
+            return None
+        return batch is not None and bool(batch.output_file_id or batch.error_file_id)
+
     def change(self, batch_id: str, when: Collection[str], **values: Any) -> bool:
         """Changes a batch whose status is one of `when`; False if it is not."""
         with self._database.write() as connection:

@@ -2,12 +2,14 @@
 
 SQLite is a file in WAL mode: readers never wait and never block the writer. A writer takes the lock when its
 transaction begins (BEGIN IMMEDIATE) and waits for it at most 5 s; a transaction that began as a reader and wrote
-later would get "database is locked" at once, however long the timeout. PostgreSQL is used as its URL says.
+later would get "database is locked" at once, however long the timeout. Where greenlets share a process, only the one
+that asked waits (see `store.sqlite`). PostgreSQL is used as its URL says.
 """
 
 from __future__ import annotations
 
 import fcntl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from gevent.monkey import is_module_patched
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 
 from app.errors import ConfigError, StoreUnavailable
+from app.store.sqlite import Threads, connection_class
 
 _BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 5
@@ -40,6 +44,8 @@ class Database:
         self._url = _parsed(url)
         self._engine = _engine(self._url)
         self._writer = self._engine.execution_options(penstock_begin="BEGIN IMMEDIATE")
+        # Greenlets that wait for SQLite's lock would take all threads, and who holds it needs one to go on.
+        self._one_writer = threading.Lock() if self.file is not None and is_module_patched("threading") else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -50,8 +56,22 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or rolled back when the block raises. Keep it short."""
-        with _translated(), self._writer.begin() as connection:
+        with _translated(), self._turn(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Inside, no other greenlet of this process writes."""
+        lock = self._one_writer
+        if lock is None:
+            yield
+            return
+        if not lock.acquire(timeout=_BUSY_TIMEOUT_MS / 1000):
+            raise StoreUnavailable("The database is locked.", retry_after_s=5)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
@@ -96,6 +116,11 @@ class Database:
     def file(self) -> Path | None:
         """The SQLite file; none when the database is a server."""
         return Path(self._url.database or "") if self._url.get_backend_name() == "sqlite" else None
+
+    @property
+    def name(self) -> str:
+        """Where it is, without the password."""
+        return str(self.file) if self.file is not None else self._url.render_as_string(hide_password=True)
 
     @contextmanager
     def _sole_migrator(self) -> Iterator[None]:
@@ -144,7 +169,10 @@ def _parsed(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
-            engine = sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S, hide_parameters=True)
+            options: dict[str, Any] = {}
+            if is_module_patched("threading"):
+                options = {"factory": connection_class(Threads()), "check_same_thread": False}
+            engine = sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S, hide_parameters=True, connect_args=options)
             sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
             return engine

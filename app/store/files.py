@@ -1,7 +1,8 @@
 """Files of callers: contents on disk, below DATA_DIR/files, named by the file's id; everything else in the database.
 
 A file is written under another name first, synced, and has its row last: whatever breaks off leaves a file without a
-row, which `sweep` removes. A file is its key's; to any other it does not exist (CONVENTIONS, bug 7).
+row, which `sweep` removes when it would have expired with one. A file is its key's; to any other it does not exist
+(CONVENTIONS, bug 7).
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from sqlalchemy.engine import Connection, Row
 
 from app.domain.batch import UNFINISHED
 from app.domain.products import BatchConfig
-from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge
+from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge, StoreUnavailable
 from app.store.database import Database
 from app.store.tables import batches, files
 
 log = structlog.get_logger()
 _UNKNOWN = "There is no such file, or it has expired."
-_ORPHANED_S = 86_400  # a file without a row is nobody's when it is older than any upload takes
+_ORPHANED_S = 86_400  # what is still being written is nobody's when it is older than any upload takes
 _MOST_UPLOADS = 4
 _UPLOAD_ALIVE_S = 60  # an upload that wrote nothing for so long is none any more
 _SPARE = 0.05  # of the disk, which the ledger is on too
 _IDS_A_STATEMENT = 500
+_UPLOAD = "upload."
 
 
 class StoredFile(NamedTuple):
@@ -131,10 +133,20 @@ class Files:
             with self._database.write() as connection:
                 self._check_room(connection, key_id, file.bytes)
                 connection.execute(files.insert(), file._asdict())
+        except StoreUnavailable:
+            if not self._has_row(file.file_id):  # an answer that was lost is no refusal
+                raise
         except BaseException:
             self.path(file.file_id).unlink(missing_ok=True)
             raise
         return file
+
+    def _has_row(self, file_id: str) -> bool:
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(files.c.file_id).where(files.c.file_id == file_id)).scalar()
+        if found is None:
+            self.path(file_id).unlink(missing_ok=True)
+        return found is not None
 
     def put(
         self,
@@ -205,7 +217,12 @@ class Files:
     def _sweep_orphans(self) -> int:
         if not self._directory.is_dir():
             return 0
-        old = [path.name for path in self._directory.iterdir() if _age_s(path) > _ORPHANED_S]
+        # The database may be an older one than the disk, after a restore: then the content is all that there is.
+        old = [
+            path.name
+            for path in self._directory.iterdir()
+            if _age_s(path) > (_ORPHANED_S if path.name.startswith(_UPLOAD) else self._config.file_ttl_s)
+        ]
         removed = 0
         for start in range(0, len(old), _IDS_A_STATEMENT):
             names = old[start : start + _IDS_A_STATEMENT]
@@ -248,7 +265,7 @@ def _stored(row: Row[Any]) -> StoredFile:
 
 
 def _upload_name(key_id: str) -> str:
-    return f"upload.{key_id}."
+    return f"{_UPLOAD}{key_id}."
 
 
 def _age_s(path: Path) -> float:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
+from app.store.job import Beat, Depth, Job, Outcome, Shown
 from app.store.redis import Redis
 from app.store.rediskeys import NOTHING, RUNNING_CALLS
 
@@ -24,13 +24,17 @@ CALLBACKS, CALL_BACK = "callbacks", "call_back"  # the queue and actor that tell
 _JOB, _OF = "penstock:job:", "penstock:queue:of:"
 _WAITING, _TURNS, _FACTS = "penstock:queue:waiting", "penstock:queue:turns", "penstock:queue:facts"
 _RUNNING, _LATER, _CANCELS = "penstock:queue:running", "penstock:queue:later", "penstock:queue:cancels"
-_WORKERS = "penstock:queue:workers"
+_WORKERS, _UNSETTLED = "penstock:queue:workers", "penstock:queue:unsettled"
+_CLAIM = "penstock:queue:claim:"  # and a claim's name
+# What bytes.lua counts in, the last keys of each script that it begins.
+_BYTES = (_FACTS, "penstock:queue:sizes", "penstock:queue:shares", "penstock:queue:results")
 # What `joblist` reads, too.
 JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING, _LATER
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
 _CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
 _FORGET_MS = 60_000  # … and after this long not even remembered
+_SETTLE_MS = 3_000  # what a cancelled job has reserved is settled by a worker when the gateway has not for so long
 _SHOWN = (
     "state",
     "submitted",
@@ -47,75 +51,20 @@ _OUTCOME = ("state", "http_status", "response", "error")
 _encode = msgspec.json.Encoder().encode
 
 
-class Job(NamedTuple):
-    """A job as a worker gets it. `attempt` counts from 1; times are Unix seconds."""
-
-    id: str
-    attempt: int
-    cancelled: bool
-    owner: str
-    key_hash: str
-    endpoint: str
-    request: bytes
-    held: bytes
-    submitted: float
-    keep_s: int = 0
-
-
-class Shown(NamedTuple):
-    """What the owner of a job may see. `before` is how many will run first; `slots` how many run at once.
-
-    `tag` names what is shown, as an ETag does. Whoever has seen that is shown no more than the state.
-    """
-
-    id: str
-    before: int
-    slots: int
-    mean_s: float | None
-    tag: str
-    state: str
-    submitted: float = 0.0
-    started: float | None = None
-    finished: float | None = None
-    attempts: int = 0
-    http_status: int | None = None
-    response: bytes | None = None
-    error: bytes | None = None
-    about: bytes | None = None
-    callback_url: bytes | None = None
-    seen: bool = False
-
-
-class Outcome(NamedTuple):
-    """What a job has come to so far."""
-
-    state: str
-    http_status: int | None
-    response: bytes | None
-    error: bytes | None
-
-
-class Depth(NamedTuple):
-    """The queue as a whole."""
-
-    waiting: int
-    running: int
-    oldest_s: float
-    workers: int
-    slots: int
-
-
 class Jobs:
     def __init__(self, *, redis: Redis, most_jobs: int, most_bytes: int, lease_s: float) -> None:
         self._redis = redis
         self._most_jobs, self._most_bytes = most_jobs, most_bytes
         self._lease_ms = int(lease_s * 1000)
-        self._submit = redis.script("jobs/submit")
-        self._claim = redis.script("jobs/claim")
-        self._finish = redis.script("jobs/finish")
-        self._cancel = redis.script("jobs/cancel")
+        self._submit = redis.script("jobs/bytes", "jobs/submit")
+        self._claim = redis.script("jobs/bytes", "jobs/claim")
+        self._finish = redis.script("jobs/bytes", "jobs/finish")
+        self._cancel = redis.script("jobs/bytes", "jobs/cancel")
         self._status = redis.script("jobs/status")
-        self._beat = redis.script("jobs/beat")
+        self._beat = redis.script("jobs/bytes", "jobs/beat")
+        self._settled = redis.script("jobs/bytes", "jobs/settled")
+        self._forget = redis.script("jobs/bytes", "jobs/forget")
+        self._recount = redis.script("jobs/bytes", "jobs/recount")
 
     def known(self, idempotency: str) -> tuple[bytes | None, bool]:
         """What was remembered under `idempotency` ("" for none), and whether the queue is full."""
@@ -137,21 +86,26 @@ class Jobs:
         remember: str = "",
         remember_s: int = 0,
     ) -> tuple[str, bytes]:
-        """Takes the job in. Returns "queued", "full", "gone" (its reservation is settled), or "known" and the entry."""
+        """Takes the job in. Returns "queued", "full", "share" (its key holds too many bytes), "gone" (its reservation
+        is settled), or "known" and the entry."""
         keys = [
-            _JOB + job_id, _WAITING, _TURNS, _OF + owner, _FACTS, idempotency or NOTHING, from_reservations,
-            to_reservations, reservation, _BELLS, _BELL_MESSAGES,
+            _JOB + job_id, _WAITING, _TURNS, _OF + owner, idempotency or NOTHING, from_reservations,
+            to_reservations, reservation, _BELLS, _BELL_MESSAGES, *_BYTES,
         ]  # fmt: skip
         named = [part for pair in fields.items() for part in pair]
         reply = self._submit(keys, [
             job_id, owner, self._most_jobs, self._most_bytes, size, remember, remember_s * 1000, int(held_s * 1000),
-            *_message(BELLS, RING), *named,
+            *_message(BELLS, RING), _JOB, *named,
         ])  # fmt: skip
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
-    def claim(self, worker: str, call_s: float) -> Job | None:
-        """The next job, now this worker's for as long as it beats; None when none may run."""
-        keys = [_WAITING, _TURNS, _RUNNING, _FACTS, _BELLS, _BELL_MESSAGES, _CANCELS]
+    def claim(self, worker: str, call_s: float, name: str = "") -> Job | None:
+        """The next job, now this worker's for as long as it beats; None when none may run.
+
+        When no answer came, `beat` is told the claim's name, and the job is as if it had not been claimed.
+        """
+        claim = _CLAIM + (name or secrets.token_hex(8))
+        keys = [_WAITING, _TURNS, _RUNNING, _BELLS, _BELL_MESSAGES, _CANCELS, claim, *_BYTES]
         reply = self._claim(
             keys, [_JOB, _OF, RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING)]
         )
@@ -162,23 +116,37 @@ class Jobs:
             reply[0].decode(), int(fields[b"attempts"]), bool(reply[1]), fields[b"owner"].decode(),
             fields[b"key_hash"].decode(), fields[b"endpoint"].decode(), fields[b"request"], fields[b"held"],
             int(fields[b"submitted"]) / 1000, int(fields.get(b"keep_s", 0)),
+            int(fields.get(b"recorded", 0)),
         )  # fmt: skip
 
-    def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> bool:
-        """Ends this attempt; False if the job was taken from it. `queued`: it runs again after `keep_s`."""
-        keys = [_JOB + job.id, _RUNNING, _CANCELS, _FACTS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES]
+    def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> str:
+        """Ends this attempt; `queued`: it runs again after `keep_s`.
+
+        Returns the job's state now, which is another one if the job was taken from this attempt; "full" if there is no
+        room for the answer of a `completed` one: nothing has happened then.
+        """
+        keys = [_JOB + job.id, _RUNNING, _CANCELS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES, *_BYTES]
         named = [part for pair in fields.items() for part in pair]
         leases = RUNNING_CALLS + job.owner
         told = _message(CALLBACKS, CALL_BACK, job.id, job.owner)
-        args = [job.id, job.attempt, state, max(int(keep_s * 1000), 1), leases, *told, *named]
-        return bool(self._finish(keys, args))
+        keep_ms = max(int(keep_s * 1000), 1)
+        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._most_bytes, _JOB, *named]
+        now: bytes = self._finish(keys, args)
+        return now.decode()
 
-    def cancel(self, job_id: str, owner: str, *, keep_s: float) -> tuple[str, bytes]:
-        """The state that the job is in now ("unknown" if it is not `owner`'s), and what was held if that ended it."""
-        keys = [_JOB + job_id, _WAITING, _OF + owner, _CANCELS, _FACTS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES]
+    def cancel(self, job_id: str, owner: str, *, keep_s: float) -> tuple[str, bytes | None]:
+        """The state that the job is in now ("unknown" if it is not `owner`'s), and what was held if this ended it.
+
+        That is the caller's to settle, and to say so with `settled`; if it does not, a worker's beat gets it.
+        """
+        keys = [_JOB + job_id, _WAITING, _OF + owner, _CANCELS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES, _UNSETTLED]
         told = _message(CALLBACKS, CALL_BACK, job_id, owner)
-        reply = self._cancel(keys, [job_id, owner, int(keep_s * 1000), *told])
-        return reply[0].decode(), reply[1] if len(reply) > 1 else b""
+        reply = self._cancel([*keys, *_BYTES], [job_id, owner, int(keep_s * 1000), *told])
+        return reply[0].decode(), reply[1] if len(reply) > 1 else None
+
+    def settled(self, job_id: str) -> None:
+        """What a cancelled job had reserved has been settled."""
+        self._settled([_JOB + job_id, _UNSETTLED, *_BYTES], [job_id])
 
     def status(self, job_id: str, owner: str, seen: str = "") -> Shown | None:
         """None for a job that is unknown, forgotten or not `owner`'s. `seen` has the tags that the caller knows."""
@@ -209,25 +177,33 @@ class Jobs:
         found: list[bytes | None] = self._redis.execute("MGET", *idempotency) if idempotency else []
         return found
 
-    def forget(self, job_ids: Iterable[str], idempotency: Iterable[str]) -> None:
+    def forget(self, job_ids: Sequence[str], idempotency: Iterable[str]) -> None:
         """Drops jobs that have ended, with what was remembered of them; all or nothing."""
-        keys = [*(_JOB + job_id for job_id in job_ids), *idempotency]
-        if keys:
-            self._redis.execute("DEL", *keys)
+        if job_ids:
+            self._forget([*(_JOB + job_id for job_id in job_ids), *idempotency, *_BYTES], job_ids)
 
-    def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]]) -> list[tuple[str, int, str]]:
+    def recount(self) -> int:
+        """Counts the queue's bytes anew, from what is there; returns them."""
+        return int(self._recount([_WAITING, _RUNNING, _LATER, *_BYTES], [_JOB]))
+
+    def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()) -> Beat:
         """A sign of life for `running`, each a job and the number of its attempt.
 
-        Returns those that are to end, and why: `cancelled`, or `lost` to a later attempt.
+        `unanswered`: names of claims that may have been carried out, though no answer came.
         """
-        keys = [_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _FACTS, _BELLS, _BELL_MESSAGES]
+        keys = [
+            _WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _BELLS, _BELL_MESSAGES, _UNSETTLED, *_BYTES,
+        ]  # fmt: skip
         attempts = [part for pair in running for part in pair]
-        told = _message(BELLS, RING)
-        reply = self._beat(
-            keys, [f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *told, _FORGET_MS, RUNNING_CALLS, *attempts]
-        )
-        ending = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        return [(job_id.decode(), int(number), why.decode()) for job_id, number, why in ending]
+        ending, unsettled = self._beat(keys, [
+            f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_message(BELLS, RING), _FORGET_MS, RUNNING_CALLS, _CLAIM,
+            _SETTLE_MS, len(unanswered), *unanswered, *attempts,
+        ])  # fmt: skip
+        return Beat(
+            [(job_id.decode(), int(number), why.decode())
+             for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)],
+            [(job_id.decode(), held) for job_id, held in zip(unsettled[::2], unsettled[1::2], strict=True)],
+        )  # fmt: skip
 
     def leave(self, worker: str, slots: int) -> None:
         """The worker stops: it is not counted any more."""

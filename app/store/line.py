@@ -45,6 +45,7 @@ class Line:
         self._readable: Any = None
         self._writable: Any = None
         self._flush_due = True  # as soon as it is connected
+        self._retired = False
         self._connecting = gevent.spawn(self._connect)
 
     def ask(self, commands: Sequence[tuple[Arg, ...]]) -> Any:
@@ -61,6 +62,12 @@ class Line:
 
     def close(self) -> None:
         self._break(redis.ConnectionError, "The connection to Redis was closed.")
+
+    def retire(self) -> None:
+        """No more questions: it closes as soon as those that were asked are answered."""
+        self._retired = True
+        if not self._waiting:
+            self.close()
 
     @property
     def waiting(self) -> int:
@@ -134,6 +141,8 @@ class Line:
             self._waiting.extendleft((waiter, 1, 0.0) for waiter, _ in complete)
             self._break(redis.ConnectionError, "Redis sent what is no reply.")
             return
+        if self._retired and not self._waiting:
+            self.close()
         # Last of all: whoever is woken runs at once, and may close this very line.
         for waiter, reply in complete:
             waiter.switch(reply)

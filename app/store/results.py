@@ -33,9 +33,10 @@ class Result(NamedTuple):
 
 
 class Results:
-    """One batch's, held until `close`."""
+    """One batch's, held until `close`. `created`: there was no file of them before."""
 
-    def __init__(self, path: Path, file: io.FileIO, sync: Callable[[int], None]) -> None:
+    def __init__(self, path: Path, file: io.FileIO, sync: Callable[[int], None], *, created: bool = False) -> None:
+        self.created = created
         self._path = path
         self._file = file
         self._sync = sync
@@ -58,8 +59,8 @@ class Results:
         not there: nobody can tell any more which lines were run."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{batch_id}{_SUFFIX}"
-        flags = os.O_WRONLY | os.O_APPEND | (0 if begun else os.O_CREAT)
-        file = io.FileIO(os.open(path, flags, 0o600), "ab")
+        created = not begun and _created(path)
+        file = io.FileIO(os.open(path, os.O_WRONLY | os.O_APPEND), "ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -67,7 +68,7 @@ class Results:
         except (BlockingIOError, FileNotFoundError):
             file.close()
             return None
-        found = cls(path, file, sync)
+        found = cls(path, file, sync, created=created)
         found._read(pause)
         return found
 
@@ -116,10 +117,12 @@ class Results:
                     yield file.readline()
 
     def close(self) -> None:
+        """Lets them go: whoever feeds the batch next has them."""
         self._file.close()
 
     def remove(self) -> None:
-        """The batch has ended. In this order: who waits for the lock must see that the file is gone."""
+        """Only when the batch's output files hold them. In this order: who waits for the lock must see that the file is
+        gone."""
         self._path.unlink(missing_ok=True)
         self._file.close()
 
@@ -147,14 +150,35 @@ class Results:
             self.failed += 1
 
 
-def remove_leftovers(directory: Path, unfinished: Callable[[], Iterable[str]]) -> None:
-    """Removes the results of batches that have ended: their process died just then."""
-    found = list(directory.glob(f"*{_SUFFIX}"))
-    # Asked afterwards: a batch that began meanwhile is among them.
-    kept = {f"{batch_id}{_SUFFIX}" for batch_id in unfinished()}
-    for path in found:
-        if path.name not in kept:
+def remove_leftovers(directory: Path, written_out: Callable[[str], bool | None]) -> int:
+    """Removes the results of batches whose output files hold them: their process died just then.
+
+    `written_out` tells of batches which those are; None of one that has not ended. Returns how many are kept though
+    nobody writes them: their batch is unknown, or has ended without them.
+    """
+    kept = 0
+    for path in directory.glob(f"*{_SUFFIX}"):
+        done = written_out(path.name.removesuffix(_SUFFIX))
+        if done or (done is False and _is_empty(path)):
             path.unlink(missing_ok=True)
+        elif done is False:
+            kept += 1
+    return kept
+
+
+def _created(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def _is_json(entry: bytes) -> bool:

@@ -7,7 +7,7 @@ can shift them by a time zone. A day is its ISO date in UTC, which sorts as text
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, Table, Text, text
 
 # Names are spelt out so that a later migration can drop what an earlier one made, on either database.
 metadata = MetaData(
@@ -17,6 +17,13 @@ metadata = MetaData(
         "ix": "ix_%(column_0_label)s",
     }
 )
+
+# What most calls have none of. A process of the version before writes rows without these columns.
+_DETAILS = (
+    "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_cached_tokens",
+    "audio_completion_tokens", "image_prompt_tokens", "image_cached_tokens", "image_completion_tokens",
+    "video_prompt_tokens", "video_completion_tokens", "citation_tokens", "searches", "audio_seconds",
+)  # fmt: skip
 
 # One row a call. The call id is the key: that is what makes writing a row twice impossible. The request id is what
 # the client saw; a client may choose it, and choose the same one twice.
@@ -48,6 +55,9 @@ usage = Table(
     Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
     Column("job_id", Text),
     Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
+    # What its cost was reckoned from, beside the tokens above: see `domain.money.Usage`.
+    Column("service_tier", Text, nullable=False, server_default=text("''")),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _DETAILS),
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),
@@ -166,4 +176,12 @@ batches = Table(
     Index("ix_batches_key_id", "key_id"),
     Index("ix_batches_status", "status"),
     Index("ix_batches_input_file_id", "input_file_id"),
+)  # fmt: skip
+
+# One row: which installation's the database is. DATA_DIR and Redis have the same id.
+installation = Table(
+    "installation", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("installation_id", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Prometheus series: names, labels and buckets of the contract, right across several workers and their restarts.
 
 Under gunicorn each worker writes its figures to files below PROMETHEUS_MULTIPROC_DIR, and a scrape adds them up; a
-dead worker's counters stay in their files, so that no sum runs backwards, and its gauges go. Labels are
+dead worker's counters stay in their files, so that no sum runs backwards, and its gauges go. Where the disk is full,
+new series are missing from scrapes until it has room; nothing else suffers. Labels are
 bounded: model and provider come from the configuration, everything else from a closed list.
 """
 
@@ -21,6 +22,7 @@ from prometheus_client.registry import Collector
 from app.domain.config import GatewayConfig
 from app.telemetry import archive
 from app.telemetry.batch import Batch
+from app.telemetry.mapped import preallocate
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -60,6 +62,7 @@ class Metrics:
         self._models = frozenset(config.models)
         self._providers = frozenset(config.providers) | {"cache"}
         self._plans = frozenset(config.plans)
+        preallocate()
         self._registry = CollectorRegistry()
         self._batch = Batch(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}
@@ -95,6 +98,13 @@ class Metrics:
             Gauge, "llm_breaker_state", "0 closed, 1 half open, 2 open: the worst of the workers.", "target",
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self._held = self._new(
+            Gauge, "llm_settlements_held", "Settlements in memory, since neither Redis nor the disk takes them.",
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._dropped = self._new(
+            Counter, "llm_settlements_dropped_total", "Settlements given up: their calls end as lost."
+        )
         self._http = self._new(
             Histogram, "http_request_duration_seconds", "Until the answer's first byte.", "route", "method", "status",
             buckets=_HTTP,
@@ -176,6 +186,12 @@ class Metrics:
     def breaker(self, target: str, state: str) -> None:
         """`target` is a configured `provider/model`; `state`: closed, half_open or open."""
         self._child(self._breaker, target).set(_STATES[state])
+
+    def settlements_held(self, delta: int) -> None:
+        self._batch.inc(self._held, delta)
+
+    def settlements_dropped(self, count: int) -> None:
+        self._batch.inc(self._dropped, count)
 
     def observe_http(self, route: str, method: str, status: int, duration_s: float) -> None:
         """`route` is the rule that matched, never the path."""

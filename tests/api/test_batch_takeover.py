@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app import create_app
 from app.errors import StoreUnavailable
+from app.store.files import Files
 from tests.api.batching import Feeding, batch, both, call, created, failures, idle, line, results_file
 from tests.api.batching import made as made
 from tests.api.conftest import Edge
@@ -112,7 +116,9 @@ def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge])
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
 
 
-def test_a_batch_whose_results_are_lost_is_not_run_again(made: Callable[..., Edge]) -> None:
+def test_a_batch_whose_results_are_lost_is_not_run_again_and_fails_when_an_operator_says_so(
+    made: Callable[..., Edge],
+) -> None:
     """As after the restore of an older database: the batch ended long ago."""
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
@@ -121,9 +127,105 @@ def test_a_batch_whose_results_are_lost_is_not_run_again(made: Callable[..., Edg
     with edge.services.database.write() as connection:
         connection.exec_driver_sql("UPDATE batches SET status = 'in_progress'")
     worker.work()
+    assert batch(edge, batch_id)["status"] == "in_progress"
+    runner = create_app(services=edge.services).test_cli_runner()
+    assert runner.invoke(args=["batches", "fail", batch_id]).exit_code == 0
     found = batch(edge, batch_id)
     assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "results_lost")
     assert len(edge.rows()) == 3
+    assert runner.invoke(args=["batches", "fail", batch_id]).exit_code == 1
+
+
+def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone_and_its_results_with_their_worker(
+    made: Callable[..., Edge], tmp_path: Path
+) -> None:
+    edge = made(more="batch: {window: 3}\n")
+    batch_id = created(edge, [line(i) for i in range(6)])
+    healthy = Feeding(edge)
+    healthy.feed(2)
+    healthy.run()
+    healthy.feed()
+    before = results_file(edge).read_bytes()
+    assert before.count(b"\n") == 3
+    stranger = Feeding(edge, name="w2")
+    elsewhere = Files(database=edge.services.database, directory=tmp_path / "b" / "files",
+                      config=edge.services.settings.config.batch)  # fmt: skip
+    stranger.feeder._files, stranger.feeder._directory = elsewhere, tmp_path / "b" / "batches"
+    stranger.feed(2)
+    stranger.feeder.sweep()
+    healthy.feed()
+    assert batch(edge, batch_id)["status"] == "in_progress"
+    assert results_file(edge).read_bytes().startswith(before)
+    healthy.work()
+    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == [f"n{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize("missing", ["files", "batches"])
+def test_a_batch_whose_files_come_back_goes_on(made: Callable[..., Edge], missing: str) -> None:
+    """A disk that is mounted late."""
+    edge = made(more="batch: {window: 3}\n")
+    batch_id = created(edge, [line(i) for i in range(6)])
+    first = Feeding(edge)
+    first.feed(2)
+    first.die()
+    directory = edge.services.settings.data_dir / missing
+    directory.rename(directory.with_name("away"))
+    second = Feeding(edge, name="w2")
+    second.feed(3)
+    assert (second.feeds, batch(edge, batch_id)["status"]) == ([], "in_progress")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.with_name("away").rename(directory)
+    second.work()
+    assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 6
+
+
+def test_results_that_were_paid_for_stay_when_somebody_else_has_failed_their_batch(made: Callable[..., Edge]) -> None:
+    edge = made(more="batch: {window: 3}\n")
+    batch_id = created(edge, [line(i) for i in range(6)])
+    worker = Feeding(edge)
+    worker.feed(2)
+    worker.run()
+    worker.feed()
+    before = results_file(edge).read_bytes()
+    edge.services.batches.change(batch_id, ("in_progress",), status="failed", failed_at=1.0)
+    worker.feed()
+    worker.feeder.sweep()
+    assert worker.feeds == []
+    assert results_file(edge).read_bytes() == before
+
+
+def test_output_files_stay_when_the_database_has_taken_them_but_its_answer_was_lost(
+    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.feed(2)
+    worker.run()
+    finish = edge.services.batches.finish
+
+    def unanswered(*args: Any, **more: Any) -> Any:
+        finish(*args, **more)
+        raise StoreUnavailable("Away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.services.batches, "finish", unanswered)
+        with pytest.raises(StoreUnavailable):
+            worker.feed()
+    worker.work()
+    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
+    idle(edge)
+
+
+def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(made: Callable[..., Edge]) -> None:
+    edge = made()
+    batch_id = created(edge, [line(i) for i in range(3)])
+    worker = Feeding(edge)
+    worker.feeds += worker.feeder.look()
+    edge.services.batches.change(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
+    worker.feed(3)
+    assert (worker.feeds, edge.services.queue.depth().waiting) == ([], 0)
+    assert batch(edge, batch_id)["status"] == "in_progress"
 
 
 def test_a_result_that_nobody_collected_is_that_lines_error(made: Callable[..., Edge]) -> None:

@@ -198,8 +198,8 @@ def test_a_full_queue_and_a_rate_limit_make_lines_wait_and_none_fails(made: Call
 
 
 def test_a_queue_that_others_have_filled_is_waited_for(made: Callable[..., Edge]) -> None:
-    edge = made(more="queue: {max_bytes: 1024}\n")
-    batch_id = created(edge, [line(i, content="x" * 600) for i in range(3)])
+    edge = made(more="queue: {max_bytes: 16384}\n")
+    batch_id = created(edge, [line(i, content="x" * 2400) for i in range(3)])
     worker = Feeding(edge)
     worker.feed(4)
     assert edge.services.queue.depth().waiting == 1

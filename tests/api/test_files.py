@@ -125,11 +125,15 @@ def test_the_sweep_removes_what_nobody_has_a_row_of(made: Callable[..., Edge]) -
     edge = made()
     kept = uploaded(edge, b"{}")
     directory = edge.services.settings.data_dir / "files"
-    for name, age_s in (("upload.dev.1", 90_000), ("file-orphan", 90_000), ("upload.dev.2", 10), (kept, 90_000)):
+    long_ago = 2_600_000
+    for name, age_s in (
+        ("upload.dev.1", 90_000), ("file-orphan", long_ago), ("file-younger", 90_000), ("upload.dev.2", 10),
+        (kept, long_ago),
+    ):  # fmt: skip
         (directory / name).touch()
         os.utime(directory / name, (time.time() - age_s,) * 2)
     (edge.services.settings.data_dir / "batches").mkdir()
     (edge.services.settings.data_dir / "batches" / "batch_ended.results").touch()
     Feeding(edge).feeder.sweep()
-    assert {path.name for path in directory.iterdir()} == {kept, "upload.dev.2"}
+    assert {path.name for path in directory.iterdir()} == {kept, "upload.dev.2", "file-younger"}
     assert list((edge.services.settings.data_dir / "batches").iterdir()) == []

@@ -160,15 +160,15 @@ def test_a_full_queue_refuses_and_keeps_nothing(made: Callable[..., Edge]) -> No
 
 
 def test_a_queue_that_is_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
-    edge = made(more="queue: {max_bytes: 1024}\nplans: {default: {requests_per_day: 10}}\n")
-    assert submit(edge, "x" * 600).status_code == 202
-    refused = submit(edge, "x" * 600)
+    edge = made("reply: ok", "queue: {max_bytes: 16384}\nplans: {default: {requests_per_day: 10}}\n")
+    assert submit(edge, "x" * 2000).status_code == 202
+    refused = submit(edge, "x" * 2000)
     assert (refused.status_code, refused.json["code"]) == (503, "QUEUE_FULL")
     assert len(open_reservations(edge)) == 1
     [used] = edge.keys("penstock:limit:dev:requests_per_day:*")
     assert edge.services.redis.execute("GET", used) == b"1"
     Worker(edge).run()
-    assert submit(edge, "x" * 600).status_code == 202
+    assert submit(edge, "x" * 2000).status_code == 202
 
 
 def test_a_queued_job_is_cancelled_at_once(made: Callable[..., Edge]) -> None:
@@ -245,7 +245,8 @@ def test_every_key_of_an_ended_job_has_a_ttl(made: Callable[..., Edge]) -> None:
     edge = made()
     job_of(submit(edge, headers={"Idempotency-Key": "k"}))
     Worker(edge).run()
-    kept = {b"penstock:outbox", b"penstock:queue:facts", b"penstock:queue:turns", b"penstock:workers"}
+    of_the_queue = {b"penstock:queue:" + name for name in (b"facts", b"turns", b"sizes", b"shares", b"results")}
+    kept = {b"penstock:outbox", b"penstock:workers", *of_the_queue}
     left = {key for key in edge.keys("*") if edge.services.redis.execute("PTTL", key) < 0}
     assert left - kept <= {b"penstock:dramatiq:jobs", b"penstock:dramatiq:jobs.msgs"}
 
@@ -508,7 +509,7 @@ def test_a_job_that_redis_has_forgotten_does_not_hold_up_the_others(made: Callab
     forgotten = job_of(submit(edge))
     edge.services.redis.execute("DEL", f"penstock:job:{forgotten}")
     assert claimed(edge, 1) == []
-    assert edge.services.redis.execute("HGET", "penstock:queue:facts", "bytes") == b"0"
+    assert list(edge.services.redis.execute("HGETALL", "penstock:queue:sizes")[::2]) == [kept.encode()]
 
 
 def test_nothing_is_remembered_of_a_cancellation_that_has_happened(made: Callable[..., Edge]) -> None:

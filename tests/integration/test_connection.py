@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.servers import ROOT, free_port, wait_for
@@ -185,6 +186,33 @@ def test_what_is_not_plain_is_gunicorns_to_serve_or_to_refuse(client: socket.soc
     else:
         assert found["code"] == "INVALID_REQUEST"
         assert client.recv(1) == b"", "where the next request would start is not known"
+
+
+def test_a_head_of_any_length_is_not_taken_in(client: socket.socket) -> None:
+    for number in range(3):  # what was served does not count
+        client.sendall(request(f"/{number}", AND_THE_GENERAL_WAY, *(f"X-{n}: {'x' * 1000}" for n in range(60))))
+        assert answer(client)[0].status == 200
+    client.sendall(request("/", AND_THE_GENERAL_WAY, *(f"X-{n}: {'x' * 4000}" for n in range(60))))
+    response, body = answer(client)
+    assert (response.status, json.loads(body)["code"]) == (431, "INVALID_REQUEST")
+
+
+def test_what_a_refused_request_leaves_unread_is_thrown_away_in_large_pieces(client: socket.socket) -> None:
+    """gunicorn's pieces of 1 KiB, each of which moves all that was read ahead, cost ten times as much."""
+
+    def cpu_s() -> float:
+        spent = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+        return sum(times.user + times.system for times in spent)
+
+    body = b"x" * 10_000_000
+    before = cpu_s()
+    for way in (("Content-Length: 10000000",), ("Transfer-Encoding: chunked",)):
+        sent = body if way[0].startswith("Content") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        client.sendall(request("/unread", *way) + sent)
+        assert answer(client)[1] == b"unread"
+    assert seen(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
+    spent_s = cpu_s() - before
+    assert spent_s < 1, f"{spent_s:.1f} s of CPU for 20 MB"
 
 
 def test_a_body_is_asked_for_when_the_client_waits_for_that(client: socket.socket) -> None:

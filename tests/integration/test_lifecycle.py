@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.client import Answer, chat, post
 from tests.support.servers import DEV_KEY, Gateway, wait_for
@@ -27,6 +28,8 @@ models:
   usage-10-5: {{targets: [{{provider: up}}]}}
 server: {{drain_s: {drain_s}}}
 """
+# With it a request is not plain: it is handed over to gunicorn's own way of serving, and its connection with it.
+HANDED_OVER = {"TE": "trailers"}
 ONE_MORE = "  usage-20-5: {targets: [{provider: up}]}\nserver:"
 
 
@@ -38,8 +41,8 @@ def is_served(server: Gateway, model: str) -> bool:
     return post(server.port, chat(model), DEV_KEY).status == 200
 
 
-def streaming(server: Gateway) -> Answer:
-    return post(server.port, chat("stream-100-50", stream=True), DEV_KEY)
+def streaming(server: Gateway, headers: dict[str, str] | None = None) -> Answer:
+    return post(server.port, chat("stream-100-50", stream=True), DEV_KEY, headers=headers)
 
 
 def test_a_reload_under_load_drops_nothing_and_brings_the_new_configuration(
@@ -122,10 +125,40 @@ def test_a_stopping_gateway_finishes_its_streams_and_takes_nothing_new(
     assert Counter(row["status"] for row in server.rows()) == {"ok": 10}
 
 
-def test_what_outlasts_the_deadline_ends_as_aborted(gateway: Callable[..., Gateway], upstream: Upstream) -> None:
+def test_a_handed_over_connection_is_served_while_the_gateway_stops_and_idle_does_not_hold_it(
+    gateway: Callable[..., Gateway], upstream: Upstream
+) -> None:
+    server = gateway(CONFIG.format(url=upstream.url, drain_s=60), workers=1)
+    kept, idle = (http.client.HTTPConnection("127.0.0.1", server.port, timeout=30) for _ in range(2))
+    for connection in (kept, idle):
+        connection.request("GET", "/ready", headers=HANDED_OVER)
+        assert connection.getresponse().read()
+    master = psutil.Process(server.master_pid)
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(streaming, server, HANDED_OVER)
+        upstream.wait_until("open_streams", 1)
+        master.send_signal(signal.SIGTERM)
+        wait_for(lambda: not _connects(server), message="it still takes connections")
+        kept.request("GET", "/ready", headers=HANDED_OVER)
+        told = kept.getresponse()
+        assert (told.status, told.headers["Connection"]) == (503, "close")
+        assert b"about to stop" in told.read()
+        answer = stream.result()
+    assert (answer.status, answer.chunks, answer.done) == (200, 100, True)
+    wait_for(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE, message="it does not end")
+    idle.close()
+    server.drained()
+    assert Counter(row["status"] for row in server.rows()) == {"ok": 1}
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("headers", [{}, HANDED_OVER])
+def test_what_outlasts_the_deadline_ends_as_aborted(
+    gateway: Callable[..., Gateway], upstream: Upstream, headers: dict[str, str]
+) -> None:
     server = gateway(CONFIG.format(url=upstream.url, drain_s=1), workers=1)
     with ThreadPoolExecutor(5) as pool:
-        streams = [pool.submit(_cut, server) for _ in range(5)]
+        streams = [pool.submit(_cut, server, headers) for _ in range(5)]
         upstream.wait_until("open_streams", 5)
         psutil.Process(server.master_pid).send_signal(signal.SIGTERM)
         assert all(stream.result() for stream in streams)
@@ -136,9 +169,9 @@ def test_what_outlasts_the_deadline_ends_as_aborted(gateway: Callable[..., Gatew
     assert all(0 < row["completion_tokens"] < 100 and row["estimated"] for row in rows)
 
 
-def _cut(server: Gateway) -> bool:
+def _cut(server: Gateway, headers: dict[str, str]) -> bool:
     try:
-        return not streaming(server).done
+        return not streaming(server, headers).done
     except (OSError, http.client.HTTPException):
         return True
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,11 @@ def wait_for(what: Callable[[], Any], *, timeout_s: float = 20.0, message: str =
 
 
 class RedisServer:
-    """A real redis-server with an append-only file: it can be killed and come back."""
+    """A real redis-server with an append-only file: it can be killed and come back. `options` are further arguments."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
+        self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +57,7 @@ class RedisServer:
     def start(self) -> None:
         command = [
             find_redis(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers, message="redis-server did not start")
@@ -66,6 +67,13 @@ class RedisServer:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """As a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
 
     def suspend(self) -> None:
         """Alive, but answers nothing."""
@@ -106,7 +114,9 @@ class Gateway:
         workers: int = 2,
         ledger: bool = True,
         env: dict[str, str] | None = None,
+        prefix: Callable[[Path], list[str]] = lambda _: [],
     ) -> None:
+        """`prefix`: of DATA_DIR, what to put before the gateway's command."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "gateway.yaml").write_text(config)
         if prices:
@@ -122,13 +132,15 @@ class Gateway:
         self._log = directory / "gateway.log"
         self._workers = workers
         self._with_ledger = ledger
+        self._prefix = prefix(Path(self.env["DATA_DIR"]))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.services: Services = build_services(load_settings(self.env))
 
     def __enter__(self) -> Gateway:
         self.services.database.migrate()
         with self._log.open("ab") as log:
-            self._processes = [self._start(["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"], log)]
+            command = ["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
+            self._processes = [self._start(command, log, self._prefix)]
         if self._with_ledger:
             self.start_ledger()
         wait_for(self.ready, message=f"the gateway did not become ready:\n{self.log()}")
@@ -204,9 +216,9 @@ class Gateway:
         connection.close()
         return rows
 
-    def _start(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
-        executable = Path(sys.executable).parent / command[0]
-        return subprocess.Popen([str(executable), *command[1:]], cwd=ROOT, env=self.env, stdout=log, stderr=log)
+    def _start(self, command: list[str], log: Any, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        command = [*prefix, str(Path(sys.executable).parent / command[0]), *command[1:]]
+        return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
 
 
 def flushed(redis_url: str) -> None:

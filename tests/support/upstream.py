@@ -10,6 +10,9 @@ model's name, parts joined by "-":
     status-CODE[-S]  an error (Retry-After: S)       html | garbage | nousage | empty | reset | closeidle
     errorevent-N     an error event after N chunks   flaky-N-KEY  500 for the first N calls with KEY
     echo             answers with the request it got tools       a tool call       big-KB   a long answer
+
+A request whose `metadata.bill` is a JSON object gets an answer with the fields of that object (`usage`, and perhaps
+`service_tier`), whatever the model.
 """
 
 from __future__ import annotations
@@ -116,6 +119,9 @@ class Vendor:
         self.by_model[name] += 1
         if path.endswith(b"/embeddings"):
             return self.embed(sock, request)
+        bill = (request.get("metadata") or {}).get("bill")
+        if bill is not None:
+            return self.billed(sock, json.loads(bill), streamed=bool(request.get("stream")))
         kind, *rest = name.split("-")
         numbers = [int(part) for part in rest if part.isdigit()]
         early = self.early_fault(sock, kind, rest, numbers)
@@ -224,6 +230,17 @@ class Vendor:
             end += _USAGE_CHUNK % json.dumps(usage).encode()
         sock.sendall(_chunked(end + _DONE) + b"0\r\n\r\n")
         self.count(numbers[0] if kind == "usage" else 10, sent)
+
+    def billed(self, sock: Any, bill: dict[str, Any], *, streamed: bool) -> bool:
+        usage = bill["usage"]
+        self.count(usage["prompt_tokens"], usage["completion_tokens"])
+        if not streamed:
+            sock.sendall(_json({**json.loads(_COMPLETION % (b'"Hello there."', b"{}")), **bill}))
+            return True
+        last = {**json.loads((_USAGE_CHUNK % b"{}").split(b": ", 1)[1]), **bill}
+        chunk = b"data: %b\n\n" % json.dumps(last).encode()
+        sock.sendall(_SSE + _chunked(_CHUNK + _FINISH + chunk + _DONE) + b"0\r\n\r\n")
+        return True
 
     def embed(self, sock: Any, request: dict[str, Any]) -> bool:
         self.count(7, 0)

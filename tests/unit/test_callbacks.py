@@ -219,3 +219,38 @@ def test_a_certificate_that_nobody_vouches_for_is_not_delivered_to(tmp_path: Pat
     ):
         callbacks("127.0.0.1").deliver(url, "evt_1", b"{}", now=NOW)
     assert requests == []
+
+
+HANGING_RESOLVER = """
+import _socket, socket, threading
+release = threading.Event()
+really = _socket.getaddrinfo
+def hang(host, *args, **kwargs):
+    if host.endswith(".example"):
+        release.wait(30)
+        raise socket.gaierror
+    return really(host, *args, **kwargs)
+_socket.getaddrinfo = hang  # before gevent takes it: what runs in threads, whoever they belong to
+wake = release.set
+from gevent import monkey; monkey.patch_all()
+import gevent
+from app.jobs import callbacks
+callbacks._TOTAL_S = 0.3
+sender = callbacks.Callbacks(secret="s", allow=())
+def deliver():
+    try:
+        sender.deliver("https://hangs.example/", "e", b"{}", now=1.0)
+    except callbacks.Undelivered as exc:
+        return str(exc)
+greenlets = [gevent.spawn(deliver) for _ in range(20)]
+with gevent.Timeout(10):
+    print({greenlet.get() for greenlet in greenlets})
+    print(bool(socket.getaddrinfo("localhost", 80)))
+wake()
+"""
+
+
+def test_a_resolver_that_hangs_holds_a_callback_within_its_limit_and_no_provider() -> None:
+    command = [sys.executable, "-c", HANGING_RESOLVER]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
+    assert found.stdout.splitlines() == ["{'The callback took too long.'}", "True"], found.stderr

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.cli.live import Bar, Line, depth_text, has_ended
-from app.store.jobs import Depth
+from app.store.job import Depth
 
 
 class Screen(io.StringIO):

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.domain.money import Details
 from app.errors import StoreUnavailable
 from app.store import ledger as ledger_module
 from app.store.database import Database
@@ -28,7 +29,8 @@ def row(request_id: str = "req_1", **changes: Any) -> dict[str, Any]:
         "model": "fast", "provider": "demo", "upstream_model": "demo-1", "endpoint": "chat.completions", "status": "ok",
         "http_status": 200, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1,
         "cost_nanousd": 1500, "latency_ms": 12.5, "ttft_ms": None, "attempts": 1, "cache": "miss", "streamed": False,
-        "estimated": False, "unpriced": False, "job_id": None, "tags": "", **changes,
+        "estimated": False, "unpriced": False, "job_id": None, "tags": "", "service_tier": "",
+        **dict.fromkeys(Details._fields, 0), **changes,
     }  # fmt: skip
 
 
@@ -61,7 +63,8 @@ def roll_up(database: Database) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def test_a_row_is_stored_as_it_came(database: Database, ledger: Ledger) -> None:
     odd: dict[str, Any] = {"ttft_ms": 3.25, "streamed": True, "unpriced": True, "job_id": "job_1", "status": "aborted"}
-    sent = row(user="ann", tags='{"team":"a"}', **odd)
+    details = {name: place + 1 for place, name in enumerate(Details._fields)}
+    sent = row(user="ann", tags='{"team":"a"}', service_tier="flex", **odd, **details)
     assert ledger.write([json.dumps(sent).encode()]) == 1
     assert all_of(database, usage) == [sent]
 

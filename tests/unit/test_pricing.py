@@ -115,7 +115,7 @@ counts = st.integers(0, 10**7)
 tiers = st.lists(st.builds(Tier, st.integers(1, 10**6), rates, rates, rates, rates), max_size=3).map(
     lambda more: (Tier(0, 400, 1600, 100, 1600), *sorted(more, key=lambda tier: tier.above))
 )
-usages = st.builds(Usage, counts, counts, counts, counts)
+usages = st.builds(Usage, counts, counts, counts, counts, details=st.none())
 
 
 @given(tiers, usages)
@@ -140,17 +140,3 @@ def test_the_cheapest_token_there_can_be_still_costs_something() -> None:
 @given(st.integers(-(10**18), 10**18))
 def test_dollars_shown_outside_are_the_same_money(amount: int) -> None:
     assert nanousd(usd(amount)) == amount
-
-
-@pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-5", "gpt-5.4", "gpt-5.6-sol", "gpt-4o-realtime-preview"])
-def test_a_ceiling_holds_whichever_service_tier_the_vendor_bills(model: str) -> None:
-    priced = pricing()
-    for tier in ("", "default", "flex", "priority", "fast", "batch"):
-        price = priced.card("openai", model, tier)
-        assert price is not None
-        for prompt, completion in itertools.product((0, 1, 1000, 300_000), (0, 1, 32_768)):
-            ceiling = priced.ceiling_nanousd("openai", model, prompt, completion)
-            assert ceiling is not None
-            assert ceiling >= price.cost_nanousd(Usage(prompt, completion)), (tier, prompt, completion)
-    assert priced.ceiling_nanousd("openai", "nobody-knows-it", 1, 1) is None
-    assert priced.ceiling_nanousd("demo", "anything", 10**9, 10**9) == 0

@@ -121,13 +121,20 @@ def test_results_are_synced_before_they_count(tmp_path: Path) -> None:
     assert seen == [((tmp_path / "batch_1.results").stat().st_size, False)]
 
 
-def test_leftovers_of_batches_that_have_ended_are_removed(tmp_path: Path) -> None:
-    for name in ("batch_1.results", "batch_2.results"):
-        (tmp_path / name).touch()
-
-    def unfinished() -> list[str]:
-        (tmp_path / "batch_3.results").touch()  # one begins just then
-        return ["batch_2", "batch_3"]
-
-    remove_leftovers(tmp_path, unfinished)
-    assert {path.name for path in tmp_path.iterdir()} == {"batch_2.results", "batch_3.results"}
+@pytest.mark.parametrize(
+    ("content", "written_out", "stays"),
+    [
+        (b"1 + {}\n", True, False),
+        (b"1 + {}\n", None, True),  # not ended
+        (b"1 + {}\n", False, True),  # unknown, or failed without them: they may be all there is
+        (b"", False, False),
+        (b"", None, True),
+    ],
+)
+def test_only_results_that_are_in_files_or_of_nothing_are_removed(
+    tmp_path: Path, content: bytes, written_out: bool | None, stays: bool
+) -> None:
+    path = tmp_path / "batch_1.results"
+    path.write_bytes(content)
+    kept = remove_leftovers(tmp_path, lambda batch_id: written_out if batch_id == "batch_1" else True)
+    assert (path.exists(), kept) == (stays, int(stays and written_out is False))

@@ -91,6 +91,7 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, expected: str) -> N
         ({"LOG_LEVEL": "loud"}, "environment: LOG_LEVEL: "),
         ({"GATEWAY_ENV": "production", "DEV_API_KEY": "x"}, "environment: DEV_API_KEY: only for development"),
         ({"ADMIN_KEY": "a", "ADMIN_KEY_FILE": "/b"}, "environment: ADMIN_KEY and ADMIN_KEY_FILE are both set"),
+        ({"ADMIN_KEY": "fifteen-letters"}, "environment: ADMIN_KEY: string should have at least 16 characters"),
         ({"ADMIN_KEY_FILE": "/no/such/file"}, "environment: ADMIN_KEY_FILE: /no/such/file: cannot be read"),
     ],
 )
@@ -109,12 +110,12 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_pat
     secret = tmp_path / "secret"
     secret.write_text("from-a-file-123\n")
     text = GOOD.replace("kind: demo", "kind: demo, api_key: '${OPENAI_API_KEY}', headers: {x: '${OTHER:-none}'}")
-    settings = load(tmp_path, text, OPENAI_API_KEY_FILE=str(secret), ADMIN_KEY="the-admin-key")
+    settings = load(tmp_path, text, OPENAI_API_KEY_FILE=str(secret), ADMIN_KEY="the-key-of-the-admin")
     provider = settings.config.providers["demo"]
     assert (provider.api_key, provider.headers) == ("from-a-file-123", {"x": "none"})
-    assert settings.secrets == {"from-a-file-123", "the-admin-key"}
+    assert settings.secrets == {"from-a-file-123", "the-key-of-the-admin"}
     assert "from-a-file" not in repr(settings) + repr(settings.config)
-    assert "the-admin-key" not in repr(settings)
+    assert "the-key-of-the-admin" not in repr(settings)
 
 
 def test_an_optional_variable_that_is_unset_is_no_value(tmp_path: Path) -> None:
@@ -174,6 +175,38 @@ def test_the_configuration_in_use_brings_its_prompt(tmp_path: Path) -> None:
     assert (adopt(env)[0].support_prompt, load_settings(env).support_prompt) == ("Third.", "Third.")
     prompt.unlink()
     assert (adopt(env)[0].support_prompt, load_settings(env).support_prompt) == ("", "")
+
+
+def test_on_a_full_disk_the_last_good_configuration_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, prices = tmp_path / "gateway.yaml", tmp_path / "prices.yaml"
+    config.write_text(GOOD)
+    env = {"GATEWAY_CONFIG": str(config), "DATA_DIR": str(tmp_path / "data")}
+    prices.write_text('{demo: {"*": {prompt: 1}}}')
+    first, refused = adopt(env)
+    assert (refused, len(first.prices)) == (None, 1)
+    prices.write_text("{}")
+    config.write_text(GOOD + "server: {drain_s: 7}\n")
+    written: list[Path] = []
+    write = Path.write_bytes
+
+    def until_full(path: Path, data: bytes) -> int:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", until_full)
+    settings, refused = adopt(env)
+    assert refused is not None
+    assert refused.message == f"{tmp_path}/data/config-in-use: cannot be written: No space left on device"
+    assert (settings.config, settings.prices) == (first.config, first.prices)
+    assert (load_settings(env).config, load_settings(env).prices) == (first.config, first.prices)
+    # A gateway that starts then has nothing to fall back on, and needs nothing.
+    settings, refused = adopt(new := {name: env[name] for name in ("GATEWAY_CONFIG", "DATA_DIR")})
+    assert refused is not None
+    assert settings.config.server.drain_s == load_settings(new).config.server.drain_s == 7
 
 
 def test_the_file_that_is_shipped_is_right() -> None:

@@ -1,18 +1,24 @@
 -- A worker's sign of life, for itself and each job it runs; and the queue is put in order: jobs whose worker died and
 -- jobs whose pause is over go back to their place, and where jobs wait with no bell that rings for them one is rung.
 --
--- KEYS  1 workers   2 running   3 cancels   4 later   5 waiting   6 turns   7 facts   8 bell's list   9 bell's messages
+-- KEYS  1 workers   2 running   3 cancels   4 later   5 waiting   6 turns   7 bell's list   8 bell's messages
+--       9 unsettled   and those of bytes.lua
 -- ARGV  1 worker   2 ms of the lease   3 prefix of jobs   4 prefix of the keys' own jobs   5 message id   6 message
---       7 ms after which a silent worker is forgotten   8 prefix of the keys' running calls   9… job id, attempt
--- returns those attempts that are to end, each an id, its number and why: "cancelled", or "lost" to a later attempt
+--       7 ms after which a silent worker is forgotten   8 prefix of the keys' running calls   9 prefix of claims
+--       10 ms after which what a cancelled job has reserved is settled here   11 how many claims went unanswered
+--       12… their names, then job id, attempt, …
+-- returns two lists: those attempts that are to end, each an id, its number and why: "cancelled", or "lost" to a later
+--         attempt; and those cancelled jobs whose reservation the worker is to settle, each an id and the reservation
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
+local claims = tonumber(ARGV[11])
+-- First of all something that only removes: a script that has begun to write is not refused by a Redis that is full.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - tonumber(ARGV[7]))
+redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 
 local ending = {}
-for i = 9, #ARGV, 2 do
+for i = 12 + claims, #ARGV, 2 do
   local id, job = ARGV[i], ARGV[3] .. ARGV[i]
   local mine = redis.call('HGET', job, 'state') == 'processing' and redis.call('HGET', job, 'attempts') == ARGV[i + 1]
   if mine then redis.call('ZADD', KEYS[2], now_ms + tonumber(ARGV[2]), id) end
@@ -26,26 +32,52 @@ end
 
 local function again(id)
   local job = ARGV[3] .. id
-  local facts = redis.call('HMGET', job, 'owner', 'number', 'submitted', 'size')
+  local facts = redis.call('HMGET', job, 'owner', 'number', 'submitted')
   if not facts[2] then return end
   redis.call('HSET', job, 'state', 'queued')
   redis.call('ZADD', KEYS[5], facts[3], id)
-  redis.call('HINCRBY', KEYS[7], 'bytes', facts[4])
   redis.call('ZADD', ARGV[4] .. facts[1], facts[2], id)
-  redis.call('ZADD', KEYS[6], 'NX', redis.call('HGET', KEYS[7], 'clock') or 0, facts[1])
+  redis.call('ZADD', KEYS[6], 'NX', redis.call('HGET', FACTS, 'clock') or 0, facts[1])
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms, 'LIMIT', 0, 200)) do
+local function ended(id)
   redis.call('ZREM', KEYS[2], id)
   redis.call('ZREM', ARGV[8] .. (redis.call('HGET', ARGV[3] .. id, 'owner') or ''), id)
   again(id)
 end
+-- Jobs that were given to this worker and never arrived: nobody has run them. The claim may yet come in: it is void.
+for i = 12, 11 + claims do
+  local id, attempt = string.match(redis.call('GET', ARGV[9] .. ARGV[i]) or '', '^(%S+) (%S+)$')
+  if id then
+    local state, attempts = unpack(redis.call('HMGET', ARGV[3] .. id, 'state', 'attempts'))
+    if state == 'processing' and attempts == attempt then
+      redis.call('HINCRBY', ARGV[3] .. id, 'attempts', -1)
+      ended(id)
+    end
+  end
+  redis.call('SET', ARGV[9] .. ARGV[i], 'void', 'PX', ARGV[2])
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms, 'LIMIT', 0, 200)) do ended(id) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now_ms, 'LIMIT', 0, 200)) do
   redis.call('ZREM', KEYS[4], id)
   again(id)
 end
 
-if redis.call('ZCARD', KEYS[5]) > 0 and redis.call('HLEN', KEYS[9]) <= redis.call('ZCARD', KEYS[2]) then
-  redis.call('HSET', KEYS[9], ARGV[5], ARGV[6])
-  redis.call('RPUSH', KEYS[8], ARGV[5])
+drop_expired(ARGV[3], now_ms, 500)
+
+local unsettled = {}
+local overdue = redis.call('ZRANGEBYSCORE', KEYS[9], '-inf', now_ms - tonumber(ARGV[10]), 'LIMIT', 0, 20)
+for _, id in ipairs(overdue) do
+  local held = redis.call('HGET', ARGV[3] .. id, 'held')
+  if held then
+    redis.call('ZADD', KEYS[9], now_ms, id)  -- not every worker's beat at once
+    unsettled[#unsettled + 1] = id
+    unsettled[#unsettled + 1] = held
+  else
+    redis.call('ZREM', KEYS[9], id)
+  end
 end
-return ending
+
+if redis.call('ZCARD', KEYS[5]) > 0 and redis.call('HLEN', KEYS[8]) <= redis.call('ZCARD', KEYS[2]) then
+  if redis.call('HSET', KEYS[8], ARGV[5], ARGV[6]) == 1 then redis.call('RPUSH', KEYS[7], ARGV[5]) end
+end
+return {ending, unsettled}

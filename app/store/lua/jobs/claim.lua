@@ -2,14 +2,27 @@
 -- A key's turn comes later by 1/priority with each job it gets, so that keys share in proportion to their priority and
 -- a flood of one does not hold up another. Jobs of one key run in the order in which they came.
 --
--- KEYS  1 waiting   2 turns   3 running (zset: job by the end of its lease)   4 facts   5 bell's list   6 bell's messages
---       7 cancels
+-- Sent once more, with the same name, it gives the same job and never another one. A claim whose answer never came is
+-- void: see beat.lua.
+--
+-- KEYS  1 waiting   2 turns   3 running (zset: job by the end of its lease)   4 bell's list   5 bell's messages
+--       6 cancels   7 the claim, by its name: "void", or the job and its attempt   and those of bytes.lua
 -- ARGV  1 prefix of jobs   2 prefix of the keys' own jobs   3 prefix of the keys' running calls   4 ms of the lease
 --       5 ms that a call may run   6 worker   7 message id   8 message: a bell to ring when more jobs wait than ring
 -- returns {} if none may run, else {job id, is it to be cancelled, the job's fields and values…}
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local claim = redis.call('GET', KEYS[7])
+if claim then
+  local id, attempt = string.match(claim, '^(%S+) (%S+)$')
+  if not id then return {} end
+  local state, attempts = unpack(redis.call('HMGET', ARGV[1] .. id, 'state', 'attempts'))
+  if state == 'processing' and attempts == attempt then
+    return {id, redis.call('SISMEMBER', KEYS[6], id), unpack(redis.call('HGETALL', ARGV[1] .. id))}
+  end
+  return {}
+end
 local found, owner, turn
 
 -- A key's oldest job. One whose fields are gone (a Redis that evicts, a hand at work) would block the queue for good.
@@ -19,8 +32,7 @@ local function first_of(key)
     if not id or redis.call('EXISTS', ARGV[1] .. id) == 1 then return id end
     redis.call('ZREM', ARGV[2] .. key, id)
     redis.call('ZREM', KEYS[1], id)
-    -- How long it was is gone, too; what waits is all that counts.
-    if redis.call('ZCARD', KEYS[1]) == 0 then redis.call('HSET', KEYS[4], 'bytes', 0) end
+    count(id, '', 0)
   end
 end
 
@@ -48,21 +60,24 @@ for i = 1, #order, 2 do
   end
 end
 
-if not found then return {} end
+if not found then
+  redis.call('SET', KEYS[7], 'void', 'PX', ARGV[4])
+  return {}
+end
 local job = ARGV[1] .. found
 redis.call('ZREM', KEYS[1], found)
 redis.call('ZREM', ARGV[2] .. owner, found)
-redis.call('HINCRBY', KEYS[4], 'bytes', -tonumber(redis.call('HGET', job, 'size')))
-redis.call('HSET', KEYS[4], 'clock', turn)
+redis.call('HSET', FACTS, 'clock', turn)
 redis.call('ZADD', KEYS[2], turn + 1 / tonumber(redis.call('HGET', job, 'priority')), owner)
 redis.call('ZADD', KEYS[3], now_ms + tonumber(ARGV[4]), found)
-redis.call('HINCRBY', job, 'attempts', 1)
+local attempts = redis.call('HINCRBY', job, 'attempts', 1)
+redis.call('SET', KEYS[7], found .. ' ' .. attempts, 'PX', ARGV[4])
 redis.call('HSET', job, 'state', 'processing', 'worker', ARGV[6], 'started', now_ms)
 
 -- Bells that are not heard by a running job; one may have been lost with a worker.
-local idle = redis.call('HLEN', KEYS[6]) - redis.call('ZCARD', KEYS[3])
+local idle = redis.call('HLEN', KEYS[5]) - redis.call('ZCARD', KEYS[3])
 if redis.call('ZCARD', KEYS[1]) > idle then
-  redis.call('HSET', KEYS[6], ARGV[7], ARGV[8])
-  redis.call('RPUSH', KEYS[5], ARGV[7])
+  redis.call('HSET', KEYS[5], ARGV[7], ARGV[8])
+  redis.call('RPUSH', KEYS[4], ARGV[7])
 end
-return {found, redis.call('SISMEMBER', KEYS[7], found), unpack(redis.call('HGETALL', job))}
+return {found, redis.call('SISMEMBER', KEYS[6], found), unpack(redis.call('HGETALL', job))}

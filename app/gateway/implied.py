@@ -1,0 +1,50 @@
+"""What a request implies of its bill, where the vendor's answer does not say it."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.money import Details, Usage
+
+# Models that search the web for every answer: OpenAI's, OpenRouter's suffix for any model, Perplexity's.
+_SEARCH_MODEL = re.compile(r"-search-preview|-search-api|:online$|(^|/)sonar")
+# OpenRouter's and other vendors' own tools, as {"type": "openrouter:web_search"}. A function of the caller's own has
+# type "function", whatever its name.
+_SEARCH_TOOL = re.compile(rb'"type"\s*:\s*"[^"]*search')
+# The searches for one answer that a budget must hold: our choice, since vendors name no bound.
+MOST_SEARCHES = 25
+
+
+def billed(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usage:
+    """`usage` and what `model` bills beside it: a search that was asked for and not reported counts as one.
+
+    Of cache writes vendors of this dialect tell no lifetime: where the request asks for an hour, all are for an hour.
+    """
+    if not isinstance(request, ChatRequest):
+        return usage
+    details = usage.details
+    if (details is None or not details.searches) and searches(request, model):
+        details = (details or Details())._replace(searches=1)
+    if details is not None and details.cache_write_tokens and b'"1h"' in request.raw:
+        details = details._replace(cache_write_1h_tokens=details.cache_write_tokens)
+    return usage if details is usage.details else usage._replace(details=details)
+
+
+def searches(request: ChatRequest, model: str) -> bool:
+    """Whether an answer of `model` to `request` comes with a web search, reported or not."""
+    return _given(request.web_search_options) or _SEARCH_MODEL.search(model) is not None
+
+
+def most_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
+    """The most web searches that an answer of `model` can be billed for; 0 where the request allows none."""
+    if not isinstance(request, ChatRequest):
+        return 0
+    asks = _given(request.search_parameters) or _given(request.plugins) or searches(request, model)
+    return MOST_SEARCHES if asks or _SEARCH_TOOL.search(bytes(request.tools)) else 0
+
+
+def _given(field: msgspec.Raw) -> bool:
+    return bool(field) and bytes(field) != b"null"

@@ -1,0 +1,147 @@
+"""Which installation a DATA_DIR, a database and a Redis belong to: an id in each, compared when a process starts.
+
+A worker on another disk than the one the database tells of would take each batch's files for lost; two installations on
+one Redis would run each other's jobs. Where the database is a file below DATA_DIR, the two travel together.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+
+from app.errors import ConfigError, StoreUnavailable
+from app.store.database import Database
+from app.store.redis import Redis
+from app.store.tables import installation
+
+log = structlog.get_logger()
+_FILE = "installation"
+_KEY = "penstock:installation"
+_ADOPT = "if they are to belong together from now on, run: flask --app app installation adopt"
+
+
+class Installation:
+    """Methods raise `StoreUnavailable` when the database or the disk does not answer."""
+
+    def __init__(
+        self, *, database: Database, redis: Redis, data_dir: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._directory = data_dir.absolute()
+        self._clock = clock
+
+    def check(self, *, files: bool = False) -> None:
+        """Raises `ConfigError`, in one line, when what this process was given belongs to different installations.
+
+        `files`: it will run batches and remove what has expired, so DATA_DIR must be known to be the installation's.
+        Any other process may join from a machine of its own, where only what waits for Redis is kept in DATA_DIR.
+        What has no id yet gets one.
+        """
+        here, there = self.in_directory(), self.in_database()
+        if (here is None and there is None and files) or (self._travel_together() and (here is None or there is None)):
+            there = self._into_database(there or here or secrets.token_hex(16))
+            here = self._into_directory(there)
+        if here is not None and there is not None and here != there:
+            raise ConfigError(f"{self._named(here, there)}: they must not be mixed; {_ADOPT}")
+        if files and here != there:
+            raise ConfigError(f"{self._named(here, there)}: batches would be run without their files; {_ADOPT}")
+        if there is None:
+            return
+        if here is None:
+            log.warning("data_dir_not_shared", data_dir=str(self._directory), effect="no batches can be run from here")
+        try:
+            self._redis.execute("SET", _KEY, there, "NX")
+            found = self.in_redis()
+        except StoreUnavailable as exc:
+            log.warning("installation_unchecked", reason=exc.message)
+            return
+        if found not in (None, there):
+            raise ConfigError(
+                f"REDIS_URL leads to the Redis of installation {_short(found)}, the database {self._database.name} is "
+                f"{_short(there)}'s: two installations must not share a Redis; {_ADOPT}"
+            )
+
+    def adopt(self) -> str:
+        """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
+        found = self._into_database(self.in_database() or self.in_directory() or secrets.token_hex(16))
+        self._into_directory(found, replace=True)
+        self._redis.execute("SET", _KEY, found)
+        return found
+
+    def keep(self) -> None:
+        """The database, which has just been restored here, is this DATA_DIR's, wherever its backup was made."""
+        here = self.in_directory()
+        if here is not None:
+            self._into_database(here, replace=True)
+        elif (there := self.in_database()) is not None:
+            self._into_directory(there)
+
+    def in_directory(self) -> str | None:
+        try:
+            return (self._directory / _FILE).read_text(encoding="ascii").strip() or None
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as exc:
+            raise StoreUnavailable(f"{self._directory / _FILE}: cannot be read.") from exc
+
+    def in_database(self) -> str | None:
+        with self._database.read() as connection:
+            found: str | None = connection.execute(sa.select(installation.c.installation_id)).scalar()
+        return found
+
+    def in_redis(self) -> str | None:
+        found: bytes | None = self._redis.execute("GET", _KEY)
+        return found.decode() if found else None
+
+    def _into_database(self, found: str, *, replace: bool = False) -> str:
+        """The id that the database has now."""
+        row = {"id": 1, "installation_id": found, "created_at": self._clock()}
+        insert = self._database.insert(installation).values(row)
+        with self._database.write() as connection:
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=["id"], set_={"installation_id": found})
+                if replace
+                else insert.on_conflict_do_nothing()
+            )
+            return str(connection.execute(sa.select(installation.c.installation_id)).scalar_one())
+
+    def _into_directory(self, found: str, *, replace: bool = False) -> str | None:
+        """The id that DATA_DIR has now. It appears whole or not at all, and once, whoever else is at it."""
+        path = self._directory / _FILE
+        new = path.with_name(f"{_FILE}.{secrets.token_hex(8)}")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(found + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                new.replace(path)
+            else:
+                path.hardlink_to(new)
+        except FileExistsError:
+            pass
+        except OSError as exc:
+            raise StoreUnavailable(f"{path}: {exc.strerror}.") from exc
+        finally:
+            new.unlink(missing_ok=True)
+        return self.in_directory()
+
+    def _travel_together(self) -> bool:
+        file = self._database.file
+        return file is not None and file.resolve().is_relative_to(self._directory.resolve())
+
+    def _named(self, here: str | None, there: str | None) -> str:
+        database = self._database.name
+        return f"DATA_DIR {self._directory} belongs to {_short(here)}, the database {database} to {_short(there)}"
+
+
+def _short(found: str | None) -> str:
+    return "no installation" if found is None else f"installation {found[:8]}"

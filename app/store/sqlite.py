@@ -1,0 +1,97 @@
+"""SQLite in a process of greenlets: what may wait for a lock or a disk waits in a native thread.
+
+A call into SQLite stops the whole event loop, for as long as another process holds the write lock; so each statement
+runs in one of a few threads, and its greenlet alone waits. All rows are fetched there too: a step may read the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gevent.lock import BoundedSemaphore
+from gevent.threadpool import ThreadPool
+
+T = TypeVar("T")
+_THREADS = 4  # one for the writer, the others for readers, who do not wait for locks
+_PATIENCE_S = 5.0
+
+
+class Threads:
+    """Native threads, of which each runs one call at a time."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPool | None = None  # made by the process that uses it, not by one that forks
+        self._free = BoundedSemaphore(_THREADS)
+
+    def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Raises `sqlite3.OperationalError` when all threads are stuck."""
+        if not self._free.acquire(timeout=_PATIENCE_S):
+            raise sqlite3.OperationalError("all threads are waiting")
+        try:
+            if self._pool is None:
+                self._pool = ThreadPool(_THREADS)
+            running: Any = self._pool.spawn(function, *args)
+            try:
+                result: T = running.get()
+            except BaseException:
+                # The greenlet was ended: the connection is in use until its thread has finished.
+                running.wait()
+                raise
+            return result
+        finally:
+            self._free.release()
+
+
+def connection_class(threads: Threads) -> type[sqlite3.Connection]:
+    """For `sqlite3.connect(factory=…)`: connections whose every call runs in `threads`, one after the other."""
+
+    class Cursor(sqlite3.Cursor):
+        _rows: deque[Any]
+
+        def execute(self, *args: Any) -> Cursor:
+            self._rows = threads.run(self._executed, super().execute, args)
+            return self
+
+        def executemany(self, *args: Any) -> Cursor:
+            self._rows = threads.run(self._executed, super().executemany, args)
+            return self
+
+        def _executed(self, execute: Callable[..., Any], args: tuple[Any, ...]) -> deque[Any]:
+            execute(*args)
+            return deque(super().fetchall())
+
+        def fetchone(self) -> Any:
+            return self._rows.popleft() if self._rows else None
+
+        def fetchmany(self, size: int | None = None) -> list[Any]:
+            return [self._rows.popleft() for _ in range(min(size or self.arraysize, len(self._rows)))]
+
+        def fetchall(self) -> list[Any]:
+            rows, self._rows = list(self._rows), deque()
+            return rows
+
+        def __next__(self) -> Any:
+            if not self._rows:
+                raise StopIteration
+            return self._rows.popleft()
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, *_: Any) -> Any:
+            return super().cursor(Cursor)
+
+        def execute(self, *args: Any) -> Any:
+            return self.cursor().execute(*args)
+
+        def commit(self) -> None:
+            threads.run(super().commit)
+
+        def rollback(self) -> None:
+            threads.run(super().rollback)
+
+        def close(self) -> None:
+            threads.run(super().close)  # the last one to close writes the log back into the file
+
+    return Connection

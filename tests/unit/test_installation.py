@@ -1,0 +1,142 @@
+"""An id in DATA_DIR, database and Redis: what belongs to different installations is refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigError
+from app.store.backup import Backups
+from app.store.database import Database
+from app.store.installation import Installation
+from app.store.redis import Redis
+
+
+@pytest.fixture
+def at(redis: Redis, migrated_file: Path, tmp_path: Path) -> Callable[..., Installation]:
+    """The installation of DATA_DIR `name` with the database of DATA_DIR `database`, or `beside` all of them."""
+
+    def at(name: str, database: str | None = None, *, beside: bool = False) -> Installation:
+        home = tmp_path if beside else tmp_path / (database or name)
+        home.mkdir(exist_ok=True)
+        if not (home / "ledger.db").exists():
+            shutil.copy(migrated_file, home / "ledger.db")
+        found = Database(f"sqlite:///{home / 'ledger.db'}")
+        return Installation(database=found, redis=redis, data_dir=tmp_path / name)
+
+    return at
+
+
+def ids(found: Installation) -> tuple[str | None, str | None, str | None]:
+    return found.in_directory(), found.in_database(), found.in_redis()
+
+
+def test_a_new_or_upgraded_installation_gets_one_id_in_all_three_that_only_its_owner_reads(
+    at: Callable[..., Installation], tmp_path: Path
+) -> None:
+    found = at("a")
+    found.check()
+    assert len(set(ids(found))) == 1
+    path = tmp_path / "a" / "installation"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = ids(found)
+    for files in (True, False):
+        at("a").check(files=files)
+    assert ids(found) == before
+    assert [name.name for name in (tmp_path / "a").glob("installation*")] == ["installation"]
+
+
+def test_processes_that_start_together_agree(at: Callable[..., Installation]) -> None:
+    found = [at("a") for _ in range(8)]
+    threads = [threading.Thread(target=one.check, kwargs={"files": True}) for one in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({each for one in found for each in ids(one)}) == 1
+
+
+def test_a_data_dir_of_another_installation_is_refused_in_one_line_that_says_what_to_do(
+    at: Callable[..., Installation], redis: Redis, tmp_path: Path
+) -> None:
+    at("a").check(files=True)
+    redis.execute("FLUSHALL")
+    at("b").check(files=True)
+    for files in (True, False):
+        with pytest.raises(ConfigError) as refused:
+            at("b", database="a").check(files=files)
+        message = refused.value.message
+        assert "\n" not in message
+        for part in (str(tmp_path / "b"), str(tmp_path / "a" / "ledger.db"), "flask --app app installation adopt"):
+            assert part in message
+
+
+def test_a_new_data_dir_may_join_with_a_gateway_but_not_with_a_worker(
+    at: Callable[..., Installation], tmp_path: Path
+) -> None:
+    at("a", beside=True).check(files=False)
+    assert not (tmp_path / "a" / "installation").exists(), "whoever has the files says whose they are"
+    at("a", beside=True).check(files=True)
+    at("vm2", beside=True).check(files=False)
+    assert not (tmp_path / "vm2" / "installation").exists()
+    with pytest.raises(ConfigError, match="batches would be run without their files"):
+        at("vm2", beside=True).check(files=True)
+    at("vm2", beside=True).adopt()
+    at("vm2", beside=True).check(files=True)
+    at("a", beside=True).check(files=True)
+
+
+def test_a_new_database_does_not_take_over_a_data_dir_with_files(
+    at: Callable[..., Installation], tmp_path: Path
+) -> None:
+    at("a").check(files=True)
+    with pytest.raises(ConfigError, match="no installation"):
+        at("a", beside=True).check(files=True)
+    (tmp_path / "a" / "ledger.db").unlink()  # one that begins anew where it was: it travels with its directory
+    before = (tmp_path / "a" / "installation").read_text()
+    at("a").check(files=True)
+    assert at("a").in_database() == before.strip()
+
+
+def test_two_installations_do_not_share_a_redis_but_one_that_lost_its_data_is_taken_back(
+    at: Callable[..., Installation], redis: Redis
+) -> None:
+    at("a").check()
+    with pytest.raises(ConfigError, match="two installations must not share a Redis"):
+        at("b").check()
+    redis.execute("FLUSHALL")
+    at("a").check()
+    assert len(set(ids(at("a")))) == 1
+    assert at("b").adopt() == at("b").in_redis()
+
+
+def test_a_redis_that_is_away_does_not_keep_a_process_from_starting(
+    dead_redis: Redis, database: Database, tmp_path: Path
+) -> None:
+    Installation(database=database, redis=dead_redis, data_dir=tmp_path).check(files=True)
+
+
+def test_a_restored_backup_belongs_to_where_it_was_restored(
+    at: Callable[..., Installation], redis: Redis, tmp_path: Path
+) -> None:
+    one, other, fresh = at("one"), at("other"), at("fresh")
+    one.check(files=True)
+    Backups(database=one._database).back_up(tmp_path / "copy.db")
+    redis.execute("FLUSHALL")
+    other.check(files=True)
+    before = other.in_directory()
+    Backups(database=other._database).restore(tmp_path / "copy.db")
+    assert other.in_database() == one.in_database() != before
+    other.keep()
+    other.check(files=True)
+    assert other.in_directory() == before
+    redis.execute("FLUSHALL")
+    Backups(database=fresh._database).restore(tmp_path / "copy.db")
+    fresh.keep()
+    fresh.check(files=True)
+    assert fresh.in_directory() == one.in_directory()
