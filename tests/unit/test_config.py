@@ -67,7 +67,7 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (ReserveConfig, "completion_tokens", 512, (0, 1_000_000)),
     (ReserveConfig, "worker_timeout_s", 15, SECONDS),
     (QueueConfig, "max_jobs", 500, (1, 100_000)),
-    (QueueConfig, "max_bytes", 134_217_728, (1024, 2**40)),
+    (QueueConfig, "max_bytes", 134_217_728, (16_384, 2**40)),
     (QueueConfig, "max_wait_s", 3600, SECONDS),
     (QueueConfig, "result_ttl_s", 3600, (1, 2_592_000)),
     (QueueConfig, "max_attempts", 3, (1, 100)),
