@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,11 +30,16 @@ class Message:
     options = {"redis_message_id": "r"}  # noqa: RUF012
 
 
-@pytest.mark.parametrize("command", ["fetch", "ack", "nack", "requeue"])
-def test_a_redis_that_refuses_is_an_outage_and_no_bug(command: str) -> None:
+COMMANDS: dict[str, Callable[[Any], Any]] = {
+    "fetch": next,
+    "ack": lambda consumer: consumer.ack(Message()),
+    "nack": lambda consumer: consumer.nack(Message()),
+    "requeue": lambda consumer: consumer.requeue([Message()]),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_redis_that_refuses_is_an_outage_and_no_bug(command: Callable[[Any], Any]) -> None:
     consumer = Refusing(url="redis://127.0.0.1:1").consume("bells")
     with pytest.raises(ConnectionClosed, match="BUSY"):
-        if command == "fetch":
-            next(consumer)
-        else:
-            getattr(consumer, command)([Message()] if command == "requeue" else Message())
+        command(consumer)
