@@ -13,6 +13,7 @@ import pytest
 
 from app.store.ledger import Ledger
 from tests.api.conftest import Edge
+from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -23,6 +24,8 @@ models:
   reset: {targets: [{provider: up}], max_output_tokens: 1000}
   status-500: {targets: [{provider: up}]}
   status-400: {targets: [{provider: up}]}
+  status-504: {targets: [{provider: up}]}
+  status-524: {targets: [{provider: up}]}
   errorevent-0: {targets: [{provider: up}]}
   cut-3: {targets: [{provider: up}]}
   rescued: {targets: [{provider: up, model: silent}], fallbacks: [{provider: up, model: usage-10-5}]}
@@ -31,6 +34,7 @@ plans:
 timeouts: {first_byte_s: 0.1, idle_s: 0.1}
 retry: {max_attempts: 3, backoff_s: 0}
 reserve: {completion_tokens: 300}
+queue: {max_attempts: 3, retry_backoff_s: 0}
 """
 Row = dict[str, Any]
 
@@ -118,6 +122,31 @@ def test_a_lost_calls_attempts_give_way_to_the_real_ones(paid: Edge) -> None:
     ledger.write([row | {"status": "error", "charged_attempts": [["a", "b", "cut", 1, 1, 1, True]]}])
     with paid.services.database.read() as connection:
         assert connection.exec_driver_sql("select attempt, outcome from usage_attempts").all() == [(1, "cut")]
+
+
+def test_an_answer_that_a_proxy_did_not_wait_for_is_charged(paid: Edge) -> None:
+    for model in ("status-504", "status-524"):
+        assert paid.chat(model).status_code == 504
+        assert outcomes(last(paid)) == [(model, "timeout_first_byte", 300)], "asked once: it would wait as long again"
+
+
+def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: Edge) -> None:
+    key, info = paid.services.keys.create("k", plan="day")
+    worker = Worker(paid)
+    job_id = job_of(submit(paid, model="silent", max_tokens=500, key=key))
+    for _ in range(2):
+        worker.run()
+        waits_again(paid, worker)
+    worker.run()
+    assert ask(paid, job_id, key=key).json["status"] == "failed"
+    (row,) = paid.rows()
+    assert outcomes(row) == [("silent", "timeout_first_byte", 500)] * 3
+    assert (
+        row["cost_nanousd"]
+        == counter(paid, info.key_id, "budget_usd_per_day")
+        == row["prompt_tokens"] * 1000 + 3_000_000
+    )
+    assert paid.keys("penstock:reservations:*") == []
 
 
 @pytest.mark.parametrize(("model", "stream"), [("status-500", False), ("status-400", False), ("errorevent-0", True)])
