@@ -31,6 +31,7 @@ from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
+from app.store.redelivery import Redelivery
 from app.store.redis import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
@@ -50,6 +51,7 @@ class Services:
     keys: Keys
     ledger: Ledger
     outbox: Outbox
+    spool: Spool
     reaper: Reaper
     callers: Callers
     providers: Mapping[str, Provider]
@@ -77,12 +79,14 @@ def build_services(settings: Settings) -> Services:
     database = Database(settings.database_url)
     keys = Keys(database=database, redis=redis)
     ledger = Ledger(database=database)
+    outbox = Outbox(redis=redis, ledger=ledger)
     callers = Callers(keys=keys, dev_key=settings.dev_api_key, admin_key=settings.admin_key)
     presence = Presence(redis=redis, timeout_s=config.reserve.worker_timeout_s)
-    admission = Admission(
-        redis=redis, callers=callers, plans=config.plans, presence=presence,
-        spool=Spool(settings.data_dir / "spool", name=presence.worker_id),
+    spool = Spool(
+        settings.data_dir / "spool", name=presence.worker_id,
+        never_ran=Redelivery(redis=redis, outbox=outbox).never_ran, figures=metrics,
     )  # fmt: skip
+    admission = Admission(redis=redis, callers=callers, plans=config.plans, presence=presence, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
     pricing = Pricing(config=config, overrides=settings.prices)
@@ -93,7 +97,7 @@ def build_services(settings: Settings) -> Services:
     return Services(
         settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
         installation=Installation(database=database, redis=redis, data_dir=settings.data_dir),
-        outbox=Outbox(redis=redis, ledger=ledger), callers=callers, providers=providers, router=router,
+        outbox=outbox, spool=spool, callers=callers, providers=providers, router=router,
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission, presence=presence, pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),

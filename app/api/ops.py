@@ -63,6 +63,8 @@ def health_detailed() -> tuple[dict[str, Any], int]:
         "redis": found.redis.ping,
         "database": lambda: found.database.ping(_CHECK_S),
         "outbox": found.outbox.lag_s,
+        "spool": lambda: found.spool.backlog()._asdict(),
+        "ledger": lambda: {"dead_letters": found.ledger.dead_letters()},
         "queue": found.queue.depth,
     }
     for name, provider in found.providers.items():
@@ -133,10 +135,10 @@ def debug() -> dict[str, Any]:
 def _probe(probe: Callable[[], object]) -> dict[str, Any]:
     started = time.monotonic()
     try:
-        probe()
+        found = probe()
     except GatewayError as exc:
         return {"status": "unhealthy", "error": exc.message, "duration_ms": _ms_since(started)}
-    return {"status": "healthy", "duration_ms": _ms_since(started)}
+    return {"status": "healthy", "duration_ms": _ms_since(started), **(found if isinstance(found, dict) else {})}
 
 
 def _ms_since(started: float) -> float:
@@ -171,6 +173,15 @@ def _shared_figures(found: Services) -> dict[str, float]:
         figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
     except StoreUnavailable:
         pass  # its absence is an alert of its own
+    try:
+        figures["llm_dead_letters"] = found.ledger.dead_letters()
+    except StoreUnavailable:
+        pass  # calls go on without the database, and rows wait
+    backlog = found.spool.backlog()
+    figures |= {
+        "llm_spool_files": backlog.files, "llm_spool_bytes": backlog.bytes,
+        "llm_spool_refused_files": backlog.refused_files,
+    }  # fmt: skip
     expires = _expires(found.settings.tls_certificate)
     if expires is not None:
         figures["tls_certificate_expiry_timestamp_seconds"] = expires

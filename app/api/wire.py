@@ -23,6 +23,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # Every few seconds, by health checks and Prometheus.
 _ASKED_BY_MACHINES = frozenset({"/health", "/ready", "/metrics"})
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
 class Inbound:

@@ -72,7 +72,7 @@ class _Server(StreamServer):
 def discard(body: Any) -> bool:
     """Reads what the application left of a request's body; False if the connection cannot go on.
 
-    gunicorn would do so in pieces of 1 KiB, and move all that it has read ahead for each: seconds of CPU for 10 MB.
+    gunicorn would do so in pieces of 1 KiB, and move all that it has read ahead for each: 0.25 s of CPU for 10 MB.
     """
     with gevent.Timeout(_DISCARD_S, False):  # type: ignore[arg-type]
         try:

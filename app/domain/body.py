@@ -11,7 +11,7 @@ import msgspec
 from app.errors import InvalidRequest
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _SHOWN_CHARS = 64
 encode = msgspec.json.Encoder().encode

@@ -40,7 +40,7 @@ _QUEUED_SETTLED_MS = 86_400_000
 # How long a cancelled call is remembered: the kernel tries for 15 minutes to deliver an admission that got stuck.
 _CANCELLED_MS = 3_600_000
 _MOST_BINDINGS = 10_000
-_NOTHING_USED = Amounts(requests=0)
+_NEVER_MADE = Amounts(requests=1)  # if it has a row, else nothing
 _encode = msgspec.json.Encoder().encode
 
 
@@ -181,7 +181,7 @@ class Admission:
         flight = flight_key(ask.cache_key)
         keys = [reservation_key(ask.call_id), reservations, NOTHING, flight, admitted.leases, OUTBOX]
         keys += (charge.counter.key for charge in charges)
-        self._spool.settle(self._settle, keys, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
+        self._spool.settle(self._settle, keys, _cancel_args(ask, charge_args(charges, _NEVER_MADE)))
 
     def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
         now = self._clock()
@@ -222,7 +222,7 @@ class Admission:
         """
         log.warning("admission_unanswered", call_id=ask.call_id)
         undo = [*keys[1:3], NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
-        self._spool.keep(self._settle, undo, _cancel_args(ask, charge_args(charges, _NOTHING_USED)))
+        self._spool.keep(self._settle, undo, _cancel_args(ask, charge_args(charges, _NEVER_MADE)))
 
     def _end_again(self, ask: Ask, answer: list[Any]) -> NoReturn:
         """It was admitted before, and has ended or cannot be answered the same again: nobody will make the call."""
@@ -230,7 +230,7 @@ class Admission:
         if answer[1]:
             recorded: Recorded = decode_recorded(answer[1])
             keys = recorded.settle_keys(ask.call_id, self._reservations(ask))
-            self._spool.settle(self._settle, keys, _cancel_args(ask, recorded.args))
+            self._spool.settle(self._settle, keys, _cancel_args(ask, recorded.request_args()))
         raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:

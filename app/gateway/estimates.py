@@ -35,9 +35,9 @@ class Estimates:
             bound = bound_of(route, request)
             asked = self._completion_tokens if request.max_output_tokens is None else bound
             likely = min(asked, route.max_output_tokens) * request.choices
-            # Whoever has only so much to spend is charged for an unseen answer the most that it can have been.
-            lost = min(bound, route.max_output_tokens) * request.choices if has_budget else likely
             most = request.completion_ceiling(bound)
+            # Whoever has only so much to spend is charged for an unseen answer the most that it can have been.
+            lost = most if has_budget else likely
         first = route.all_targets[0]
         provider, model = first.provider.name, first.model
         unseen = billed(Usage(prompt, lost), request, model)

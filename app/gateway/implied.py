@@ -14,7 +14,7 @@ _SEARCH_MODEL = re.compile(r"-search-preview|-search-api|:online$|(^|/)sonar")
 # OpenRouter's and other vendors' own tools, as {"type": "openrouter:web_search"}. A function of the caller's own has
 # type "function", whatever its name.
 _SEARCH_TOOL = re.compile(rb'"type"\s*:\s*"[^"]*search')
-# The most searches for one answer that a budget must hold. Vendors do not say; agents that were seen made up to 21.
+# The searches for one answer that a budget must hold: our choice, since vendors name no bound.
 MOST_SEARCHES = 25
 
 

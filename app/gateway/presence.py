@@ -59,3 +59,5 @@ class Presence:
                 self.beat()
             except StoreUnavailable:
                 log.warning("presence_beat_failed", worker=self.worker_id)
+            except Exception:  # boundary: without the beat every later call would be declared lost
+                log.exception("presence_beat_failed", worker=self.worker_id)

@@ -38,6 +38,12 @@ class Recorded(msgspec.Struct):
             reservation_key(call_id), reservations, NOTHING, self.flight, self.leases, OUTBOX, *self.keys,
         ]  # fmt: skip
 
+    def request_args(self) -> list[str | int]:
+        """`args` of a call that is a request, and used nothing."""
+        args = list(self.args)
+        args[1::4] = [int(":requests_" in key) for key in self.keys]
+        return args
+
 
 decode_recorded = msgspec.json.Decoder(Recorded).decode
 

@@ -18,19 +18,19 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import dramatiq
 import gevent
 import msgspec
-import redis
 import structlog
-from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import Middleware, Retries
 
 from app.descriptors import raise_limit
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batches import Feeder
+from app.jobs.broker import Broker
 from app.jobs.queue import described
 from app.jobs.runner import Runner
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
+from app.store.redisurl import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -130,8 +130,8 @@ def _build() -> Services:
 
 services = _build()
 _lifecycle = Lifecycle(services)
-broker = RedisBroker(
-    client=redis.Redis.from_url(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
+broker = Broker(
+    client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
     namespace=NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),

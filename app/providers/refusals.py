@@ -19,6 +19,9 @@ from app.providers.exchange import Exchange
 
 _LONGEST_MESSAGE = 500
 _LONGEST_WAIT_S = 60.0
+# A proxy in front of the provider did not wait for its answer (524 is Cloudflare's word): the provider may have worked
+# on, and bills it. Any other error is a refusal, which nobody bills.
+_GIVEN_UP_ON = (504, 524)
 _LIKE_A_KEY = re.compile(r"(?i)\b(?:sk|pk|pstk|key|api)[-_][A-Za-z0-9*_-]{6,}|\bBearer\s+\S+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
@@ -46,6 +49,7 @@ def status_error(
         )  # fmt: skip
     cls, kind, what = _meaning(status)
     return cls(f"The provider {provider} {what}.", provider=provider, kind=kind, upstream_status=status,
+               billable=status in _GIVEN_UP_ON,
                retry_after_s=retry_after_s if cls is UpstreamUnavailable else None)  # fmt: skip
 
 
@@ -54,7 +58,7 @@ def _meaning(status: int) -> tuple[type[UpstreamError], str, str]:
         return UpstreamError, "auth", "did not accept the gateway's credentials"
     if status == 404:
         return UpstreamError, "not_found", "does not know the model"
-    if status == 408:
+    if status == 408 or status in _GIVEN_UP_ON:
         return UpstreamTimeout, "timeout_first_byte", "took too long to answer"
     if status == 429:
         return UpstreamUnavailable, "rate_limited", "is limiting the gateway's calls"

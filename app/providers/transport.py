@@ -8,6 +8,7 @@ checked before use, and a reused one that fails before the first byte of the ans
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket as plain_socket
 import ssl
@@ -30,6 +31,7 @@ from app.providers.exchange import Broken, Exchange
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"}
 # The machine's or this process's: descriptors, ports and buffers. No provider is to blame.
 _USED_UP = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
+_SHORTEST_TRIP_S = 0.005
 _OURS_ALONE = {"content-length", "transfer-encoding", "connection"}  # they say where a message ends
 
 
@@ -65,6 +67,7 @@ class Transport:
         self._slots = Semaphore(max_connections)
         self._max_connections = max_connections
         self._opened = self._reused = 0
+        self._round_trip_s = math.inf  # at the most: the least that a connection took to be made
 
     def post(self, path: str, body: bytes, *, deadline: float, cancel: CancelToken) -> Exchange:
         """Sends `body` to `path` and returns when the answer's headers are there."""
@@ -102,11 +105,14 @@ class Transport:
         if sock is not None:
             self._reused += 1
             exchange = self._exchange_on(sock, deadline, cancel)
+            began = time.monotonic()
             try:
                 exchange.begin(message)
                 return exchange
             except Broken as exc:
-                if exchange.answered:
+                # Closed by the provider just as it was used: then the answer is here within a round trip. Later, the
+                # provider has read the request, and bills it: that attempt is over.
+                if exchange.answered or (exchange.billable and time.monotonic() - began > self._round_trip_s):
                     self._fail(exc, exchange)
         sock = self._connect(self._connect_s(deadline), deadline, cancel)
         exchange = self._exchange_on(sock, deadline, cancel)
@@ -138,6 +144,7 @@ class Transport:
     def _connect(self, timeout_s: float, deadline: float, cancel: CancelToken) -> Any:
         name = self.provider
         limit = gevent.Timeout(timeout_s)
+        began = time.monotonic()
         resolving = _Resolving(self._host, self._port)
         try:
             with limit:
@@ -166,6 +173,7 @@ class Transport:
         finally:
             cancel.on_cancel(None)
         self._opened += 1
+        self._round_trip_s = min(self._round_trip_s, max(time.monotonic() - began, _SHORTEST_TRIP_S))
         return sock
 
     def _connect_s(self, deadline: float) -> float:

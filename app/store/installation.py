@@ -73,8 +73,8 @@ class Installation:
         [(seconds, _)] = self._redis.pipeline([("TIME",)])
         if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _ALIVE_S, "+inf"):
             raise ConfigError(
-                f"REDIS_URL leads to the Redis of {_short(found)}, which runs; the database {self._database.name} "
-                f"belongs to {_short(mine)}: two installations must not share a Redis; {_ADOPT}"
+                f"REDIS_URL leads to the Redis of {_short(found)}, which is running; the database "
+                f"{self._database.name} belongs to {_short(mine)}: two installations must not share a Redis; {_ADOPT}"
             )
         # Nobody of it has shown a sign of life: it was begun anew with another DATA_DIR and database.
         log.warning("redis_taken_over", of=_short(found))

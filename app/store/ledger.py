@@ -137,6 +137,22 @@ class Ledger:
         with self._database.read() as connection:
             return usage_report(connection, by, since=since, until=until)
 
+    def rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
+        """The rows that these calls have, without their single attempts."""
+        columns = [column for column in usage.columns if column.name in UsageRow.__struct_fields__]
+        found: dict[str, UsageRow] = {}
+        with self._database.read() as connection:
+            for start in range(0, len(call_ids), _IDS_A_STATEMENT):
+                chunk = call_ids[start : start + _IDS_A_STATEMENT]
+                for row in connection.execute(sa.select(*columns).where(usage.c.call_id.in_(chunk))):
+                    found[row.call_id] = UsageRow(**row._mapping)
+        return found
+
+    def dead_letters(self) -> int:
+        """Rows that could not be read, kept for a human."""
+        with self._database.read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(dead_letter)) or 0
+
     def _write(self, connection: Connection, rows: dict[str, UsageRow]) -> int:
         known = {old.call_id: old for old in _known(connection, list(rows))}
         deltas: _Deltas = {}
@@ -198,6 +214,14 @@ class Ledger:
         if excess > 0:
             oldest = sa.select(dead_letter.c.digest).order_by(dead_letter.c.ts).limit(excess)
             connection.execute(dead_letter.delete().where(dead_letter.c.digest.in_(oldest)))
+
+
+def readable(row: bytes) -> UsageRow | None:
+    """The row; None when it is none, and `write` would set it aside."""
+    try:
+        return _parsed(row)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parsed(row: UsageRow | Mapping[str, Any] | bytes) -> UsageRow:

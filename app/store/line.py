@@ -45,6 +45,7 @@ class Line:
         self._readable: Any = None
         self._writable: Any = None
         self._flush_due = True  # as soon as it is connected
+        self._retired = False
         self._connecting = gevent.spawn(self._connect)
 
     def ask(self, commands: Sequence[tuple[Arg, ...]]) -> Any:
@@ -61,6 +62,12 @@ class Line:
 
     def close(self) -> None:
         self._break(redis.ConnectionError, "The connection to Redis was closed.")
+
+    def retire(self) -> None:
+        """No more questions: it closes as soon as those that were asked are answered."""
+        self._retired = True
+        if not self._waiting:
+            self.close()
 
     @property
     def waiting(self) -> int:
@@ -134,6 +141,8 @@ class Line:
             self._waiting.extendleft((waiter, 1, 0.0) for waiter, _ in complete)
             self._break(redis.ConnectionError, "Redis sent what is no reply.")
             return
+        if self._retired and not self._waiting:
+            self.close()
         # Last of all: whoever is woken runs at once, and may close this very line.
         for waiter, reply in complete:
             waiter.switch(reply)
@@ -144,8 +153,9 @@ class Line:
 
     def _look_at_clock(self) -> None:
         """The timer is up: it was set for who was first then."""
-        self._timer.close()
-        self._timer = None
+        if self._timer is not None:  # not closed since it was due
+            self._timer.close()
+            self._timer = None
         if self._sock is not None:
             self._receive()  # after a long turn of the event loop, timers come before what has arrived meanwhile
         if not (self.usable and self._waiting):

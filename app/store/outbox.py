@@ -7,14 +7,14 @@ ledger ignores what it already has: nothing is lost and nothing counts twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from app.errors import GatewayError, StoreUnavailable
-from app.store.ledger import Ledger
+from app.store.ledger import Ledger, UsageRow, readable
 from app.store.redis import Redis
 from app.store.rediskeys import OUTBOX
 
@@ -70,6 +70,22 @@ class Outbox:
         log.debug("outbox_drained", entries=len(entries), written=written)
         return len(entries)
 
+    def written(self, call_ids: Collection[str]) -> dict[str, UsageRow]:
+        """The rows that these calls have, here or in the ledger; a `lost` one only where there is no other.
+
+        Here first: a row leaves only when the ledger has it.
+        """
+        found: dict[str, UsageRow] = {}
+        start = "-"
+        while page := self._redis.execute("XRANGE", OUTBOX, start, "+", "COUNT", _BATCH):
+            start = "(" + page[-1][0].decode()
+            for _, fields in page:
+                row = readable(_row(fields))
+                if row is not None and row.call_id in call_ids and (row.status != "lost" or row.call_id not in found):
+                    found[row.call_id] = row
+        in_ledger = self._ledger.rows([id for id in call_ids if id not in found or found[id].status == "lost"])
+        return found | in_ledger
+
     def depth(self) -> int:
         """Rows that wait."""
         return int(self._redis.execute("XLEN", OUTBOX))
@@ -82,13 +98,23 @@ class Outbox:
         written_ms = int(oldest[0][0].partition(b"-")[0])
         return max(0.0, int(seconds) + int(micros) / 1e6 - written_ms / 1000)
 
-    def run(self, stop: Stop, *, reaper: Reaper, keys: Mirror, show_life: Callable[[], object] = lambda: None) -> None:
+    def run(
+        self,
+        stop: Stop,
+        *,
+        reaper: Reaper,
+        keys: Mirror,
+        adopt: Callable[[], object] = lambda: None,
+        show_life: Callable[[], object] = lambda: None,
+    ) -> None:
         """The ledger process: until `stop`, drain, and every second reap and tell Redis of revoked keys.
+
+        Before it declares calls lost, it has settlements that dead processes left on disk replayed: `adopt`.
 
         An outage of Redis or the database is waited out. At the end what is left is drained once more. `show_life` is
         called about every second: the loop turns, whatever is away.
         """
-        turns = {"outbox": _Turn("outbox"), "reaper": _Turn("reaper"), "keys": _Turn("keys")}
+        turns = {name: _Turn(name) for name in ("outbox", "spool", "reaper", "keys")}
         chores_due = self._monotonic()
         log.info("ledger_started")
         while not stop.is_set():
@@ -96,6 +122,7 @@ class Outbox:
             if now >= chores_due:
                 chores_due = now + _CHORES_EVERY_S
                 show_life()
+                turns["spool"].take(adopt, now)
                 turns["reaper"].take(reaper.run_once, now)
                 turns["keys"].take(keys.sync_mirror, now)
             block_ms = max(1, int((chores_due - self._monotonic()) * 1000))

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import redis
 from gevent import get_hub
 from gevent.monkey import is_module_patched
-from redis.connection import Connection, ConnectionPool, SSLConnection
+from redis.connection import SSLConnection
 
 from app.errors import StoreUnavailable
 from app.store.connections import Connections
 from app.store.line import Line
+from app.store.rediskeys import READY
+from app.store.redisurl import connector
 
 Arg = str | bytes | int | float
 _LUA = Path(__file__).with_name("lua")
-# How a Redis says that it takes no writes: full, a replica, out of disk, alone. Up to Redis 6 a script's error has
-# such a word only somewhere inside, and redis-py then does not recognise it.
-_REFUSALS = ("OOM command not allowed", "READONLY ", "MISCONF ", "NOREPLICAS ")
+# Errors that are mistakes of ours, by their first word. With any other one (BUSY, READONLY, MASTERDOWN, NOAUTH, …) it
+# is Redis that cannot, and what was asked may be asked again.
+_MISTAKES = frozenset({"ERR", "WRONGTYPE", "NOSCRIPT", "EXECABORT", "BUSYGROUP", "BUSYKEY", "CROSSSLOT"})
+# Up to Redis 6 a script's error has such a word only somewhere inside.
+_REFUSALS = ("OOM command not allowed", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ", "CLUSTERDOWN ")
+# Refusals that a new connection would meet as well. After any other one the address may lead to another Redis by now.
+_SAME_EVERYWHERE = frozenset({"OOM", "BUSY"})
 # After a failure, calls fail at once for this long instead of each waiting for its own timeout.
 _FAIL_FAST_S = 0.25
+_READY_MS = 10_000
 # They may wait inside Redis, or change what the connection is: everybody behind them would wait, or be misread.
 _NOT_SHARED = frozenset({
     "XREAD", "XREADGROUP", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BRPOPLPUSH", "BZPOPMIN", "BZPOPMAX", "BZMPOP",
@@ -38,8 +45,9 @@ class Redis:
     """Commands and scripts on one Redis.
 
     Replies are bytes, ints, None and lists of them (RESP2). Raises `StoreUnavailable` when Redis cannot be
-    reached, does not answer in time, or refuses (loading, out of memory, read-only). A command whose connection
-    broke is sent once more on a fresh one: what must not run twice has to be a script that notices.
+    reached, does not answer in time, or refuses (loading, busy, out of memory, read-only, …); one that says that it is
+    not to be asked is looked up anew. A command whose connection broke is sent once more on a fresh one: what must not
+    run twice has to be a script that notices.
     """
 
     def __init__(
@@ -52,14 +60,13 @@ class Redis:
         shared: bool | None = None,
     ) -> None:
         """`shared`: one connection for all greenlets. Left out, in processes whose sockets are gevent's."""
-        # The pool only parses the URL; no connection of it is ever used.
-        template = ConnectionPool.from_url(url, protocol=2, socket_timeout=socket_timeout_s, health_check_interval=0)
-        if not url.startswith("unix:"):
-            template.connection_kwargs |= {"socket_connect_timeout": connect_timeout_s, "socket_keepalive": True}
-        self._new: Callable[[], Connection] = lambda: template.connection_class(**template.connection_kwargs)
+        kind, self._new = connector(
+            url, protocol=2, socket_timeout=socket_timeout_s, socket_connect_timeout=connect_timeout_s,
+            socket_keepalive=True, health_check_interval=0,
+        )  # fmt: skip
         self._timeout_s = socket_timeout_s
         self._own = Connections(self._new, timeout_s=socket_timeout_s, most=max_connections)
-        gevents = is_module_patched("socket") and not issubclass(template.connection_class, SSLConnection)
+        gevents = is_module_patched("socket") and not issubclass(kind, SSLConnection)
         self._shared = gevents if shared is None else shared
         self._line: Line | None = None
         self._down_until = 0.0
@@ -81,7 +88,7 @@ class Redis:
 
     def ping(self) -> None:
         """Raises `StoreUnavailable` unless Redis answers and accepts writes."""
-        self.execute("PING")
+        self.execute("SET", READY, 1, "PX", _READY_MS)
 
     def memory(self) -> tuple[int, int]:
         """Bytes in use, and how many it may use (0: no bound)."""
@@ -112,7 +119,7 @@ class Redis:
             raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
         try:
             reply = self._ask_shared(commands) if shared else self._own.ask(commands)
-        except (redis.ConnectionError, redis.TimeoutError) as exc:
+        except redis.RedisError as exc:  # it never came to an answer: also what the beginning of a connection was told
             self._fail(exc)
         self._down_until = 0.0
         for each in reply if len(commands) > 1 else (reply,):
@@ -143,11 +150,22 @@ class Redis:
         raise failure from exc
 
     def _refused(self, exc: Exception) -> NoReturn:
-        if isinstance(exc, redis.ConnectionError):  # LOADING and the like: Redis is there, but cannot serve
-            self._fail(exc)
-        if isinstance(exc, redis.ReadOnlyError | redis.OutOfMemoryError) or any(w in str(exc) for w in _REFUSALS):
-            raise StoreUnavailable("The limits store refuses writes.", retry_after_s=5) from exc
-        raise exc
+        code = getattr(exc, "status_code", None) or str(exc).partition(" ")[0]
+        connects_no_more = isinstance(exc, redis.ConnectionError)  # a few of them begin with ERR
+        if code in _MISTAKES and not connects_no_more and not any(word in str(exc) for word in _REFUSALS):
+            raise exc
+        if code not in _SAME_EVERYWHERE:
+            self._down_until = time.monotonic() + _FAIL_FAST_S
+            self._drop_connections()
+        raise StoreUnavailable(f"The limits store refuses ({code}).", retry_after_s=1) from exc
+
+    def _drop_connections(self) -> None:
+        """Whoever asks next connects anew; who waits on the shared one still gets its reply."""
+        line = self._line
+        if line is not None and line.hub is get_hub():
+            self._line = None
+            line.retire()
+        self._own.close()
 
 
 class Script:
@@ -162,4 +180,8 @@ class Script:
         try:
             return self._client.execute("EVALSHA", self._sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
+            pass  # the first time, and after a restart
+        try:
             return self._client.execute("EVAL", self._text, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError as exc:
+            raise StoreUnavailable("The limits store has just forgotten its scripts.", retry_after_s=1) from exc

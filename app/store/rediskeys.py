@@ -4,6 +4,7 @@ from __future__ import annotations
 
 OUTBOX = "penstock:outbox"
 NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
+READY = "penstock:ready"  # written to see whether Redis takes writes
 WORKERS = "penstock:workers"  # zset: worker id → its last sign of life, Unix seconds by Redis's clock
 RUNNING_CALLS = "penstock:running:"  # and an API key's id: its running calls
 

@@ -1,110 +1,217 @@
 """Settlements that Redis could not take wait on local disk, and are replayed when it is back.
 
-One file a process, one JSON line a settlement, synced before the call is answered. A process that dies leaves
-its file; the next one on the same disk adopts it (an flock tells whose process still lives). Replaying is safe:
-the settle script does nothing the second time.
+One file a process, one line a settlement, synced before the call is answered. A process that dies leaves its file;
+another one on the same disk adopts it. A replay remembers in the file what it has done, and a call that Redis no
+longer remembers is looked for in the ledger first: it may have been settled without our having heard of it.
+
+A disk that takes nothing does not hold up the answers: what it should keep waits in memory meanwhile, up to a bound.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import Any, Protocol
 
-import msgspec
+import gevent
 import structlog
-from redis import ResponseError
+from gevent.monkey import is_module_patched
+from redis import RedisError
 
 from app.errors import StoreUnavailable
+from app.store import spoolfile
 from app.store.redis import Arg, Script
+from app.store.spoolfile import DONE, REFUSED, VERSION, Backlog, Line, Settlement, Writer, claimed, encoded
 
 log = structlog.get_logger()
+_HELD_BYTES = 32 * 1024 * 1024  # some 20,000 settlements
+_FORGOTTEN = -1  # what settle.lua says of a call that it knows nothing of
 
 
-class _Settlement(msgspec.Struct):
-    """A line: what the settle script was called with (in JSON, bytes are base64)."""
+class Figures(Protocol):
+    def settlements_held(self, delta: int) -> None: ...
 
-    keys: list[bytes]
-    args: list[bytes]
-
-
-_decode = msgspec.json.Decoder(_Settlement).decode
+    def settlements_dropped(self, count: int) -> None: ...
 
 
 class Spool:
-    """The spool directory of one machine, written by this process's file in it."""
+    """The spool directory of one machine, written by this process's file in it.
 
-    def __init__(self, directory: Path, *, name: str, retry_s: float = 1.0) -> None:
+    `never_ran` is asked, of settlements whose calls Redis has forgotten, which of them are still to be run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str,
+        retry_s: float = 1.0,
+        never_ran: Callable[[Sequence[Settlement]], Sequence[Settlement]] = lambda forgotten: forgotten,
+        figures: Figures | None = None,
+        held_bytes: int = _HELD_BYTES,
+    ) -> None:
         self._directory = directory
-        self._path = directory / f"{name}.jsonl"
+        self._writer = Writer(directory, name)
         self._retry_s = retry_s
-        self._file: IO[bytes] | None = None
-        self._rotations = 0
+        self._never_ran = never_ran
+        self._figures = figures
+        self._most_held = held_bytes
+        self._pending: list[bytes] = []  # on their way to the disk
+        self._held: list[bytes] = []  # which it did not take
+        self._held_bytes = 0
+        self._disk_after = 0.0  # when to try it again
+        self._writing = threading.Lock()
         self._replaying = False
 
     def settle(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
-        """Runs `script`, or keeps it for later when Redis is not there. Raises nothing of Redis's."""
+        """Runs `script`, or keeps it for later when that fails. Raises nothing of Redis's nor of the disk's."""
         try:
             script(keys, args)
-        except StoreUnavailable:
-            log.warning("settlement_spooled", call_id=str(args[0]))
+        except StoreUnavailable as exc:
+            log.warning("settlement_spooled", call_id=str(args[0]), reason=exc.message)
+            self.keep(script, keys, args)
+        except RedisError:  # a bug of ours; the call has happened all the same
+            log.exception("settlement_failed", call_id=str(args[0]))
             self.keep(script, keys, args)
 
     def keep(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
-        """Has `script` run as soon as Redis is there."""
-        self._append(keys, args)
+        """Has `script` run as soon as Redis is there. Returns when that is safe, or known to be impossible."""
+        self._pending.append(encoded(keys, args))
         self._start_replaying(script)
+        self._write()
 
     def adopt(self, script: Script) -> None:
         """Replays, in the background, what processes that are no more have left."""
-        if any(self._directory.glob("*.jsonl")):
+        if spoolfile.waiting_in(self._directory):
             self._start_replaying(script)
 
-    def replay(self, script: Script) -> int:
+    def replay(self, script: Script, most: int | None = None) -> int:
         """Replays every file that no living process owns, and this one's own. Returns the settlements replayed.
 
-        Raises `StoreUnavailable` when Redis is still away; what was not replayed stays.
+        At most about `most` of them. Raises `StoreUnavailable` when Redis is still away; what was not replayed stays.
         """
-        if not self._directory.is_dir():
-            return 0
-        self._rotate()
-        return sum(self._replay_file(path, script) for path in sorted(self._directory.glob("*.jsonl")))
+        self._write()
+        with self._writing:
+            _without_stopping_others(self._writer.set_aside)
+        count = self._replay_held(script)
+        for path in spoolfile.waiting_in(self._directory):
+            if most is not None and count >= most:
+                break
+            count += self._replay_file(path, script, None if most is None else most - count)
+        return count
 
-    def _rotate(self) -> None:
-        """Sets this process's file aside, so that what comes while it is replayed goes into a new one."""
-        if self._file is not None:
-            self._rotations += 1
-            self._path.rename(self._path.with_name(f"{self._path.stem}.{self._rotations}.jsonl"))
-            # In this order: once the lock is gone, others may replay and remove the file.
-            self._file.close()
-            self._file = None
+    def backlog(self) -> Backlog:
+        return spoolfile.backlog(self._directory)
 
-    def _append(self, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
-        if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # Locked before it has the name that others look for.
-            nameless = self._path.with_suffix(".new")
-            self._file = nameless.open("ab")
-            _lock(self._file)
-            nameless.rename(self._path)
-        line = msgspec.json.encode(_Settlement([_packed(k) for k in keys], [_packed(a) for a in args]))
-        self._file.write(line + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _write(self) -> None:
+        """Moves what is pending, and what is held, to the disk: all of it with one sync, whoever it is from."""
+        with self._writing:
+            lines, self._pending = self._pending, []
+            if not (lines or self._held):
+                return
+            if time.monotonic() < self._disk_after:
+                self._hold(lines)
+                return
+            data = b"".join([*self._held, *lines])
+            try:
+                _without_stopping_others(lambda: self._writer.append(data))
+            except OSError as exc:
+                self._disk_after = time.monotonic() + self._retry_s
+                self._hold(lines)
+                log.error("spool_not_written", reason=exc.strerror, held=len(self._held), held_bytes=self._held_bytes)
+            except BaseException:  # killed in mid-write: twice is harmless, not at all is not
+                self._pending[:0] = lines
+                raise
+            else:
+                self._release_held()
 
-    def _replay_file(self, path: Path, script: Script) -> int:
+    def _hold(self, lines: Iterable[bytes]) -> None:
+        before, dropped = len(self._held), 0
+        for line in lines:
+            if self._held_bytes + len(line) > self._most_held:
+                dropped += 1
+            else:
+                self._held.append(line)
+                self._held_bytes += len(line)
+        if self._figures is not None:
+            self._figures.settlements_held(len(self._held) - before)
+        if dropped:
+            self._drop(dropped)
+
+    def _release_held(self) -> list[bytes]:
+        released, self._held, self._held_bytes = self._held, [], 0
+        if released and self._figures is not None:
+            self._figures.settlements_held(-len(released))
+        return released
+
+    def _drop(self, count: int) -> None:
+        """Their reservations stay open until their deadline, and end as lost."""
+        log.error("settlements_dropped", count=count, held=len(self._held), held_bytes=self._held_bytes)
+        if self._figures is not None:
+            self._figures.settlements_dropped(count)
+
+    def _replay_held(self, script: Script) -> int:
+        with self._writing:
+            lines = [Line(data, index) for index, data in enumerate(self._release_held())]
+        left = dict.fromkeys(lines)
+        refused: list[Line] = []
+
+        def mark(line: Line, became: bytes) -> None:
+            left.pop(line)
+            if became == REFUSED:
+                refused.append(line)
+
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return 0  # another process has just replayed it
-        with file:
-            if not (_lock(file) and _is_at(path, file)):
+            return self._run_again(lines, script, mark)
+        finally:
+            with self._writing:
+                self._hold(line.data for line in left)
+                if refused:
+                    self._drop(len(refused))
+
+    def _replay_file(self, path: Path, script: Script, most: int | None) -> int:
+        with claimed(path) as file:
+            if file is None:
                 return 0
-            count = sum(_replay_line(line, script, path.name) for line in file)
-            path.unlink()
+
+            def mark(line: Line, became: bytes) -> None:
+                file.mark(line, became)
+                if file.should_sync:
+                    _without_stopping_others(file.sync)
+
+            try:
+                return self._run_again(islice(file.lines(), most), script, mark, path.name)
+            finally:
+                file.finish()
+
+    def _run_again(
+        self, lines: Iterable[Line], script: Script, mark: Callable[[Line, bytes], None], file: str = ""
+    ) -> int:
+        count = 0
+        forgotten: list[tuple[Line, Settlement]] = []
+        for line in lines:
+            settlement = line.settlement()
+            if settlement is None:  # left to the reaper, which has the call's open reservation
+                log.warning("spool_line_broken", file=file)
+                mark(line, DONE)
+            elif settlement.v > VERSION:
+                log.error("spool_line_of_a_newer_version", file=file, version=settlement.v)
+            else:
+                reply = _replayed(script, settlement, b"replayed")
+                if reply == _FORGOTTEN:
+                    forgotten.append((line, settlement))
+                    continue
+                mark(line, REFUSED if reply is None else DONE)
+                count += reply is not None
+        if forgotten:
+            due = {settlement.call_id for settlement in self._never_ran([settlement for _, settlement in forgotten])}
+            for line, settlement in forgotten:
+                reply = _replayed(script, settlement, b"settled") if settlement.call_id in due else 0
+                mark(line, REFUSED if reply is None else DONE)
+                count += reply is not None
         return count
 
     def _start_replaying(self, script: Script) -> None:
@@ -124,41 +231,35 @@ class Spool:
                 log.exception("spool_replay_failed")
                 continue
             log.info("settlements_replayed", count=count)
-            if self._file is None:  # nothing came while the files were replayed
+            if not (self._writer.is_open or self._pending or self._held):  # nothing came while the files were replayed
                 self._replaying = False
                 return
 
 
-def _replay_line(line: bytes, script: Script, file: str) -> bool:
-    """A line that cannot be replayed is left to the reaper, which has the call's open reservation."""
+def _replayed(script: Script, settlement: Settlement, how: bytes) -> int | None:
+    """What the script says; None when it will never take this one. `how` stands for "settled"."""
+    first, final, *rest = settlement.args if len(settlement.args) > 1 else (*settlement.args, b"")
     try:
-        settlement = _decode(line)
-    except msgspec.DecodeError:
-        log.warning("spool_line_broken", file=file)  # a process died in mid-write
-        return False
+        return int(script(settlement.keys, [first, how if final == b"settled" else final, *rest]))
+    except RedisError as exc:
+        log.error("settlement_refused", call_id=settlement.call_id, reason=str(exc))
+        return None
+
+
+def _without_stopping_others(work: Callable[[], Any]) -> None:
+    """A slow disk must not stop the event loop."""
+    if not is_module_patched("threading"):
+        work()
+        return
+    failure = gevent.get_hub().threadpool.apply(_outcome, (work,))
+    if failure is not None:
+        raise failure
+
+
+def _outcome(work: Callable[[], Any]) -> OSError | None:
+    """The error as a value: gevent would print a traceback for one that is raised in its pool."""
     try:
-        script(settlement.keys, settlement.args)
-    except ResponseError as exc:
-        log.error("settlement_refused", call_id=settlement.args[0].decode(), reason=str(exc))
-        return False
-    return True
-
-
-def _lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _is_at(path: Path, file: IO[bytes]) -> bool:
-    """Whether `path` still means the open `file`: its owner may have set it aside and begun another one."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _packed(value: Arg) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()
+        work()
+    except OSError as exc:
+        return exc
+    return None

@@ -98,6 +98,13 @@ class Metrics:
             Gauge, "llm_breaker_state", "0 closed, 1 half open, 2 open: the worst of the workers.", "target",
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self._held = self._new(
+            Gauge, "llm_settlements_held", "Settlements in memory, since neither Redis nor the disk takes them.",
+            multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._dropped = self._new(
+            Counter, "llm_settlements_dropped_total", "Settlements given up: their calls end as lost."
+        )
         self._http = self._new(
             Histogram, "http_request_duration_seconds", "Until the answer's first byte.", "route", "method", "status",
             buckets=_HTTP,
@@ -179,6 +186,12 @@ class Metrics:
     def breaker(self, target: str, state: str) -> None:
         """`target` is a configured `provider/model`; `state`: closed, half_open or open."""
         self._child(self._breaker, target).set(_STATES[state])
+
+    def settlements_held(self, delta: int) -> None:
+        self._batch.inc(self._held, delta)
+
+    def settlements_dropped(self, count: int) -> None:
+        self._batch.inc(self._dropped, count)
 
     def observe_http(self, route: str, method: str, status: int, duration_s: float) -> None:
         """`route` is the rule that matched, never the path."""

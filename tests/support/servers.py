@@ -45,10 +45,11 @@ def wait_for(what: Callable[[], Any], *, timeout_s: float = 20.0, message: str =
 
 
 class RedisServer:
-    """A real redis-server with an append-only file: it can be killed and come back."""
+    """A real redis-server with an append-only file: it can be killed and come back. `options` are further arguments."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self._directory = directory
+        self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,7 +57,7 @@ class RedisServer:
     def start(self) -> None:
         command = [
             find_redis(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers, message="redis-server did not start")
@@ -66,6 +67,13 @@ class RedisServer:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """As a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        self._process = None
 
     def suspend(self) -> None:
         """Alive, but answers nothing."""

@@ -11,6 +11,7 @@ import pytest
 
 from app.store.database import Database
 from app.store.redis import Redis
+from tests.support.calls import House
 
 
 @pytest.fixture
@@ -39,5 +40,12 @@ def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
     path = tmp_path / "ledger.db"
     shutil.copy(migrated_file, path)
     opened = Database(f"sqlite:///{path}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def house(redis: Redis, tmp_path: Path) -> Iterator[House]:
+    opened = House(redis, tmp_path)
     yield opened
     opened.close()

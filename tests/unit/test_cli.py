@@ -50,6 +50,8 @@ def services(tmp_path: Path, database: Database, redis: Redis) -> SimpleNamespac
         ledger=ledger,
         outbox=Outbox(redis=redis, ledger=ledger),
         reaper=SimpleNamespace(run_once=lambda: None),
+        redis=redis,
+        spool=SimpleNamespace(replay=lambda script, most: 0),
     )
 
 
@@ -250,6 +252,7 @@ def test_the_ledger_process_migrates_drains_and_ends_well_when_told_to(
     services.ledger = Ledger(database=services.database)
     services.keys = Keys(database=services.database, redis=redis)
     services.outbox = Outbox(redis=redis, ledger=services.ledger)
+    services.installation = Installation(database=services.database, redis=redis, data_dir=tmp_path)
 
     def told_to_stop() -> None:
         redis.execute("XADD", OUTBOX, "*", "row", json.dumps(call("last")))

@@ -13,6 +13,7 @@ import pytest
 
 from app.domain.config import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from app.providers import transport
 from app.providers.base import CancelToken
 from app.providers.openai import OpenAIProvider
 from tests.support.providers import HEADERS, SSE_HEADERS, chat_call, drip, openai, scripted_server
@@ -154,7 +155,8 @@ def answer_then(close: bool, seen: list[bytes]) -> Callable[[Any], None]:
     return serve
 
 
-def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once() -> None:
+def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_SHORTEST_TRIP_S", 10.0)  # however busy this machine is, it was at once
     seen: list[bytes] = []
     with scripted_server(answer_then(True, seen)) as url:
         provider = openai(url)
@@ -162,6 +164,23 @@ def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once() -> Non
         assert provider.chat(chat_call()).body == b'{"choices":[]}'
         assert len(seen) == 1
         assert provider.stats() == {"idle": 1, "active": 0, "opened": 2, "reused": 1}
+
+
+def test_a_vendor_that_read_the_request_and_closes_later_is_not_asked_twice_behind_the_ledgers_back() -> None:
+    seen: list[bytes] = []
+
+    def serve(sock: Any) -> None:
+        answer_then(True, seen)(sock)
+        gevent.sleep(0.1)
+
+    with scripted_server(serve) as url:
+        provider = openai(url)
+        provider.chat(chat_call())
+        with pytest.raises(UpstreamError) as caught:
+            provider.chat(chat_call())
+        assert (caught.value.kind, caught.value.billable) == ("closed", True)
+        assert len(seen) == 1
+        assert provider.stats() == {"idle": 0, "active": 0, "opened": 1, "reused": 1}
 
 
 def test_a_reused_connection_that_dies_behind_a_byte_of_the_answer_is_not_asked_twice() -> None:

@@ -9,7 +9,9 @@ import gevent
 import pytest
 from gevent import socket
 
+from app.api.errors import error_answer
 from app.api.hangup import Hangup, watch
+from app.errors import ClientGone
 from app.providers.base import CancelToken
 
 
@@ -33,6 +35,12 @@ def test_a_hang_up_cancels_the_call_that_runs_and_not_the_one_before(ends: tuple
     gevent.sleep(0.01)
     assert (first.cancelled, second.cancelled) == (False, True)
     hangup.close()
+
+
+def test_the_answer_to_a_call_that_was_hung_up_on_is_no_error_of_the_server() -> None:
+    begun: list[str] = []
+    error_answer(ClientGone("The client hung up."), "req_1").send(lambda status, headers: begun.append(status))
+    assert begun == ["499 Client Closed Request"]
 
 
 def test_a_hang_up_between_two_calls_cancels_the_next_one(ends: tuple[Any, Any]) -> None:

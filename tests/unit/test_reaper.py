@@ -199,6 +199,7 @@ class Forwards:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self.execute = redis.execute
+        self.ping = redis.ping
 
     def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies = self._redis.pipeline(commands)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import resource
+import stat
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import ResponseError
 from structlog.testing import capture_logs
 
 from app.errors import StoreUnavailable
 from app.store.redis import Arg, Redis
 from app.store.spool import Spool
-from tests.support.servers import wait_for
+from tests.support.servers import ROOT, wait_for
 
 KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
 
@@ -90,7 +96,7 @@ def test_a_dead_processes_file_is_adopted_by_the_next(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=spooled, args=(tmp_path, "dead", "one", "two"))
     child.start()
     child.join(20)
-    assert files(tmp_path) == ["dead.jsonl"]
+    assert files(tmp_path) == ["dead.spool"]
     desk = Desk()
     desk.away = False
     Spool(tmp_path, name="next", retry_s=0.01).adopt(desk)
@@ -116,7 +122,7 @@ def test_a_redis_that_goes_away_in_the_middle_of_a_replay_loses_nothing(tmp_path
         spool.replay(desk)
     desk.away, desk.before = False, lambda _: None
     spool.replay(desk)
-    assert set(desk.settled) == {"one", "two", "three"}
+    assert desk.settled == ["one", "two", "three"], "what was sent is not sent again"
     assert files(tmp_path) == []
 
 
@@ -132,15 +138,15 @@ def test_what_comes_during_a_replay_goes_into_a_new_file(tmp_path: Path) -> None
 
     desk.before = another
     assert spool.replay(desk) == 1
-    assert files(tmp_path) == ["a.jsonl"]
+    assert files(tmp_path) == ["a.spool"]
     assert spool.replay(desk) == 1
     assert desk.settled == ["one", "late"]
 
 
 def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
     living = spooled(tmp_path, "living", "one")
-    whole = (tmp_path / "living.jsonl").read_bytes()
-    (tmp_path / "dead.jsonl").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
+    whole = (tmp_path / "living.spool").read_bytes()
+    (tmp_path / "dead.spool").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
     desk = Desk()
     desk.away = False
     with capture_logs() as logs:
@@ -160,13 +166,17 @@ def test_a_settlement_that_redis_will_never_take_holds_up_no_other(tmp_path: Pat
         assert spool.replay(script) == 1
     assert [entry["call_id"] for entry in logs if entry["event"] == "settlement_refused"] == ["poison"]
     assert redis.execute("XLEN", "penstock:outbox") == 1
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "a.1.refused", "it is left to a human"
+    assert [line[:1] for line in kept.read_text().splitlines()] == ["!", "#"]
+    assert spool.backlog() == (0, 0, 1)
 
 
 def test_workers_that_replay_the_same_directory_do_not_trip_each_other(tmp_path: Path) -> None:
     """After an outage every worker replays at the same moment: a file may be gone before it can be opened."""
     for number in range(3):
         spooled(tmp_path, f"dead-{number}", f"call-{number}")
-        (tmp_path / f"dead-{number}.jsonl").rename(tmp_path / f"orphan-{number}.jsonl")
+        (tmp_path / f"dead-{number}.spool").rename(tmp_path / f"orphan-{number}.spool")
     orphans = {path.name: path.read_bytes() for path in tmp_path.glob("orphan-*")}
     for name, content in orphans.items():  # copies that no process holds locked
         (tmp_path / name).unlink()
@@ -224,3 +234,173 @@ def test_a_replay_survives_what_nobody_thought_of(tmp_path: Path) -> None:
     desk.before = trouble
     desk.away = False
     wait_for(lambda: desk.settled == ["one"], timeout_s=5, message="the replaying thread died")
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("BUSY"), ResponseError("Error running script: a bug of ours")])
+def test_whatever_redis_says_the_settlement_is_kept(tmp_path: Path, failure: Exception) -> None:
+    desk = Desk()
+    desk.away = False
+    failures = iter([failure])
+
+    def trouble(_: str) -> None:
+        for one in failures:
+            raise one
+
+    desk.before = trouble
+    spool = Spool(tmp_path, name="a", retry_s=3600)
+    with capture_logs() as logs:
+        spool.settle(desk, KEYS, ["one"])
+    expected = (
+        ("settlement_spooled", "warning") if isinstance(failure, StoreUnavailable) else ("settlement_failed", "error")
+    )
+    told = [(entry["event"], entry["log_level"]) for entry in logs if entry.get("call_id") == "one"]
+    assert told == [expected], "and nothing of an earlier test's thread"
+    assert spool.replay(desk) == 1
+    assert desk.settled == ["one"]
+
+
+class Figures:
+    def __init__(self) -> None:
+        self.held = 0
+        self.dropped = 0
+
+    def settlements_held(self, delta: int) -> None:
+        self.held += delta
+
+    def settlements_dropped(self, count: int) -> None:
+        self.dropped += count
+
+
+@contextmanager
+def disk_with_room_until(size: int) -> Iterator[None]:
+    """Files of this process grow to `size` bytes and no further: as on a full disk, what fits is still written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_holds_up_no_answer_and_spoils_no_line(tmp_path: Path) -> None:
+    figures = Figures()
+    spool = Spool(tmp_path, name="a", retry_s=0, figures=figures)
+    spool._replaying = True  # the test replays itself
+    away, desk = Desk(), Desk()
+    desk.away = False
+    spool.settle(away, KEYS, ["one"])
+    file = tmp_path / "a.spool"
+    first = file.read_bytes()
+    with disk_with_room_until(len(first) + 10), capture_logs() as logs:
+        spool.settle(away, KEYS, ["two"])
+        spool.settle(away, KEYS, ["three"])
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["spool_not_written"] * 2
+    assert file.read_bytes() == first, "no part of a line is left"
+    assert figures.held == 2
+    spool.settle(away, KEYS, ["four"])
+    assert figures.held == 0, "there is room again"
+    assert len(file.read_bytes().splitlines()) == 4
+    assert spool.replay(desk) == 4
+    assert desk.settled == ["one", "two", "three", "four"]
+
+
+def test_what_no_disk_takes_goes_to_redis_from_memory(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("no directory can be made here")
+    figures = Figures()
+    spool = Spool(tmp_path / "spool", name="a", retry_s=0.01, figures=figures)
+    desk = Desk()
+    for call_id in ("one", "two", "three"):
+        spool.settle(desk, KEYS, [call_id])
+    assert figures.held == 3
+    desk.before = lambda call_id: setattr(desk, "away", call_id == "two")
+    desk.away = False
+    wait_for(lambda: desk.settled == ["one", "two"], message="and then Redis goes away again")
+    desk.before = lambda _: None
+    desk.away = False
+    wait_for(lambda: figures.held == 0)
+    assert desk.settled == ["one", "two", "three"]
+    assert figures.dropped == 0
+
+
+def test_what_memory_has_no_room_for_is_dropped_loudly(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("no directory can be made here")
+    figures, desk = Figures(), Desk()
+    spool = Spool(tmp_path / "spool", name="a", retry_s=3600, figures=figures, held_bytes=1000)
+    with capture_logs() as logs:
+        for number in range(20):
+            spool.settle(desk, KEYS, [f"call-{number}"])
+    dropped = [entry for entry in logs if entry["event"] == "settlements_dropped"]
+    assert sum(entry["count"] for entry in dropped) == figures.dropped == 20 - figures.held
+    assert {entry["log_level"] for entry in dropped} == {"error"}
+    assert 0 < figures.held < 20
+    desk.away = False
+    assert spool.replay(desk) == len(desk.settled)
+    assert desk.settled == [f"call-{number}" for number in range(20 - figures.dropped)]
+    assert figures.held == 0
+
+
+def test_nobody_else_can_read_what_waits_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir(mode=0o755)  # as an older version made it
+    Spool(tmp_path / "spool", name="a", retry_s=3600).settle(Desk(), KEYS, ["one"])
+    assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "spool" / "a.spool").stat().st_mode) == 0o600
+
+
+def test_a_line_of_a_newer_version_waits_for_that_version(tmp_path: Path) -> None:
+    (tmp_path / "later.spool").write_text('{"keys":[],"args":["b25l"],"v":3}\n')
+    desk = Desk()
+    desk.away = False
+    with capture_logs() as logs:
+        assert Spool(tmp_path, name="a").replay(desk) == 0
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["spool_line_of_a_newer_version"]
+    assert files(tmp_path) == ["later.spool"]
+
+
+def test_a_part_of_a_large_file_can_be_replayed_at_a_time(tmp_path: Path) -> None:
+    spool = spooled(tmp_path, "a", *[f"call-{number}" for number in range(5)])
+    desk = Desk()
+    desk.away = False
+    assert [spool.replay(desk, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert desk.settled == [f"call-{number}" for number in range(5)]
+    assert files(tmp_path) == []
+
+
+_SLOW_DISK = """
+from gevent import monkey, get_hub, sleep, spawn
+monkey.patch_all()
+import os, sys, time
+from pathlib import Path
+from app.errors import StoreUnavailable
+from app.store.spool import Spool
+syncs = []
+really_sleep = monkey.get_original("time", "sleep")
+def slow(fileno):
+    syncs.append(fileno)
+    really_sleep(0.5)
+os.fsync = slow
+def away(keys, args):
+    raise StoreUnavailable("away")
+spool = Spool(Path(sys.argv[1]), name="a", retry_s=3600)
+spool.settle(away, ["k"], ["warm up: the file is made"])
+turns, order, syncs[:] = [], [], []
+def call(number):
+    spool.settle(away, ["k"], [f"call-{number}"])
+    order.append(number)
+def ticks():
+    while len(order) < 20:
+        turns.append(time.monotonic())
+        sleep(0.01)
+calls = [spawn(call, number) for number in range(20)]
+ticks()
+longest = max(after - before for before, after in zip(turns, turns[1:]))
+kept = Path(sys.argv[1], "a.spool").read_bytes().count(b"\\n")
+print(longest < 0.25, len(syncs), kept)
+os._exit(0)
+"""
+
+
+def test_a_slow_disk_stops_no_other_call_and_one_sync_serves_many(tmp_path: Path) -> None:
+    """In a process of its own, patched as a worker is."""
+    command = [sys.executable, "-c", _SLOW_DISK, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
+    assert ran.stdout.splitlines()[-1] == "True 2 21", "the first call's sync, then one for all that came meanwhile"

@@ -93,8 +93,8 @@ for i = 7, #KEYS do
 end
 
 if refused < 0 and not answer and not repeated and ARGV[8] ~= '' then
-  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now_ms)
-  if redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[8]) then refused, retry_ms = 0, 1000 end
+  -- Nothing is written yet: a full Redis lets a script go on that has begun to write.
+  if redis.call('ZCOUNT', KEYS[6], string.format('(%.0f', now_ms), '+inf') >= tonumber(ARGV[8]) then refused, retry_ms = 0, 1000 end
 end
 if refused >= 0 then
   reply[1], reply[2] = 'limited', refused
@@ -109,6 +109,7 @@ if not repeated then
   redis.call('PEXPIRE', KEYS[2], ARGV[5])
   redis.call('ZADD', KEYS[3], deadline, ARGV[2])
   if ARGV[8] ~= '' and not answer then
+    redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', now_ms)
     redis.call('ZADD', KEYS[6], deadline, ARGV[2])
     redis.call('PEXPIRE', KEYS[6], tonumber(ARGV[3]) + 1000)
   end

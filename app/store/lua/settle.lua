@@ -12,10 +12,15 @@
 -- ARGV  1 call id   2 "settled", "lost", or "cancelled" (never made: it used nothing, and has a row only to replace a
 --       lost one)   3 ledger row (JSON)   4 answer to cache, "" for none   5 ms to keep it
 --       6 ms to remember how this call ended   7… four a limit: kind  actual  limit  period_ms
--- returns 1 if this ended the call, 0 if it had ended before
+--       ("replayed": "settled" once more, after its reply was lost; does nothing for a call that is forgotten)
+-- returns 1 if this ended the call, 0 if it had ended before, -1 if it is forgotten
 
 local found = redis.call('HMGET', KEYS[1], 's', 'c')
 local state, final = found[1], ARGV[2]
+if final == 'replayed' then
+  if not state then return -1 end
+  final = 'settled'
+end
 if state == 'settled' or state == final or (final == 'lost' and state ~= 'open') then return 0 end
 
 -- The version before this one sent five a limit, the second being what was reserved, and kept that nowhere else.
@@ -36,7 +41,8 @@ for i = 7, #KEYS do
   local at = 7 + (i - 7) * step
   local kind, actual, limit, period_ms = ARGV[at], tonumber(ARGV[at + step - 3]), tonumber(ARGV[at + step - 2]), tonumber(ARGV[at + step - 1])
   charged[i - 6] = ARGV[at + step - 3]
-  if final == 'cancelled' then actual, charged[i - 6] = 0, '0' end
+  -- Lost before it was cancelled, it keeps its row: a request, as its arguments say, that used nothing.
+  if final == 'cancelled' and state ~= 'lost' then actual, charged[i - 6] = 0, '0' end
   local delta = actual - (taken[i - 6] or 0)
   if delta ~= 0 then
     if kind == 'gcra' then

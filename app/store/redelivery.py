@@ -1,0 +1,57 @@
+"""A settlement whose call Redis has forgotten: did it run without our having heard of it?
+
+Redis remembers a call for minutes or a day after its end; a settlement may be replayed later than that. The ledger
+never forgets: a call that has a row there, or one on its way there, was settled and charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.store.ledger import UsageRow
+from app.store.outbox import Outbox
+from app.store.redis import Redis
+from app.store.spoolfile import Settlement
+
+_RESTORED_MS = 600_000  # until the settlement that follows at once
+
+
+class Redelivery:
+    def __init__(self, *, redis: Redis, outbox: Outbox) -> None:
+        self._redis = redis
+        self._outbox = outbox
+
+    def never_ran(self, forgotten: Sequence[Settlement]) -> list[Settlement]:
+        """Those still to be run. Raises `StoreUnavailable` when that cannot be known.
+
+        A call that the reaper declared lost is among them: its reservation is put back as the reaper left it, so that
+        the settlement corrects what was charged then.
+        """
+        rows = self._outbox.written({settlement.call_id for settlement in forgotten})
+        due = []
+        for settlement in forgotten:
+            row = rows.get(settlement.call_id)
+            if row is not None and row.status != "lost":
+                continue
+            if row is not None:
+                self._put_back(settlement, row)
+            due.append(settlement)
+        return due
+
+    def _put_back(self, settlement: Settlement, lost: UsageRow) -> None:
+        reservation, *others = settlement.keys
+        charged = [charged_for(key.decode(), lost) for key in others[5:]]
+        self._redis.pipeline([
+            ("HSET", reservation, "s", "lost", "c", msgspec.json.encode(charged)),
+            ("PEXPIRE", reservation, _RESTORED_MS),
+        ])  # fmt: skip
+
+
+def charged_for(counter: str, row: UsageRow) -> int:
+    """What a call with this row counts for on a counter, `penstock:limit:<key id>:<limit>[:<window>]`."""
+    limit = counter.split(":")[3]
+    if limit.startswith("requests"):
+        return 1
+    return row.cost_nanousd if limit.startswith("budget") else row.prompt_tokens + row.completion_tokens

@@ -1,0 +1,224 @@
+"""Mutation sample: are there quick tests that fail when one operator, constant or statement is wrong?
+
+    python -m scripts.mutants --sample 60 --seed 2
+
+Each mutant is one small change in one file, made in a copy of the tree; it is killed when a quick test then fails.
+What survives is code that nothing quick checks, or a change that changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+from scripts.mutations import Mutant, PythonMutants, lua_mutants
+
+ROOT = Path(__file__).parents[1]
+FILES = (
+    "app/gateway/*.py", "app/domain/*.py", "app/store/lua/**/*.lua",
+    "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
+)  # fmt: skip
+QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
+_ONE_TEST_S = 60
+_FIRST = 4
+_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: str  # killed | survived | timeout
+    by: str  # the test that failed
+    took_s: float
+
+
+def mutants_of(root: Path, patterns: list[str]) -> list[Mutant]:
+    found: list[Mutant] = []
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        name, text = str(path.relative_to(root)), path.read_text(encoding="utf-8")
+        found += PythonMutants(name, text).found() if path.suffix == ".py" else lua_mutants(name, text)
+    return found
+
+
+def sample(found: list[Mutant], size: int, seed: int) -> list[Mutant]:
+    """`size` of them, no two on one line."""
+    shuffled = random.Random(seed).sample(found, len(found))
+    drawn = {(mutant.path, mutant.line): mutant for mutant in reversed(shuffled)}
+    order = [mutant for mutant in shuffled if drawn[mutant.path, mutant.line] is mutant]
+    return order[:size]
+
+
+class Tree:
+    """A copy of the working tree in which one mutant at a time lives."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "tree"
+        self._temporary = directory / "t"  # short: Unix sockets' paths are
+        shutil.copytree(ROOT, self.root, ignore=_COPIED, symlinks=True)
+        (self.root / ".venv").symlink_to((ROOT / ".venv").resolve())
+        self._writes = itertools.count(int(time.time()))
+
+    def judge(self, mutant: Mutant, bound_s: float) -> Verdict:
+        path = self.root / mutant.path
+        text = path.read_bytes()
+        self._write(path, text[: mutant.start] + mutant.new.encode() + text[mutant.end :])
+        started = time.monotonic()
+        try:
+            outcome, by = self._verdict(quick_tests(self.root, mutant.path), bound_s)
+        finally:
+            self._write(path, text)
+        return Verdict(outcome, by, time.monotonic() - started)
+
+    def _verdict(self, tests: list[str], bound_s: float) -> tuple[str, str]:
+        unsteady: list[str] = []
+        while True:
+            but = [f"--deselect={test}" for test in unsteady]
+            # Most mutants die in the first files: the others are not even collected for those.
+            failed = self.first_failure([*tests[:_FIRST], *but], bound_s)
+            if failed == "":
+                failed = self.first_failure([*tests[_FIRST:], *but], bound_s)
+            if failed is None:
+                return "timeout", ""
+            # A test that fails once and then passes has failed for another reason.
+            if not failed or "::" not in failed or self.first_failure([failed], bound_s) != "":
+                return ("killed", failed) if failed else ("survived", "")
+            unsteady.append(failed)
+
+    def first_failure(self, tests: list[str], bound_s: float) -> str | None:
+        """The first test that fails; "" when all pass, None when they do not end within `bound_s`."""
+        command = [
+            ".venv/bin/python", "-m", "pytest", "-x", "--tb=no", "-q", "-rfE", "-p", "no:cacheprovider",
+            f"--timeout={_ONE_TEST_S}", f"--basetemp={self._temporary}", *tests,
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process:
+            try:
+                told, _ = process.communicate(timeout=bound_s)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return None
+        if process.returncode == 0:
+            return ""
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", told, re.MULTILINE)
+        return failed[1] if failed else "the tests' start"
+
+    def _write(self, path: Path, text: bytes) -> None:
+        path.write_bytes(text)
+        at = next(self._writes)  # Python tells compiled files that are out of date by whole seconds
+        os.utime(path, (at, at))
+
+
+def quick_tests(root: Path, mutated: str) -> list[str]:
+    """The quick tests that can get to the mutated file, those that speak of it first."""
+    modules = _modules_of(root, mutated)
+    name = re.compile(rf"\b({'|'.join(re.escape(path.stem) for path in modules)})\b")
+    imports: dict[Path, set[Path]] = {}
+    ranked = []
+    for path in (path for pattern in QUICK for path in root.glob(pattern)):
+        text = path.read_text(encoding="utf-8")
+        if path.parent.name == "api" or "create_app" in text or not modules.isdisjoint(_reached(root, path, imports)):
+            other = not name.fullmatch(path.stem.removeprefix("test_"))
+            ranked.append((other, -len(name.findall(text)), path.parent.name, path.name, path))
+    return [str(path.relative_to(root)) for *_, path in sorted(ranked)]
+
+
+def _modules_of(root: Path, mutated: str) -> set[Path]:
+    """The mutated module; of a script, those that load it."""
+    path = root / mutated
+    if path.suffix == ".py":
+        return {path}
+    script = str(path.relative_to(root / "app/store/lua").with_suffix(""))
+    return {user for user in (root / "app").rglob("*.py") if f'"{script}"' in user.read_text(encoding="utf-8")}
+
+
+def _reached(root: Path, path: Path, imports: dict[Path, set[Path]]) -> set[Path]:
+    """The files that importing `path` imports. `imports` remembers what each file names."""
+    reached: set[Path] = set()
+    ahead = [path]
+    while ahead:
+        here = ahead.pop()
+        if here in reached:
+            continue
+        reached.add(here)
+        if here not in imports:
+            imports[here] = set(_imported(root, here))
+        ahead += imports[here]
+    return reached
+
+
+def _imported(root: Path, path: Path) -> Iterator[Path]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("app", "tests", "scripts"):
+            package = root / (node.module or "").replace(".", "/")
+            places = [package, *(package / alias.name for alias in node.names)]
+            yield from (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")
+                        if file.is_file() and file != root / "app/__init__.py")  # fmt: skip
+
+
+def run(drawn: list[Mutant], jobs: int) -> dict[str, int]:
+    outcomes = dict.fromkeys(("killed", "survived", "timeout"), 0)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        trees: SimpleQueue[Tree] = SimpleQueue()
+        for job in range(jobs):
+            trees.put(Tree(Path(directory) / str(job)))
+        first = trees.get()
+        started = time.monotonic()
+        failed = first.first_failure(quick_tests(first.root, drawn[0].path), 600)
+        if failed != "":
+            sys.exit(f"The quick tests fail without any mutant: {failed or 'not within 600 s'}")
+        clean_s = time.monotonic() - started
+        print(f"without a mutant: {clean_s:.0f} s", flush=True)
+        trees.put(first)
+
+        def judge(mutant: Mutant) -> tuple[Mutant, Verdict]:
+            tree = trees.get()
+            try:
+                return mutant, tree.judge(mutant, 3 * clean_s + 30)
+            finally:
+                trees.put(tree)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            for mutant, verdict in pool.map(judge, drawn):
+                outcomes[verdict.outcome] += 1
+                print(f"{verdict.outcome:8} {verdict.took_s:4.0f} s  {mutant}  {verdict.by}", flush=True)
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=int, default=60, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same mutants of the same files")
+    parser.add_argument("--files", nargs="+", default=list(FILES), help="patterns from the root of the tree")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    parser.add_argument("--list", action="store_true", help="only show what would be changed")
+    options = parser.parse_args()
+    found = mutants_of(ROOT, options.files)
+    drawn = sample(found, options.sample, options.seed)
+    print(f"{len(drawn)} of {len(found)} mutants, seed {options.seed}", flush=True)
+    if options.list:
+        print(*drawn, sep="\n")
+        return
+    started = time.monotonic()
+    outcomes = run(drawn, options.jobs)
+    told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    share = (outcomes["killed"] + outcomes["timeout"]) / max(len(drawn), 1)
+    print(f"{told}: {share:.0%} noticed, {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

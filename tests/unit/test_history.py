@@ -1,0 +1,100 @@
+"""Conversations as they are kept: the newest exchanges within their bounds, each once, for a time, for one key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from app.store.history import Exchange, History
+from app.store.redis import Redis
+
+
+@pytest.fixture
+def history(redis: Redis) -> Callable[..., History]:
+    def made(exchanges: int = 3, max_bytes: int = 10_000, ttl_s: int = 60) -> History:
+        return History(redis=redis, exchanges=exchanges, max_bytes=max_bytes, ttl_s=ttl_s)
+
+    return made
+
+
+def said(number: int, text: str = "") -> Exchange:
+    return Exchange(f"id_{number}", f"question {number}", text or f"answer {number}")
+
+
+def ids(found: list[Exchange]) -> list[str]:
+    return [exchange.id for exchange in found]
+
+
+def test_the_last_exchanges_are_kept_oldest_first(history: Callable[..., History], redis: Redis) -> None:
+    kept = history(exchanges=3)
+    for number in range(1, 6):
+        kept.append("key_1", "ann", said(number))
+    assert kept.read("key_1", "ann") == [said(3), said(4), said(5)]
+    [key] = redis.execute("KEYS", "penstock:history:*")
+    assert redis.execute("LLEN", key) == 3
+    assert ids(history(exchanges=2).read("key_1", "ann")) == ["id_4", "id_5"], "fewer by now"
+
+
+def test_an_exchange_that_is_sent_twice_is_kept_once(history: Callable[..., History]) -> None:
+    kept = history()
+    for number in (1, 2, 1, 2):
+        kept.append("key_1", "ann", said(number))
+    assert ids(kept.read("key_1", "ann")) == ["id_1", "id_2"]
+
+
+def test_what_is_too_much_goes_from_the_oldest_on(history: Callable[..., History], redis: Redis) -> None:
+    kept = history(exchanges=100, max_bytes=10_000)
+    kept.append("key_1", "ann", said(1))
+    [key] = redis.execute("KEYS", "penstock:history:*")
+    size = redis.execute("MEMORY", "USAGE", key) and len(redis.execute("LINDEX", key, 0))
+    exact = history(exchanges=100, max_bytes=3 * size)
+    for number in range(2, 5):
+        exact.append("key_1", "ann", said(number))
+    assert ids(exact.read("key_1", "ann")) == ["id_2", "id_3", "id_4"], "as much as fits, to the byte"
+    tight = history(exchanges=100, max_bytes=3 * size - 1)
+    tight.append("key_1", "ann", said(5))
+    assert ids(tight.read("key_1", "ann")) == ["id_4", "id_5"]
+
+
+def test_the_newest_is_kept_although_it_alone_is_too_long_and_its_answer_is_cut(
+    history: Callable[..., History], redis: Redis
+) -> None:
+    kept = history(max_bytes=200)
+    kept.append("key_1", "ann", said(1))
+    kept.append("key_1", "ann", said(2, "é" * 500))
+    [found] = kept.read("key_1", "ann")
+    assert (found.id, found.message) == ("id_2", "question 2")
+    assert found.answer == "é" * len(found.answer)
+    [key] = redis.execute("KEYS", "penstock:history:*")
+    assert 195 <= len(redis.execute("LINDEX", key, 0)) <= 200
+    kept.append("key_1", "ann", Exchange("id_3", "q" * 500, "short"))
+    assert [(each.id, each.answer) for each in kept.read("key_1", "ann")] == [("id_3", "")]
+
+
+def test_a_conversation_is_forgotten_a_time_after_its_last_exchange(
+    history: Callable[..., History], redis: Redis
+) -> None:
+    kept = history(ttl_s=60)
+    kept.append("key_1", "ann", said(1))
+    [key] = redis.execute("KEYS", "penstock:history:*")
+    redis.execute("PEXPIRE", key, 5000)
+    kept.append("key_1", "ann", said(2))
+    assert 55_000 < redis.execute("PTTL", key) <= 60_000
+
+
+def test_bug_07_each_user_of_each_key_has_a_conversation_of_its_own(history: Callable[..., History]) -> None:
+    kept = history()
+    people = [("key_1", "ann"), ("key_1", "ben"), ("key_2", "ann")]
+    for number, (key_id, user) in enumerate(people):
+        kept.append(key_id, user, said(number))
+    assert [ids(kept.read(*who)) for who in people] == [["id_0"], ["id_1"], ["id_2"]]
+    kept.clear("key_1", "ann")
+    assert [ids(kept.read(*who)) for who in people] == [[], ["id_1"], ["id_2"]]
+
+
+def test_a_user_is_named_in_no_key(history: Callable[..., History], redis: Redis) -> None:
+    history().append("key_1", "ann@example.com *:\n", said(1))
+    [key] = redis.execute("KEYS", "penstock:*")
+    assert key.startswith(b"penstock:history:key_1:")
+    assert b"ann" not in key
