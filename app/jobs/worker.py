@@ -63,6 +63,9 @@ class Lifecycle(Middleware):
         )  # fmt: skip
         try:
             found.admission.begin()
+            _, redis_bytes = found.redis.memory()
+            if 0 < redis_bytes < 2 * found.settings.config.queue.max_bytes:
+                log.warning("queue_max_bytes_too_large", redis_maxmemory=redis_bytes, expected="half of it at most")
         except StoreUnavailable as exc:
             log.warning("queue_unavailable", reason=exc.message)
         self._feeder = Feeder(
