@@ -434,6 +434,8 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     house.pipeline.drop(held, "error", 504)
     has(house.rows()[1], status="error", http_status=504, prompt_tokens=prompt, completion_tokens=9, estimated=True,
         cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    assert [attempt[2] for attempt in house.rows()[1]["charged_attempts"]] == ["timeout_first_byte"]
+    assert house.counted("tokens_per_day") == 2 * (prompt + 9) + 30
 
 
 def test_an_answer_from_the_cache_has_no_provider_and_costs_nothing(house: House) -> None:
