@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domain.money import usd
-from app.gateway.books import Report
+from app.gateway.call import Report
 from app.gateway.remaining import Remaining
 
 _LIMIT_NAMES = {

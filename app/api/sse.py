@@ -16,7 +16,7 @@ from app.api.errors import error_body
 from app.api.headers import call_headers
 from app.api.wire import Outbound
 from app.errors import ClientGone, GatewayError
-from app.gateway.books import Report
+from app.gateway.call import Report
 
 log = structlog.get_logger()
 _HEARTBEAT = b": keep-alive\n\n"

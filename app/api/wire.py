@@ -14,7 +14,7 @@ import structlog
 
 from app.api.body_budget import Hold
 from app.errors import InvalidApiKey
-from app.gateway.books import CallContext
+from app.gateway.call import CallContext
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
 

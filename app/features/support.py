@@ -20,7 +20,7 @@ from app.domain.identity import Caller
 from app.domain.products import SupportConfig
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable
 from app.features.spoken import said, words_of
-from app.gateway.books import CallContext, Report
+from app.gateway.call import CallContext, Report
 from app.gateway.pipeline import Pipeline
 from app.gateway.stream import CachedStream, LiveStream
 from app.store.history import Exchange, History

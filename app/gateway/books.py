@@ -5,91 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import msgspec
 import structlog
 
 from app.domain.charges import ChargedAttempt, totals
-from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.identity import Caller
 from app.domain.money import Usage, usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted
 from app.gateway.attempts import AttemptCosts
+from app.gateway.call import Report, Running
 from app.gateway.implied import billed
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
-from app.gateway.remaining import Remaining
-from app.gateway.router import Attempts, Route
-from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
-
-
-class CallContext(msgspec.Struct):
-    """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
-
-    `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
-    """
-
-    request_id: str
-    call_id: str
-    cancel: CancelToken = msgspec.field(default_factory=CancelToken)
-    read_cache: bool = True
-    write_cache: bool = True
-    smart: bool = False
-    notes: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def tags(self) -> str:
-        """The notes as the ledger keeps them: `route=code optimized=trimmed`."""
-        return " ".join(f"{name}={value}" for name, value in self.notes)
-
-
-def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
-    """The notes that `CallContext.tags` made these tags of."""
-    return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
-
-
-class Running(msgspec.Struct, kw_only=True):
-    """A call from admission to settlement. `cache` is hit, miss or bypass."""
-
-    context: CallContext
-    caller: Caller
-    request: ChatRequest | EmbedRequest
-    route: Route
-    endpoint: str
-    streamed: bool
-    row: dict[str, Any]
-    admitted: Admitted
-    cache: str
-    started: float  # time.monotonic
-    deadline: float
-    attempts: Attempts = msgspec.field(default_factory=Attempts)
-    earlier: tuple[ChargedAttempt, ...] = ()  # of a queued call: what it cost before this time
-    ttft_s: float | None = None
-    settled: bool = False
-
-    @property
-    def has_budget(self) -> bool:
-        """Whether the caller's money is limited."""
-        return any(charge.counter.limit.unit == "nanousd" for charge in self.admitted.charges)
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What the caller is told about a call, in headers. `cost_nanousd` is None while a stream still runs."""
-
-    model: str
-    provider: str
-    cache: str
-    attempts: int
-    latency_ms: float
-    remaining: tuple[Remaining, ...]
-    cost_nanousd: int | None
-    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Books:
@@ -126,11 +57,13 @@ class Books:
         likely = ask.row["prompt_tokens"], ask.row["completion_tokens"]
         charged = [*self.charged(call), ChargedAttempt("", "", "lost", *likely, ask.if_lost.nanousd, True)]
         total = totals(charged)
-        number = len(call.earlier) + call.attempts.covered + 1
         if_lost = Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd)
         row = {**ask.row, **total._asdict(), "charged_attempts": charged}
-        self._admission.cover(call.admitted, number, if_lost=if_lost, row=row)
-        call.attempts.covered += 1
+        attempts = call.attempts
+        while attempts.covered <= len(attempts.unanswered):  # more than one behind when workers died in between
+            number = len(call.earlier) + attempts.covered + 1
+            self._admission.cover(call.admitted, number, if_lost=if_lost, row=row)
+            attempts.covered += 1
 
     def charged(self, call: Running) -> list[ChargedAttempt]:
         """The attempts so far that gave no answer and may be billed all the same."""

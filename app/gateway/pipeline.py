@@ -14,8 +14,9 @@ from app.domain.identity import Caller
 from app.errors import GatewayError, RateLimited
 from app.gateway import replay
 from app.gateway.admission import Admission, Admitted, Ask
-from app.gateway.books import Books, CallContext, Report, Running, notes_of
+from app.gateway.books import Books
 from app.gateway.cache import Cache, marked
+from app.gateway.call import CallContext, Report, Running, notes_of
 from app.gateway.estimates import Estimates, bound_of
 from app.gateway.held import Held
 from app.gateway.limits import Amounts

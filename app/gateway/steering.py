@@ -13,7 +13,7 @@ from app.domain.chat import ChatRequest, Draft
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.gateway import smart
-from app.gateway.books import CallContext
+from app.gateway.call import CallContext
 from app.gateway.optimizer import Optimizer
 from app.gateway.router import Router
 from app.gateway.smart import Choice

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import replay
-from app.gateway.books import Books, Report, Running
+from app.gateway.books import Books
+from app.gateway.call import Report, Running
 from app.providers.base import AnswerStream
 
 

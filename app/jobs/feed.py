@@ -18,7 +18,7 @@ from app.domain.batch import UNFINISHED, WINDOW_S, BadLine, Line, parse_line
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import Conflict, GatewayError, NotFound, NotReady, RateLimited, StoreUnavailable
-from app.gateway.books import CallContext
+from app.gateway.call import CallContext
 from app.gateway.callers import Callers
 from app.jobs.ending import Ending
 from app.jobs.entries import Entries

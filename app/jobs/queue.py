@@ -18,7 +18,7 @@ from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, StoreUnavailable
 from app.gateway.admission import Admission
-from app.gateway.books import CallContext
+from app.gateway.call import CallContext
 from app.gateway.held import Held
 from app.gateway.pipeline import Pipeline, endpoint_of
 from app.gateway.presence import QUEUE, Presence, reservations_of

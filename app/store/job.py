@@ -9,7 +9,8 @@ class Job(NamedTuple):
     """A job as a worker gets it. `attempt` counts from 1; times are Unix seconds.
 
     `recorded`: the last attempt that was put off; what it and those before it came to is in `held`. Any after it ended
-    with their worker, or were taken from it: nobody knows whether a vendor was asked.
+    with their worker, or were taken from it: nobody knows whether a vendor was asked. `refused`: its caller was told
+    that it could not be queued, and nothing is reserved for it.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Job(NamedTuple):
     submitted: float
     keep_s: int = 0
     recorded: int = 0
+    refused: bool = False
 
     @property
     def unrecorded(self) -> int:

@@ -15,7 +15,7 @@ import msgspec
 
 from app.store.job import Beat, Depth, Job, Outcome, Shown
 from app.store.redis import Redis
-from app.store.rediskeys import NOTHING, RUNNING_CALLS
+from app.store.rediskeys import NOTHING, RUNNING_CALLS, reservation_key
 
 NAMESPACE = "penstock:dramatiq"
 BELLS = "jobs"  # the Dramatiq queue that is listened to
@@ -107,16 +107,18 @@ class Jobs:
         claim = _CLAIM + (name or secrets.token_hex(8))
         keys = [_WAITING, _TURNS, _RUNNING, _BELLS, _BELL_MESSAGES, _CANCELS, claim, *_BYTES]
         reply = self._claim(
-            keys, [_JOB, _OF, RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING)]
-        )
+            keys,
+            [_JOB, _OF, RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING),
+             reservation_key("")],
+        )  # fmt: skip
         if not reply:
             return None
-        fields = dict(zip(reply[2::2], reply[3::2], strict=True))
+        fields = dict(zip(reply[3::2], reply[4::2], strict=True))
         return Job(
             reply[0].decode(), int(fields[b"attempts"]), bool(reply[1]), fields[b"owner"].decode(),
             fields[b"key_hash"].decode(), fields[b"endpoint"].decode(), fields[b"request"], fields[b"held"],
             int(fields[b"submitted"]) / 1000, int(fields.get(b"keep_s", 0)),
-            int(fields.get(b"recorded", 0)),
+            int(fields.get(b"recorded", 0)), refused=reply[2] == b"cancelled",
         )  # fmt: skip
 
     def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> str:

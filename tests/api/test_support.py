@@ -15,7 +15,7 @@ from werkzeug.test import Client, TestResponse
 from app import create_app
 from app.errors import StoreUnavailable
 from app.features.support import DEFAULT_PROMPT, Ask
-from app.gateway.books import CallContext
+from app.gateway.call import CallContext
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.history import History

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from app.gateway.held import Held
+from app.gateway.presence import QUEUE, reservations_of
 from app.store.ledger import Ledger
 from tests.api.conftest import Edge
 from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
@@ -147,6 +149,45 @@ def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: Edge)
         == row["prompt_tokens"] * 1000 + 3_000_000
     )
     assert paid.keys("penstock:reservations:*") == []
+
+
+def test_a_job_whose_workers_died_reserves_for_what_they_may_have_cost_before_it_runs_again(paid: Edge) -> None:
+    """Each attempt may cost $0.002 and a prompt; the budget is $0.01."""
+    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    key, info = paid.services.keys.create("k", plan="day")
+    job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
+    for _ in range(2):
+        assert jobs.claim("dies", 60) is not None
+        paid.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
+        worker.runner.beat()
+    reserved: list[int] = []
+    settle = paid.services.admission.settle
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        reserved.append(counter(paid, info.key_id, "budget_usd_per_day"))
+        settle(*args, **kwargs)
+
+    paid.services.admission.settle = noted  # type: ignore[method-assign]
+    worker.run()
+    assert ask(paid, job_id, key=key).json["status"] == "completed"
+    (row,) = paid.rows()
+    assert [outcome for _, outcome, _ in outcomes(row)] == ["worker_lost", "worker_lost", "timeout_first_byte", "ok"]
+    assert reserved[0] >= 4 * 1000 * 2000, "two that are lost, one that never answered, and the one that did"
+    assert row["cost_nanousd"] == counter(paid, info.key_id, "budget_usd_per_day") <= 10_000_000
+
+
+def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, upstream: Upstream) -> None:
+    """The queue took it, and its answer was lost: the caller asks again, and nothing is reserved for this one."""
+    key, info = paid.services.keys.create("k", plan="day")
+    job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
+    held = Held.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
+    caller = paid.services.callers.verified(key)
+    paid.services.admission.cancel(held.admitted(caller), reservations_of(QUEUE))
+    Worker(paid).run()
+    assert ask(paid, job_id, key=key).json["status"] == "cancelled"
+    assert upstream.served().get("calls", 0) == 0
+    assert paid.rows() == []
+    assert counter(paid, info.key_id, "budget_usd_per_day") == 0
 
 
 @pytest.mark.parametrize(("model", "stream"), [("status-500", False), ("status-400", False), ("errorevent-0", True)])

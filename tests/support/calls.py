@@ -13,8 +13,9 @@ from app.domain.config import GatewayConfig, PriceOverride
 from app.domain.identity import Caller
 from app.domain.money import Usage
 from app.gateway.admission import Admission
-from app.gateway.books import Books, CallContext
+from app.gateway.books import Books
 from app.gateway.cache import Cache
+from app.gateway.call import CallContext
 from app.gateway.callers import Callers
 from app.gateway.pipeline import Pipeline
 from app.gateway.presence import Presence

@@ -11,7 +11,7 @@ from app.domain.chat import ChatRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import Forbidden, ModelNotFound
-from app.gateway.books import CallContext, notes_of
+from app.gateway.call import CallContext, notes_of
 from app.gateway.router import Router
 from app.gateway.steering import Steering
 from app.telemetry.metrics import Metrics

@@ -9,17 +9,24 @@
 --       6 cancels   7 the claim, by its name: "void", or the job and its attempt   and those of bytes.lua
 -- ARGV  1 prefix of jobs   2 prefix of the keys' own jobs   3 prefix of the keys' running calls   4 ms of the lease
 --       5 ms that a call may run   6 worker   7 message id   8 message: a bell to ring when more jobs wait than ring
--- returns {} if none may run, else {job id, is it to be cancelled, the job's fields and values…}
+--       9 prefix of reservations
+-- returns {} if none may run, else {job id, is it to be cancelled, its reservation's state or "", the job's fields and
+--         values…}
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function given(id)
+  local reservation = redis.call('HGET', ARGV[9] .. id, 's') or ''
+  return {id, redis.call('SISMEMBER', KEYS[6], id), reservation, unpack(redis.call('HGETALL', ARGV[1] .. id))}
+end
+
 local claim = redis.call('GET', KEYS[7])
 if claim then
   local id, attempt = string.match(claim, '^(%S+) (%S+)$')
   if not id then return {} end
   local state, attempts = unpack(redis.call('HMGET', ARGV[1] .. id, 'state', 'attempts'))
   if state == 'processing' and attempts == attempt then
-    return {id, redis.call('SISMEMBER', KEYS[6], id), unpack(redis.call('HGETALL', ARGV[1] .. id))}
+    return given(id)
   end
   return {}
 end
@@ -80,4 +87,4 @@ if redis.call('ZCARD', KEYS[1]) > idle then
   redis.call('HSET', KEYS[5], ARGV[7], ARGV[8])
   redis.call('RPUSH', KEYS[4], ARGV[7])
 end
-return {found, redis.call('SISMEMBER', KEYS[6], found), unpack(redis.call('HGETALL', job))}
+return given(found)
