@@ -64,6 +64,7 @@ class Spool:
         self._held_bytes = 0
         self._disk_after = 0.0  # when to try it again
         self._writing = threading.Lock()
+        self._starting = threading.Lock()
         self._replaying = False
 
     def settle(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
@@ -79,14 +80,16 @@ class Spool:
 
     def keep(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> None:
         """Has `script` run as soon as Redis is there. Returns when that is safe, or known to be impossible."""
-        self._pending.append(encoded(keys, args))
-        self._start_replaying(script)
+        with self._starting:
+            self._pending.append(encoded(keys, args))
+            self._start_replaying(script)
         self._write()
 
     def adopt(self, script: Script) -> None:
         """Replays, in the background, what processes that are no more have left."""
         if spoolfile.waiting_in(self._directory):
-            self._start_replaying(script)
+            with self._starting:
+                self._start_replaying(script)
 
     def replay(self, script: Script, most: int | None = None) -> int:
         """Replays every file that no living process owns, and this one's own. Returns the settlements replayed.
@@ -231,9 +234,11 @@ class Spool:
                 log.exception("spool_replay_failed")
                 continue
             log.info("settlements_replayed", count=count)
-            if not (self._writer.is_open or self._pending or self._held):  # nothing came while the files were replayed
-                self._replaying = False
-                return
+            # What is just being written is in neither place: whoever writes it counts on this thread.
+            with self._writing, self._starting:
+                if not (self._writer.is_open or self._pending or self._held):
+                    self._replaying = False
+                    return
 
 
 def _replayed(script: Script, settlement: Settlement, how: bytes) -> int | None:

@@ -182,6 +182,7 @@ def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_
     prompt = request.prompt_likely()
     has(only_row(house), status="error", http_status=500, prompt_tokens=prompt, completion_tokens=9, estimated=True,
         cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    assert [attempt[:3] for attempt in only_row(house)["charged_attempts"]] == [["up", "up-1", "interrupted"]]
     assert house.counted("tokens_per_day") == prompt + 9
     assert house.metric("llm_active_requests") == 0
     assert house.lose() == 0
@@ -410,6 +411,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) 
     prompt = request.prompt_likely()
     has(paid, status="aborted", http_status=499, prompt_tokens=prompt, completion_tokens=9, estimated=True,
         cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    assert [attempt[:3] for attempt in paid["charged_attempts"]] == [["up", "up-1", "client_gone"]]
     has(free, status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0)
 
 
@@ -434,6 +436,8 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     house.pipeline.drop(held, "error", 504)
     has(house.rows()[1], status="error", http_status=504, prompt_tokens=prompt, completion_tokens=9, estimated=True,
         cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    assert [attempt[2] for attempt in house.rows()[1]["charged_attempts"]] == ["timeout_first_byte"]
+    assert house.counted("tokens_per_day") == 2 * (prompt + 9) + 30
 
 
 def test_an_answer_from_the_cache_has_no_provider_and_costs_nothing(house: House) -> None:

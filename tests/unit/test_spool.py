@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 from app.errors import StoreUnavailable
 from app.store.redis import Arg, Redis
 from app.store.spool import Spool
+from app.store.spoolfile import Writer
 from tests.support.servers import ROOT, wait_for
 
 KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
@@ -76,6 +77,33 @@ def test_what_redis_could_not_take_is_replayed_when_it_is_back(tmp_path: Path) -
     spool.settle(desk, KEYS, ["four"])
     desk.away = False
     wait_for(lambda: desk.settled[3:] == ["four"], message="the second outage")
+
+
+def test_what_is_being_written_while_the_last_replay_ends_is_replayed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk()
+    desk.away = False
+    spool = Spool(tmp_path, name="a", retry_s=0.01)
+    second = threading.Thread(target=spool.keep, args=(desk, KEYS, ["two"]))
+    at_the_disk = threading.Event()
+    append = Writer.append
+
+    def slow(writer: Writer, data: bytes) -> None:
+        if threading.current_thread() is second:
+            at_the_disk.set()
+            threading.Event().wait(0.3)  # a slow disk: the replay has ended by then
+        append(writer, data)
+
+    def meanwhile(call_id: str) -> None:
+        if call_id == "one":
+            second.start()
+            assert at_the_disk.wait(10)
+
+    monkeypatch.setattr(Writer, "append", slow)
+    desk.before = meanwhile
+    spool.keep(desk, KEYS, ["one"])
+    wait_for(lambda: desk.settled == ["one", "two"], timeout_s=5)
 
 
 def test_every_argument_comes_back_byte_for_byte_and_settles_on_a_real_redis(tmp_path: Path, redis: Redis) -> None:

@@ -133,3 +133,14 @@ def test_what_is_not_to_be_kept_is_not(house: House, vendor: Vendor) -> None:
     vendor.blocks = [chunk("x" * (most // 2)), chunk("", "stop")]
     list(start(house))
     assert len(house.keys_like("penstock:cache:*")) == 1
+
+
+def test_what_a_vendor_says_of_its_answer_is_kept_too(house: House, vendor: Vendor) -> None:
+    meta = {"id": "c1", "created": 7, "model": "up-1", "system_fingerprint": "fp", "service_tier": "default"}
+    choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    vendor.blocks = [b"data: " + json.dumps({**meta, "choices": [choice]}).encode() + b"\n\n"]
+    list(start(house))
+    whole = json.loads(house.pipeline.chat(CALLER, chat(temperature=0, max_tokens=100), house.context()).body)
+    events = [json.loads(block.removeprefix(b"data: ")) for block in start(house)]
+    for told in (whole, *events):
+        assert {name: told.get(name) for name in meta} == meta
