@@ -20,6 +20,7 @@ from app.gateway.call import CallContext, Report, Running, notes_of
 from app.gateway.estimates import Estimates, bound_of
 from app.gateway.held import Held
 from app.gateway.limits import Amounts
+from app.gateway.presence import QUEUE, reservations_of
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Route, Router, Target
 from app.gateway.steering import Steering
@@ -159,6 +160,10 @@ class Pipeline:
     def drop(self, held: Held, status: str, http_status: int) -> None:
         """Ends a held call that will not run, or not once more."""
         self._books.dropped(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
+
+    def withdraw(self, held: Held) -> None:
+        """Ends a held call that was never to be: its caller was told so. It leaves no row."""
+        self._admission.cancel(held.admitted(Caller(held.row["key_id"], "")), reservations_of(QUEUE))
 
     def _run(self, call: Running, attempt: Callable[[Target], T]) -> T:
         return self._router.run(

@@ -180,6 +180,7 @@ class Runner:
     def _reply(self, job: Job, held: Held, attempt: _Attempt) -> Reply:
         queue = self._config.queue
         if job.refused:
+            self._pipeline.withdraw(held)
             raise ClientGone("It was refused: its submission got no answer in time.")
         if job.cancelled:
             self._pipeline.drop(held, "aborted", ClientGone.status)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from app.gateway.held import Held
-from app.gateway.presence import QUEUE, reservations_of
 from app.store.ledger import Ledger
 from tests.api.conftest import Edge
 from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
@@ -182,12 +181,13 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, u
     job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
     held = Held.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
     caller = paid.services.callers.verified(key)
-    paid.services.admission.cancel(held.admitted(caller), reservations_of(QUEUE))
+    paid.services.admission.cancel(held.admitted(caller), paid.services.presence.reservations_key)
     Worker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
     assert upstream.served().get("calls", 0) == 0
     assert paid.rows() == []
     assert counter(paid, info.key_id, "budget_usd_per_day") == 0
+    assert paid.keys("penstock:reservations:*") == []
 
 
 @pytest.mark.parametrize(("model", "stream"), [("status-500", False), ("status-400", False), ("errorevent-0", True)])

@@ -114,7 +114,7 @@ class Callers:
         elif kind == "left":
             manner = "slow.400"
         elif kind == "faulty":
-            manner = rng.choice(("cut.0-once", "fail.500-once", "refuse.503-once", "fail.500", "stall.2500-once"))
+            manner = rng.choice(("cut.0-once", "fail.504-once", "refuse.503-once", "fail.504", "stall.2500-once"))
         model = rng.choice(("plain", "pair"))
         body = chat("plain" if kind == "cached" else model, f"[[{name}-{call}-{manner}]] some words", **fields)
         mark = f"{name}-{call}"

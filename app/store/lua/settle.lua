@@ -21,7 +21,10 @@ if final == 'replayed' then
   if not state then return -1 end
   final = 'settled'
 end
-if state == 'settled' or state == final or (final == 'lost' and state ~= 'open') then return 0 end
+if state == 'settled' or state == final or (final == 'lost' and state ~= 'open') then
+  redis.call('ZREM', KEYS[2], ARGV[1])  -- a job's name may have come to the queue's list after it was cancelled
+  return 0
+end
 
 -- The version before this one sent five a limit, the second being what was reserved, and kept that nowhere else.
 local step = math.max((#ARGV - 6) / math.max(#KEYS - 6, 1), 4)
