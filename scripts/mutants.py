@@ -102,7 +102,7 @@ class Tree:
         """The first test that fails; "" when all pass, None when they do not end within `bound_s`."""
         command = [
             ".venv/bin/python", "-m", "pytest", "-x", "--tb=no", "-q", "-rfE", "-p", "no:cacheprovider",
-            f"--timeout={_ONE_TEST_S}", f"--basetemp={self._temporary}", *tests,
+            "--hypothesis-profile=no-shrinking", f"--timeout={_ONE_TEST_S}", f"--basetemp={self._temporary}", *tests,
         ]  # fmt: skip
         with subprocess.Popen(
             command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 from tests.support.servers import Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
+
+# For scripts.mutants: that a test fails is enough to know, and a smaller example takes minutes to find.
+settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="session", autouse=True)
