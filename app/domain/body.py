@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -30,11 +30,16 @@ def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
 
 def with_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -> bytes:
     """The JSON object `raw` with some top-level fields set or dropped; every other value keeps its very bytes."""
-    fields: dict[str, Any] = _FIELDS.decode(raw)
+    return rebuilt(_FIELDS.decode(raw), changes, drop)
+
+
+def rebuilt(fields: Mapping[str, Any], changes: Mapping[str, Any], drop: Iterable[str] = ()) -> bytes:
+    """The JSON object of `fields`, some of them set or dropped; every other value keeps its very bytes."""
+    body = {**fields}
     for name in drop:
-        fields.pop(name, None)
-    fields.update(changes)
-    return encode(fields)
+        body.pop(name, None)
+    body.update(changes)
+    return encode(body)
 
 
 def field_bytes(raw: bytes) -> dict[str, msgspec.Raw]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes, with_fields
+from app.domain.body import check_names, decoded, encode, field_bytes
 from app.domain.bounded import check_message
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
@@ -63,7 +63,8 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat completion request. `raw` is the body as it came; the other fields are what the gateway acts on."""
+    """A chat completion request. `raw` is the body as it came, `fields` are its top-level fields as they go out; the
+    others are what the gateway acts on."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
@@ -82,8 +83,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     plugins: msgspec.Raw = msgspec.Raw(b"")
     tools: msgspec.Raw = msgspec.Raw(b"")
     prediction: msgspec.Raw = msgspec.Raw(b"")
-    # Never read from the body: `parse` sets them.
+    # Never read from the body: `parse` sets each of them, whatever a body has under these names.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
+    fields: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict, name="(fields)")
     images: int = msgspec.field(default=0, name="(images)")
 
     @classmethod
@@ -117,11 +119,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         Nothing in it can cost more than its bytes, its pictures and its bounds tell. Raises `InvalidRequest` for what
         nobody can know the cost of (a file, sound that the provider keeps), and for a name in an odd spelling.
         """
-        messages = decoded(_OBJECTS, bytes(field_bytes(self.raw)["messages"]))
+        messages = decoded(_OBJECTS, bytes(self.fields["messages"]))
         for i, message in enumerate(messages):
             check_message(message, f"messages[{i}]")
-        raw = with_fields(self.raw, {"messages": messages})
-        return msgspec.structs.replace(self, raw=raw)
+        return msgspec.structs.replace(self, fields={**self.fields, "messages": msgspec.Raw(encode(messages))})
 
     def completion_ceiling(self, bound: int) -> int:
         """The most completion tokens that are billed when each choice is bounded by `bound`.
@@ -167,12 +168,15 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         | Annotated[list[str | int | list[int]], msgspec.Meta(min_length=1, max_length=2048)]
     )
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
-    raw: bytes = msgspec.field(default=b"", name="(raw)")  # never read from the body: `parse` sets it
+    # As in `ChatRequest`.
+    raw: bytes = msgspec.field(default=b"", name="(raw)")
+    fields: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict, name="(fields)")
 
     @classmethod
     def parse(cls, raw: bytes) -> EmbedRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        return _parse(_EMBED, raw, _EMBED_FIELDS)
+        request, fields = _parse(_EMBED, raw, _EMBED_FIELDS)
+        return msgspec.structs.replace(request, raw=raw, fields=fields)
 
     def prompt_estimate(self) -> int:
         return len(self.raw) // BYTES_PER_TOKEN + 1
@@ -198,20 +202,19 @@ _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_for
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
-def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str]) -> _R:
+def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str]) -> tuple[_R, dict[str, msgspec.Raw]]:
     request = decoded(decoder, raw)
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)
     fields = field_bytes(raw)
     check_names(fields, known)
-    return msgspec.structs.replace(request, raw=encode(fields))
+    return request, fields
 
 
 def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
-    request = _parse(decoder, raw, _CHAT_FIELDS)
-    images = _images(request.messages)
-    return msgspec.structs.replace(request, images=images) if images else request
+    request, fields = _parse(decoder, raw, _CHAT_FIELDS)
+    return msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
 
 
 def _images(messages: list[Message]) -> int:
@@ -223,20 +226,17 @@ def _images(messages: list[Message]) -> int:
 
 
 class Draft:
-    """A chat request that is being changed: its fields are taken apart at most once, however much is changed."""
+    """A chat request that is being changed."""
 
-    __slots__ = ("_fields", "request")
+    __slots__ = ("request",)
 
     def __init__(self, request: ChatRequest) -> None:
         self.request = request
-        self._fields: dict[str, msgspec.Raw] | None = None
 
     @property
     def fields(self) -> dict[str, msgspec.Raw]:
         """The body's top-level fields, each value as the bytes it came in."""
-        if self._fields is None:
-            self._fields = field_bytes(self.request.raw)
-        return self._fields
+        return self.request.fields
 
     def set(self, name: str, value: str | int) -> None:
         self._change(name, value, value)
@@ -246,7 +246,6 @@ class Draft:
         self._change("messages", [self.request.messages[i] for i in kept], [raw[i] for i in kept])
 
     def _change(self, name: str, value: Any, wire: Any) -> None:
-        fields = self.fields
-        fields[name] = msgspec.Raw(encode(wire))
-        changed = msgspec.structs.replace(self.request, **{name: value}, raw=encode(fields))
+        fields = {**self.request.fields, name: msgspec.Raw(encode(wire))}
+        changed = msgspec.structs.replace(self.request, **{name: value}, raw=encode(fields), fields=fields)
         self.request = msgspec.structs.replace(changed, images=_images(changed.messages))

@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from app.domain.body import field_bytes
 from app.domain.chat import ChatRequest
 from app.domain.config import CacheConfig
 from app.domain.identity import Caller
@@ -52,7 +51,7 @@ class Cache:
             return ""
         shared = self._config.shared
         digest = hashlib.sha256(b"shared" if shared else caller.key_id.encode())
-        fields = field_bytes(request.raw)
+        fields = request.fields
         for name in sorted(fields):
             if name not in _NOT_PART_OF_THE_QUESTION:
                 digest.update(b"\x00%d:%s=" % (len(name), name.encode("utf-8", "surrogatepass")))

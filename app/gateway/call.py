@@ -62,7 +62,8 @@ class Running(msgspec.Struct, kw_only=True):
     @property
     def has_budget(self) -> bool:
         """Whether the caller's money is limited."""
-        return any(charge.counter.limit.unit == "nanousd" for charge in self.admitted.charges)
+        admitted = self.admitted
+        return admitted.ask.reserve.nanousd > 0 or any(c.counter.limit.unit == "nanousd" for c in admitted.charges)
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -26,6 +27,8 @@ def billed(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usa
     if not isinstance(request, ChatRequest):
         return usage
     details = usage.details
+    if details is None and not request.web_search_options and not _always_searches(model):
+        return usage
     if (details is None or not details.searches) and searches(request, model):
         details = (details or Details())._replace(searches=1)
     if details is not None and details.cache_write_tokens and b'"1h"' in request.raw:
@@ -35,7 +38,7 @@ def billed(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usa
 
 def searches(request: ChatRequest, model: str) -> bool:
     """Whether an answer of `model` to `request` comes with a web search, reported or not."""
-    return _given(request.web_search_options) or _SEARCH_MODEL.search(model) is not None
+    return _given(request.web_search_options) or _always_searches(model)
 
 
 def most_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
@@ -43,7 +46,14 @@ def most_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
     if not isinstance(request, ChatRequest):
         return 0
     asks = _given(request.search_parameters) or _given(request.plugins) or searches(request, model)
-    return MOST_SEARCHES if asks or _SEARCH_TOOL.search(bytes(request.tools)) else 0
+    if not asks and request.tools:
+        asks = _SEARCH_TOOL.search(bytes(request.tools)) is not None
+    return MOST_SEARCHES if asks else 0
+
+
+@lru_cache(maxsize=1000)  # of the configuration's models
+def _always_searches(model: str) -> bool:
+    return _SEARCH_MODEL.search(model) is not None
 
 
 def _given(field: msgspec.Raw) -> bool:

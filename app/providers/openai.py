@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.domain.body import field_bytes, with_fields
+from app.domain.body import rebuilt
 from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import Answer, ChatCall, EmbedCall
@@ -80,7 +80,7 @@ class OpenAIProvider:
 
     def stream(self, call: ChatCall) -> OpenAIStream:
         # Always asks for usage: the ledger needs it, whether the client wants to see it or not.
-        options = {} if call.request.include_usage else {"stream_options": _with_usage(call.request.raw)}
+        options = {} if call.request.include_usage else {"stream_options": _with_usage(call.request.fields)}
         exchange = self._post("/chat/completions", self._body(call, options), call)
         try:
             if not exchange.header("content-type").lower().startswith("text/event-stream"):
@@ -98,7 +98,7 @@ class OpenAIProvider:
 
     def embed(self, call: EmbedCall) -> Answer:
         request = call.request
-        body = request.raw if request.model == call.model else with_fields(request.raw, {"model": call.model})
+        body = rebuilt(request.fields, {} if request.model == call.model else {"model": call.model})
         with _Closing(self._post("/embeddings", body, call)) as exchange:
             answer = exchange.read_all()
         try:
@@ -116,10 +116,10 @@ class OpenAIProvider:
         if request.model != call.model:
             changes["model"] = call.model
         if call.max_output_tokens is None:
-            return with_fields(request.raw, changes) if changes else request.raw
+            return rebuilt(request.fields, changes)
         # Both bounds at once are refused by some providers, and some know only one of them.
         changes[self._bound_field] = call.max_output_tokens
-        return with_fields(request.raw, changes, drop=_BOUND_FIELDS)
+        return rebuilt(request.fields, changes, drop=_BOUND_FIELDS)
 
     def stats(self) -> dict[str, Any]:
         return self._transport.stats()
@@ -157,8 +157,8 @@ class _Closing:
         self._exchange.close()
 
 
-def _with_usage(raw: bytes) -> dict[str, Any]:
-    given = msgspec.json.decode(field_bytes(raw).get("stream_options", msgspec.Raw(b"null")))
+def _with_usage(fields: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    given = msgspec.json.decode(fields.get("stream_options", msgspec.Raw(b"null")))
     return {**(given or {}), "include_usage": True}
 
 

@@ -76,7 +76,7 @@ class Transport:
             line = quote(f"{self._base_path}{path}", safe="/%:@!$&'()*+,;=~").encode()
             head = self._heads[path] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (line, self._headers)
         message = b"%b%d\r\n\r\n%b" % (head, len(body), body)
-        if not self._slots.acquire(timeout=self._connect_s(deadline)):
+        if not self._slots.acquire(blocking=False) and not self._slots.acquire(timeout=self._connect_s(deadline)):
             raise self._saturated()
         try:
             return self._exchange(message, deadline, cancel)

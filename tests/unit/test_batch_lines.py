@@ -27,7 +27,7 @@ def test_a_line_that_can_be_run_is_a_request() -> None:
     assert (found.number, found.custom_id, found.request.model) == (7, "a", "m")
     found = line(EMBED, url=EMBED, body={"model": "e", "input": "x"})
     assert isinstance(found, Line)
-    assert (found.request.model, found.request.raw) == ("e", b'{"model":"e","input":"x"}')
+    assert (found.request.model, json.loads(found.request.raw)) == ("e", {"model": "e", "input": "x"})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.body import rebuilt
 from app.domain.chat import ChatRequest
 from app.errors import InvalidRequest
 
@@ -29,7 +30,7 @@ def request(*parts: Any, **message: Any) -> ChatRequest:
 def test_what_is_bounded_goes_on_as_it_was(parts: tuple[Any, ...]) -> None:
     asked = request(*parts)
     understood = asked.understood()
-    assert json.loads(understood.raw) == json.loads(asked.raw)
+    assert json.loads(rebuilt(understood.fields, {})) == json.loads(asked.raw)
     assert understood.messages == asked.messages
 
 
@@ -55,8 +56,9 @@ def test_a_message_that_names_a_field_twice_has_it_once() -> None:
     """Parsers differ in which one they take."""
     twice = b'{"model":"m","messages":[{"role":"user","content":"a","content":"' + b"b" * 50 + b'"}]}'
     understood = ChatRequest.parse(twice).understood()
-    assert understood.raw.count(b'"content"') == 1
-    assert json.loads(understood.raw)["messages"][0]["content"] == understood.messages[0].content
+    sent = rebuilt(understood.fields, {})
+    assert sent.count(b'"content"') == 1
+    assert json.loads(sent)["messages"][0]["content"] == understood.messages[0].content
 
 
 @pytest.mark.parametrize("name", ["Model", "MAX_TOKENS", "N", "Stream", "service_Tier", "Messages"])
@@ -65,3 +67,15 @@ def test_another_spelling_of_a_field_that_costs_is_refused_for_everybody(name: s
     with pytest.raises(InvalidRequest) as refusal:
         ChatRequest.parse(json.dumps(body).encode())
     assert refusal.value.param == name
+
+
+@pytest.mark.parametrize("name", ["(images)", "(raw)", "(fields)"])
+def test_what_only_we_know_of_a_request_is_not_read_from_its_body(name: str) -> None:
+    """A picture's price times minus a million would be a large credit."""
+    value = {"(images)": -1_000_000, "(raw)": "", "(fields)": {}}[name]
+    plain = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    found = ChatRequest.parse(json.dumps({**plain, name: value}).encode())
+    assert found.images == 0
+    assert found.prompt_ceiling() > 0
+    assert len(found.raw) > 60
+    assert set(found.fields) == {"model", "messages", name}
