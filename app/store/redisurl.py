@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import redis
 from redis.backoff import NoBackoff
@@ -62,10 +62,13 @@ class _ToMaster(Connection):
 
 def _parsed(url: str) -> tuple[Sentinel, str, dict[str, Any]]:
     # The URL may hold a password: it is not repeated.
-    login, _, addresses = urlsplit(url).netloc.rpartition("@")
+    # Not by urlsplit, which takes several addresses for one, and on some Pythons for a wrong one.
+    rest, _, query = url.partition("://")[2].partition("?")
+    servers, _, path = rest.partition("/")
+    login, _, addresses = servers.rpartition("@")
     user, _, password = login.partition(":")
-    service, _, db = urlsplit(url).path.strip("/").partition("/")
-    own = parse_qs(urlsplit(url).query).get("sentinel_password", [None])[0]
+    service, _, db = path.strip("/").partition("/")
+    own = parse_qs(query).get("sentinel_password", [None])[0]
     try:
         hosts = [_address(address) for address in addresses.split(",")]
         options = {"username": unquote(user) or None, "password": unquote(password) or None, "db": int(db or 0)}

@@ -175,6 +175,24 @@ def test_a_job_whose_workers_died_reserves_for_what_they_may_have_cost_before_it
     assert row["cost_nanousd"] == counter(paid, info.key_id, "budget_usd_per_day") <= 10_000_000
 
 
+def test_a_job_whose_worker_died_between_its_settlement_and_saying_so_is_answered_and_charged_no_more(
+    paid: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    key, info = paid.services.keys.create("k", plan="day")
+    job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
+    with monkeypatch.context() as dies:
+        dies.setattr(jobs, "finish", lambda *args, **kwargs: "")
+        worker.run()
+    charged = counter(paid, info.key_id, "budget_usd_per_day")
+    paid.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
+    worker.runner.beat()
+    worker.run()
+    assert ask(paid, job_id, key=key).json["status"] == "completed"
+    (row,) = paid.rows()
+    assert row["cost_nanousd"] == charged == counter(paid, info.key_id, "budget_usd_per_day") > 0
+
+
 def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, upstream: Upstream) -> None:
     """The queue took it, and its answer was lost: the caller asks again, and nothing is reserved for this one."""
     key, info = paid.services.keys.create("k", plan="day")

@@ -95,11 +95,13 @@ def test_a_key_fills_its_share_of_the_body_budget_and_no_one_elses(
     server = gateway(CONFIG.format(url=upstream.url), workers=1)
     greedy, other = server.create_key("greedy"), server.create_key("other")
     parked = unfinished(server, greedy, chunked=chunked)
+    wait_for(lambda: post(server.port, body(), greedy).status == 503, message="its body is not counted")
     status, headers, refusal = unfinished(server, greedy, chunked=chunked).answer()
     assert (status, refusal["code"], headers["retry-after"]) == (503, "NOT_READY", "1")
     assert post(server.port, body(), other).status == 200, "the other key's share is its own"
     assert post(server.port, body(60_000), greedy).status == 200, "small bodies are not counted"
     also_parked = unfinished(server, other, chunked=chunked)
+    wait_for(lambda: post(server.port, body(), other).status == 503, message="its body is not counted")
     assert post(server.port, body(), server.create_key("third")).status == 503, "the worker holds no more than it may"
     for call in (parked, also_parked):
         call.finish()

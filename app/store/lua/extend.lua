@@ -4,8 +4,11 @@
 -- KEYS  1 reservation   2… the call's counters, one a limit, as in admit.lua
 -- ARGV  1 the attempt's number, from 2   2 what the reaper needs (JSON)   3… four a limit: kind  amount  limit  period_ms
 -- returns 1 if the attempt may be made, 0 if a limit does not allow it, -1 if the call has ended
+--
+-- A job whose worker died between settling its call and saying so runs once more, and is charged no more.
 
 local found = redis.call('HMGET', KEYS[1], 's', 'n', 'c')
+if found[1] == 'settled' then return 1 end
 if found[1] ~= 'open' then return -1 end
 if tonumber(found[2] or 1) >= tonumber(ARGV[1]) then return 1 end
 
