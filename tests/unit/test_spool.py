@@ -422,7 +422,7 @@ calls = [spawn(call, number) for number in range(20)]
 ticks()
 longest = max(after - before for before, after in zip(turns, turns[1:]))
 kept = Path(sys.argv[1], "a.spool").read_bytes().count(b"\\n")
-print(longest < 0.25, len(syncs), kept)
+print("found", longest < 0.25, len(syncs), kept, flush=True)
 os._exit(0)
 """
 
@@ -431,6 +431,5 @@ def test_a_slow_disk_stops_no_other_call_and_one_sync_serves_many(tmp_path: Path
     """In a process of its own, patched as a worker is."""
     command = [sys.executable, "-c", _SLOW_DISK, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT, check=True)
-    went_on, syncs, lines = ran.stdout.splitlines()[-1].split()
-    assert (went_on, lines) == ("True", "21")
-    assert int(syncs) <= 4, "the first call's sync, then as a rule one for all that came meanwhile"
+    found = [line for line in ran.stdout.splitlines() if line.startswith("found ")]  # among what is logged
+    assert found == ["found True 2 21"], "the first call's sync, then one for all that came meanwhile"
