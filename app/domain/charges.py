@@ -1,4 +1,4 @@
-"""What one upstream attempt of a call costs."""
+"""The charge for one upstream attempt of a call, and sums of charges."""
 
 from __future__ import annotations
 

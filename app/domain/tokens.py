@@ -1,4 +1,4 @@
-"""How many tokens a text makes, without a tokenizer."""
+"""Token estimates without a tokenizer."""
 
 from __future__ import annotations
 

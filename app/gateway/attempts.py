@@ -1,4 +1,4 @@
-"""What the upstream attempts of a call cost, those included that gave no answer.
+"""The cost of a call's upstream attempts, those included that gave no answer.
 
 A provider bills what it has worked on, whether or not its answer arrived: an attempt that timed out, was cut off, was
 hung up on or was left for a fallback is charged as estimated.

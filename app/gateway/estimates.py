@@ -1,4 +1,4 @@
-"""What a call will probably use, and the most that it can cost: reserved before anything is spent."""
+"""Estimates: a call's likely usage, and the most that it can cost. Reserved before anything is spent."""
 
 from __future__ import annotations
 

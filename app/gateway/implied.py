@@ -1,4 +1,4 @@
-"""What a request implies of its bill, where the vendor's answer does not say it."""
+"""Usage that a request implies and the vendor's answer does not report: web searches, lifetimes of cache writes."""
 
 from __future__ import annotations
 
