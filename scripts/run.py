@@ -20,6 +20,7 @@ from honcho.manager import Manager
 from honcho.printer import Printer
 
 from app.domain.identity import new_key
+from app.domain.serving import default_model
 from app.errors import ConfigError
 from app.settings import EMBEDDED_REDIS, Settings, load_settings
 from scripts.programs import CannotStart, edge_environment, find_redis
@@ -71,7 +72,7 @@ def redis_command(executable: str, port: int, directory: Path, password: str) ->
 def banner(settings: Settings, key: str, *, tls: bool) -> str:
     url = f"http://{settings.host}:{settings.port}"
     secure = f"https://{settings.host}:{settings.tls_port}/v1 (self-signed, as in production behind nginx)"
-    model = next(iter(settings.config.models))
+    model = default_model(settings.config)
     return f"""
 Penstock is ready.
 

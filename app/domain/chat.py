@@ -64,10 +64,10 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat completion request. `raw` is the body as it came, `fields` are its top-level fields as they go out; the
-    others are what the gateway acts on."""
+    others are what the gateway acts on. `model` is "" when the body names none: steering then picks one."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
@@ -91,12 +91,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
-        return _parse_chat(_CHAT, raw)
-
-    @classmethod
-    def parse_smart(cls, raw: bytes) -> ChatRequest:
-        """As `parse`, but the body need not name a model: it is then `auto`."""
-        return _parse_chat(_SMART, raw)
+        request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
+        return msgspec.structs.replace(
+            request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -155,8 +153,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _SmartRequest(ChatRequest, frozen=True, kw_only=True):
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "auto"
+class _ChatBody(ChatRequest, frozen=True, kw_only=True):
+    """As it comes: null is no model."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None  # type: ignore[assignment]
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,8 +188,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.raw)
 
 
-_CHAT = msgspec.json.Decoder(ChatRequest)
-_SMART = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_SmartRequest))
+_CHAT = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_ChatBody))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # What the gateway acts on, and what else changes the cost of a call.
@@ -210,11 +209,6 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
     fields = field_bytes(raw)
     check_names(fields, known)
     return request, fields
-
-
-def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
-    request, fields = _parse(decoder, raw, _CHAT_FIELDS)
-    return msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
 
 
 def _images(messages: list[Message]) -> int:

@@ -53,14 +53,12 @@ class Said(NamedTuple):
 
 
 class Support:
-    def __init__(
-        self, *, pipeline: Pipeline, history: History, config: SupportConfig, model: str, prompt: str = ""
-    ) -> None:
+    def __init__(self, *, pipeline: Pipeline, history: History, config: SupportConfig, prompt: str = "") -> None:
         self._pipeline = pipeline
         self._history = history
         self._config = config
         self._system = {"role": "system", "content": prompt or DEFAULT_PROMPT}
-        self._fields: dict[str, Any] = {"model": model, "max_tokens": config.max_tokens}
+        self._fields: dict[str, Any] = {"model": config.model, "max_tokens": config.max_tokens}  # null: the default one
         if config.temperature is not None:
             self._fields["temperature"] = config.temperature
 

@@ -419,8 +419,17 @@ def test_keys_that_open_nothing(talk: Talk) -> None:
         if key != revoked:  # a view may trust its memory for half a second
             for method in ("GET", "DELETE"):
                 assert refusal(other.history(method=method)) == (401, "INVALID_API_KEY", None)
+
+
+def test_a_key_that_may_not_use_the_assistants_model_gets_its_own_default_unless_one_is_named(
+    edge: Callable[[str], Edge],
+) -> None:
+    talk = Talk(edge(CONFIG))
     restricted, _ = talk.edge.services.keys.create("restricted", models=["other"])
-    assert refusal(Talk(talk.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
+    assert Talk(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
+    named = Talk(edge(CONFIG + "support: {model: m}\n"))
+    restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
+    assert refusal(Talk(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
 def test_limits_hold_for_the_assistant_too(edge: Callable[[str], Edge]) -> None:

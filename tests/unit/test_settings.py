@@ -212,14 +212,14 @@ def test_on_a_full_disk_the_last_good_configuration_stays_whole(
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert settings.support_prompt.startswith("You are ")
-    assert set(settings.config.plans) == {"default", "free"}
+    assert set(settings.config.plans) == {"default", "free", "premium"}
 
 
 def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
     shipped = Path("config/gateway.yaml").read_text()
     shutil.copytree("config/prompts", tmp_path / "prompts")
-    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
-    assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
+    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(default_model|optimizer):|$)", "", shipped))
+    assert settings.config.default_model == "gpt-4.1-mini"
     assert settings.config.optimizer.enabled
 
 
