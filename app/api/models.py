@@ -1,5 +1,5 @@
-"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether the
-model can be served now."""
+"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether
+somebody can serve the model."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from app.domain.config import GatewayConfig, Target
-from app.domain.serving import AUTO
+from app.domain.serving import AUTO, chat_models
 from app.errors import ConfigError
 
 
 def check_references(config: GatewayConfig, path: Path) -> None:
     """Raises `ConfigError`: one line that names the file, the field and what is there."""
     _check_model(path, "support.model", config.support.model, config.models)
-    _check_model(path, "default_model", config.default_model, {AUTO, *config.models})
     known = ", ".join(sorted(config.providers))
     for alias, model in config.models.items():
         named = [(f"targets.{i}.provider", t.provider) for i, t in enumerate(model.targets)]
@@ -30,12 +29,13 @@ def check_references(config: GatewayConfig, path: Path) -> None:
                 raise ConfigError(
                     f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider"
                 )
+    _check_model(path, "default_model", config.default_model, {AUTO, *chat_models(config)}, "chat model")
     _check_smart(config, path)
 
 
-def _check_model(path: Path, where: str, model: str | None, known: Collection[str]) -> None:
+def _check_model(path: Path, where: str, model: str | None, known: Collection[str], what: str = "model") -> None:
     if model is not None and model not in known:
-        raise ConfigError(f"{path}: {where}: no model {model!r}; expected one of: {', '.join(sorted(known))}")
+        raise ConfigError(f"{path}: {where}: no {what} {model!r}; expected one of: {', '.join(sorted(known))}")
 
 
 def _check_smart(config: GatewayConfig, path: Path) -> None:

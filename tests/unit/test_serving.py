@@ -121,9 +121,12 @@ def test_a_key_that_must_be_set_must_not_be_blank(tmp_path: Path) -> None:
         load_config(tmp_path / "gateway.yaml", {"SOME_KEY": "  "})
 
 
-def test_a_default_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "gateway.yaml").write_text(KEYED % "sk-1" + "default_model: x\n")
-    with pytest.raises(ConfigError, match=r"gateway\.yaml: default_model: no model 'x'; expected one of: auto, d, m$"):
+@pytest.mark.parametrize("name", ["x", "e"])
+def test_a_default_model_that_is_not_there_or_makes_embeddings_is_one_line(tmp_path: Path, name: str) -> None:
+    models = "targets: [demo]}, e: {kind: embedding, targets: [demo]}}\n"
+    text = (KEYED % "sk-1").replace("targets: [demo]}}\n", models) + f"default_model: {name}\n"
+    (tmp_path / "gateway.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"default_model: no chat model '{name}'; expected one of: auto, d, m$"):
         load_config(tmp_path / "gateway.yaml", {})
 
 
