@@ -118,11 +118,14 @@ def test_a_name_that_nobody_knows_is_not_ready(nginx: str, tmp_path: Path) -> No
 
 
 def test_a_load_balancers_checks_on_plain_http_reach_a_gateway_by_its_name(nginx: str, tmp_path: Path) -> None:
-    with Backend(A, 0) as gateway, Names(A) as names:
-        with Edge(tmp_path, 0, NGINX_BIN=nginx, **named(names, (gateway,))) as edge:
-            wait_for(lambda: plain(edge, "/ready")[0].status == 200)
-            is_ours(*plain(edge, "/ready", Authorization="Bearer x"), 403, "FORBIDDEN", secure=False)
-            assert plain(edge, "/", b"x")[0].status == 308
+    with (
+        Backend(A, 0) as gateway,
+        Names(A) as names,
+        Edge(tmp_path, 0, NGINX_BIN=nginx, **named(names, (gateway,))) as edge,
+    ):
+        wait_for(lambda: plain(edge, "/ready")[0].status == 200)
+        is_ours(*plain(edge, "/ready", Authorization="Bearer x"), 403, "FORBIDDEN", secure=False)
+        assert plain(edge, "/", b"x")[0].status == 308
 
 
 def posts(gateways: tuple[Backend, ...]) -> int:
