@@ -32,6 +32,7 @@ _LIBRARIES = ("flask", "gunicorn", "gevent", "redis", "sqlalchemy", "msgspec", "
 
 
 @root.get("/health")
+@root.get("/healthz")
 @bp.get("/health")
 def health() -> dict[str, Any]:
     """Liveness: the process answers. Touches nothing else."""
