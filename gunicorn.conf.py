@@ -37,6 +37,7 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 import app.api.admin
 import app.api.chat
 import app.api.cors
+import app.api.debug
 import app.api.models
 import app.api.ops
 import app.api.web

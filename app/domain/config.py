@@ -37,6 +37,9 @@ class DemoScript(Section):
     omit_usage: bool = Field(False, description="Answers carry no usage.")
 
 
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+
+
 class ProviderConfig(Section):
     kind: str = Field(description="Wire dialect: openai, demo.")
     base_url: str | None = Field(
@@ -59,6 +62,16 @@ class ProviderConfig(Section):
     max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
     timeouts: Timeouts | None = Field(None, description="Instead of the global ones.")
     script: DemoScript | None = Field(None, description="Only for kind demo.")
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.api_key) or not _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
+
+    @property
+    def has_no_key(self) -> bool:
+        """Whether a key is wanted and missing. One in a header will do."""
+        wanted = "api_key" in self.model_fields_set and self.kind != "demo"
+        return wanted and not self.has_key
 
     @model_validator(mode="after")
     def _headers_are_clean(self) -> ProviderConfig:

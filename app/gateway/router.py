@@ -21,6 +21,7 @@ from app.domain.identity import Caller
 from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
+from app.gateway.outage import Outage
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -99,6 +100,7 @@ class Router:
         self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
         self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        self.outage = Outage(config, self._targets.values())
         # By alias and those of its lenders that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
@@ -137,6 +139,7 @@ class Router:
         `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
         none left is raised only if there is no failure to tell of.
         """
+        self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:

@@ -95,6 +95,6 @@ def test_bug_07_each_user_of_each_key_has_a_conversation_of_its_own(history: Cal
 
 def test_a_user_is_named_in_no_key(history: Callable[..., History], redis: Redis) -> None:
     history().append("key_1", "ann@example.com *:\n", said(1))
-    [key] = redis.execute("KEYS", "penstock:*")
+    [key] = redis.execute("KEYS", "penstock:history:*")
     assert key.startswith(b"penstock:history:key_1:")
     assert b"ann" not in key
