@@ -97,4 +97,6 @@ def test_a_user_is_named_in_no_key(history: Callable[..., History], redis: Redis
     history().append("key_1", "ann@example.com *:\n", said(1))
     [key] = redis.execute("KEYS", "penstock:history:*")
     assert key.startswith(b"penstock:history:key_1:")
-    assert b"ann" not in key
+    everything = [*redis.execute("KEYS", "*"), *redis.execute("ZRANGE", "penstock:conversations", 0, -1)]
+    assert len(everything) == 3
+    assert b"ann" not in b" ".join(everything)
