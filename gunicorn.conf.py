@@ -39,8 +39,10 @@ _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 # What workers would import is imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
 # with their master take 103 MB instead of 170. A reload therefore takes new configuration, and never new code.
+import app.api.admin
 import app.api.chat
 import app.api.cors
+import app.api.debug
 import app.api.models
 import app.api.ops
 import app.api.web

@@ -109,6 +109,9 @@ class Support:
         check_user_id(user_id)
         self._history.clear(caller.key_id, user_id)
 
+    def open_conversations(self) -> int:
+        return self._history.count()
+
     def _request(self, caller: Caller, ask: Ask) -> ChatRequest:
         # The caller may be one that a worker only remembers: nothing of this is sent unless admission lets it in.
         messages = [self._system, *self._past(caller, ask.user_id), {"role": "user", "content": ask.message}]

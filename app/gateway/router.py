@@ -30,6 +30,7 @@ from app.errors import (
 )
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
+from app.gateway.outage import Outage
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -109,6 +110,7 @@ class Router:
         self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
         self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        self.outage = Outage(config, self._targets.values())
         # By alias and those of its lenders that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
@@ -151,6 +153,7 @@ class Router:
             attempts.target = route.targets[0]
             message = f"The model is unavailable: {route.no_key}."
             raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+        self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
