@@ -29,6 +29,8 @@ if _refused is not None:
     structlog.get_logger().error(
         "config_refused", reason=_refused.message, effect="the last good one stays, if there is one"
     )
+if os.environ.get("FLASK_ENV") not in (None, "", _settings.env):
+    structlog.get_logger().warning("variable_not_read", variable="FLASK_ENV", instead=f"GATEWAY_ENV={_settings.env}")
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
