@@ -55,7 +55,7 @@ if worker_connections < _most_connections:
         "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
     )
 backlog = 4096
-http_parser = "fast"
+http_parser = "python"  # for what is not plain only: app/api/connection.py reads the rest
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
 timeout = 60  # of a worker whose event loop is stuck; calls have their own
 graceful_timeout = _settings.config.server.drain_s + Worker.settling_s
