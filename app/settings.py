@@ -93,7 +93,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
         "tls_certificate": env.get("TLS_CERTIFICATE"),
-        "workers": env.get("WEB_CONCURRENCY") or (2 if mode == "development" else sensible_workers()),
+        "workers": env.get("WEB_CONCURRENCY")
+        or env.get("WORKERS")
+        or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
@@ -235,12 +237,15 @@ def _read_secret_file(env: dict[str, str], name: str) -> None:
     file = env.get(f"{name}_FILE")
     if not file:
         return
-    if env.get(name):
-        raise ConfigError(f"environment: {name} and {name}_FILE are both set; expected one of them")
     try:
-        env[name] = Path(file).read_text(encoding="utf-8").strip()
+        kept = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read") from None
+        kept = None
+    if env.get(name) and env[name] != kept:
+        raise ConfigError(f"environment: {name} and {name}_FILE are both set, and differ; expected one of them")
+    if kept is None:
+        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read")
+    env[name] = kept
 
 
 def _left_by_make_run(path: Path, mode: str) -> str | None:
