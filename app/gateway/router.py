@@ -138,6 +138,7 @@ class Router:
         none left is raised only if there is no failure to tell of.
         """
         failure: UpstreamError | None = None
+        spent = False
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
                 break
@@ -171,6 +172,7 @@ class Router:
                     target.breaker.undecided(attempts.key_id)
                     raise
                 failure = exc
+                spent = spent or repeated is not None or not _put_off(exc)
                 self._note(target, exc, attempts)
                 if not exc.fall_back:
                     raise
@@ -179,7 +181,11 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        raise failure if failure is not None else _not_asked(route.targets[0], attempts.key_id)
+        if failure is None:
+            raise _not_asked(route.targets[0], attempts.key_id)
+        if spent and (attempts.count > 1 or _is_final(failure)):
+            failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills
+        raise failure
 
     def _order(self, route: Route) -> list[Target]:
         if len(route.targets) == 1:
@@ -195,7 +201,7 @@ class Router:
 
     def _may_repeat(self, failure: UpstreamError, attempts: Attempts, deadline: float) -> bool:
         """Whether the target that just failed may be asked again; if so, after a pause."""
-        if not failure.retry_here or failure.kind in _NOT_REPEATED:
+        if _is_final(failure):
             return False
         wait_s = self._retry.backoff_s * 2 ** (attempts.count - 1)
         # A vendor that says when to come back is not asked earlier; the caller's own retry is for longer waits.
@@ -258,6 +264,17 @@ class Router:
 def _by_weight(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
     return random.choices(targets, weights if any(weights) else None)[0]
+
+
+def _is_final(failure: UpstreamError) -> bool:
+    """Whether the same target would only fail again, or make the caller wait as long again."""
+    return not failure.retry_here or failure.kind in _NOT_REPEATED
+
+
+def _put_off(failure: UpstreamError) -> bool:
+    """Whether the vendor did no work and need not fear a retry: it said when to come back and is left alone until then,
+    or it was not asked."""
+    return failure.kind == "saturated" or (failure.kind == "rate_limited" and bool(failure.retry_after_s))
 
 
 def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:
