@@ -9,7 +9,7 @@ from flask import Blueprint, request
 
 from app.api.body import received
 from app.api.context import allow, caller, require, services
-from app.api.files import limit, page
+from app.api.files import after, limit, page
 from app.domain.batch import BatchRequest
 from app.domain.identity import Scope
 from app.errors import RequestTooLarge, UnsupportedMediaType
@@ -43,9 +43,7 @@ def create_batch() -> dict[str, Any]:
 @bp.get("/batches")
 @require(Scope.CHAT)
 def list_batches() -> dict[str, Any]:
-    found, more = services().batches.list(
-        caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=request.args.get("after")
-    )
+    found, more = services().batches.list(caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=after())
     return page([described(batch) for batch in found], more)
 
 

@@ -57,7 +57,7 @@ def list_files() -> dict[str, Any]:
     if order not in ("asc", "desc"):
         raise InvalidRequest("Expected asc or desc: `order`.", param="order")
     found, more = services().files.list(
-        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=request.args.get("after"),
+        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=after(),
         descending=order == "desc", purpose=request.args.get("purpose"),
     )  # fmt: skip
     return page([described(file) for file in found], more)
@@ -110,6 +110,14 @@ def limit(default: int, most: int) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
         raise InvalidRequest(f"Expected a number from 1 to {most}: `limit`.", param="limit")
     return int(text)
+
+
+def after() -> str | None:
+    """The query's `after`. Raises `InvalidRequest`."""
+    given = request.args.get("after")
+    if given and "\x00" in given:  # PostgreSQL refuses to compare it
+        raise InvalidRequest("Expected an id: `after`.", param="after")
+    return given
 
 
 def sync_elsewhere(fileno: int) -> None:
