@@ -21,6 +21,7 @@ from app.api.context import allow
 from app.api.errors import error_answer
 from app.api.hangup import watch
 from app.api.headers import call_headers
+from app.api.paths import canonical
 from app.api.sse import stream_answer
 from app.api.wire import Inbound, Outbound
 from app.domain.chat import ChatRequest, EmbedRequest
@@ -72,7 +73,11 @@ class ModelCalls:
             parent, _, job_id = route.rpartition("/")
             of_a_job = self._of_a_job.get((method, parent))
             if of_a_job is None:
-                return self._otherwise(environ, start_response)
+                path = canonical(environ["PATH_INFO"])
+                if path == environ["PATH_INFO"]:
+                    return self._otherwise(environ, start_response)
+                environ["PATH_INFO"] = path
+                return self(environ, start_response)
             route = f"{parent}/<job_id>"
             endpoint = partial(self._ask_job, of_a_job, job_id)
         inbound = Inbound(environ)

@@ -1,4 +1,4 @@
-"""The official SDK retries what failed, and so does the gateway: a vendor sees the gateway's attempts once, not thrice."""
+"""The SDK retries what failed, and so does the gateway: a vendor sees the gateway's attempts once, not thrice."""
 
 from __future__ import annotations
 

@@ -441,7 +441,9 @@ def test_nobody_else_is_asked_after_the_deadline() -> None:
         ({"a/m": down("saturated")}, None),
     ],
 )
-def test_a_caller_is_told_not_to_retry_once_our_own_attempts_were_spent(fails: dict[str, Any], told: bool | None) -> None:
+def test_a_caller_is_told_not_to_retry_once_our_own_attempts_were_spent(
+    fails: dict[str, Any], told: bool | None
+) -> None:
     with pytest.raises(UpstreamError) as caught:
         Road(one("a"), max_attempts=2, backoff_s=0.1).run(fails)
     assert caught.value.should_retry is told
