@@ -33,6 +33,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 }  # fmt: skip
 # Longer waits hang openai-node and stop openai-python from retrying (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60
+_LONGEST_TYPE = 64
 
 
 def utc_timestamp() -> str:
@@ -64,6 +65,12 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
     return Outbound(error.status, headers, _encode(error_body(error, request_id)))
+
+
+def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
+    """The error of a body that does not say to be of the type `expected`."""
+    instead = f"not `{shown(sent[:_LONGEST_TYPE])}`" if sent else "none was sent"
+    return UnsupportedMediaType(f"Expected Content-Type: {expected}; {instead}.")
 
 
 def error_response(error: GatewayError) -> Response:

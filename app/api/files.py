@@ -14,9 +14,10 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.formparser import FormDataParser
 
 from app.api.context import caller, require, services
+from app.api.errors import wrong_type
 from app.domain.batch import ExpiresAfter, expires_after
 from app.domain.identity import Scope
-from app.errors import InvalidRequest, NotFound, UnsupportedMediaType
+from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
 
 bp = Blueprint("files", __name__)
@@ -35,7 +36,7 @@ def create_file() -> dict[str, Any]:
     files, key_id = services().files, caller().key_id
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
-        raise UnsupportedMediaType("Expected Content-Type: multipart/form-data.")
+        raise wrong_type("multipart/form-data", request.content_type or "")
     upload = files.begin(key_id)
     try:
         form, filename = _received(upload)

@@ -8,6 +8,7 @@ from flask import Blueprint
 
 from app.api.context import caller, require, services
 from app.domain.identity import Scope
+from app.domain.misspelt import unknown_model
 from app.errors import ModelNotFound
 from app.gateway import smart
 
@@ -35,7 +36,8 @@ def get_model(model_id: str) -> dict[str, Any]:
         return _model(smart.ALIAS, _OURS)
     model = config.models.get(model_id)
     if model is None or not caller().may_use(model_id):
-        raise ModelNotFound("The model does not exist or this API key may not use it.", param="model")
+        usable = [alias for alias in config.models if caller().may_use(alias)]
+        raise ModelNotFound(unknown_model(model_id, usable), param="model")
     return _model(model_id, model.owned_by)
 
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes
+from app.domain.body import check_names, decoded, encode, field_bytes, missing
 from app.domain.bounded import check_message
+from app.domain.misspelt import meant_by
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 
@@ -199,6 +200,7 @@ _CHAT_FIELDS = frozenset({
     "plugins", "reasoning_effort", "tools", "functions",
 })  # fmt: skip
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
+_SPEAKERS = frozenset({"system", "developer", "user"})  # whose message is nothing but its content
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
@@ -214,7 +216,19 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
 
 def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
     request, fields = _parse(decoder, raw, _CHAT_FIELDS)
-    return msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
+    request = msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
+    _check_contents(request)
+    return request
+
+
+def _check_contents(request: ChatRequest) -> None:
+    """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
+    for i, message in enumerate(request.messages):
+        if message.content is None and message.role in _SPEAKERS:
+            meant = meant_by("content", request.raw, f"messages[{i}]")
+            if meant and meant != "content":
+                raise missing(f"messages[{i}].content", meant)
+            return  # the first one tells: each costs another look at the body
 
 
 def _images(messages: list[Message]) -> int:

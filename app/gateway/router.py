@@ -18,6 +18,7 @@ import structlog
 from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
+from app.domain.misspelt import unknown_model
 from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
@@ -106,7 +107,8 @@ class Router:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
         route = self.routes.get(alias)
         if route is None:
-            raise ModelNotFound("The model does not exist or is not configured on this gateway.", param="model")
+            others = [name for name in self.routes if caller.may_use(name)]
+            raise ModelNotFound(unknown_model(alias, others), param="model")
         if caller.models is None:
             return route
         if alias not in caller.models:
