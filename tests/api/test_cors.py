@@ -14,11 +14,10 @@ models: {m: {targets: [{provider: demo}]}}
 server: {cors_origins: [%s]}
 """
 OURS, STRANGE = "https://app.example.org", "https://evil.example.org"
-# As Chromium asks for the npm package openai 6.49.0, and for @anthropic-ai/sdk's headers.
+# What Chromium asks for, word for word, when a page calls with the npm package openai 6.49.0.
 SDK_HEADERS = (
     "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,"
-    "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout,"
-    "anthropic-dangerous-direct-browser-access,anthropic-version,x-api-key"
+    "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version"
 )
 PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
 
