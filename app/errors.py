@@ -38,8 +38,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "INTERNAL_ERROR"
-    # What `x-should-retry` tells the SDKs; None leaves it to the status (CONVENTIONS, "Retries").
-    should_retry: ClassVar[bool | None] = None
+    # What `x-should-retry` tells the SDKs; None leaves it to the status. An instance may know better than its class.
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
