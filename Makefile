@@ -36,9 +36,16 @@ bench-peers: .venv/stamp
 	$(BIN)/python -m bench.run peers
 	$(BIN)/python -m bench.queue
 
+# `make run PYTHON=python3.12` makes a .venv of another Python anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+.PHONY: .venv/stamp
+endif
+endif
+
 .venv/stamp: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $$(test "$$($(PYTHON) -V)" = "$$($(BIN)/python -V 2>&1)" || echo --clear) .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements.txt
 	@touch $@
 

@@ -20,12 +20,13 @@ _PATIENCE_S = 1.0  # a reader holds the lock for a moment; processes that are en
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`pid` is the process that was started; `key` the development key."""
+    """`pid` is the process that was started; `key` the development key. `port` 0: it has not got that far."""
 
     pid: int
     host: str = ""
     port: int = 0
     key: str = ""
+    redis_url: str = ""
 
 
 class InUse(Exception):

@@ -6,6 +6,7 @@ Everything written goes below DATA_DIR. Every failure to start is one clear line
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import secrets
@@ -18,12 +19,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from app.domain.identity import new_key
 from app.errors import ConfigError
 from app.runfile import InUse, Run, RunFile
-from app.settings import EMBEDDED_REDIS, Settings, load_settings
+from app.settings import Settings, load_settings
 from scripts.console import Console
 from scripts.programs import CannotStart, edge_environment, find_redis
 from scripts.supervisor import Program, Supervisor, in_own_session
@@ -32,6 +33,7 @@ _START_TIMEOUT_S = 60.0
 _ENDING_S = 15  # after the time that running calls get: to settle those that were left, and to end
 _SHOWN_S = 2.0  # for the last lines to be shown
 _BIN = Path(sys.executable).parent
+_REDIS_CONFIG = Path("redis/redis.conf")  # below DATA_DIR
 
 
 def free_port() -> int:
@@ -63,15 +65,15 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text + "\n")
 
 
-def redis_command(executable: str, port: int, directory: Path, password: str) -> list[str]:
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "redis.conf"
+def redis_command(executable: str, port: int, config: Path, password: str) -> list[str]:
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.touch(mode=0o600)
+    directory = json.dumps(str(config.parent.absolute()), ensure_ascii=False)  # Redis quotes alike
     config.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {directory.absolute()}\nrequirepass {password}\n"
+        f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass {password}\n"
         'appendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'
     )
-    return [executable, str(config)]
+    return [executable, str(config.absolute())]
 
 
 def banner(settings: Settings, key: str, *, tls: bool) -> str:
@@ -122,7 +124,7 @@ def hold(data_dir: Path) -> RunFile:
     by = None
     try:
         held = RunFile(data_dir)
-        pid = redis_left_behind(data_dir / EMBEDDED_REDIS)
+        pid = redis_left_behind(data_dir / _REDIS_CONFIG)
         by = pid and f"a Redis that an earlier `make run` has left (pid {pid})"
     except InUse as exc:
         by = "another process"
@@ -136,15 +138,15 @@ def hold(data_dir: Path) -> RunFile:
     return held
 
 
-def redis_left_behind(url_file: Path) -> int | None:
-    """The pid of the Redis that the file tells of, if it still runs: two of them would spoil each other's file."""
+def redis_left_behind(config: Path) -> int | None:
+    """The pid of the Redis that was started with `config`, if it still runs: two would spoil each other's file."""
     try:
-        url = urlsplit(url_file.read_text(encoding="ascii").strip())
-        with socket.create_connection((url.hostname or "", url.port or 0), 2) as asked:
-            asked.sendall(f"AUTH {url.password}\r\nINFO server\r\n".encode())
-            found = re.search(rb"process_id:(\d+)", asked.recv(4096) + asked.recv(4096))
+        told = dict(line.split(" ", 1) for line in config.read_text(encoding="utf-8").splitlines())
+        with socket.create_connection(("127.0.0.1", int(told["port"])), 2) as asked:
+            asked.sendall(f"AUTH {told['requirepass']}\r\nINFO server\r\nQUIT\r\n".encode())
+            found = re.search(rb"process_id:(\d+)", b"".join(iter(lambda: asked.recv(4096), b"")))
             return int(found[1]) if found else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return None
 
 
@@ -218,18 +220,16 @@ def run_all(settings: Settings, held: RunFile) -> int:
         "DEV_API_KEY": key,
         **({"FORCE_COLOR": "1"} if console.colour else {}),
     }
-    url_file = settings.data_dir / EMBEDDED_REDIS
-    own = not (os.environ.get("REDIS_URL") or os.environ.get("REDIS_URL_FILE"))
+    own_redis = not (os.environ.get("REDIS_URL") or os.environ.get("REDIS_URL_FILE"))
     started = []
-    if own:
+    if own_redis:
         port, password = free_port(), secrets.token_urlsafe(24)
         env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
-        command = redis_command(find_redis(), port, url_file.parent, password)
+        command = redis_command(find_redis(), port, settings.data_dir / _REDIS_CONFIG, password)
         started.append(Program(name="redis", command=command, env=env, stage=2, quiet=True))
-        write_secret(url_file, env["REDIS_URL"])
     if not schema_is_current(settings.database_url):
         migrate(env)
-    held.write(Run(os.getppid(), settings.host, settings.port, key))
+    held.write(Run(os.getppid(), settings.host, settings.port, key, env.get("REDIS_URL") or settings.redis_url))
 
     def tell(text: str) -> None:
         console.say(text.encode() + b"\n")
@@ -248,8 +248,6 @@ def run_all(settings: Settings, held: RunFile) -> int:
     try:
         return supervisor.run()
     finally:
-        if own:
-            url_file.unlink(missing_ok=True)
         console.close(_SHOWN_S)
 
 

@@ -94,7 +94,7 @@ class Supervisor:
     ) -> None:
         width = max(len(program.name) for program in programs)
         self._children = [
-            _Child(each, console and Printed(console, each.name, width=width, number=i, quiet=each.quiet))
+            _Child(each, Printed(console, each.name, width=width, number=i, quiet=each.quiet) if console else None)
             for i, each in enumerate(programs)
         ]
         self._tell = tell
@@ -198,10 +198,11 @@ class Supervisor:
         if self.stopping:
             return
         name, how = child.program.name, _how(process.returncode)
-        child.signal(signal.SIGTERM)  # to what it left
+        if child.is_alive():
+            child.signal(signal.SIGTERM)  # to what it left
         now = time.monotonic()
         if not self.settled:
-            self._fail_with(child, process, f"{name} {how}.")
+            self._fail_with(child, process, f"{name} {how}.", show=child.program.quiet)
         elif len(child.ended) == _AGAIN_MOST and now - child.ended[0] < _AGAIN_S:
             self._fail_with(child, process, f"{name} {how}, and has ended too often in a minute.")
         else:
@@ -209,12 +210,12 @@ class Supervisor:
             self._tell(f"{name} {how}; it is started again.")
             self._start(child)
 
-    def _fail_with(self, child: _Child, process: subprocess.Popen[bytes], reason: str) -> None:
-        """Stops everything, and repeats what the program said at last."""
+    def _fail_with(self, child: _Child, process: subprocess.Popen[bytes], reason: str, *, show: bool = True) -> None:
+        """Stops everything. `show`: with what the program said at last."""
         if child.printed is not None and process.stdout is not None and not process.stdout.closed:
             self._read(child.printed, process.stdout)
         self._tell(reason)
-        if child.printed is not None and child.printed.tail:
+        if show and child.printed is not None and child.printed.tail:
             self._tell("Its last lines:\n" + child.printed.last_lines().decode(errors="replace").rstrip("\n"))
         self._code = 1
 
@@ -223,15 +224,16 @@ class Supervisor:
             self._code = 128 + number
             waits = max(child.program.patience_s for child in self._children)
             self._tell(f"Stopping. What runs gets up to {waits:.0f} s to end; Ctrl-C again stops at once.")
-        elif not self._hurried:
+        elif number == signal.SIGINT and not self._hurried:  # others come twice: a shell repeats a terminal's SIGHUP
             self._hurried = True
             self._tell("Stopping at once.")
 
     def _stop_all(self) -> None:
         for stage in sorted({child.program.stage for child in self._children}):
             self._stop([child for child in self._children if child.program.stage == stage])
-        while any(key.data for key in self._selector.get_map().values()):
-            self._turn(1.0)  # what they said at last: nobody is left to hold a pipe open
+        until = time.monotonic() + 1
+        while any(key.data for key in self._selector.get_map().values()) and time.monotonic() < until:
+            self._turn(0.1)  # what they said at last
 
     def _stop(self, children: list[_Child]) -> None:
         """Returns when nothing of them is left."""
