@@ -22,6 +22,7 @@ from threading import Thread
 from urllib.parse import quote
 
 from app.domain.identity import new_key
+from app.domain.serving import default_model
 from app.errors import ConfigError
 from app.runfile import InUse, Run, RunFile
 from app.settings import Settings, load_settings
@@ -79,7 +80,7 @@ def redis_command(executable: str, port: int, config: Path, password: str) -> li
 def banner(settings: Settings, key: str, *, tls: bool) -> str:
     url = f"http://{settings.host}:{settings.port}"
     secure = f"https://{settings.host}:{settings.tls_port}/v1 (self-signed, as in production behind nginx)"
-    model = next(iter(settings.config.models))
+    model = default_model(settings.config)
     return f"""
 Penstock is ready.
 

@@ -39,6 +39,7 @@ class Played:
     def __init__(self) -> None:
         self.pieces: list[str] = ["Hello", " there."]
         self.models = ["fast", "smart"]
+        self.unavailable: set[str] = set()
         self.headers: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -47,7 +48,12 @@ class Played:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 played.keys.append(self.headers["Authorization"])
-                data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"} for name in played.models]
+                data = [
+                    {"id": name, "object": "model", "created": 0, "owned_by": "x", "available": False}
+                    if name in played.unavailable
+                    else {"id": name, "object": "model", "created": 0, "owned_by": "x"}
+                    for name in played.models
+                ]
                 self._send("application/json", json.dumps({"object": "list", "data": data}))
 
             def do_POST(self) -> None:
@@ -134,6 +140,15 @@ def test_the_model_is_the_named_one_or_auto_or_the_first_that_the_key_may_use(
     played.models = offered
     assert chat("Hi", *options).exit_code == 0
     assert played.asked[0]["model"] == asked
+
+
+def test_a_model_that_cannot_be_served_is_not_the_default(chat: Callable[..., Result], played: Played) -> None:
+    played.unavailable = {"fast"}
+    assert chat("Hi").exit_code == 0
+    assert played.asked[0]["model"] == "smart"
+    played.unavailable = {"fast", "smart"}
+    assert chat("Hi").exit_code == 0
+    assert played.asked[1]["model"] == "fast", "what it answers says what is missing"
 
 
 def test_a_key_that_may_use_no_model_is_told_so(chat: Callable[..., Result], played: Played) -> None:

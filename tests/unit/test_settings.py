@@ -123,6 +123,22 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_pat
     assert "the-key-of-the-admin" not in repr(settings)
 
 
+def test_a_secret_may_be_given_twice_if_it_is_the_same(tmp_path: Path) -> None:
+    """As docker-compose does: its setup keeps in a file what the environment says."""
+    (tmp_path / "secret").write_text("the-key-of-the-admin\n")
+    both = {"ADMIN_KEY": "the-key-of-the-admin", "ADMIN_KEY_FILE": str(tmp_path / "secret")}
+    assert load(tmp_path, **both).admin_key == "the-key-of-the-admin"
+    with pytest.raises(ConfigError, match="both set, and differ"):
+        load(tmp_path, **both | {"ADMIN_KEY": "the-key-of-yesterday"})
+
+
+def test_workers_is_another_name_of_web_concurrency(tmp_path: Path) -> None:
+    assert load(tmp_path, WORKERS="3").workers == 3
+    assert load(tmp_path, WORKERS="3", WEB_CONCURRENCY="5").workers == 5
+    with pytest.raises(ConfigError, match="environment: WEB_CONCURRENCY: "):
+        load(tmp_path, WORKERS="many")
+
+
 def test_an_optional_variable_that_is_unset_is_no_value(tmp_path: Path) -> None:
     settings = load(tmp_path, GOOD.replace("kind: demo", "kind: demo, api_key: '${OPENAI_API_KEY:-}'"))
     assert settings.config.providers["demo"].api_key is None
@@ -217,14 +233,14 @@ def test_on_a_full_disk_the_last_good_configuration_stays_whole(
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert settings.support_prompt.startswith("You are ")
-    assert set(settings.config.plans) == {"default", "free"}
+    assert set(settings.config.plans) == {"default", "free", "premium"}
 
 
 def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
     shipped = Path("config/gateway.yaml").read_text()
     shutil.copytree("config/prompts", tmp_path / "prompts")
-    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
-    assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
+    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(default_model|optimizer):|$)", "", shipped))
+    assert settings.config.default_model == "gpt-4.1-mini"
     assert settings.config.optimizer.enabled
 
 
