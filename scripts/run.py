@@ -182,7 +182,7 @@ def programs(settings: Settings, env: dict[str, str], edge: dict[str, str] | Non
     found = [
         Program(name="gateway", command=gateway, env=env, hurry=signal.SIGINT, patience_s=patience_s),
         Program(name="worker", command=worker, env=env, hurry=signal.SIGTERM, patience_s=patience_s),
-        Program(name="ledger", command=ledger, env=env, stage=1),
+        Program(name="ledger", command=ledger, env=env, stage=1, defers_stop=True),
     ]
     if edge is not None:
         found.append(

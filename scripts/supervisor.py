@@ -36,6 +36,7 @@ class Program:
 
     `stop` asks it to end when its work is done; whatever is left of it after `patience_s` is killed. `hurry` asks it to
     leave its work (None: it has none that takes long). `quiet`: what it prints is shown only when it failed.
+    `defers_stop`: SIGTERM waits until the program unblocks it, so that one which is still starting does its work first.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Program:
     hurry: signal.Signals | None = None
     patience_s: float = 15.0
     quiet: bool = False
+    defers_stop: bool = False
 
 
 class _Child:
@@ -145,7 +147,7 @@ class Supervisor:
             child.process = subprocess.Popen(
                 program.command, env=dict(program.env), stdin=subprocess.DEVNULL, stdout=pipe,
                 stderr=subprocess.STDOUT if pipe else None, start_new_session=True, pass_fds=self._inherited,
-                preexec_fn=_end_with_parent(os.getpid()), bufsize=0,
+                preexec_fn=_end_with_parent(os.getpid(), block=program.defers_stop), bufsize=0,
             )  # fmt: skip
         except OSError as exc:
             self._tell(f"{program.name} could not be started: {program.command[0]}: {exc.strerror}")
@@ -271,10 +273,12 @@ def _kill_group(group: int, number: int) -> bool:
     return True
 
 
-def _end_with_parent(parent: int) -> Callable[[], None]:
-    """For a child before its exec: it gets SIGTERM when `parent` ends, however that ends."""
+def _end_with_parent(parent: int, *, block: bool = False) -> Callable[[], None]:
+    """For a child before its exec: it gets SIGTERM when `parent` ends, however that ends. `block`: but waits for it."""
 
     def prepare() -> None:
+        if block:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         _libc.prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)

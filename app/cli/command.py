@@ -55,6 +55,9 @@ class Stop:
         stop = cls()
         signal.signal(signal.SIGTERM, stop.set)
         signal.signal(signal.SIGINT, stop.set)
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, [signal.SIGTERM]
+        )  # which our supervisor may have held back until now
         return stop
 
     def set(self, *_signal: Any) -> None:

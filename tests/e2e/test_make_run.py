@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app.settings import load_settings
+from app.store.database import Database
 from scripts.programs import find_redis
-from scripts.run import redis_command, redis_left_behind
+from scripts.run import redis_command, redis_left_behind, schema_is_current
 from tests.support.servers import ROOT, free_port, wait_for
 from tests.support.small_disk import SmallDisk
 
@@ -228,3 +231,41 @@ def test_config_check_says_what_is_wrong(tmp_path: Path) -> None:
     assert f"{config}: providers.demo.kind: expected one of: demo, openai" in result.stderr
     assert "Traceback" not in result.stderr
     assert time.monotonic() - started_at < 30
+
+
+def test_only_a_schema_that_is_not_the_newest_is_migrated_before_the_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    assert not schema_is_current(url)
+    database = Database(url)
+    database.migrate()
+    assert schema_is_current(url)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert not schema_is_current(url)
+    assert not schema_is_current("postgresql://127.0.0.1/penstock")
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "anew"),
+    [
+        ("Python 3.99.0", ["PYTHON={directory}/python"], True),
+        ("Python 3.11.1", ["PYTHON={directory}/python"], False),
+        ("Python 3.99.0", [], False),
+    ],
+)
+def test_another_python_makes_the_virtualenv_anew(tmp_path: Path, version: str, options: list[str], anew: bool) -> None:
+    """Played: the one on the command line has `version`, that of .venv is 3.11.1."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("requirements.txt", "requirements-run.txt", ".venv/stamp"):
+        (tmp_path / name).touch()
+    log = tmp_path / "log"
+    for path, told in ((tmp_path / "python", version), (tmp_path / ".venv/bin/python", "Python 3.11.1")):
+        path.write_text(f'#!/bin/sh\n[ "$1" != -V ] || echo "{told}"\necho "$@" >> {log}\n')
+        path.chmod(0o755)
+    wanted = [option.format(directory=tmp_path) for option in options]
+    subprocess.run(
+        ["make", "-s", "run", *wanted], cwd=tmp_path, check=True, timeout=30, env={"PATH": os.environ["PATH"]}
+    )
+    assert ("scripts/install.py run" in log.read_text()) == anew
+    assert log.read_text().splitlines()[-1] == "-m scripts.run"
