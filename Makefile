@@ -36,6 +36,13 @@ bench-peers: .venv/stamp-dev
 	$(BIN)/python -m bench.run peers
 	$(BIN)/python -m bench.queue
 
+# `make run PYTHON=python3.12` makes a .venv of another Python anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+.PHONY: .venv/stamp
+endif
+endif
+
 # What `make run` needs; a second run does not get here. What the tests and checks need comes on top.
 .venv/stamp: requirements.txt requirements-run.txt
 	@$(PYTHON) scripts/install.py run

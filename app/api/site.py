@@ -80,7 +80,12 @@ class Site:
         if drained_s >= _IDLE_S:
             for client in list(self.idle):
                 client.close()
-        if drained_s >= self.drain_s and not self._ended:
+        if drained_s >= self.drain_s:
+            self.end_calls()
+
+    def end_calls(self) -> None:
+        """Each is closed and settled, as if its client had hung up."""
+        if not self._ended:
             self._ended = True  # once: a second exception would meet a call in the middle of its settlement
             gevent.killall(list(self.serving), block=False)
 

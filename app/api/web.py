@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from flask import Blueprint, Response, redirect, render_template, request, send_file
+from markupsafe import escape
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.api.reference import inline, markdown, operations
 from app.settings import VERSION
 
 bp = Blueprint("web", __name__)
 _WEB = Path(__file__).parents[1] / "web"
+_HERE = "https://this-gateway.invalid"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -35,10 +37,7 @@ def openapi() -> dict[str, Any]:
 
 @bp.get("/docs")
 def docs() -> Response:
-    found = document()
-    codes = found["components"]["schemas"]["Error"]["properties"]["code"]["enum"]
-    page = render_template("docs.html", document=found, operations=_operations(found, request.host_url), codes=codes)
-    return Response(page, headers=_PAGE_HEADERS)
+    return Response(_page().replace(_HERE, str(escape(request.host_url.rstrip("/")))), headers=_PAGE_HEADERS)
 
 
 @bp.get("/assets/docs.css")
@@ -54,21 +53,12 @@ def document() -> dict[str, Any]:
     return found
 
 
-def _operations(found: dict[str, Any], host_url: str) -> list[dict[str, Any]]:
-    """Each operation as the page shows it: with its path, its body's fields and a command to copy."""
-    rows = []
-    for path, methods in found["paths"].items():
-        for method, operation in methods.items():
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-            schema = body.get("schema", {})
-            if "$ref" in schema:
-                schema = found["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-            curl = f"curl {'-X DELETE ' if method == 'delete' else ''}{host_url.rstrip('/')}{path}"
-            if operation.get("security") != []:
-                curl += ' \\\n  -H "Authorization: Bearer $PENSTOCK_KEY"'
-            if "example" in body:
-                curl += f" \\\n  -H 'Content-Type: application/json' -d '{json.dumps(body['example'])}'"
-            rows.append(
-                {**operation, "path": path, "method": method, "curl": curl, "fields": schema.get("properties", {})}
-            )
-    return rows
+@cache
+def _page() -> str:
+    """The reference page, with `_HERE` for the gateway's own address: it takes 0.05 s to make."""
+    found = document()
+    codes = found["components"]["schemas"]["Error"]["properties"]["code"]["x-enumDescriptions"]
+    return render_template(
+        "docs.html", document=found, introduction=markdown(found["info"]["description"]),
+        operations=operations(found, _HERE), codes=[(code, inline(text)) for code, text in codes.items()],
+    )  # fmt: skip

@@ -150,7 +150,7 @@ class Batches:
         )
         purpose = connection.execute(mine.with_for_update()).scalar()  # it cannot be deleted until the batch is there
         if purpose is None:
-            raise InvalidRequest("There is no such file, or it has expired: `input_file_id`.", param="input_file_id")
+            raise NotFound("There is no such file, or it has expired: `input_file_id`.", param="input_file_id")
         if purpose != "batch":
             raise InvalidRequest("The file's purpose must be `batch`: `input_file_id`.", param="input_file_id")
         open_ones = sa.select(sa.func.count()).where(batches.c.key_id == key_id, batches.c.status.in_(UNFINISHED))
@@ -160,6 +160,8 @@ class Batches:
 
 
 def _owned(connection: Connection, key_id: str, batch_id: str) -> Batch:
+    if "\x00" in batch_id:  # PostgreSQL refuses to compare it
+        raise NotFound(_UNKNOWN)
     query = sa.select(batches).where(batches.c.batch_id == batch_id, batches.c.key_id == key_id)
     row: Row[Any] | None = connection.execute(query).one_or_none()
     if row is None:

@@ -318,7 +318,8 @@ def test_a_batch_that_is_asked_for_wrongly_is_refused(
 ) -> None:
     edge = made()
     answer = create(edge, uploaded(edge, jsonl([line()])), **wrong)
-    assert (answer.status_code, answer.json["error"]["param"]) == (400, param), answer.text
+    status = 404 if wrong.get("input_file_id") == "file-unknown" else 400
+    assert (answer.status_code, answer.json["error"]["param"]) == (status, param), answer.text
     assert call(edge, "GET", "/v1/batches").json["data"] == []
 
 

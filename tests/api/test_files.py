@@ -99,7 +99,7 @@ def test_bug_07_anothers_files_and_batches_do_not_exist(made: Callable[..., Edge
         assert call(edge, "GET", "/v1/batches", key=other).json["data"] == []
     else:
         stolen = create(edge, mine, key=other)
-        assert (stolen.status_code, stolen.json["error"]["param"]) == (400, "input_file_id")
+        assert (stolen.status_code, stolen.json["error"]["param"]) == (404, "input_file_id")
         assert call(edge, "GET", "/v1/files", key=other).json["data"] == []
 
 

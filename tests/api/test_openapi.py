@@ -55,3 +55,29 @@ def test_the_reference_page_needs_nothing_from_elsewhere(app: Flask) -> None:
     assert "curl -X DELETE http://localhost/v1/chat/history/{user_id}" in page.text
     assert client.get("/assets/docs.css").mimetype == "text/css"
     assert client.get("/openapi.json").json["info"]["version"] != "0"
+
+
+def test_the_reference_page_shows_markdown_bodies_answers_headers_and_errors(app: Flask) -> None:
+    page = app.test_client().get("/docs").text
+    shown = {section.split('"', 1)[0]: section for section in page.split('<section id="')[1:]}
+    assert "`" not in page
+    assert "<code>data: [DONE]</code>" in shown["createChatCompletion"]
+    for text in ("messages[].role", "application/json, text/event-stream", "x-penstock-cost-usd", "choices[].message",
+                 "<code>429</code>", "Cache-Control (header)"):  # fmt: skip
+        assert text in shown["createChatCompletion"], text
+    assert "expires_after[seconds]" in shown["createFile"]
+    assert "-F file=@requests.jsonl" in shown["createFile"]
+    for methods in document()["paths"].values():
+        for operation in methods.values():
+            section = shown[operation["operationId"]]
+            assert all(f"<code>{status}</code>" in section or f"Answer {status}" in section
+                       for status in operation["responses"] if status != "default")  # fmt: skip
+    for code in document()["components"]["schemas"]["Error"]["properties"]["code"]["enum"]:
+        assert f"<td><code>{code}</code></td>" in shown["errors"], "each code says what to do"
+
+
+def test_what_a_client_calls_the_gateway_stands_escaped_in_the_commands(app: Flask) -> None:
+    client = app.test_client()
+    assert "curl https://llm.example.org/v1/models" in client.get("/docs", base_url="https://llm.example.org").text
+    page = client.get("/docs", headers={"Host": "a&b<c"}).text
+    assert "b<c" not in page
