@@ -14,6 +14,7 @@
     │   └── BudgetExceeded          429 BUDGET_EXCEEDED
     ├── NotReady                    503 NOT_READY
     │   ├── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
+    │   │   └── StatementTimeout    503 NOT_READY               what was asked of the database takes too long
     │   └── QueueFull               503 QUEUE_FULL
     ├── UpstreamError               502 MODEL_ERROR             a provider failed
     │   ├── UpstreamUnavailable     503 MODEL_UNAVAILABLE       refused, overloaded, rate limited, breaker open
@@ -37,8 +38,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "INTERNAL_ERROR"
-    # What `x-should-retry` tells the SDKs; None leaves it to the status (CONVENTIONS, "Retries").
-    should_retry: ClassVar[bool | None] = None
+    # What `x-should-retry` tells the SDKs; None leaves it to the status. An instance may know better than its class.
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -126,6 +127,10 @@ class StoreUnavailable(NotReady):
     """
 
     perhaps_done = False
+
+
+class StatementTimeout(StoreUnavailable):
+    """The database answers, but not this question within the time that it may take."""
 
 
 class QueueFull(NotReady):

@@ -22,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from app.domain.config import GatewayConfig, PriceFile, PriceOverride
 from app.domain.references import check_references
 from app.errors import ConfigError
+from app.runfile import running
 
 VERSION = "0.1.0"
 # Names the copy of the file that gunicorn's master checked (see app/lastgood.py). Not for people.
 CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
-EMBEDDED_REDIS = Path("redis/url")  # below DATA_DIR, while `make run` has a Redis of its own
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
@@ -78,22 +78,26 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     mode = env.get("GATEWAY_ENV") or "development"
     if mode == "production" and env.get("DEV_API_KEY"):
         raise ConfigError("environment: DEV_API_KEY: only for development; unset it or set GATEWAY_ENV=development")
-    if not env.get("REDIS_URL"):
-        env["REDIS_URL"] = _left_by_make_run(data_dir / EMBEDDED_REDIS, mode) or ""
+    # Where a `make run` has its Redis, and its development key, for the commands that are run beside it.
+    run = running(data_dir) if mode == "development" else None
+    if run is not None and not env.get("REDIS_URL"):
+        env["REDIS_URL"] = run.redis_url
     named = {
         "env": mode,
         "data_dir": data_dir,
         "redis_url": env.get("REDIS_URL"),
         "database_url": env.get("DATABASE_URL") or f"sqlite:///{(data_dir / 'ledger.db').absolute()}",
         "admin_key": env.get("ADMIN_KEY"),
-        "dev_api_key": env.get("DEV_API_KEY") or _left_by_make_run(data_dir / "dev-key", mode),
+        "dev_api_key": env.get("DEV_API_KEY") or (run.key if run else "") or _kept_dev_key(data_dir, mode),
         "callback_secret": _signing_secret(env.get("CALLBACK_SECRET")),
         "worker_port": env.get("WORKER_PORT"),
         "host": env.get("HOST"),
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
         "tls_certificate": env.get("TLS_CERTIFICATE"),
-        "workers": env.get("WEB_CONCURRENCY") or (2 if mode == "development" else sensible_workers()),
+        "workers": env.get("WEB_CONCURRENCY")
+        or env.get("WORKERS")
+        or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
@@ -235,18 +239,21 @@ def _read_secret_file(env: dict[str, str], name: str) -> None:
     file = env.get(f"{name}_FILE")
     if not file:
         return
-    if env.get(name):
-        raise ConfigError(f"environment: {name} and {name}_FILE are both set; expected one of them")
     try:
-        env[name] = Path(file).read_text(encoding="utf-8").strip()
+        kept = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read") from None
+        kept = None
+    if env.get(name) and env[name] != kept:
+        raise ConfigError(f"environment: {name} and {name}_FILE are both set, and differ; expected one of them")
+    if kept is None:
+        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read")
+    env[name] = kept
 
 
-def _left_by_make_run(path: Path, mode: str) -> str | None:
-    """What `make run` tells the commands that are run beside it: the development key, where its Redis is."""
+def _kept_dev_key(data_dir: Path, mode: str) -> str | None:
+    """The one that `make run` made for this DATA_DIR."""
     try:
-        return path.read_text(encoding="ascii").strip() or None if mode == "development" else None
+        return (data_dir / "dev-key").read_text(encoding="ascii").strip() if mode == "development" else None
     except (OSError, UnicodeDecodeError):
         return None
 

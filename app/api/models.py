@@ -10,6 +10,7 @@ from flask import Blueprint
 from app.api.context import caller, require, services
 from app.domain.config import GatewayConfig
 from app.domain.identity import Scope
+from app.domain.misspelt import unknown_model
 from app.domain.serving import AUTO, why_not
 from app.errors import ModelNotFound
 from app.gateway import smart
@@ -36,7 +37,8 @@ def get_model(model_id: str) -> dict[str, Any]:
     if model_id == AUTO and smart.is_open(config, caller()):
         return _auto(config)
     if model_id not in config.models or not caller().may_use(model_id):
-        raise ModelNotFound("The model does not exist or this API key may not use it.", param="model")
+        usable = [alias for alias in config.models if caller().may_use(alias)]
+        raise ModelNotFound(unknown_model(model_id, usable), param="model")
     return _model(config, model_id)
 
 

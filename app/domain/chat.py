@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes
+from app.domain.body import check_names, decoded, encode, field_bytes, missing
 from app.domain.bounded import check_message
+from app.domain.misspelt import meant_by
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 
@@ -92,6 +93,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
         request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
+        _check_contents(request, raw)
         return msgspec.structs.replace(
             request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
         )
@@ -198,6 +200,7 @@ _CHAT_FIELDS = frozenset({
     "plugins", "reasoning_effort", "tools", "functions",
 })  # fmt: skip
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
+_SPEAKERS = frozenset({"system", "developer", "user"})  # whose message is nothing but its content
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
@@ -209,6 +212,16 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
     fields = field_bytes(raw)
     check_names(fields, known)
     return request, fields
+
+
+def _check_contents(request: ChatRequest, raw: bytes) -> None:
+    """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
+    for i, message in enumerate(request.messages):
+        if message.content is None and message.role in _SPEAKERS:
+            meant = meant_by("content", raw, f"messages[{i}]")
+            if meant and meant != "content":
+                raise missing(f"messages[{i}].content", meant)
+            return  # the first one tells: each costs another look at the body
 
 
 def _images(messages: list[Message]) -> int:

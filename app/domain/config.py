@@ -75,10 +75,14 @@ class ProviderConfig(Section):
         return (key or "").strip() or None
 
     @property
+    def has_key(self) -> bool:
+        return bool(self.api_key) or not _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
+
+    @property
     def has_no_key(self) -> bool:
         """Whether a key is wanted and missing. One in a header will do."""
         wanted = "api_key" in self.model_fields_set and self.kind != "demo"
-        return wanted and not self.api_key and _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
+        return wanted and not self.has_key
 
     @model_validator(mode="after")
     def _headers_are_clean(self) -> ProviderConfig:

@@ -18,6 +18,7 @@ import structlog
 from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
+from app.domain.misspelt import unknown_model
 from app.domain.serving import no_key
 from app.errors import (
     ClientGone,
@@ -30,6 +31,7 @@ from app.errors import (
 )
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
+from app.gateway.outage import Outage
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -109,6 +111,7 @@ class Router:
         self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
         self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        self.outage = Outage(config, self._targets.values())
         # By alias and those of its lenders that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
@@ -116,7 +119,8 @@ class Router:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
         route = self.routes.get(alias)
         if route is None:
-            raise ModelNotFound("The model does not exist or is not configured on this gateway.", param="model")
+            others = [name for name in self.routes if caller.may_use(name)]
+            raise ModelNotFound(unknown_model(alias, others), param="model")
         if caller.models is None:
             return route
         if alias not in caller.models:
@@ -151,7 +155,9 @@ class Router:
             attempts.target = route.targets[0]
             message = f"The model is unavailable: {route.no_key}."
             raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+        self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
+        spent = False
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
                 break
@@ -185,6 +191,7 @@ class Router:
                     target.breaker.undecided(attempts.key_id)
                     raise
                 failure = exc
+                spent = spent or repeated is not None or not _put_off(exc)
                 self._note(target, exc, attempts)
                 if not exc.fall_back:
                     raise
@@ -193,7 +200,11 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        raise failure if failure is not None else _not_asked(route.targets[0], attempts.key_id)
+        if failure is None:
+            raise _not_asked(route.targets[0], attempts.key_id)
+        if spent and (attempts.count > 1 or _is_final(failure)):
+            failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills
+        raise failure
 
     def _order(self, route: Route) -> list[Target]:
         if len(route.targets) == 1:
@@ -209,7 +220,7 @@ class Router:
 
     def _may_repeat(self, failure: UpstreamError, attempts: Attempts, deadline: float) -> bool:
         """Whether the target that just failed may be asked again; if so, after a pause."""
-        if not failure.retry_here or failure.kind in _NOT_REPEATED:
+        if _is_final(failure):
             return False
         wait_s = self._retry.backoff_s * 2 ** (attempts.count - 1)
         # A vendor that says when to come back is not asked earlier; the caller's own retry is for longer waits.
@@ -283,6 +294,17 @@ class Router:
 def _by_weight(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
     return random.choices(targets, weights if any(weights) else None)[0]
+
+
+def _is_final(failure: UpstreamError) -> bool:
+    """Whether the same target would only fail again, or make the caller wait as long again."""
+    return not failure.retry_here or failure.kind in _NOT_REPEATED
+
+
+def _put_off(failure: UpstreamError) -> bool:
+    """Whether the vendor did no work and need not fear a retry: it said when to come back and is left alone until then,
+    or it was not asked."""
+    return failure.kind == "saturated" or (failure.kind == "rate_limited" and bool(failure.retry_after_s))
 
 
 def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:

@@ -183,6 +183,26 @@ def test_usage_is_shown_by_model_key_or_day_with_exact_costs(used: SimpleNamespa
     assert [line["name"] for line in by_key] == ["", "=HYPERLINK(1)"]
 
 
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [("user", ["ann", ""]), ("endpoint", ["embeddings", "chat.completions"]), ("tenant", ["shop", ""]),
+     ("provider", ["openai", ""])],
+)  # fmt: skip
+def test_usage_is_shown_by_what_only_the_rows_know(
+    services: SimpleNamespace, shell: Shell, by: str, groups: list[str]
+) -> None:
+    about = {"user": "ann", "endpoint": "embeddings", "tenant": "shop", "provider": "openai"}
+    services.ledger.write([call("a", cost_nanousd=2_000_000_000, **about), call("b"), call("c", ts=NOON - 9 * DAY)])
+    since = "2026-11-01"
+    lines = json.loads(shell("usage", "--by", by, "--since", since, "--format", "json").stdout)
+    assert [(line[by], line["calls"], line["cost_usd"]) for line in lines] == [
+        (groups[0], 1, "2"), (groups[1], 1, "0.0000015"),
+    ]  # fmt: skip
+    table = shell("usage", "--by", by, "--since", since).stdout.splitlines()
+    assert table[2].split()[0] == (groups[1] or "-")
+    assert table[-1].split() == ["total", "2", "0", "20", "10", "0", "0", "2.0000015"]
+
+
 def test_a_table_lines_its_columns_up_and_ends_with_the_total(used: SimpleNamespace) -> None:
     lines = Shell(used)("usage", "--by", "model").stdout.splitlines()
     assert lines[0].split()[:2] == ["model", "calls"]

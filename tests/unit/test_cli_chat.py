@@ -21,6 +21,7 @@ from app.cli import register
 from app.cli.chat import _Screen, own_url
 from app.cli.rendering import harmless
 from app.cli.talk import Talk
+from app.runfile import Run, RunFile
 from app.services import build_services
 from app.settings import load_settings
 from tests.support.upstream import Upstream
@@ -317,9 +318,24 @@ def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Play
         ("gateway", "http://gateway:8000/v1"),
     ],
 )
-def test_the_gateway_of_the_settings_is_found_where_it_listens(host: str, url: str) -> None:
-    services: Any = SimpleNamespace(settings=SimpleNamespace(host=host, port=8000))
+def test_the_gateway_of_the_settings_is_found_where_it_listens(tmp_path: Path, host: str, url: str) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "HOST": host}
+    services: Any = SimpleNamespace(settings=load_settings(environ))
     assert own_url(services) == url
+
+
+def test_the_gateway_that_runs_on_this_data_dir_is_found_unless_port_says_otherwise(tmp_path: Path) -> None:
+    held = RunFile(tmp_path)
+    held.write(Run(1, "0.0.0.0", 9000))
+
+    def url(**environ: str) -> str:
+        services: Any = SimpleNamespace(settings=load_settings({"DATA_DIR": str(tmp_path), **environ}))
+        return own_url(services)
+
+    assert url() == "http://127.0.0.1:9000/v1"
+    assert url(PORT="9001") == "http://127.0.0.1:9001/v1"
+    os.close(held.fd)
+    assert url() == "http://127.0.0.1:8000/v1", "what is left of a run that has ended says nothing"
 
 
 def test_ctrl_c_stops_the_answer_also_where_its_exception_got_lost(capsys: pytest.CaptureFixture[str]) -> None:

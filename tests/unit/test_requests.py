@@ -77,8 +77,8 @@ def test_what_is_wrong_is_named_where_it_stands() -> None:
     error = refusal(ChatRequest.parse, body(messages=[{"content": "x"}]))
     assert (error.param, error.message) == ("messages[0].role", "Missing required field: `messages[0].role`.")
     assert refusal(ChatRequest.parse, b"[1]").message == "The request body must be a JSON object."
-    for nonsense in (b"", b"{", b'{"model": ', b"\xff", b'{"a":' * 100_000):
-        assert refusal(ChatRequest.parse, nonsense).message == "The request body is not valid JSON."
+    for nonsense in (b"{", b'{"model": ', b"\xff", b'{"a":' * 100_000, b'{"model":"\xff"}'):
+        assert refusal(ChatRequest.parse, nonsense).message.startswith("The request body is not valid JSON")
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
