@@ -71,7 +71,7 @@ def _key_setting(config: GatewayConfig, provider: str) -> str:
 
 
 def _providers(config: GatewayConfig, alias: str) -> Iterator[str]:
-    """Those who may be asked for the model. As `gateway.router` builds its route."""
+    """Those who may be asked for the model. As `gateway.routes` builds its route."""
     model = config.models[alias]
     for entry in (*model.targets, *model.fallbacks):
         if isinstance(entry, Target):
