@@ -90,7 +90,7 @@ CALLERS_FAULTS = [
     (b"[" * 100_000, 400, "INVALID_REQUEST", None),
     (b'{"model":"ok","deep":' + b"[" * 100_000, 400, "INVALID_REQUEST", None),
     ({"model": "ok"}, 400, "INVALID_REQUEST", "messages"),
-    ({"messages": [{"role": "user", "content": "x"}]}, 400, "INVALID_REQUEST", "model"),
+    ({"model": "", "messages": [{"role": "user", "content": "x"}]}, 400, "INVALID_REQUEST", "model"),
     ({"model": "ok", "messages": []}, 400, "INVALID_REQUEST", "messages"),
     ({"model": "ok", "messages": "Hello"}, 400, "INVALID_REQUEST", "messages"),
     ({"model": 5, "messages": []}, 400, "INVALID_REQUEST", "model"),
