@@ -67,8 +67,16 @@ class Installation(NamedTuple):
         return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+def need(program: str, package: str) -> None:
+    """Skips the test on a machine without `program`, which CI must have."""
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} has to be there in CI"
+        pytest.skip(f"{program} is not installed (Debian: {package})")
+
+
 @pytest.fixture(scope="module")
 def guide(redis_server: RedisServer) -> Iterator[Installation]:
+    need("curl", "curl")
     flushed(redis_server.url)
     with TemporaryDirectory() as name:
         directory = Path(name)
@@ -200,9 +208,7 @@ def test_debug_tells_memory_processor_conversations_and_redis_from_inside_only(g
 @pytest.mark.parametrize("command", LOAD_TESTS, ids=lambda command: command.partition(" ")[0])
 def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation, where: str, command: str) -> None:
     program = command.partition(" ")[0]
-    if shutil.which(program) is None:
-        assert not os.environ.get("CI"), f"{program} has to be there in CI"
-        pytest.skip(f"{program} is not installed (Debian: {'apache2-utils' if program == 'ab' else program})")
+    need(program, "apache2-utils" if program == "ab" else program)
     url = f"http://127.0.0.1:{guide.deployment.port}"
     if where == "https":
         url = f"https://127.0.0.1:{guide.edge.tls_port}"
