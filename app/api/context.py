@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from flask import Flask, Response, current_app, g, request
 
+from app.api.peers import Peers
 from app.api.wire import Inbound
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
@@ -52,18 +53,21 @@ def allow(caller: Caller, scope: Scope) -> None:
         raise Forbidden(f"This API key lacks the scope `{scope}`.")
 
 
-def register(app: Flask) -> None:
-    app.before_request(_begin)
+def register(app: Flask, peers: Peers) -> None:
+    def begin() -> None:
+        inbound = g.inbound = Inbound(request.environ)
+        inbound.began(_route(), peers)
+
+    app.before_request(begin)
     app.after_request(_finish)
-
-
-def _begin() -> None:
-    g.inbound = Inbound(request.environ)
 
 
 def _finish(response: Response) -> Response:
     inbound: Inbound = g.inbound
     response.headers["X-Request-ID"] = inbound.request_id
-    route = request.url_rule.rule if request.url_rule is not None else "unmatched"
-    inbound.ended(services().metrics, route, response.status_code)
+    inbound.ended(services().metrics, _route(), response.status_code)
     return response
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule is not None else "unmatched"
