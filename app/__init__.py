@@ -50,5 +50,6 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.wsgi_app = chat.ModelCalls(services, peers, otherwise=app.wsgi_app)  # type: ignore[method-assign]
     origins = services.settings.config.server.cors_origins
     if origins:
-        app.wsgi_app = cors.Cors(app.wsgi_app, origins)  # type: ignore[method-assign]
+        methods = {method for rule in app.url_map.iter_rules() for method in rule.methods or ()} - {"HEAD", "OPTIONS"}
+        app.wsgi_app = cors.Cors(app.wsgi_app, origins, methods=methods)  # type: ignore[method-assign]
     return app

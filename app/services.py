@@ -130,8 +130,7 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
     history = History(
         redis=redis, exchanges=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
-    model = config.model or next(iter(settings.config.models))
-    return Support(pipeline=pipeline, history=history, config=config, model=model, prompt=settings.support_prompt)
+    return Support(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
 def _providers(settings: Settings) -> dict[str, Provider]:

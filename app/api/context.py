@@ -8,12 +8,14 @@ from typing import ParamSpec, TypeVar, cast
 
 from flask import Flask, Response, current_app, g, request
 
+from app.api.paths import shown
 from app.api.peers import Peers
 from app.api.wire import Inbound
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
 from app.services import Services
 
+_UNMATCHED = "unmatched"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -65,9 +67,11 @@ def register(app: Flask, peers: Peers) -> None:
 def _finish(response: Response) -> Response:
     inbound: Inbound = g.inbound
     response.headers["X-Request-ID"] = inbound.request_id
-    inbound.ended(services().metrics, _route(), response.status_code)
+    route = _route()
+    about = {"path": shown(request.path)} if route == _UNMATCHED else {}
+    inbound.ended(services().metrics, route, response.status_code, **about)
     return response
 
 
 def _route() -> str:
-    return request.url_rule.rule if request.url_rule is not None else "unmatched"
+    return request.url_rule.rule if request.url_rule is not None else _UNMATCHED

@@ -28,6 +28,7 @@ _FULL = 0.8  # as the alert QueueFilling has it
 
 
 @root.get("/health")
+@root.get("/healthz")
 @bp.get("/health")
 def health() -> dict[str, Any]:
     """Liveness: the process answers. Touches nothing else."""

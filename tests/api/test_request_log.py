@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from app.telemetry.logging import configure_logging
@@ -66,19 +64,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[
     kept = io.BytesIO()
     monkeypatch.setattr("app.telemetry.logging.os.write", lambda _, line: kept.write(line))
     handlers = logging.root.handlers
-    _forget_loggers()
     configure_logging("info", True, frozenset({"sk-a-vendors-secret"}))
     yield lambda: [json.loads(line) for line in kept.getvalue().splitlines()]
     logging.root.handlers = handlers
-    _forget_loggers()
-
-
-def _forget_loggers() -> None:
-    """They keep what they were configured with at their first use."""
-    structlog.reset_defaults()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("app."):
-            getattr(module, "log", module).__dict__.pop("bind", None)
 
 
 def test_a_user_agent_is_cut_and_can_neither_break_the_line_nor_hold_a_key(

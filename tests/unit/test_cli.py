@@ -309,6 +309,22 @@ def test_a_right_configuration_is_one_line(
     assert (result.exit_code, result.output) == (0, f"OK: {path}: 1 providers, 2 models, 2 plans\n")
 
 
+def test_the_check_names_the_models_that_cannot_be_served(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keyed.yaml").write_text("""
+providers: {up: {kind: openai, base_url: "http://127.0.0.1/v1", api_key: "${UP_KEY:-}"}}
+models: {a: {targets: [up]}, b: {targets: [up]}}
+""")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "keyed.yaml"))
+    monkeypatch.delenv("UP_KEY", raising=False)
+    first, second = shell("config", "check").output.splitlines()
+    assert first.startswith("OK: ")
+    assert second == "up has no API key: set UP_KEY. Models that cannot be served: a, b"
+    monkeypatch.setenv("UP_KEY", "sk-1")
+    assert len(shell("config", "check").output.splitlines()) == 1
+
+
 def test_a_wrong_configuration_is_one_line_too(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wrong.yaml").write_text(CONFIG.replace("kind", "knid"))
     monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "wrong.yaml"))
