@@ -72,7 +72,7 @@ accesslog = None  # the application logs every request itself
 errorlog = "-"
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
 logger_class = "app.telemetry.gunicorn_logger.GunicornLogger"
-forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # nginx's addresses or networks
+forwarded_allow_ips = ",".join(_settings.forwarded_allow_ips)  # nginx's addresses or networks
 control_socket_disable = True
 proc_name = "penstock"
 

@@ -22,6 +22,7 @@ from app.api.errors import error_answer, wrong_type
 from app.api.hangup import watch
 from app.api.headers import call_headers
 from app.api.paths import canonical
+from app.api.peers import Peers
 from app.api.sse import stream_answer
 from app.api.wire import Inbound, Outbound
 from app.domain.chat import ChatRequest, EmbedRequest
@@ -48,8 +49,9 @@ _OfAJob = Callable[[Services, Caller, Inbound, str], Outbound]
 class ModelCalls:
     """WSGI: answers the model endpoints, and leaves the rest to `otherwise`."""
 
-    def __init__(self, services: Services, otherwise: _Application) -> None:
+    def __init__(self, services: Services, peers: Peers, otherwise: _Application) -> None:
         self._services = services
+        self._peers = peers
         self._otherwise = otherwise
         server = services.settings.config.server
         self._most_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
@@ -81,6 +83,7 @@ class ModelCalls:
             route = f"{parent}/<job_id>"
             endpoint = partial(self._ask_job, of_a_job, job_id)
         inbound = Inbound(environ)
+        inbound.began(route, self._peers)
         try:
             answer = endpoint(inbound)
         except GatewayError as exc:
