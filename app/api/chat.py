@@ -98,7 +98,7 @@ class ModelCalls:
     def _chat(self, inbound: Inbound, smart: bool = False) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
         body = self._body(inbound, caller)
-        parsed = ChatRequest.parse_smart(body) if smart else ChatRequest.parse(body)
+        parsed = ChatRequest.parse(body)
         cancel = CancelToken()
         context = inbound.call_context(cancel)
         context.smart = smart

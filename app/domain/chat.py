@@ -65,10 +65,10 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat completion request. `raw` is the body as it came, `fields` are its top-level fields as they go out; the
-    others are what the gateway acts on."""
+    others are what the gateway acts on. `model` is "" when the body names none: steering then picks one."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
@@ -92,12 +92,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
-        return _parse_chat(_CHAT, raw)
-
-    @classmethod
-    def parse_smart(cls, raw: bytes) -> ChatRequest:
-        """As `parse`, but the body need not name a model: it is then `auto`."""
-        return _parse_chat(_SMART, raw)
+        request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
+        _check_contents(request, raw)
+        return msgspec.structs.replace(
+            request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -156,8 +155,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _SmartRequest(ChatRequest, frozen=True, kw_only=True):
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "auto"
+class _ChatBody(ChatRequest, frozen=True, kw_only=True):
+    """As it comes: null is no model."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None  # type: ignore[assignment]
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,8 +190,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.raw)
 
 
-_CHAT = msgspec.json.Decoder(ChatRequest)
-_SMART = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_SmartRequest))
+_CHAT = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_ChatBody))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # What the gateway acts on, and what else changes the cost of a call.
@@ -214,18 +214,11 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
     return request, fields
 
 
-def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
-    request, fields = _parse(decoder, raw, _CHAT_FIELDS)
-    request = msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
-    _check_contents(request)
-    return request
-
-
-def _check_contents(request: ChatRequest) -> None:
+def _check_contents(request: ChatRequest, raw: bytes) -> None:
     """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
     for i, message in enumerate(request.messages):
         if message.content is None and message.role in _SPEAKERS:
-            meant = meant_by("content", request.raw, f"messages[{i}]")
+            meant = meant_by("content", raw, f"messages[{i}]")
             if meant and meant != "content":
                 raise missing(f"messages[{i}].content", meant)
             return  # the first one tells: each costs another look at the body

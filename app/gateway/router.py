@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -19,9 +19,19 @@ from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
 from app.domain.misspelt import unknown_model
-from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.domain.serving import no_key
+from app.errors import (
+    ClientGone,
+    Forbidden,
+    GatewayError,
+    ModelNotFound,
+    ProviderWithoutKey,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
+from app.gateway.outage import Outage
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -61,6 +71,7 @@ class Route:
     fallbacks: tuple[Target, ...]
     max_output_tokens: int
     lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
+    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -96,10 +107,11 @@ class Router:
         self._clock = clock
         self._draw = draw or _by_weight
         self._pause = pause
-        self._models = config.models
+        self._config = config
         self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
         self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        self.outage = Outage(config, self._targets.values())
         # By alias and those of its lenders that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
@@ -139,6 +151,11 @@ class Router:
         `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
         none left is raised only if there is no failure to tell of.
         """
+        if route.no_key:
+            attempts.target = route.targets[0]
+            message = f"The model is unavailable: {route.no_key}."
+            raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+        self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
         spent = False
         for target in self._order(route):
@@ -230,7 +247,7 @@ class Router:
 
     def _build(self, alias: str, usable: Set[str]) -> Route:
         """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
-        model = self._models[alias]
+        models, model = self._config.models, self._config.models[alias]
         targets = tuple(self._target(target, alias) for target in model.targets)
         names = {target.name for target in targets}
         fallbacks: list[Target] = []
@@ -238,18 +255,29 @@ class Router:
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):
                 found = [self._target(fallback, alias)]
-            elif fallback not in self._models:
+            elif fallback not in models:
                 found = [self._target(TargetConfig(provider=fallback), alias)]
             elif fallback in usable:
                 lenders.add(fallback)
-                found = [self._target(target, fallback) for target in self._models[fallback].targets]
+                found = [self._target(target, fallback) for target in models[fallback].targets]
             else:
                 continue
             for target in found:
                 if target.name not in names:
                     names.add(target.name)
                     fallbacks.append(target)
-        return Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        return self._with_keys(route)
+
+    def _with_keys(self, route: Route) -> Route:
+        """The route without the targets whose provider's key is missing; if it has no other, it says so."""
+        lacking = {name for name, provider in self._config.providers.items() if provider.has_no_key}
+        targets = tuple(target for target in route.targets if target.provider.name not in lacking)
+        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
+        if not targets and not fallbacks:
+            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
+        # The first fallback takes the place of targets that are not there: alone, it is asked again.
+        return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
 
     def _target(self, target: TargetConfig, alias: str) -> Target:
         model = target.model or alias

@@ -18,7 +18,7 @@ from app.features.support import DEFAULT_PROMPT, Ask
 from app.gateway.call import CallContext
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.history import History
+from app.store.history import Exchange, History
 from tests.api.conftest import KEY, Edge
 from tests.support.upstream import Upstream
 
@@ -30,6 +30,7 @@ models:
   other: {targets: [{provider: demo, model: other}]}
 """
 EIGHT_WORDS = "This is Penstock's offline demo model. You said:"
+NINE_MORE = "\n\nFor real answers, set a vendor's key, such as OPENAI_API_KEY."  # once a conversation
 
 
 class Talk:
@@ -78,12 +79,12 @@ def test_an_answer_has_the_shape_of_the_contract(talk: Talk, path: str) -> None:
     assert response.status_code == 200
     assert response.json is not None
     assert set(response.json) == {"response", "user_id", "timestamp", "usage"}
-    assert (response.json["response"], response.json["user_id"]) == (f"{EIGHT_WORDS} Hello there", "ann")
+    assert (response.json["response"], response.json["user_id"]) == (f"{EIGHT_WORDS} Hello there{NINE_MORE}", "ann")
     assert response.json["timestamp"].endswith("Z")
-    assert response.json["usage"]["completion_tokens"] == 10
+    assert response.json["usage"]["completion_tokens"] == 19
     assert (response.headers["x-penstock-model"], response.headers["x-penstock-provider"]) == ("m", "demo")
     [row] = talk.edge.rows()
-    assert (row["status"], row["model"], row["user"], row["completion_tokens"]) == ("ok", "m", "ann", 10)
+    assert (row["status"], row["model"], row["user"], row["completion_tokens"]) == ("ok", "m", "ann", 19)
     assert row["cost_nanousd"] > 0, "it is a call as any other"
 
 
@@ -91,7 +92,7 @@ def test_a_history_has_the_shape_of_the_contract_and_no_system_prompt(talk: Talk
     talk.say("One")
     talk.say("Two")
     expected = [
-        {"role": "user", "content": "One"}, {"role": "assistant", "content": f"{EIGHT_WORDS} One"},
+        {"role": "user", "content": "One"}, {"role": "assistant", "content": f"{EIGHT_WORDS} One{NINE_MORE}"},
         {"role": "user", "content": "Two"}, {"role": "assistant", "content": f"{EIGHT_WORDS} Two"},
     ]  # fmt: skip
     response = talk.history()
@@ -120,11 +121,11 @@ def test_bug_07_no_key_reads_changes_or_continues_another_keys_conversation(talk
     talk.say("My secret")
     assert other.texts() == []
     other.say("Hello")
-    assert other.texts() == ["Hello", f"{EIGHT_WORDS} Hello"]
+    assert other.texts() == ["Hello", f"{EIGHT_WORDS} Hello{NINE_MORE}"]
     mine, theirs = (row["prompt_tokens"] for row in talk.edge.rows())
     assert theirs == mine - 1, "the model was not told of the other conversation: one word less, and no more"
     other.history(method="DELETE")
-    assert talk.texts() == ["My secret", f"{EIGHT_WORDS} My secret"]
+    assert talk.texts() == ["My secret", f"{EIGHT_WORDS} My secret{NINE_MORE}"]
 
 
 def test_users_of_one_key_have_conversations_of_their_own(talk: Talk) -> None:
@@ -263,7 +264,7 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: Talk) -
     chunks = [json.loads(line) for line in data]
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
-    assert said == f"{EIGHT_WORDS} Hello there"
+    assert said == f"{EIGHT_WORDS} Hello there{NINE_MORE}"
     assert talk.texts() == ["Hello there", said]
     [row] = talk.edge.rows()
     assert (row["streamed"], row["user"], row["status"]) == (True, "ann", "ok")
@@ -272,7 +273,7 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: Talk) -
 @pytest.mark.parametrize(
     ("script", "end", "kept"),
     [
-        ("", b"[DONE]", f"{EIGHT_WORDS} Hi"),
+        ("", b"[DONE]", f"{EIGHT_WORDS} Hi{NINE_MORE}"),
         (", cut_after_chunks: 3", b'"error"', "This is Penstock's"),
     ],
 )
@@ -322,7 +323,7 @@ def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(edge: Ca
     assert refusal(talk.say("Hi")) == (502, "MODEL_ERROR", None)
     assert talk.texts() == []
     assert talk.say("Hi").status_code == 200
-    assert talk.texts() == ["Hi", f"{EIGHT_WORDS} Hi"]
+    assert talk.texts() == ["Hi", f"{EIGHT_WORDS} Hi{NINE_MORE}"]
 
 
 def test_an_answer_without_words_leaves_the_message_and_no_empty_answer(edge: Callable[[str], Edge]) -> None:
@@ -345,6 +346,32 @@ def test_a_cool_assistants_answers_are_cached_and_marked(edge: Callable[[str], E
     assert talk.texts("eve") == talk.texts("ann")
 
 
+@pytest.mark.parametrize("nobody", [{}, {"user_id": None}, {"user_id": "anonymous"}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
+    talk: Talk, nobody: dict[str, Any], stream: bool
+) -> None:
+    answers = [talk.send({"message": "My name is Ann", "stream": stream, **nobody}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert stream or {answer.json["user_id"] for answer in answers} == {"anonymous"}
+    assert (talk.edge.keys("penstock:history:*"), talk.texts("anonymous")) == ([], [])
+    first, second = talk.edge.rows()
+    assert (first["user"], second["user"]) == ("anonymous", "anonymous")
+    assert first["prompt_tokens"] == second["prompt_tokens"], "the model was not told what another had said"
+
+
+def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: Talk) -> None:
+    key_id = talk.edge.services.callers.verified(KEY).key_id
+    talk.send({"message": "What is my name?"})
+    talk.edge.services.support._history.append(key_id, "anonymous", Exchange("call", "My name is Ann", "Hi Ann"))
+    assert talk.texts("anonymous") == []
+    talk.send({"message": "What is my name?"})
+    before, after = talk.edge.rows()
+    assert before["prompt_tokens"] == after["prompt_tokens"]
+    assert talk.history("anonymous", method="DELETE").status_code == 200
+    assert talk.edge.keys("penstock:history:*") == []
+
+
 GOOD = {"message": "Hi", "user_id": "ann"}
 BAD_BODIES: list[tuple[Any, str | None]] = [
     (b"{", None),
@@ -362,7 +389,9 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
     ({**GOOD, "message": 5}, "message"),
     ({**GOOD, "message": ["Hi"]}, "message"),
     ({**GOOD, "message": "x" * 4001}, "message"),
-    ({"message": "Hi"}, "user_id"),
+    ({"message": "Hi", "userId": "ann"}, "userId"),
+    ({"message": "Hi", "user-id": "ann"}, "user-id"),
+    ({"message": "Hi", "USER_ID": "ann", "user_id": None}, "USER_ID"),
     ({**GOOD, "user_id": ""}, "user_id"),
     ({**GOOD, "user_id": "  "}, "user_id"),
     ({**GOOD, "user_id": 7}, "user_id"),
@@ -419,8 +448,17 @@ def test_keys_that_open_nothing(talk: Talk) -> None:
         if key != revoked:  # a view may trust its memory for half a second
             for method in ("GET", "DELETE"):
                 assert refusal(other.history(method=method)) == (401, "INVALID_API_KEY", None)
+
+
+def test_a_key_that_may_not_use_the_assistants_model_gets_its_own_default_unless_one_is_named(
+    edge: Callable[[str], Edge],
+) -> None:
+    talk = Talk(edge(CONFIG))
     restricted, _ = talk.edge.services.keys.create("restricted", models=["other"])
-    assert refusal(Talk(talk.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
+    assert Talk(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
+    named = Talk(edge(CONFIG + "support: {model: m}\n"))
+    restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
+    assert refusal(Talk(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
 def test_limits_hold_for_the_assistant_too(edge: Callable[[str], Edge]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from app.domain.config import ProviderConfig, Timeouts
 from app.domain.money import Usage
-from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
+from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
 from app.providers.demo import DemoProvider
 from tests.support.providers import chat_call, demo, embed_call, payloads, text_of
 
@@ -27,13 +27,24 @@ def said(provider: DemoProvider, **fields: Any) -> str:
     return text
 
 
-def test_it_echoes_the_last_message() -> None:
-    assert said(demo(), prompt="Grüß Gott") == "This is Penstock's offline demo model. You said: Grüß Gott"
+def test_it_echoes_the_last_message_and_tells_once_how_to_get_real_answers() -> None:
+    echo = "This is Penstock's offline demo model. You said: Grüß Gott"
+    hint = "For real answers, set a vendor's key, such as OPENAI_API_KEY."
+    assert said(demo(), prompt="Grüß Gott") == f"{echo}\n\n{hint}"
+    roles = ["user", "assistant", "user"]
+    later = json.dumps({"model": "m", "messages": [{"role": role, "content": "Grüß Gott"} for role in roles]}).encode()
+    choice = json.loads(demo().chat(chat_call(raw=later)).body)["choices"][0]
+    assert choice["message"]["content"] == echo
+
+
+def test_its_echo_of_a_long_message_is_short() -> None:
+    choices = choices_of(demo(), prompt="word " * 100_000, n=128)
+    assert {len(choice["message"]["content"]) for choice in choices} < set(range(1_200))
 
 
 def test_it_reads_text_parts() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
-    assert said(demo(), prompt=parts).endswith("You said: one ")
+    assert "You said: one " in said(demo(), prompt=parts)
 
 
 def test_a_script_says_it_all() -> None:
@@ -73,6 +84,28 @@ def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason
     assert stream.usage == Usage(1, min(most, 3))
 
 
+def test_it_keeps_to_the_bound_that_the_callers_money_sets() -> None:
+    call = chat_call(max_tokens=3)
+    call.max_output_tokens = 1
+    assert demo(reply="a b c").chat(call).usage == Usage(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"), [("b", "a "), (["x", " c"], "a b"), ([], "a b c"), ("", "a b c"), (None, "a b c")]
+)
+def test_it_stops_before_a_stop_sequence(stop: Any, words: str) -> None:
+    choice = choices_of(demo(reply="a b c"), stop=stop)[0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (words, "stop")
+    assert text_of(list(demo(reply="a b c").stream(chat_call(stream=True, stop=stop)))) == words
+
+
+@pytest.mark.parametrize("stop", [5, [5], {"a": 1}, ["x"] * 17, "x" * 1001])
+def test_a_stop_sequence_of_no_shape_is_refused(stop: Any) -> None:
+    with pytest.raises(UpstreamRejected) as caught:
+        demo().chat(chat_call(stop=stop))
+    assert caught.value.param == "stop"
+
+
 def test_a_stream_says_the_same_as_a_whole_answer() -> None:
     provider = demo()
     assert text_of(list(provider.stream(chat_call(prompt="Grüß  Gott", stream=True)))) == said(
@@ -97,7 +130,8 @@ def test_it_calls_the_tool_that_it_is_made_to_call(choice: Any, called: str | No
     assert [call["function"]["name"] for call in message.get("tool_calls", [])] == ([called] if called else [])
     chunks = payloads(list(demo().stream(chat_call(stream=True, **fields))))
     streamed = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
-    assert [call["function"]["name"] for call in streamed] == ([called] if called else [])
+    assert [call["function"]["name"] for call in streamed if "id" in call] == ([called] if called else [])
+    assert "".join(call["function"]["arguments"] for call in streamed) == ("{}" if called else "")
 
 
 @pytest.mark.parametrize("tool", [None, 5, {}, {"function": None}, {"function": "f"}, {"function": {"name": None}}])

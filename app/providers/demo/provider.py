@@ -1,6 +1,6 @@
-"""A built-in model that needs no network: deterministic, for the first run, for demonstrations and for tests.
+"""The demo model as a provider: deterministic, tokens are words.
 
-Tokens are words. A script (`settings.DemoScript`) adds delays, faults and token counts.
+A script (`settings.DemoScript`) adds delays, faults and token counts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from app.domain.chat import Message
 from app.domain.config import DemoScript, ProviderConfig, Timeouts
 from app.domain.money import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
 from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
+from app.providers.demo.reply import Reply
 from app.providers.refusals import status_error
 
 _encode = msgspec.json.Encoder().encode
@@ -44,7 +44,7 @@ class DemoProvider:
 
     def chat(self, call: ChatCall) -> Answer:
         self._begin(call)
-        reply = _Reply(call, self._script)
+        reply = Reply(call, self._script, self.name)
         return Answer(_encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes)
 
     def stream(self, call: ChatCall) -> DemoStream:
@@ -92,7 +92,7 @@ class DemoStream:
         self._provider = provider
         self._heartbeat_s = heartbeat_s
         self._idle_s = timeouts.idle_s
-        self._reply = _Reply(call, script)
+        self._reply = Reply(call, script, provider)
 
     def __iter__(self) -> Iterator[bytes]:
         reply, script = self._reply, self._script
@@ -138,79 +138,6 @@ class DemoStream:
                 yield b""
 
 
-class _Reply:
-    """What the model says to one request."""
-
-    def __init__(self, call: ChatCall, script: DemoScript) -> None:
-        self._call = call
-        body: dict[str, Any] = msgspec.json.decode(call.request.raw)
-        prompt = _text(call.request.messages[-1])
-        self.tool = _forced_tool(body)
-        text = (
-            script.reply if script.reply is not None else f"This is Penstock's offline demo model. You said: {prompt}"
-        )
-        words = text.split(" ")
-        most = call.request.max_output_tokens
-        self.finish_reason = "length" if most is not None and most < len(words) else "stop"
-        self.words = words[:most]
-        if self.tool is not None:
-            self.words, self.finish_reason = [], "tool_calls"
-        prompt_tokens = sum(len(_text(message).split()) for message in call.request.messages)
-        self.usage = Usage(
-            prompt_tokens if script.prompt_tokens is None else script.prompt_tokens,
-            len(self.words) * call.request.choices if script.completion_tokens is None else script.completion_tokens,
-        )
-        self._created = int(time.time())
-
-    @property
-    def text_bytes(self) -> int:
-        return len(" ".join(self.words).encode("utf-8", "surrogatepass")) * self._call.request.choices
-
-    def base(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": f"chatcmpl-{self._call.request_id}",
-            "object": kind,
-            "created": self._created,
-            "model": self._call.model,
-        }
-
-    def wire_usage(self) -> dict[str, Any]:
-        usage = self.usage
-        return {
-            "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-        }  # fmt: skip
-
-    def completion(self) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": " ".join(self.words), "refusal": None}
-        if self.tool is not None:
-            message |= {"content": None, "tool_calls": [self._tool_call()]}
-        choices = [
-            {"index": i, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
-            for i in range(self._call.request.choices)
-        ]
-        return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
-
-    def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
-        for index in range(self._call.request.choices):
-            if self.tool is not None:
-                yield (
-                    index,
-                    {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **self._tool_call()}]},
-                    2,
-                )
-            for i, word in enumerate(self.words):
-                content = word if i == 0 else f" {word}"
-                role = {"role": "assistant"} if i == 0 else {}
-                yield index, {**role, "content": content}, len(content.encode("utf-8", "surrogatepass"))
-
-    def _tool_call(self) -> dict[str, Any]:
-        return {
-            "id": f"call_{self._call.request_id}", "type": "function",
-            "function": {"name": self.tool, "arguments": "{}"},
-        }  # fmt: skip
-
-
 def pause(delay_s: float, deadline: float, cancel: CancelToken, provider: str) -> None:
     """Waits, unless the client hangs up (`ClientGone`) or the call's time is over (`UpstreamTimeout`)."""
     if cancel.cancelled:
@@ -232,21 +159,6 @@ def pause(delay_s: float, deadline: float, cancel: CancelToken, provider: str) -
 
 def _cut(provider: str) -> UpstreamError:
     return UpstreamError("The demo model broke off its answer.", provider=provider, kind="cut")
-
-
-def _text(message: Message) -> str:
-    if isinstance(message.content, list):
-        return " ".join(part.text or "" for part in message.content)
-    return message.content or ""
-
-
-def _forced_tool(body: dict[str, Any]) -> str | None:
-    """The function that the caller makes the model call, if any."""
-    choice, tools = body.get("tool_choice"), body.get("tools")
-    if choice == "required" and isinstance(tools, list) and tools:
-        choice = tools[0]
-    function = choice.get("function") if isinstance(choice, dict) else None
-    return str(function.get("name", "")) if isinstance(function, dict) else None
 
 
 def _embeddings(call: EmbedCall) -> Answer:
