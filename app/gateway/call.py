@@ -11,7 +11,8 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.gateway.admission import Admitted
 from app.gateway.remaining import Remaining
-from app.gateway.router import Attempts, Route
+from app.gateway.router import Attempts
+from app.gateway.routes import Route
 from app.providers.base import CancelToken
 
 

@@ -22,7 +22,8 @@ from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.presence import QUEUE, reservations_of
 from app.gateway.pricing import Pricing
-from app.gateway.router import Attempts, Route, Router, Target
+from app.gateway.router import Attempts, Router
+from app.gateway.routes import Route, Target
 from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
