@@ -1,4 +1,4 @@
-"""From a route to an answer: which targets, in which order, and what to do when one fails.
+"""From a route to an answer: which of its targets, in which order, and what to do when one fails.
 
 Order: one target drawn by weight, then the other targets by weight, then the fallbacks as written. A single
 target is tried again after a short pause. What the caller did wrong (the provider's 400) is never retried.
@@ -47,6 +47,11 @@ class Attempts(msgspec.Struct):
     covered: int = 1
     key_id: str = ""  # whose call it is
 
+    def failed(self, target: Target, exc: BaseException) -> None:
+        billed = unanswered(target.provider.name, target.model, exc)
+        if billed is not None:
+            self.unanswered.append(billed)
+
 
 class Router:
     def __init__(
@@ -65,9 +70,7 @@ class Router:
         self._draw = draw or _by_weight
         self._pause = pause
         routes = Routes(config=config, providers=providers, clock=clock)
-        self.routes = routes.by_alias
-        self.route = routes.of
-        self.states = routes.states
+        self.route, self.routes, self.states = routes.of, routes.by_alias, routes.states
         self.outage = Outage(config, routes.targets)
 
     def run(
@@ -87,8 +90,7 @@ class Router:
         """
         if route.no_key:
             attempts.target = route.targets[0]
-            message = f"The model is unavailable: {route.no_key}."
-            raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+            raise _without_key(route)
         self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
         spent = False
@@ -103,13 +105,8 @@ class Router:
                 target.breaker.is_open(attempts.key_id) or not self._may_repeat(repeated, attempts, deadline)
             ):
                 break
-            if len(attempts.unanswered) >= attempts.covered:
-                try:
-                    cover()
-                except GatewayError:
-                    if failure is None:
-                        raise
-                    break
+            if len(attempts.unanswered) >= attempts.covered and not _covered(cover, failure):
+                break
             if not target.breaker.allows(attempts.key_id):
                 failure = failure or _not_asked(target, attempts.key_id)
                 continue
@@ -118,9 +115,7 @@ class Router:
             try:
                 answer = call(target)
             except BaseException as exc:
-                billed = unanswered(target.provider.name, target.model, exc)
-                if billed is not None:
-                    attempts.unanswered.append(billed)
+                attempts.failed(target, exc)
                 if not isinstance(exc, UpstreamError):  # a hang-up, the worker's end, a bug
                     target.breaker.undecided(attempts.key_id)
                     raise
@@ -134,8 +129,7 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        if failure is None:
-            raise _not_asked(route.targets[0], attempts.key_id)
+        failure = failure or _not_asked(route.targets[0], attempts.key_id)
         if spent and (attempts.count > 1 or _is_final(failure)):
             failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills
         raise failure
@@ -180,9 +174,25 @@ class Router:
         )
 
 
+def _without_key(route: Route) -> ProviderWithoutKey:
+    provider = route.targets[0].provider.name
+    return ProviderWithoutKey(f"The model is unavailable: {route.no_key}.", provider=provider, kind="no_key")
+
+
 def _by_weight(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
     return random.choices(targets, weights if any(weights) else None)[0]
+
+
+def _covered(cover: Callable[[], None], failure: UpstreamError | None) -> bool:
+    """Whether `cover` found the money. Raises what it raises if there is no failure to tell of instead."""
+    try:
+        cover()
+    except GatewayError:
+        if failure is None:
+            raise
+        return False
+    return True
 
 
 def _is_final(failure: UpstreamError) -> bool:
