@@ -204,8 +204,11 @@ def test_a_json_object_is_one() -> None:
 
 
 def test_a_schema_in_the_prompt_is_obeyed() -> None:
-    prompt = f"As JSON that matches this schema:\n{json.dumps(LIKED, indent=2)}\nMake sure it does. Where is Paris?"
+    example = '{"properties": {"foo": {"type": "string"}}, "required": ["foo"]}'
+    prompt = f"JSON, for {example} such as {{foo: 1}}, and here for\n{json.dumps(LIKED, indent=2)}\n. Where is Paris?"
     assert json.loads(message_of(response_format={"type": "json_object"}, prompt=prompt)["content"]).keys() == {"city"}
+    fenced = message_of(prompt=prompt)["content"]
+    assert json.loads(fenced.removeprefix("```json\n").removesuffix("\n```")).keys() == {"city"}
 
 
 def test_an_answer_fits_the_response_format() -> None:

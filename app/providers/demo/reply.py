@@ -30,7 +30,7 @@ _MOST_ECHO_CHARS = 1_000
 _MOST_NODES, _FEWEST_NODES = 10_000, 500
 _MOST_STOPS, _MOST_STOP_CHARS = 16, 1_000
 _MOST_CHUNKS = 200
-_MOST_PROMPT_SCHEMA_CHARS = 100_000
+_MOST_PROMPT_SCHEMA_CHARS, _MOST_PROMPT_OBJECTS = 100_000, 20
 _FIELDS = (
     "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format", "stop",
 )  # fmt: skip
@@ -168,11 +168,14 @@ class Reply:
             schema = _schema_in(self._call.request.messages)
             if schema is None:
                 return _json({"message": _GREETING, "you_said": shortened(self._prompt, _MOST_ECHO_CHARS)})
-            return self._filled(schema, "response_format", "messages")
+            return self._filled(schema, "messages", "messages")
         if kind not in (None, "text"):
             self._reject(
                 "The demo model knows text, json_object and json_schema: `response_format`.", "response_format"
             )
+        schema = _schema_in(self._call.request.messages)
+        if schema is not None:
+            return f"```json\n{self._filled(schema, 'messages', 'messages')}\n```"
         if last.role in _ACTED_ON:
             return f"{_GREETING} The tool returned: {shortened(_text(last), _MOST_ECHO_CHARS)}"
         said = f"{_GREETING} You said: {shortened(_text(last), _MOST_ECHO_CHARS)}"
@@ -255,16 +258,22 @@ def _called(messages: msgspec.Raw) -> set[str]:
 
 
 def _schema_in(messages: list[Message]) -> dict[str, Any] | None:
-    """The JSON Schema that a prompt asks an answer for, as instructor and LangChain write it into one."""
+    """The JSON Schema that a prompt asks an answer for, as instructor and LangChain write it: the last one is it."""
     for message in messages:
         text = _text(message)
-        at = text.find("{") if '"properties"' in text and len(text) <= _MOST_PROMPT_SCHEMA_CHARS else -1
-        if at < 0:
+        if '"properties"' not in text or "json" not in text.lower() or len(text) > _MOST_PROMPT_SCHEMA_CHARS:
             continue
-        try:
-            found, _ = JSONDecoder().raw_decode(text, at)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and isinstance(found.get("properties"), dict):
-            return found
+        schema, at = None, text.find("{")
+        for _ in range(_MOST_PROMPT_OBJECTS):
+            if at < 0:
+                break
+            try:
+                found, at = JSONDecoder().raw_decode(text, at)
+            except (ValueError, RecursionError):
+                found, at = None, at + 1
+            if isinstance(found, dict) and isinstance(found.get("properties"), dict):
+                schema = found
+            at = text.find("{", at)
+        if schema is not None:
+            return schema
     return None
