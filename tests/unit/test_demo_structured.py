@@ -130,6 +130,7 @@ def test_what_need_not_be_there_is_left_out_unless_nothing_need_be() -> None:
     both = {"a": {"type": "integer"}, "b": {"type": "integer"}}
     assert value_of({"type": "object", "properties": both, "required": ["a"]}).keys() == {"a"}
     assert value_of({"type": "object", "properties": both}).keys() == {"a", "b"}
+    assert value_of({"type": "object", "properties": both, "required": []}).keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
