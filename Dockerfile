@@ -1,16 +1,13 @@
 # Penstock's image. One for gateway, ledger and worker: the command says which (docker-compose.yml).
-# Any Debian-like image with Python 3.11 will do as a base; the classic builder and BuildKit both build it.
+# Any Debian-like image with Python 3.11 to 3.14 will do as a base; the classic builder and BuildKit both build it.
 ARG PYTHON_IMAGE=python:3.11-slim
-ARG BUILD_IMAGE=python:3.11-slim
 
-FROM ${BUILD_IMAGE} AS build
-# gunicorn_h1c comes as source only. The compiler stays in this stage.
-RUN command -v gcc > /dev/null || \
-    { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; }
+FROM ${PYTHON_IMAGE} AS build
 COPY requirements.txt /tmp/requirements.txt
 # Nothing installs packages at run time, and nobody runs the libraries' own tests there.
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/requirements.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary :all: \
+        -r /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall --yes --quiet pip setuptools \
     && rm -rf /opt/venv/lib/python3*/site-packages/gevent/tests /opt/venv/lib/python3*/site-packages/psutil/tests
 COPY app /srv/penstock/app

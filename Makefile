@@ -1,4 +1,4 @@
-# make run | test | check | bench | test-compose. Needs Python 3.11 or newer; no root, no Docker, but
+# make run | test | check | bench | test-compose. Needs Python 3.11 or newer; no compiler, no root, no Docker, but
 # for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,40 +11,51 @@ TESTS := -n $(TEST_WORKERS) --dist loadscope
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
 
-test: .venv/stamp
+test: .venv/stamp-dev
 	$(BIN)/python -m pytest $(TESTS)
 
 # The deployment for real: images, docker-compose, TLS. Needs root (or a running engine) and Debian's packages
 # docker.io, docker-compose and debootstrap; base images are made here, none is pulled.
-test-compose: .venv/stamp
+test-compose: .venv/stamp-dev
 	$(BIN)/python -m pytest -m compose -rP tests/e2e/compose
 
-check: .venv/stamp
+check: .venv/stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(TESTS) --cov=app --cov-report=term:skip-covered
 
-bench: .venv/stamp
+bench: .venv/stamp-dev
 	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.queue
 
 # The same, with other gateways beside ours, installed below .bench/ (some gigabytes).
-bench-peers: .venv/stamp
+bench-peers: .venv/stamp-dev
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.run peers
 	$(BIN)/python -m bench.queue
 
-.venv/stamp: requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements.txt
-	@touch $@
+# `make run PYTHON=python3.12` makes a .venv of another Python anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+.PHONY: .venv/stamp
+endif
+endif
 
+# What `make run` needs; a second run does not get here. What the tests and checks need comes on top.
+.venv/stamp: requirements.txt requirements-run.txt
+	@$(PYTHON) scripts/install.py run
+
+.venv/stamp-dev: .venv/stamp requirements-dev.txt
+	@$(PYTHON) scripts/install.py dev
+
+# Locks for every Python from 3.11 on, by uv (pip install uv). To have newer versions: LOCK=--upgrade.
 requirements:
-	pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.txt requirements.in
-	pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements-dev.txt requirements-dev.in
+	for name in requirements requirements-run requirements-dev; do \
+	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --strip-extras \
+	        --custom-compile-command 'make requirements' $(LOCK) --output-file $$name.txt $$name.in || exit 1; \
+	done
 
 clean:
 	rm -rf .venv data .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ import structlog
 
 from app.api.worker import Worker
 from app.descriptors import connections_within, raise_limit
+from app.domain.serving import without_key
 from app.errors import ConfigError
 from app.lastgood import adopt
 from app.telemetry.logging import configure_logging
@@ -29,13 +30,21 @@ if _refused is not None:
     structlog.get_logger().error(
         "config_refused", reason=_refused.message, effect="the last good one stays, if there is one"
     )
+for _provider, _variable, _models in without_key(_settings.config):
+    # Without any key the demo model answers: the first run of a developer, who need not be warned of it.
+    _tell = structlog.get_logger().info if _settings.env == "development" else structlog.get_logger().warning
+    _tell("provider_without_key", provider=_provider, set=_variable, models=_models)
+if os.environ.get("FLASK_ENV") not in (None, "", _settings.env):
+    structlog.get_logger().warning("variable_not_read", variable="FLASK_ENV", instead=f"GATEWAY_ENV={_settings.env}")
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 # What workers would import is imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
 # with their master take 103 MB instead of 170. A reload therefore takes new configuration, and never new code.
+import app.api.admin
 import app.api.chat
 import app.api.cors
+import app.api.debug
 import app.api.models
 import app.api.ops
 import app.api.web
@@ -53,7 +62,7 @@ if worker_connections < _most_connections:
         "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
     )
 backlog = 4096
-http_parser = "fast"
+http_parser = "python"  # for what is not plain only: app/api/connection.py reads the rest
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
 timeout = 60  # of a worker whose event loop is stuck; calls have their own
 graceful_timeout = _settings.config.server.drain_s + Worker.settling_s

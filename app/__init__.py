@@ -20,7 +20,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     from flask import Flask
 
     from app import cli
-    from app.api import batches, chat, context, cors, errors, files, models, ops, support, web
+    from app.api import admin, batches, chat, context, cors, debug, errors, files, models, ops, support, web
     from app.services import build_services
     from app.settings import load_settings
     from app.telemetry.logging import configure_logging
@@ -37,9 +37,10 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     for prefix in chat.PREFIXES:
-        for blueprint in (chat.bp, models.bp, ops.bp, support.bp, files.bp, batches.bp):
+        for blueprint in (chat.bp, models.bp, ops.bp, debug.bp, support.bp, files.bp, batches.bp, admin.bp):
             app.register_blueprint(blueprint, url_prefix=prefix, name=f"{blueprint.name}{prefix.replace('/', '_')}")
     app.register_blueprint(ops.root)
+    app.register_blueprint(debug.root)
     app.register_blueprint(web.bp)
     context.register(app)
     errors.register(app)
@@ -47,5 +48,6 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.wsgi_app = chat.ModelCalls(services, otherwise=app.wsgi_app)  # type: ignore[method-assign]
     origins = services.settings.config.server.cors_origins
     if origins:
-        app.wsgi_app = cors.Cors(app.wsgi_app, origins)  # type: ignore[method-assign]
+        methods = {method for rule in app.url_map.iter_rules() for method in rule.methods or ()} - {"HEAD", "OPTIONS"}
+        app.wsgi_app = cors.Cors(app.wsgi_app, origins, methods=methods)  # type: ignore[method-assign]
     return app

@@ -14,9 +14,11 @@
     │   └── BudgetExceeded          429 BUDGET_EXCEEDED
     ├── NotReady                    503 NOT_READY
     │   ├── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
+    │   │   └── StatementTimeout    503 NOT_READY               what was asked of the database takes too long
     │   └── QueueFull               503 QUEUE_FULL
     ├── UpstreamError               502 MODEL_ERROR             a provider failed
     │   ├── UpstreamUnavailable     503 MODEL_UNAVAILABLE       refused, overloaded, rate limited, breaker open
+    │   │   └── ProviderWithoutKey  503 MODEL_UNAVAILABLE       the gateway has no key for the provider
     │   ├── UpstreamTimeout         504 TIMEOUT
     │   └── UpstreamRejected        400 INVALID_REQUEST         the provider refused the caller's own input
     ├── ClientGone                  499                         nobody is left to answer
@@ -36,8 +38,8 @@ class GatewayError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "INTERNAL_ERROR"
-    # What `x-should-retry` tells the SDKs; None leaves it to the status (CONVENTIONS, "Retries").
-    should_retry: ClassVar[bool | None] = None
+    # What `x-should-retry` tells the SDKs; None leaves it to the status. An instance may know better than its class.
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -127,6 +129,10 @@ class StoreUnavailable(NotReady):
     perhaps_done = False
 
 
+class StatementTimeout(StoreUnavailable):
+    """The database answers, but not this question within the time that it may take."""
+
+
 class QueueFull(NotReady):
     code = "QUEUE_FULL"
 
@@ -136,7 +142,7 @@ class UpstreamError(GatewayError):
 
     connect, tls, resolve, timeout_connect, timeout_first_byte, timeout_idle, timeout_total, status_4xx,
     status_5xx, rate_limited, auth, not_found, bad_body, cut, stream_error, rejected, breaker_open, closed, saturated
-    (our own: connections, descriptors, ports or resolver threads are used up; the provider was not asked).
+    (our own: connections, descriptors, ports or resolver threads are used up; the provider was not asked), no_key.
 
     `retry_here` says whether the same target may be tried again, `fall_back` whether another one may. `billable`: the
     request was sent whole and no refusal came back, so that the provider may have worked, and bills it.
@@ -168,6 +174,14 @@ class UpstreamError(GatewayError):
 class UpstreamUnavailable(UpstreamError):
     status = 503
     code = "MODEL_UNAVAILABLE"
+
+
+class ProviderWithoutKey(UpstreamUnavailable):
+    """Nobody was asked: none of those who could serve the model has a key. Whoever runs the gateway can set it."""
+
+    should_retry = False
+    retry_here = False
+    fall_back = False
 
 
 class UpstreamTimeout(UpstreamError):

@@ -16,6 +16,7 @@ from app.gateway.callers import Callers
 from app.gateway.pipeline import Pipeline
 from app.gateway.presence import Presence
 from app.gateway.pricing import Pricing
+from app.gateway.provider_checks import ProviderChecks
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.jobs.callbacks import Callbacks
@@ -35,6 +36,7 @@ from app.store.redelivery import Redelivery
 from app.store.redis import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
+from app.telemetry.system import System
 
 log = structlog.get_logger()
 
@@ -55,6 +57,8 @@ class Services:
     reaper: Reaper
     callers: Callers
     providers: Mapping[str, Provider]
+    provider_checks: ProviderChecks
+    system: System
     router: Router
     admission: Admission
     presence: Presence
@@ -98,6 +102,7 @@ def build_services(settings: Settings) -> Services:
         settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
         installation=Installation(database=database, redis=redis, data_dir=settings.data_dir),
         outbox=outbox, spool=spool, callers=callers, providers=providers, router=router,
+        provider_checks=ProviderChecks(config=config, providers=providers), system=System(data_dir=settings.data_dir),
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission, presence=presence, pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
@@ -125,8 +130,7 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
     history = History(
         redis=redis, exchanges=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
-    model = config.model or next(iter(settings.config.models))
-    return Support(pipeline=pipeline, history=history, config=config, model=model, prompt=settings.support_prompt)
+    return Support(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
 def _providers(settings: Settings) -> dict[str, Provider]:

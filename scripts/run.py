@@ -5,27 +5,36 @@ Everything written goes below DATA_DIR. Every failure to start is one clear line
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import re
 import secrets
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
-
-from honcho.manager import Manager
-from honcho.printer import Printer
+from urllib.parse import quote
 
 from app.domain.identity import new_key
+from app.domain.serving import default_model
 from app.errors import ConfigError
-from app.settings import EMBEDDED_REDIS, Settings, load_settings
+from app.runfile import InUse, Run, RunFile
+from app.settings import Settings, load_settings
+from scripts.console import Console
 from scripts.programs import CannotStart, edge_environment, find_redis
+from scripts.supervisor import Program, Supervisor, in_own_session
 
 _START_TIMEOUT_S = 60.0
+_ENDING_S = 15  # after the time that running calls get: to settle those that were left, and to end
+_SHOWN_S = 2.0  # for the last lines to be shown
 _BIN = Path(sys.executable).parent
+_REDIS_CONFIG = Path("redis/redis.conf")  # below DATA_DIR
 
 
 def free_port() -> int:
@@ -57,21 +66,21 @@ def write_secret(path: Path, text: str) -> None:
         file.write(text + "\n")
 
 
-def redis_command(executable: str, port: int, directory: Path, password: str) -> list[str]:
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "redis.conf"
+def redis_command(executable: str, port: int, config: Path, password: str) -> list[str]:
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.touch(mode=0o600)
+    directory = json.dumps(str(config.parent.absolute()), ensure_ascii=False)  # Redis quotes alike
     config.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {directory.absolute()}\nrequirepass {password}\n"
+        f"port {port}\nbind 127.0.0.1\ndir {directory}\nrequirepass {password}\n"
         'appendonly yes\nappendfsync everysec\nsave ""\nloglevel warning\n'
     )
-    return [executable, str(config)]
+    return [executable, str(config.absolute())]
 
 
 def banner(settings: Settings, key: str, *, tls: bool) -> str:
     url = f"http://{settings.host}:{settings.port}"
     secure = f"https://{settings.host}:{settings.tls_port}/v1 (self-signed, as in production behind nginx)"
-    model = next(iter(settings.config.models))
+    model = default_model(settings.config)
     return f"""
 Penstock is ready.
 
@@ -94,72 +103,156 @@ Ctrl-C stops everything.
 """  # noqa: E501
 
 
-def wait_until_ready(settings: Settings, still_running: Manager) -> bool:
-    url = f"http://{settings.host}:{settings.port}/ready"
+def wait_until_ready(settings: Settings, supervisor: Supervisor) -> bool:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and not still_running._terminating:
+    while time.monotonic() < deadline and not supervisor.stopping:
+        connection = http.client.HTTPConnection(settings.host, settings.port, timeout=2)
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+            connection.request("GET", "/ready")
+            if connection.getresponse().status == 200:
+                return True
+        except (http.client.HTTPException, OSError):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.03)
     return False
+
+
+def hold(data_dir: Path) -> RunFile:
+    """DATA_DIR for this run alone. Raises `CannotStart`."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    by = None
+    try:
+        held = RunFile(data_dir)
+        pid = redis_left_behind(data_dir / _REDIS_CONFIG)
+        by = pid and f"a Redis that an earlier `make run` has left (pid {pid})"
+    except InUse as exc:
+        by = "another process"
+        if exc.run is not None:
+            by = f"another `make run` (pid {exc.run.pid})"
+            if not Path(f"/proc/{exc.run.pid}").exists():
+                by = f"what a `make run` that has ended (pid {exc.run.pid}) has left running"
+    if by:
+        raise CannotStart(f"DATA_DIR: {data_dir.absolute()} is in use by {by}; stop it, or set another DATA_DIR")
+    held.write(Run(os.getppid()))
+    return held
+
+
+def redis_left_behind(config: Path) -> int | None:
+    """The pid of the Redis that was started with `config`, if it still runs: two would spoil each other's file."""
+    try:
+        told = dict(line.split(" ", 1) for line in config.read_text(encoding="utf-8").splitlines())
+        with socket.create_connection(("127.0.0.1", int(told["port"])), 2) as asked:
+            asked.sendall(f"AUTH {told['requirepass']}\r\nINFO server\r\nQUIT\r\n".encode())
+            found = re.search(rb"process_id:(\d+)", b"".join(iter(lambda: asked.recv(4096), b"")))
+            return int(found[1]) if found else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def schema_is_current(database_url: str) -> bool:
+    """Whether there is nothing to migrate, as far as can be told without the two seconds that migrating takes."""
+    newest = max(path.name.partition("_")[0] for path in Path("app/store/migrations/versions").glob("[0-9]*.py"))
+    path = database_url.removeprefix("sqlite:///")
+    if path == database_url or not Path(path).exists():
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=2)) as database:
+            return database.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest,)]
+    except sqlite3.Error:
+        return False
+
+
+def migrate(env: dict[str, str]) -> None:
+    done = subprocess.run(
+        [_BIN / "flask", "--app", "app", "ledger", "migrate"], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2]
+        raise CannotStart(f"The database could not be prepared: {reason.removeprefix('Error: ')}")
+
+
+def programs(settings: Settings, env: dict[str, str], edge: dict[str, str] | None) -> list[Program]:
+    """All but Redis. The ledger writes what the gateway and the worker leave: it ends after them."""
+    patience_s = settings.config.server.drain_s + _ENDING_S
+    gateway = [f"{_BIN}/gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
+    worker = [f"{_BIN}/dramatiq-gevent", "app.jobs.worker", "--processes", "1", "--threads", "50"]
+    ledger = [f"{_BIN}/flask", "--app", "app", "ledger", "run"]
+    found = [
+        Program(name="gateway", command=gateway, env=env, hurry=signal.SIGINT, patience_s=patience_s),
+        Program(name="worker", command=worker, env=env, hurry=signal.SIGTERM, patience_s=patience_s),
+        Program(name="ledger", command=ledger, env=env, stage=1),
+    ]
+    if edge is not None:
+        found.append(
+            Program(
+                name="nginx", command=["sh", "nginx/start.sh"], env={**env, **edge},
+                stop=signal.SIGQUIT, hurry=signal.SIGTERM, patience_s=patience_s,
+            )
+        )  # fmt: skip
+    return found
 
 
 def start() -> int:
     settings = load_settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        held = hold(settings.data_dir)
+        try:
+            return run_all(settings, held)
+        finally:
+            held.write(None)
+    except OSError as exc:
+        where = exc.filename or settings.data_dir.absolute()
+        raise CannotStart(f"DATA_DIR: {where}: {exc.strerror}") from None
+
+
+def run_all(settings: Settings, held: RunFile) -> int:
+    """Everything, until it is told to stop. Returns the exit code."""
     check_port("PORT", settings.host, settings.port)
     edge = edge_environment(settings)
     if edge is not None:
         check_port("TLS_PORT", settings.host, settings.tls_port)
     key = ensure_dev_key(settings)
-    env = {"PYTHONUNBUFFERED": "1", "DEV_API_KEY": key}
-    redis: subprocess.Popen[bytes] | None = None
-    if not os.environ.get("REDIS_URL") and not os.environ.get("REDIS_URL_FILE"):
+    console = Console()
+    env = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "DEV_API_KEY": key,
+        **({"FORCE_COLOR": "1"} if console.colour else {}),
+    }
+    own_redis = not (os.environ.get("REDIS_URL") or os.environ.get("REDIS_URL_FILE"))
+    started = []
+    if own_redis:
         port, password = free_port(), secrets.token_urlsafe(24)
         env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
-        # In a session of its own, so that Ctrl-C does not reach it: it has to outlive those who write to it.
-        command = redis_command(find_redis(), port, settings.data_dir / "redis", password)
-        redis = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        write_secret(settings.data_dir / EMBEDDED_REDIS, env["REDIS_URL"])
-    try:
-        return run_processes(settings, key, env, edge)
-    finally:
-        if redis is not None:
-            (settings.data_dir / EMBEDDED_REDIS).unlink(missing_ok=True)
-            redis.terminate()
-            redis.wait(10)
+        command = redis_command(find_redis(), port, settings.data_dir / _REDIS_CONFIG, password)
+        started.append(Program(name="redis", command=command, env=env, stage=2, quiet=True))
+    if not schema_is_current(settings.database_url):
+        migrate(env)
+    held.write(Run(os.getppid(), settings.host, settings.port, key, env.get("REDIS_URL") or settings.redis_url))
 
+    def tell(text: str) -> None:
+        console.say(text.encode() + b"\n")
 
-def run_processes(settings: Settings, key: str, env: dict[str, str], edge: dict[str, str] | None) -> int:
-    """Gateway, worker, ledger and, with an `edge`, nginx, until one ends or is ended. Returns the exit code."""
-    flask = f"{_BIN}/flask --app app"
-    everything = {**os.environ, **env}
-    migrated = subprocess.run([f"{_BIN}/flask", "--app", "app", "ledger", "migrate"], env=everything, check=False)
-    if migrated.returncode != 0:
-        raise CannotStart("The database could not be prepared (see above).")
-    manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
-    manager.add_process("gateway", f"exec {_BIN}/gunicorn -c gunicorn.conf.py 'app:create_app()'", env=everything)
-    worker = f"exec {_BIN}/dramatiq-gevent app.jobs.worker --processes 1 --threads 50"
-    manager.add_process("worker", worker, env=everything)
-    manager.add_process("ledger", f"exec {flask} ledger run", env=everything)
-    if edge is not None:
-        manager.add_process("nginx", "exec sh nginx/start.sh", env={**everything, **edge})
+    started += programs(settings, env, edge)
+    supervisor = Supervisor(started, console=console, tell=tell, inherited=[held.fd])
 
     def announce() -> None:
-        if wait_until_ready(settings, manager):
-            print(banner(settings, key, tls=edge is not None), flush=True)
-        elif not manager._terminating:
-            print(f"Penstock did not become ready within {_START_TIMEOUT_S:.0f} seconds.", file=sys.stderr, flush=True)
-            manager.terminate()
+        if wait_until_ready(settings, supervisor):
+            supervisor.settled = True
+            tell(banner(settings, key, tls=edge is not None))
+        elif not supervisor.stopping:
+            supervisor.fail(f"Penstock did not become ready within {_START_TIMEOUT_S:.0f} seconds.")
 
     Thread(target=announce, daemon=True).start()
-    manager.loop()
-    return int(manager.returncode or 0)
+    try:
+        return supervisor.run()
+    finally:
+        console.close(_SHOWN_S)
 
 
-def main() -> int:
+def guarded() -> int:
     try:
         return start()
     except (ConfigError, CannotStart) as exc:
@@ -170,4 +263,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_own_session(guarded))

@@ -1,21 +1,19 @@
 """The processes of the Procfile under one command, for platforms that run one: started and stopped together.
 
-honcho's own `start` kills five seconds after the first process has ended, and would cut the streams that gunicorn
-lets finish; it also puts a prefix before each line, which would make JSON logs unreadable.
+The ledger ends last, so that the rows of calls that gunicorn let finish are written. Lines are passed on as they are.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
 from pathlib import Path
 
-from honcho import manager
-from honcho.environ import parse_procfile
-from honcho.printer import Printer
-
 from app.errors import ConfigError
 from app.settings import load_settings
+from scripts.supervisor import Program, Supervisor
 
 # After the time that running calls get (`server.drain_s`): to settle those that were left, and to end.
 _ENDING_S = 15
@@ -23,17 +21,24 @@ _ENDING_S = 15
 
 def main() -> int:
     try:
-        manager.KILL_WAIT = load_settings().config.server.drain_s + _ENDING_S
+        patience_s = load_settings().config.server.drain_s + _ENDING_S
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return 1
-    commands = parse_procfile(Path("Procfile").read_text(encoding="utf-8")).processes
-    running = manager.Manager(Printer(sys.stdout, prefix=False))
     beside_this_python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    for name, command in commands.items():
-        running.add_process(name, command, env={**os.environ, "PATH": beside_this_python, "PYTHONUNBUFFERED": "1"})
-    running.loop()
-    return int(running.returncode or 0)
+    env = {**os.environ, "PATH": beside_this_python, "PYTHONUNBUFFERED": "1"}
+    programs = [
+        Program(
+            name=name, command=["sh", "-c", command], env=env, patience_s=patience_s,
+            stage=1 if name == "ledger" else 0, hurry=signal.SIGINT if name == "web" else None,
+        )
+        for name, command in re.findall(r"^(\w+): *(.+)$", Path("Procfile").read_text(encoding="utf-8"), re.MULTILINE)
+    ]  # fmt: skip
+    return Supervisor(programs, console=None, tell=_tell, settled=True).run()
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

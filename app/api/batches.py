@@ -9,10 +9,11 @@ from flask import Blueprint, request
 
 from app.api.body import received
 from app.api.context import allow, caller, require, services
-from app.api.files import limit, page
+from app.api.errors import wrong_type
+from app.api.files import after, limit, page
 from app.domain.batch import BatchRequest
 from app.domain.identity import Scope
-from app.errors import RequestTooLarge, UnsupportedMediaType
+from app.errors import RequestTooLarge
 from app.store.batches import Batch
 
 bp = Blueprint("batches", __name__)
@@ -29,7 +30,7 @@ _TIMES = (
 def create_batch() -> dict[str, Any]:
     """Raises `InvalidRequest`, `Conflict`."""
     if request.mimetype != "application/json":
-        raise UnsupportedMediaType("Expected Content-Type: application/json.")
+        raise wrong_type("application/json", request.content_type or "")
     # Room for what is asked here, not for a prompt.
     body = received(request.stream, _MOST_BYTES + 1, services().settings.config.server.body_timeout_s)
     if len(body) > _MOST_BYTES:
@@ -43,9 +44,7 @@ def create_batch() -> dict[str, Any]:
 @bp.get("/batches")
 @require(Scope.CHAT)
 def list_batches() -> dict[str, Any]:
-    found, more = services().batches.list(
-        caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=request.args.get("after")
-    )
+    found, more = services().batches.list(caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=after())
     return page([described(batch) for batch in found], more)
 
 

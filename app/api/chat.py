@@ -18,14 +18,15 @@ from app.api import completions, jobs, support
 from app.api.body import received
 from app.api.body_budget import LARGE_BYTES, BodyBudget
 from app.api.context import allow
-from app.api.errors import error_answer
+from app.api.errors import error_answer, wrong_type
 from app.api.hangup import watch
 from app.api.headers import call_headers
+from app.api.paths import canonical
 from app.api.sse import stream_answer
 from app.api.wire import Inbound, Outbound
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller, Scope
-from app.errors import GatewayError, InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from app.errors import GatewayError, InvalidRequest, RequestTooLarge
 from app.gateway.pipeline import Reply
 from app.providers.base import CancelToken
 from app.services import Services
@@ -74,7 +75,11 @@ class ModelCalls:
             parent, _, job_id = route.rpartition("/")
             of_a_job = self._of_a_job.get((method, parent))
             if of_a_job is None:
-                return self._otherwise(environ, start_response)
+                path = canonical(environ["PATH_INFO"])
+                if path == environ["PATH_INFO"]:
+                    return self._otherwise(environ, start_response)
+                environ["PATH_INFO"] = path
+                return self(environ, start_response)
             route = f"{parent}/<job_id>"
             endpoint = partial(self._ask_job, of_a_job, job_id)
         inbound = Inbound(environ)
@@ -95,7 +100,7 @@ class ModelCalls:
     def _chat(self, inbound: Inbound, smart: bool = False) -> Outbound:
         caller = self._caller(inbound, Scope.CHAT)
         body = self._body(inbound, caller)
-        parsed = ChatRequest.parse_smart(body) if smart else ChatRequest.parse(body)
+        parsed = ChatRequest.parse(body)
         cancel = CancelToken()
         context = inbound.call_context(cancel)
         context.smart = smart
@@ -151,7 +156,7 @@ class ModelCalls:
         environ = inbound.environ
         kind = environ.get("CONTENT_TYPE", "")
         if kind != "application/json" and kind.partition(";")[0].strip().lower() != "application/json":
-            raise UnsupportedMediaType("Expected Content-Type: application/json.")
+            raise wrong_type("application/json", kind)
         source = environ["wsgi.input"]
         declared = environ.get("CONTENT_LENGTH") or ""
         if declared:

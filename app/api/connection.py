@@ -13,20 +13,19 @@ from typing import Any
 
 import gevent
 from gunicorn.http.errors import LimitRequestHeaders
-from gunicorn_h1c import IncompleteError, ParseError, parse_request  # type: ignore[import-untyped]
 
 from app.api.answer import Answer
 from app.api.body import Body
 from app.api.hangup import Hangup
-from app.api.site import Site
+from app.api.site import Site, environ_key
+from app.heads import lines_of
 from app.sockets import receive
 
 _BLOCK = 65_536
 _LARGEST_BODY = 1024 * 1024
 _LARGEST_HEAD = 65_536  # besides its first packet; nginx takes half as much
-_METHODS = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 # No escapes, no fragment, no double slash at the start: what follows from those is gunicorn's to decide.
-_PLAIN_TARGET = re.compile(rb"/(?!/)[!\"$&-~]*")
+_REQUEST_LINE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) ((/(?!/)[!\"$&->@-~]*)(?:\?([!\"$&-~]*))?) HTTP/1\.1")
 
 
 class Connection:
@@ -44,7 +43,7 @@ class Connection:
             self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"] = peer[0], str(peer[1])
         here = listener.getsockname()
         name, port = (here[0], str(here[1])) if isinstance(here, tuple) else ("localhost", "80")
-        self._environ |= {"SERVER_NAME": name, "SERVER_PORT": port, "SCRIPT_NAME": ""}
+        self._environ |= {"SERVER_NAME": name, "SERVER_PORT": port, "SCRIPT_NAME": "", "SERVER_PROTOCOL": "HTTP/1.1"}
 
     def serve(self) -> bytes | None:
         """Serves plain requests until the connection ends (None), or one comes that is not plain: the bytes
@@ -88,22 +87,23 @@ class Connection:
 
     def _plain(self, data: bytes) -> tuple[dict[str, Any], int] | None:
         """The environ of the request at the start of `data` and its length there; None if it is not plain."""
-        line, fields, field = self._site.limits
-        try:
-            parsed = parse_request(
-                data, limit_request_line=line, limit_request_fields=fields, limit_request_field_size=field
-            )
-        except (ParseError, IncompleteError):
+        head = lines_of(data)
+        if head is None:
             return None
-        method, target = parsed["method"], parsed["path"]
-        if method not in _METHODS or parsed["minor_version"] != 1 or not _PLAIN_TARGET.fullmatch(target):
+        lines, start = head
+        most_in_line, most_fields, most_in_field = self._site.limits
+        request_line = _REQUEST_LINE.fullmatch(lines[0])
+        if request_line is None or len(lines[0]) > most_in_line or len(lines) - 1 > most_fields:
+            return None
+        if start > most_in_field and max(map(len, lines)) + 2 > most_in_field:
             return None
         environ = self._environ.copy()
-        for name, value in parsed["headers"]:
-            key = self._site.key(name)
-            if not key or key in environ:
+        for line in lines[1:]:
+            name, colon, value = line.partition(":")
+            key = environ_key(name)
+            if not key or not colon or key in environ:
                 return None
-            environ[key] = value.decode("latin-1").strip(" \t")
+            environ[key] = value.strip(" \t")
         connection = environ.get("HTTP_CONNECTION")
         if connection is not None and connection.lower() not in ("close", "keep-alive"):
             return None
@@ -112,12 +112,8 @@ class Connection:
         size = environ.get("CONTENT_LENGTH", "0")
         if not size.isdecimal() or not size.isascii() or len(size) > 7 or int(size) > _LARGEST_BODY:
             return None
-        uri = target.decode("ascii")
-        path, _, query = uri.partition("?")
-        environ["REQUEST_METHOD"] = method.decode("ascii")
-        environ["PATH_INFO"], environ["QUERY_STRING"], environ["RAW_URI"] = path, query, uri
-        environ["SERVER_PROTOCOL"] = "HTTP/1.1"
-        start = parsed["consumed"]
+        environ["REQUEST_METHOD"], environ["RAW_URI"], environ["PATH_INFO"], query = request_line.groups()
+        environ["QUERY_STRING"] = query or ""
         end = start + int(size)
         here = data[start:end]
         complete = len(data) >= end

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from flask import Flask, Response, current_app, g, request
 
+from app.api.paths import shown
 from app.api.wire import Inbound
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
@@ -64,6 +65,8 @@ def _begin() -> None:
 def _finish(response: Response) -> Response:
     inbound: Inbound = g.inbound
     response.headers["X-Request-ID"] = inbound.request_id
-    route = request.url_rule.rule if request.url_rule is not None else "unmatched"
-    inbound.ended(services().metrics, route, response.status_code)
+    if request.url_rule is not None:
+        inbound.ended(services().metrics, request.url_rule.rule, response.status_code)
+    else:
+        inbound.ended(services().metrics, "unmatched", response.status_code, path=shown(request.path))
     return response

@@ -1,28 +1,28 @@
 """Browsers' calls from other origins: allowed for those in `server.cors_origins`, for nobody else.
 
 A WSGI application around the whole one, there only when origins are configured. Keys are sent in a header, never in a
-cookie, so that credentials are not allowed. Rules: the Fetch standard, "CORS protocol".
+cookie, so that credentials are not allowed, and `*` exposes every header. Rules: the Fetch standard, "CORS protocol".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
-_PREFLIGHT = [
-    ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
-    ("Access-Control-Allow-Headers", "Authorization, Content-Type, Cache-Control, X-Request-ID, Idempotency-Key"),
-    ("Access-Control-Max-Age", "600"),
-]
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_MOST_NAMES = 64  # OpenAI's SDK asks for a dozen
+_MAX_AGE_S = "600"
 
 
 class Cors:
-    """`origins` as browsers send them: scheme, host and port, or "*" for every one."""
+    """`origins` as browsers send them: scheme, host and port, or "*" for every one. `methods`: those of any route."""
 
-    def __init__(self, application: _Application, origins: tuple[str, ...]) -> None:
+    def __init__(self, application: _Application, origins: tuple[str, ...], *, methods: Iterable[str]) -> None:
         self._application = application
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._methods = ", ".join(sorted(methods))
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN")
@@ -32,10 +32,21 @@ class Cors:
         if "*" in self._origins or origin in self._origins:
             allowed = [("Access-Control-Allow-Origin", origin), ("Access-Control-Expose-Headers", "*")]
         if allowed and environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
-            start_response("204 No Content", [*allowed, *_PREFLIGHT, ("Vary", "Origin")])
+            start_response("204 No Content", [*allowed, *self._preflight(environ)])
             return ()
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             return start_response(status, [*headers, *allowed, ("Vary", "Origin")], exc_info)
 
         return self._application(environ, start)
+
+    def _preflight(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
+        """Whatever headers are asked for may be sent: SDKs add their own (`x-stainless-*`), with every version more."""
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").split(",", _MOST_NAMES)[:_MOST_NAMES]
+        names = [name for name in map(str.strip, asked) if _HEADER_NAME.fullmatch(name)]
+        headers = [
+            ("Access-Control-Allow-Methods", self._methods),
+            ("Access-Control-Max-Age", _MAX_AGE_S),
+            ("Vary", "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"),
+        ]
+        return [*headers, ("Access-Control-Allow-Headers", ", ".join(names))] if names else headers

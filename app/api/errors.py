@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.api.context import request_id
 from app.api.headers import limit_headers
+from app.api.paths import Suggestions, shown
 from app.api.wire import Outbound
 from app.errors import (
     GatewayError,
@@ -31,6 +33,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 }  # fmt: skip
 # Longer waits hang openai-node and stop openai-python from retrying (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60
+_LONGEST_TYPE = 64
 
 
 def utc_timestamp() -> str:
@@ -64,6 +67,12 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
     return Outbound(error.status, headers, _encode(error_body(error, request_id)))
 
 
+def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
+    """The error of a body that does not say to be of the type `expected`."""
+    instead = f"not `{shown(sent[:_LONGEST_TYPE])}`" if sent else "none was sent"
+    return UnsupportedMediaType(f"Expected Content-Type: {expected}; {instead}.")
+
+
 def error_response(error: GatewayError) -> Response:
     answer = error_answer(error, request_id() if "inbound" in g else "")
     return Response(answer.body, answer.status, answer.headers)
@@ -71,29 +80,33 @@ def error_response(error: GatewayError) -> Response:
 
 def register(app: Flask) -> None:
     app.register_error_handler(GatewayError, error_response)
-    app.register_error_handler(HTTPException, _http_error)
+    suggestions = Suggestions(rule.rule for rule in app.url_map.iter_rules())
+    app.register_error_handler(HTTPException, partial(_http_error, suggestions))
     app.register_error_handler(Exception, _unexpected)
 
 
-def _http_error(exc: HTTPException) -> Response:
+def _http_error(suggestions: Suggestions, exc: HTTPException) -> Response:
     status = exc.code or 500
     if 300 <= status < 400:
         return Response(status=status, headers=exc.get_headers())
     if isinstance(exc, RequestEntityTooLarge):
         return error_response(RequestTooLarge("The request body is too large."))
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else GatewayError)
-    response = error_response(kind(_message(status)))
-    allowed = getattr(exc, "valid_methods", None)
-    if allowed:
-        response.headers["Allow"] = ", ".join(sorted(allowed))
+    methods = sorted(getattr(exc, "valid_methods", None) or ())
+    response = error_response(kind(_message(status, suggestions, methods)))
+    if methods:
+        response.headers["Allow"] = ", ".join(methods)
     return response
 
 
-def _message(status: int) -> str:
+def _message(status: int, suggestions: Suggestions, methods: list[str]) -> str:
+    path = shown(request.path)
     if status == 404:
-        return f"Unknown request URL: {request.method} {request.path[:200]}."
+        meant = suggestions.of(request.path)
+        return f"Unknown request URL: {request.method} {path}." + (f" Did you mean {meant}?" if meant else "")
     if status == 405:
-        return f"{request.method} is not allowed for this URL."
+        usable = " or ".join(method for method in methods if method not in ("HEAD", "OPTIONS"))
+        return f"{request.method} is not allowed for {path}" + (f": use {usable}." if usable else ".")
     return "The request could not be understood." if status < 500 else "The server had an error."
 
 

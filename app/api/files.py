@@ -14,9 +14,10 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.formparser import FormDataParser
 
 from app.api.context import caller, require, services
+from app.api.errors import wrong_type
 from app.domain.batch import ExpiresAfter, expires_after
 from app.domain.identity import Scope
-from app.errors import InvalidRequest, NotFound, UnsupportedMediaType
+from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
 
 bp = Blueprint("files", __name__)
@@ -35,7 +36,7 @@ def create_file() -> dict[str, Any]:
     files, key_id = services().files, caller().key_id
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
-        raise UnsupportedMediaType("Expected Content-Type: multipart/form-data.")
+        raise wrong_type("multipart/form-data", request.content_type or "")
     upload = files.begin(key_id)
     try:
         form, filename = _received(upload)
@@ -57,7 +58,7 @@ def list_files() -> dict[str, Any]:
     if order not in ("asc", "desc"):
         raise InvalidRequest("Expected asc or desc: `order`.", param="order")
     found, more = services().files.list(
-        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=request.args.get("after"),
+        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=after(),
         descending=order == "desc", purpose=request.args.get("purpose"),
     )  # fmt: skip
     return page([described(file) for file in found], more)
@@ -110,6 +111,14 @@ def limit(default: int, most: int) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
         raise InvalidRequest(f"Expected a number from 1 to {most}: `limit`.", param="limit")
     return int(text)
+
+
+def after() -> str | None:
+    """The query's `after`. Raises `InvalidRequest`."""
+    given = request.args.get("after")
+    if given and "\x00" in given:  # PostgreSQL refuses to compare it
+        raise InvalidRequest("Expected an id: `after`.", param="after")
+    return given
 
 
 def sync_elsewhere(fileno: int) -> None:

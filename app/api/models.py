@@ -1,4 +1,5 @@
-"""The models that a key may use, as OpenAI lists them."""
+"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether
+somebody can serve the model."""
 
 from __future__ import annotations
 
@@ -7,23 +8,25 @@ from typing import Any
 from flask import Blueprint
 
 from app.api.context import caller, require, services
+from app.domain.config import GatewayConfig
 from app.domain.identity import Scope
+from app.domain.misspelt import unknown_model
+from app.domain.serving import AUTO, why_not
 from app.errors import ModelNotFound
 from app.gateway import smart
 
 bp = Blueprint("models", __name__)
 # OpenAI's clients want a time of creation; an alias has none, so all have the same.
 _CREATED = 1_700_000_000
-_OURS = "penstock"
 
 
 @bp.get("/models")
 @require(Scope.CHAT)
 def list_models() -> dict[str, Any]:
     config = services().settings.config
-    models = [_model(alias, model.owned_by) for alias, model in config.models.items() if caller().may_use(alias)]
+    models = [_model(config, alias) for alias in config.models if caller().may_use(alias)]
     if smart.is_open(config, caller()):
-        models.append(_model(smart.ALIAS, _OURS))
+        models.append(_auto(config))
     return {"object": "list", "data": models}
 
 
@@ -31,13 +34,30 @@ def list_models() -> dict[str, Any]:
 @require(Scope.CHAT)
 def get_model(model_id: str) -> dict[str, Any]:
     config = services().settings.config
-    if model_id == smart.ALIAS and smart.is_open(config, caller()):
-        return _model(smart.ALIAS, _OURS)
-    model = config.models.get(model_id)
-    if model is None or not caller().may_use(model_id):
-        raise ModelNotFound("The model does not exist or this API key may not use it.", param="model")
-    return _model(model_id, model.owned_by)
+    if model_id == AUTO and smart.is_open(config, caller()):
+        return _auto(config)
+    if model_id not in config.models or not caller().may_use(model_id):
+        usable = [alias for alias in config.models if caller().may_use(alias)]
+        raise ModelNotFound(unknown_model(model_id, usable), param="model")
+    return _model(config, model_id)
 
 
-def _model(alias: str, owned_by: str) -> dict[str, Any]:
-    return {"id": alias, "object": "model", "created": _CREATED, "owned_by": owned_by}
+def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
+    model = config.models[alias]
+    reason = why_not(config, alias)
+    return {
+        "id": alias, "object": "model", "created": _CREATED, "owned_by": model.owned_by, "name": model.name or alias,
+        "description": model.description, "max_tokens": model.max_output_tokens if model.kind == "chat" else None,
+        "available": not reason, "reason": reason or None,
+    }  # fmt: skip
+
+
+def _auto(config: GatewayConfig) -> dict[str, Any]:
+    """The gateway picks: `available` if there is anything to pick for this key."""
+    usable = [model for model in smart.defaults(config) if caller().may_use(model)]
+    reason = why_not(config, usable[0])  # what can be served comes first
+    return {
+        "id": AUTO, "object": "model", "created": _CREATED, "owned_by": "penstock", "name": "Auto",
+        "description": "The gateway picks a model that suits the request.", "max_tokens": None,
+        "available": not reason, "reason": reason or None,
+    }  # fmt: skip

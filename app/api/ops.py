@@ -1,37 +1,34 @@
-"""For operators and their tools: is it alive, would it serve, what does it do, what is it made of."""
+"""For operators and their tools: is it alive, would it serve, what does it do."""
 
 from __future__ import annotations
 
-import os
-import platform
-import ssl
+import json
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
+from functools import partial
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import gevent
-import psutil
 from flask import Blueprint, Response, request
 
-from app.api.context import require, services
-from app.api.errors import utc_timestamp
+from app.api.context import request_id, require, services
+from app.api.errors import error_answer, error_body, utc_timestamp
+from app.api.figures import shared_figures
 from app.domain.identity import Scope
-from app.errors import Forbidden, GatewayError, NotReady, StoreUnavailable
+from app.errors import Forbidden, GatewayError, NotReady
 from app.services import Services
 from app.settings import VERSION
 from app.telemetry.metrics import CONTENT_TYPE
 
 bp = Blueprint("ops", __name__)
 root = Blueprint("ops_root", __name__)
-_STARTED = time.monotonic()
 _CHECK_S = 2.0
-_LIBRARIES = ("flask", "gunicorn", "gevent", "redis", "sqlalchemy", "msgspec", "openai", "genai-prices")
+_FULL = 0.8  # as the alert QueueFilling has it
 
 
 @root.get("/health")
+@root.get("/healthz")
 @bp.get("/health")
 def health() -> dict[str, Any]:
     """Liveness: the process answers. Touches nothing else."""
@@ -40,17 +37,31 @@ def health() -> dict[str, Any]:
 
 @root.get("/ready")
 @bp.get("/ready")
-def ready() -> dict[str, Any]:
-    """200 only if a call would be served. Raises `NotReady` with the reason."""
+def ready() -> dict[str, Any] | Response:
+    """200 only if a call would be served, by this worker; 503 with the reason, also as `reason`."""
+    began = time.monotonic()
+    reason = _not_ready()
+    if reason:
+        error = NotReady(f"Not ready: {reason}.", retry_after_s=1)
+        answer = error_answer(error, request_id())
+        body = {**error_body(error, request_id()), "status": "not_ready", "reason": reason}
+        return Response(json.dumps(body), answer.status, answer.headers)
+    return {"status": "ready", "timestamp": utc_timestamp(), "response_time": _seconds_since(began)}
+
+
+def _not_ready() -> str:
     if request.environ.get("penstock.draining"):
-        raise NotReady("Not ready: this worker is about to stop.", retry_after_s=1)
+        return "this worker is about to stop"
     found = services()
-    try:
-        found.redis.ping()
-        found.database.ping(_CHECK_S)
-    except StoreUnavailable as exc:
-        raise NotReady(f"Not ready: {exc.message}", retry_after_s=1) from exc
-    return {"status": "ready", "timestamp": utc_timestamp()}
+    outage = found.router.outage.reason()
+    if outage:
+        return outage
+    for name, check in _at_once(
+        {"redis": found.redis.ping, "database": partial(found.database.ping, _CHECK_S)}
+    ).items():
+        if check["status"] != "healthy":
+            return f"{name}: {check['error']}".rstrip(".")
+    return ""
 
 
 @root.get("/health/detailed")
@@ -61,23 +72,28 @@ def health_detailed() -> tuple[dict[str, Any], int]:
     found = services()
     probes: dict[str, Callable[[], object]] = {
         "redis": found.redis.ping,
-        "database": lambda: found.database.ping(_CHECK_S),
+        "database": partial(found.database.ping, _CHECK_S),
         "outbox": found.outbox.lag_s,
         "spool": lambda: found.spool.backlog()._asdict(),
         "ledger": lambda: {"dead_letters": found.ledger.dead_letters()},
-        "queue": found.queue.depth,
+        "queue": lambda: _fullness(found.queue.depth().waiting, found.queue.capacity),
     }
-    for name, provider in found.providers.items():
-        probes[f"provider:{name}"] = lambda provider=provider: provider.check(_CHECK_S)  # type: ignore[misc]
-    running = {name: gevent.spawn(_probe, probe) for name, probe in probes.items()}
-    gevent.joinall(list(running.values()), timeout=_CHECK_S + 1)
-    late = {"status": "unhealthy", "error": "no answer in time"}
-    checks = {name: greenlet.value or late for name, greenlet in running.items()}
-    healthy = {name: check["status"] == "healthy" for name, check in checks.items()}
-    serves = healthy["redis"] and healthy["database"]
-    status = "unhealthy" if not serves else "healthy" if all(healthy.values()) else "degraded"
+    for name in found.providers:
+        probes[f"provider:{name}"] = partial(found.provider_checks.check, name, _CHECK_S)
+    checks = _at_once(probes)
+    # A provider that nobody wants to use is no failure.
+    well = {name: check["status"] in ("healthy", "not_configured") for name, check in checks.items()}
+    serves = well["redis"] and well["database"]
+    status = "unhealthy" if not serves else "healthy" if all(well.values()) else "degraded"
     body = {"status": status, "timestamp": utc_timestamp(), "version": VERSION, "checks": checks}
     return body, 200 if serves else 503
+
+
+def _fullness(size: int, capacity: int) -> dict[str, Any]:
+    return {
+        "status": "degraded" if size >= _FULL * capacity else "healthy", "current_size": size, "max_size": capacity,
+        "utilization_percent": round(100 * size / capacity, 1),
+    }  # fmt: skip
 
 
 @bp.get("/queue/metrics")
@@ -101,48 +117,33 @@ def metrics() -> Response:
     _only_from_inside(found)
     for target, state in found.router.states().items():
         found.metrics.breaker(target, state)
-    return Response(found.metrics.render(_shared_figures(found)), content_type=CONTENT_TYPE)
+    return Response(found.metrics.render(shared_figures(found) | found.system.figures()), content_type=CONTENT_TYPE)
 
 
-@root.get("/debug")
-@bp.get("/debug")
-@require(Scope.ADMIN)
-def debug() -> dict[str, Any]:
-    """What one would ask for in a bug report. Never a secret."""
-    found = services()
-    process = psutil.Process()
-    memory = psutil.virtual_memory()
-    return {
-        "environment": {
-            "version": VERSION, "env": found.settings.env, "python": platform.python_version(),
-            "libraries": {name: version(name) for name in _LIBRARIES},
-        },
-        "system": {
-            "cpu_count": psutil.cpu_count(), "load": os.getloadavg(), "memory_percent": memory.percent,
-            "memory_available_bytes": memory.available, "disk_percent": psutil.disk_usage("/").percent,
-        },
-        "application": {
-            "pid": process.pid, "uptime_s": round(time.monotonic() - _STARTED, 1),
-            "rss_bytes": process.memory_info().rss, "worker_id": found.presence.worker_id,
-            "redis": found.redis.stats(), "database": found.database.stats(),
-            "providers": {name: provider.stats() for name, provider in found.providers.items()},
-            "breakers": found.router.states(), "shared": _shared_figures(found),
-            "models": list(found.settings.config.models), "plans": list(found.settings.config.plans),
-        },
-    }  # fmt: skip
+def _at_once(probes: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, Any]]:
+    """What each probe finds, or that it took too long."""
+    running = {name: gevent.spawn(_probe, probe) for name, probe in probes.items()}
+    gevent.joinall(list(running.values()), timeout=_CHECK_S + 1)
+    late = {"status": "unhealthy", "error": f"no answer within {_CHECK_S + 1:g} s"}
+    return {name: greenlet.value or late for name, greenlet in running.items()}
 
 
 def _probe(probe: Callable[[], object]) -> dict[str, Any]:
-    started = time.monotonic()
+    began = time.monotonic()
     try:
         found = probe()
     except GatewayError as exc:
-        return {"status": "unhealthy", "error": exc.message, "duration_ms": _ms_since(started)}
-    return {"status": "healthy", "duration_ms": _ms_since(started), **(found if isinstance(found, dict) else {})}
+        return {"status": "unhealthy", "error": exc.message, **_timing(began)}
+    return {"status": "healthy", **_timing(began), **(found if isinstance(found, dict) else {})}
 
 
-def _ms_since(started: float) -> float:
-    return round((time.monotonic() - started) * 1000, 1)
+def _timing(began: float) -> dict[str, float]:
+    seconds = _seconds_since(began)
+    return {"duration_ms": round(1000 * seconds, 1), "response_time_seconds": seconds}
+
+
+def _seconds_since(began: float) -> float:
+    return round(time.monotonic() - began, 4)
 
 
 def _only_from_inside(found: Services) -> None:
@@ -156,44 +157,3 @@ def _only_from_inside(found: Services) -> None:
         raise Forbidden("Metrics are for the monitoring network only.") from None
     if not any(address in ip_network(network) for network in networks):
         raise Forbidden("Metrics are for the monitoring network only.")
-
-
-def _shared_figures(found: Services) -> dict[str, float]:
-    """Figures of the whole installation. What cannot be read is left out, so that the scrape itself never fails."""
-    figures: dict[str, float] = {}
-    try:
-        used, most = found.redis.memory()
-        figures |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
-        depth = found.queue.depth()
-        figures |= {
-            "llm_queue_size": depth.waiting, "llm_queue_capacity": found.queue.capacity,
-            "llm_queue_active_requests": depth.running, "llm_queue_oldest_seconds": depth.oldest_s,
-            "llm_queue_workers": depth.workers, "llm_queue_slots": depth.slots,
-        }  # fmt: skip
-        figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
-    except StoreUnavailable:
-        pass  # its absence is an alert of its own
-    try:
-        figures["llm_dead_letters"] = found.ledger.dead_letters()
-    except StoreUnavailable:
-        pass  # calls go on without the database, and rows wait
-    backlog = found.spool.backlog()
-    figures |= {
-        "llm_spool_files": backlog.files, "llm_spool_bytes": backlog.bytes,
-        "llm_spool_refused_files": backlog.refused_files,
-    }  # fmt: skip
-    expires = _expires(found.settings.tls_certificate)
-    if expires is not None:
-        figures["tls_certificate_expiry_timestamp_seconds"] = expires
-    return figures
-
-
-def _expires(certificate: Path | None) -> float | None:
-    """When the first certificate in the PEM file ends, in Unix seconds."""
-    if certificate is None:
-        return None
-    try:
-        end: str = ssl._ssl._test_decode_cert(str(certificate))["notAfter"]  # type: ignore[attr-defined]
-    except (OSError, KeyError):
-        return None
-    return float(ssl.cert_time_to_seconds(end))

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any
 
 import gevent
-from gunicorn.http.message import _ip_in_allow_list
+from gunicorn.http.message import MAX_REQUEST_LINE, _ip_in_allow_list
 from gunicorn.http.wsgi import base_environ
+
+from app.heads import lower_name
 
 # They change what a message is, or how its environ is made.
 _NOT_PLAIN = frozenset({
-    b"TRANSFER-ENCODING", b"EXPECT", b"UPGRADE", b"SCRIPT-NAME", b"PROXY-CONNECTION", b"TE", b"TRAILER", b"KEEP-ALIVE",
+    "transfer-encoding", "expect", "upgrade", "script-name", "proxy-connection", "te", "trailer", "keep-alive",
 })  # fmt: skip
-_MOST_NAMES = 500
 _IDLE_S = 6.0  # nginx closes an idle connection to us after 5
+
+
+@lru_cache(512)
+def environ_key(name: str) -> str:
+    """The environ key of a header; "" for one that is not plain."""
+    lower = lower_name(name)
+    if not lower or "_" in lower or lower in _NOT_PLAIN:
+        return ""
+    key = lower.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 class Listening:
@@ -38,13 +50,14 @@ class Site:
         self.environ: dict[str, Any] = {**base_environ(cfg), "wsgi.multithread": True}  # type: ignore[no-untyped-call]
         self.listening = {id(listener): Listening(listener) for listener in worker.sockets}
         self.keepalive_s = cfg.keepalive
-        self.limits = (cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size)
+        # A setting of 0, "no limit", leaves everything to gunicorn.
+        line = min(cfg.limit_request_line, MAX_REQUEST_LINE)
+        self.limits = (line, cfg.limit_request_fields, cfg.limit_request_field_size)
         self.drain_s = cfg.graceful_timeout - worker.settling_s
         self.serving: set[Any] = set()  # greenlets, one a connection
         self.idle: set[Any] = set()  # clients' sockets between two requests
         self._draining_since: float | None = None
         self._ended = False
-        self._names: dict[bytes, str] = {}
         self._date = (0, b"")
 
     def scheme_headers(self, peer: Any) -> dict[str, str]:
@@ -57,19 +70,6 @@ class Site:
             {f"HTTP_{name.replace('-', '_')}": on for name, on in cfg.secure_scheme_headers.items()} if trusted else {}
         )
 
-    def key(self, name: bytes) -> str:
-        """The environ key of a header; "" for one that is not plain."""
-        key = self._names.get(name)
-        if key is None:
-            upper = name.upper()
-            plain = upper and b"_" not in upper and upper not in _NOT_PLAIN
-            key = f"HTTP_{upper.decode('ascii').replace('-', '_')}" if plain else ""
-            if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
-                key = key[5:]
-            if len(self._names) < _MOST_NAMES:
-                self._names[name] = key
-        return key
-
     def drain(self) -> None:
         """Called again and again while the worker ends. Closes what stays idle, but not at once, since a proxy may be
         sending a request down that very connection; and ends what outlasts the deadline."""
@@ -80,7 +80,12 @@ class Site:
         if drained_s >= _IDLE_S:
             for client in list(self.idle):
                 client.close()
-        if drained_s >= self.drain_s and not self._ended:
+        if drained_s >= self.drain_s:
+            self.end_calls()
+
+    def end_calls(self) -> None:
+        """Each is closed and settled, as if its client had hung up."""
+        if not self._ended:
             self._ended = True  # once: a second exception would meet a call in the middle of its settlement
             gevent.killall(list(self.serving), block=False)
 

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from app.api.body_budget import Hold
-from app.errors import InvalidApiKey
+from app.api.credentials import key_of
 from app.gateway.call import CallContext
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
@@ -42,15 +42,8 @@ class Inbound:
         self.request_id: str = given if given and _SANE_ID.fullmatch(given) else self.call_id
 
     def key(self) -> str:
-        """The bearer key. Raises `InvalidApiKey` when there is none."""
-        header: str | None = self.environ.get("HTTP_AUTHORIZATION")
-        if header is None:
-            raise InvalidApiKey("No API key provided. Send it as `Authorization: Bearer <key>`.")
-        scheme, _, key = header.partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key or len(key) > 512:
-            raise InvalidApiKey("Malformed Authorization header. Expected `Authorization: Bearer <key>`.")
-        return key
+        """The API key. Raises `InvalidApiKey` when there is none."""
+        return key_of(self.environ)
 
     def call_context(self, cancel: CancelToken) -> CallContext:
         """This request's part of a model call, `Cache-Control` included."""
@@ -61,15 +54,16 @@ class Inbound:
             read = write and "no-cache" not in control
         return CallContext(self.request_id, self.call_id, cancel, read, write)
 
-    def ended(self, metrics: Metrics, route: str, status: int) -> None:
-        """The answer's head is about to go out: its figures and its log line. `route` is a rule, never a path."""
+    def ended(self, metrics: Metrics, route: str, status: int, **of_no_route: str) -> None:
+        """The answer's head is about to go out: its figures and its log line. `route` is a rule, never a path; what the
+        line should tell besides, where there is none, is `of_no_route`."""
         elapsed_s = time.monotonic() - self.started
         method = self.environ["REQUEST_METHOD"]
         metrics.observe_http(route, method, status, elapsed_s)
         tell = log.debug if route in _ASKED_BY_MACHINES and status < 400 else log.info
         tell(
             "request_completed", request_id=self.request_id, method=method, route=route, status=status,
-            latency_ms=round(elapsed_s * 1000, 3),
+            latency_ms=round(elapsed_s * 1000, 3), **of_no_route,
         )  # fmt: skip
 
 

@@ -143,6 +143,13 @@ class Worker(ggevent.GeventWorker):
         if not self.alive and self._site is not None:  # None: it has not begun to run
             self._site.drain()
 
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """gunicorn's master hurries (SIGINT or SIGQUIT to it): calls end now, and are settled, where its own way would
+        lose them."""
+        self.alive = False
+        if self._site is not None:
+            gevent.spawn(self._site.end_calls)
+
     def counts_request(self) -> bool:
         """Counts a request towards `max_requests`. False when the worker ends: the connection must, too."""
         self.nr += 1

@@ -19,6 +19,7 @@ from app.cli.command import Stop, one_line_errors, services
 from app.cli.rendering import harmless
 from app.domain.money import usd
 from app.gateway.pricing import Pricing
+from app.runfile import running
 from app.services import Services
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — where to rea
 @with_appcontext
 @click.argument("question", required=False)
 @click.option("--model", default="", help="By default auto where it is offered, else the first model.")
-@click.option("--url", default="", help="The gateway's address up to /v1.  [default: the one of the settings]")
+@click.option("--url", default="", help="The gateway's address up to /v1.  [default: the one that `make run` started]")
 @click.option("--key", default="", envvar="PENSTOCK_KEY", help="An API key.  [default: the development key]")
 @click.option("--system", default="", help="What the model is told first.")
 @click.option("--verbose", is_flag=True, help="Tell tokens, cost and time on standard error.")
@@ -63,8 +64,12 @@ def chat(question: str | None, model: str, url: str, key: str, system: str, verb
 
 
 def own_url(found: Services) -> str:
-    host = _ANYWHERE.get(found.settings.host, found.settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{found.settings.port}/v1"
+    """Where the settings say, unless a `make run` on the same DATA_DIR says otherwise and PORT does not."""
+    settings = found.settings
+    run = None if "port" in settings.model_fields_set else running(settings.data_dir)
+    host, port = (run.host, run.port) if run is not None and run.port else (settings.host, settings.port)
+    host = _ANYWHERE.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 class _Screen:

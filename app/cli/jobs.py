@@ -12,8 +12,9 @@ import msgspec
 
 from app.cli.command import Group, Stop, services
 from app.cli.live import Bar, Line, depth_text, has_ended
-from app.cli.rendering import Cell, format_option, printable, rendered, stamp
+from app.cli.rendering import format_option, printable, rendered, stamp
 from app.domain.identity import Caller
+from app.domain.spreadsheet import Cell
 from app.errors import NotFound, StoreUnavailable
 from app.store.batches import Batches
 from app.store.joblist import ENDED, STATES, JobList, Listed

@@ -7,9 +7,10 @@ import time
 import click
 
 from app.cli.command import Group, services
-from app.cli.rendering import Cell, format_option, moment, rendered, stamp
+from app.cli.rendering import format_option, moment, rendered, stamp
 from app.domain.config import GatewayConfig
 from app.domain.identity import Role
+from app.domain.spreadsheet import Cell
 from app.store.keys import KeyInfo
 
 keys = Group("keys", help="API keys.")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 
-Cell = str | int | None
-_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_YEAR_9999 = 253_370_764_800
+from app.domain.moments import parse_moment
+from app.domain.spreadsheet import Cell, csv_text
+
 _SHOWN_AS = {
     **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
     **dict.fromkeys((*range(0x7F, 0xA0), *range(0xD800, 0xE000)), 0xFFFD),
@@ -33,11 +30,7 @@ def rendered(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, 
     if style == "json":
         return json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2)
     if style == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([[_no_formula(cell) for cell in row] for row in rows])
-        return out.getvalue().rstrip("\n")
+        return csv_text(header, rows).rstrip("\n")
     texts = [list(header), *([printable("" if cell is None else str(cell)) for cell in row] for row in rows)]
     columns = [_aligned(column, right=column[0] in right) for column in zip(*texts, strict=True)]
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
@@ -63,27 +56,13 @@ def stamp(seconds: float | None) -> str:
 
 
 def moment(text: str, *, option: str, now: float, direction: int) -> float:
-    """Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance from `now` as `7d`."""
-    distance = re.fullmatch(r"(\d{1,9})([mhdw])", text)
-    if distance:
-        seconds = now + direction * int(distance[1]) * _UNITS_S[distance[2]]
-    else:
-        try:
-            when = datetime.fromisoformat(text)
-        except ValueError:
-            expected = "2026-11-01, 2026-11-01T12:00:00Z, 7d or 24h"
-            raise click.ClickException(f"{option}: expected {expected}, not {text!r}") from None
-        seconds = when.timestamp() if when.tzinfo else when.replace(tzinfo=UTC).timestamp()
-    if not 0 <= seconds < _YEAR_9999:
-        raise click.ClickException(f"{option}: {text} is out of range")
-    return seconds
+    """See `parse_moment`."""
+    try:
+        return parse_moment(text, now=now, direction=direction)
+    except ValueError as exc:
+        raise click.ClickException(f"{option}: {exc}") from None
 
 
 def _aligned(column: Sequence[str], *, right: bool) -> list[str]:
     width = max(map(len, column))
     return [text.rjust(width) if right else text.ljust(width) for text in column]
-
-
-def _no_formula(cell: Cell) -> Cell:
-    """A spreadsheet runs a cell that begins like a formula; names are chosen by people."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

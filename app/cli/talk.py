@@ -116,9 +116,11 @@ class Talk:
         told.took_s = self._clock() - started
 
     def _default_model(self) -> str:
-        """`auto` where it is offered, else the first model that this key may use: in the order of the configuration."""
+        """`auto` where it is offered, else the first model that this key may use: in the order of the configuration,
+        those that cannot be served last."""
         try:
-            offered = [model.id for model in self._client.models.list()]
+            models = sorted(self._client.models.list(), key=lambda model: getattr(model, "available", True) is False)
+            offered = [model.id for model in models]
         except (OpenAIError, ValueError, TypeError) as exc:  # TypeError: an answer that is no list
             raise click.ClickException(self._line(exc)) from None
         if not offered:

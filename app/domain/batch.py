@@ -43,7 +43,10 @@ class BatchRequest(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, raw: bytes) -> BatchRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        return decoded(_REQUEST, raw)
+        request = decoded(_REQUEST, raw)
+        if "\x00" in request.input_file_id:  # PostgreSQL refuses to compare it
+            raise InvalidRequest("`input_file_id` must not contain NUL characters.", param="input_file_id")
+        return request
 
 
 class Line(NamedTuple):

@@ -8,12 +8,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from app.domain.misspelt import meant_by
 from app.errors import InvalidRequest
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _AT = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(\w+)`")
+_AT_BYTE = re.compile(r"JSON is malformed: (?P<what>[^(]+) \(byte (?P<byte>\d+)\)")
 _SHOWN_CHARS = 64
+_LONGEST_REASON = 100
+# Where people write something else.
+_EXAMPLES = {"messages": '[{"role": "user", "content": "…"}]'}
 encode = msgspec.json.Encoder().encode
 _S = TypeVar("_S")
 
@@ -23,9 +28,9 @@ def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as exc:
-        raise _invalid(str(exc)) from None
-    except (ValueError, RecursionError):
-        raise InvalidRequest("The request body is not valid JSON.") from None
+        raise _invalid(str(exc), raw) from None
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(_no_json(raw, str(exc))) from None
 
 
 def with_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -> bytes:
@@ -55,14 +60,33 @@ def check_names(names: Iterable[str], known: frozenset[str], path: str = "") -> 
             raise InvalidRequest(f"Unknown field `{param}`: expected `{name.casefold()}`.", param=param)
 
 
-def _invalid(reason: str) -> InvalidRequest:
+def _invalid(reason: str, raw: bytes) -> InvalidRequest:
     found = _AT.match(reason)
     what, path = (found["what"], found["path"]) if found else (reason, None)
     param = (path or "").removeprefix("$").lstrip(".")
-    missing = _MISSING.search(what)
-    if missing:
-        param = f"{param}.{missing[1]}" if param else missing[1]
-        what = "Missing required field"
+    lacking = _MISSING.search(what)
+    if lacking:
+        return missing(f"{param}.{lacking[1]}" if param else lacking[1], meant_by(lacking[1], raw, param))
     if not param:
         return InvalidRequest("The request body must be a JSON object.")
-    return InvalidRequest(f"{what}: `{param}`.", param=param)
+    hint = f" An example: {_EXAMPLES[param]}." if param in _EXAMPLES else ""
+    what = what if len(what) <= _LONGEST_REASON else f"{what[:_LONGEST_REASON]}…"  # it may quote the caller's value
+    return InvalidRequest(f"{what}: `{param}`.{hint}", param=param)
+
+
+def missing(param: str, meant: str = "") -> InvalidRequest:
+    """The error of a field that is not there; `meant` is what was perhaps sent for it."""
+    return InvalidRequest(
+        f"Missing required field: `{param}`." + (f" There is `{meant}` instead." if meant else ""), param=param
+    )
+
+
+def _no_json(raw: bytes, reason: str) -> str:
+    if not raw.strip():
+        return "The request body is empty: expected a JSON object."
+    found = _AT_BYTE.search(reason)
+    if found is None:
+        return f"The request body is not valid JSON{': it ends too early' if 'truncated' in reason else ''}."
+    before = raw[: int(found["byte"])]
+    line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+    return f"The request body is not valid JSON: {found['what']} at line {line}, column {column}."

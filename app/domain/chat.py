@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes
+from app.domain.body import check_names, decoded, encode, field_bytes, missing
 from app.domain.bounded import check_message
+from app.domain.misspelt import meant_by
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 
@@ -64,10 +65,10 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat completion request. `raw` is the body as it came, `fields` are its top-level fields as they go out; the
-    others are what the gateway acts on."""
+    others are what the gateway acts on. `model` is "" when the body names none: steering then picks one."""
 
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
@@ -91,12 +92,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
-        return _parse_chat(_CHAT, raw)
-
-    @classmethod
-    def parse_smart(cls, raw: bytes) -> ChatRequest:
-        """As `parse`, but the body need not name a model: it is then `auto`."""
-        return _parse_chat(_SMART, raw)
+        request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
+        _check_contents(request, raw)
+        return msgspec.structs.replace(
+            request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
+        )
 
     @property
     def include_usage(self) -> bool:
@@ -155,8 +155,10 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _SmartRequest(ChatRequest, frozen=True, kw_only=True):
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "auto"
+class _ChatBody(ChatRequest, frozen=True, kw_only=True):
+    """As it comes: null is no model."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None  # type: ignore[assignment]
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,8 +190,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.raw)
 
 
-_CHAT = msgspec.json.Decoder(ChatRequest)
-_SMART = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_SmartRequest))
+_CHAT = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_ChatBody))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # What the gateway acts on, and what else changes the cost of a call.
@@ -199,6 +200,7 @@ _CHAT_FIELDS = frozenset({
     "plugins", "reasoning_effort", "tools", "functions",
 })  # fmt: skip
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
+_SPEAKERS = frozenset({"system", "developer", "user"})  # whose message is nothing but its content
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
@@ -212,9 +214,14 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
     return request, fields
 
 
-def _parse_chat(decoder: msgspec.json.Decoder[ChatRequest], raw: bytes) -> ChatRequest:
-    request, fields = _parse(decoder, raw, _CHAT_FIELDS)
-    return msgspec.structs.replace(request, raw=raw, fields=fields, images=_images(request.messages))
+def _check_contents(request: ChatRequest, raw: bytes) -> None:
+    """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
+    for i, message in enumerate(request.messages):
+        if message.content is None and message.role in _SPEAKERS:
+            meant = meant_by("content", raw, f"messages[{i}]")
+            if meant and meant != "content":
+                raise missing(f"messages[{i}].content", meant)
+            return  # the first one tells: each costs another look at the body
 
 
 def _images(messages: list[Message]) -> int:

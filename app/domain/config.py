@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.domain.products import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
 from app.domain.schema import Count, Name, Seconds, Section
@@ -37,13 +37,22 @@ class DemoScript(Section):
     omit_usage: bool = Field(False, description="Answers carry no usage.")
 
 
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+
+
 class ProviderConfig(Section):
     kind: str = Field(description="Wire dialect: openai, demo.")
     base_url: str | None = Field(
         None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
     )
     api_key: str | None = Field(
-        None, repr=False, description="Sent as a bearer token. Write ${NAME}, never the key itself."
+        None,
+        repr=False,
+        description="Sent as a bearer token. Write ${NAME}, never the key itself. While it is empty, the provider is "
+        "not asked; leave it out where no key is needed.",
+    )
+    key_variable: str | None = Field(
+        None, description="What to set when the key is missing, as errors tell it; by default the NAME in api_key."
     )
     headers: dict[str, str] = Field(
         default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure."
@@ -59,6 +68,21 @@ class ProviderConfig(Section):
     max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
     timeouts: Timeouts | None = Field(None, description="Instead of the global ones.")
     script: DemoScript | None = Field(None, description="Only for kind demo.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _blank_is_no_key(cls, key: str | None) -> str | None:
+        return (key or "").strip() or None
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.api_key) or not _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
+
+    @property
+    def has_no_key(self) -> bool:
+        """Whether a key is wanted and missing. One in a header will do."""
+        wanted = "api_key" in self.model_fields_set and self.kind != "demo"
+        return wanted and not self.has_key
 
     @model_validator(mode="after")
     def _headers_are_clean(self) -> ProviderConfig:
@@ -79,7 +103,12 @@ class Target(Section):
 
 
 class ModelConfig(Section):
-    targets: tuple[Target, ...] = Field(min_length=1, description="Who can serve the model.")
+    name: str | None = Field(None, max_length=256, description="Shown in /models; by default the alias.")
+    description: str | None = Field(None, max_length=1000, description="Shown in /models.")
+    kind: Literal["chat", "embedding"] = Field("chat", description="An embedding model is never a default.")
+    targets: tuple[Target, ...] = Field(
+        min_length=1, description="Who can serve the model; only a provider's name is a target, too."
+    )
     fallbacks: tuple[str | Target, ...] = Field(
         (), description="Tried in order when no target can: models, providers or targets."
     )
@@ -87,6 +116,13 @@ class ModelConfig(Section):
         16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
     )
     owned_by: str = Field("penstock", description="Shown in /models.")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names_are_targets(cls, targets: Any) -> Any:
+        if not isinstance(targets, list | tuple):
+            return targets
+        return [{"provider": target} if isinstance(target, str) else target for target in targets]
 
 
 class Plan(Section):
@@ -171,6 +207,11 @@ class GatewayConfig(Section):
 
     providers: dict[Name, ProviderConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = Field(min_length=1)
+    default_model: Name | None = Field(
+        None,
+        description="For chat calls that name none; may be `auto`. By default, and while it cannot be served or the "
+        "key may not use it: the first model of the file that can and may.",
+    )
     plans: dict[Name, Plan] = Field(default_factory=dict)
     timeouts: Timeouts = Timeouts()
     retry: RetryConfig = RetryConfig()

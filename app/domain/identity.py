@@ -19,6 +19,8 @@ _CHECKSUM = 6
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Shown in lists and logs: enough to tell keys apart, far from enough to guess one.
 _SHOWN = len(PREFIX) + 6
+# Keys of vendors, which people try first. The longer prefix comes first.
+_FOREIGN = (("sk-ant-", "Anthropic"), ("sk-or-", "OpenRouter"), ("sk-", "OpenAI"), ("AIza", "Google"), ("gsk_", "Groq"))
 
 
 class Scope(enum.StrEnum):
@@ -88,6 +90,22 @@ def is_well_formed(key: str) -> bool:
         return False
     random = key[len(PREFIX) : -_CHECKSUM]
     return key[-_CHECKSUM:] == _checksum(random)
+
+
+def mistake_in(key: str) -> str:
+    """What a string that is no key of ours looks like, for whoever sent it; "" when there is nothing to say of it."""
+    if any(char.isspace() for char in key):
+        return "Leave `Bearer` out of the key." if key.lower().startswith("bearer ") else "There are spaces in the key."
+    if key[0] in "\"'`" or key[-1] in "\"'`":
+        return "The key is in quotation marks: leave them out."
+    if key[0] in "<${[":
+        return "That is a placeholder, not a key."
+    if key.startswith(PREFIX):
+        return "It is cut off or mistyped."
+    for prefix, vendor in _FOREIGN:
+        if key.startswith(prefix):
+            return f"This looks like a key of {vendor}: this gateway wants one of its own, `{PREFIX}…`."
+    return ""
 
 
 def hash_key(key: str) -> str:

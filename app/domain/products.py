@@ -66,7 +66,7 @@ class BatchConfig(Section):
 class SupportConfig(Section):
     """The support assistant, `POST /chat`."""
 
-    model: Name | None = Field(None, description="Which model answers; by default the first one of the file.")
+    model: Name | None = Field(None, description="Which model answers; by default the default model.")
     prompt: str | None = Field(
         None,
         max_length=128,
@@ -106,7 +106,10 @@ class SmartRule(Section):
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="The reason as told in headers and the ledger."
     )
-    model: str = Field(description="A name from `models`. Keys that may not use it skip the rule.")
+    model: str = Field(
+        description="A name from `models`. The rule is skipped while it cannot be served or the key may not use it."
+    )
+    min_prompt_characters: Count | None = Field(None, description="What users wrote has this many characters, or more.")
     min_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or longer.")
     max_prompt_tokens: Count | None = Field(None, description="The prompt is about this long, or shorter.")
     min_messages: Count | None = Field(None, description="The conversation has this many messages, or more.")
@@ -119,7 +122,7 @@ class SmartConfig(Section):
     """What the model `auto` and /chat/smart pick, unless `models` has a model of the name `auto`."""
 
     rules: tuple[SmartRule, ...] = Field((), description="In this order; the first that holds decides.")
-    default: str | None = Field(None, description="When none holds; by default the first model of the file.")
+    default: str | None = Field(None, description="When none holds; by default the default model.")
 
     @model_validator(mode="after")
     def _names_tell_reasons_apart(self) -> SmartConfig:

@@ -3,18 +3,21 @@
 What is remembered is what the user was shown. A whole answer is kept with its message; of a stream that broke off or
 was hung up on, as much as had been streamed; nothing of a call that failed before its first word, so that the user can
 simply ask again. An answer that comes after the history was deleted begins a new one.
+
+A message without a user's id is `anonymous`, and nothing of it is remembered: one conversation of all who come without
+a name would tell each what the others had said.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
-from app.domain.body import decoded
+from app.domain.body import decoded, field_bytes
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.domain.products import SupportConfig
@@ -30,18 +33,27 @@ DEFAULT_PROMPT = (
     "You are a friendly and competent support assistant. Answer briefly, in the language of the question. "
     "Say so when you do not know something, and never invent facts. Never ask for passwords or card numbers."
 )
+ANONYMOUS = "anonymous"
 _MOST_USER_ID_CHARS = 256
 # A user id is a part of a path: no slashes, no control characters, nothing that a path's decoding would replace.
 _UNFIT_FOR_A_PATH = re.compile("[\x00-\x1f\x7f-\x9f/\ud800-\udfff\ufffd]")
 _encode = msgspec.json.Encoder().encode
 
 
-class Ask(msgspec.Struct, frozen=True):
+class _Body(msgspec.Struct):
     """What a caller sends."""
 
     message: str
-    user_id: str
+    user_id: str | None = None
     stream: bool | None = None
+
+
+class Ask(NamedTuple):
+    """A message of a user, who may be `ANONYMOUS`."""
+
+    message: str
+    user_id: str
+    stream: bool = False
 
 
 class Said(NamedTuple):
@@ -53,25 +65,26 @@ class Said(NamedTuple):
 
 
 class Support:
-    def __init__(
-        self, *, pipeline: Pipeline, history: History, config: SupportConfig, model: str, prompt: str = ""
-    ) -> None:
+    def __init__(self, *, pipeline: Pipeline, history: History, config: SupportConfig, prompt: str = "") -> None:
         self._pipeline = pipeline
         self._history = history
         self._config = config
         self._system = {"role": "system", "content": prompt or DEFAULT_PROMPT}
-        self._fields: dict[str, Any] = {"model": model, "max_tokens": config.max_tokens}
+        self._fields: dict[str, Any] = {"model": config.model, "max_tokens": config.max_tokens}  # null: the default one
         if config.temperature is not None:
             self._fields["temperature"] = config.temperature
 
     def parse(self, raw: bytes) -> Ask:
         """A request's body. Raises `InvalidRequest` with `param`."""
-        ask = decoded(_ASK, raw)
+        body = decoded(_BODY, raw)
         most = self._config.max_message_chars
-        if not ask.message.strip() or len(ask.message) > most:
+        if not body.message.strip() or len(body.message) > most:
             raise InvalidRequest(f"A message is 1 to {most} characters, not only spaces: `message`.", param="message")
-        check_user_id(ask.user_id)
-        return ask
+        if body.user_id is None:
+            _check_not_misspelt(field_bytes(raw))
+            return Ask(body.message, ANONYMOUS, bool(body.stream))
+        check_user_id(body.user_id)
+        return Ask(body.message, body.user_id, bool(body.stream))
 
     def answer(self, caller: Caller, ask: Ask, context: CallContext) -> Said:
         """The whole answer. Raises what the pipeline raises, and `StoreUnavailable`."""
@@ -90,21 +103,28 @@ class Support:
     def messages(self, caller: Caller, user_id: str) -> list[dict[str, str]]:
         """The conversation so far, without the system prompt."""
         check_user_id(user_id)
-        return _messages(self._history.read(caller.key_id, user_id))
+        return self._past(caller, user_id)
 
     def forget(self, caller: Caller, user_id: str) -> None:
         check_user_id(user_id)
         self._history.clear(caller.key_id, user_id)
 
+    def open_conversations(self) -> int:
+        return self._history.count()
+
     def _request(self, caller: Caller, ask: Ask) -> ChatRequest:
         # The caller may be one that a worker only remembers: nothing of this is sent unless admission lets it in.
-        past = _messages(self._history.read(caller.key_id, ask.user_id))
-        messages = [self._system, *past, {"role": "user", "content": ask.message}]
-        request = ChatRequest.parse(_encode({**self._fields, "messages": messages, "stream": bool(ask.stream)}))
+        messages = [self._system, *self._past(caller, ask.user_id), {"role": "user", "content": ask.message}]
+        request = ChatRequest.parse(_encode({**self._fields, "messages": messages, "stream": ask.stream}))
         # For the ledger's row only: no vendor needs to know who the user is.
         return msgspec.structs.replace(request, user=ask.user_id)
 
+    def _past(self, caller: Caller, user_id: str) -> list[dict[str, str]]:
+        return [] if user_id == ANONYMOUS else _messages(self._history.read(caller.key_id, user_id))
+
     def _keep(self, caller: Caller, ask: Ask, context: CallContext, answer: str) -> None:
+        if ask.user_id == ANONYMOUS:
+            return
         try:
             self._history.append(caller.key_id, ask.user_id, Exchange(context.call_id, ask.message, answer))
         except StoreUnavailable:
@@ -160,7 +180,14 @@ def check_user_id(user_id: str) -> None:
         )
 
 
-_ASK = msgspec.json.Decoder(Ask)
+def _check_not_misspelt(names: Iterable[str]) -> None:
+    """Raises `InvalidRequest` for `userId` and the like: that user would wonder why nothing is remembered."""
+    for name in names:
+        if name != "user_id" and name.replace("_", "").replace("-", "").lower() == "userid":
+            raise InvalidRequest(f"Unknown field `{name[:64]}`: expected `user_id`.", param=name[:64])
+
+
+_BODY = msgspec.json.Decoder(_Body)
 
 
 def _messages(exchanges: list[Exchange]) -> list[dict[str, str]]:

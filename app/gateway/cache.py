@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from app.domain.chat import ChatRequest
 from app.domain.config import CacheConfig
@@ -119,6 +122,17 @@ class Cache:
         return None
 
 
-def marked(answer: bytes) -> bytes:
-    """A cached JSON answer with `"cached": true` in it."""
-    return b'{"cached":true,' + answer.lstrip()[1:]
+def marked(answer: bytes, *, call_id: str, created: int) -> bytes:
+    """A cached completion as the answer to another call: with an id and a time of its own, and `"cached": true`.
+
+    The rest stays as the provider wrote it, byte for byte: looking for the fields' ends takes a microsecond.
+    """
+    fields: dict[str, Any] = _fields(answer)
+    fields["id"] = f"chatcmpl-{call_id}"
+    fields["created"] = created
+    fields["cached"] = True
+    return _encode(fields)
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode

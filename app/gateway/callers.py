@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from app.domain.identity import Caller, Role, hash_key, is_well_formed
+from app.domain.identity import Caller, Role, hash_key, is_well_formed, mistake_in
 from app.errors import InvalidApiKey
 
 FRESH_S = 0.5
@@ -62,7 +62,7 @@ class Callers:
             self._known.move_to_end(key_hash)
             return self._valid(known[0])
         if not is_well_formed(key):
-            raise InvalidApiKey(_UNKNOWN)
+            raise InvalidApiKey(f"{_UNKNOWN} {mistake_in(key)}".rstrip())
         return self.refreshed(key_hash)
 
     def of(self, key_hash: str) -> Caller:

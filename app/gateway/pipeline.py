@@ -79,7 +79,7 @@ class Pipeline:
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
             if cached is not None:
                 reply = self._from_cache(call, cached)
-                return CachedStream(replay.as_stream(cached, include_usage=request.include_usage), reply.report)
+                return CachedStream(replay.as_stream(reply.body, include_usage=request.include_usage), reply.report)
             upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
@@ -191,7 +191,8 @@ class Pipeline:
     def _from_cache(self, call: Running, cached: bytes) -> Reply:
         call.cache = "hit"
         cost = self._books.answered_from_cache(call)
-        return Reply(marked(cached), self._books.report(call, cost))
+        body = marked(cached, call_id=call.context.call_id, created=int(self._clock()))
+        return Reply(body, self._books.report(call, cost))
 
     def _keeps(self, call: Running) -> bool:
         return bool(call.admitted.ask.cache_key) and call.context.write_cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -18,9 +18,20 @@ import structlog
 from app.domain.config import GatewayConfig, RetryConfig
 from app.domain.config import Target as TargetConfig
 from app.domain.identity import Caller
-from app.errors import ClientGone, Forbidden, GatewayError, ModelNotFound, UpstreamError, UpstreamUnavailable
+from app.domain.misspelt import unknown_model
+from app.domain.serving import no_key
+from app.errors import (
+    ClientGone,
+    Forbidden,
+    GatewayError,
+    ModelNotFound,
+    ProviderWithoutKey,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from app.gateway.attempts import Unanswered, unanswered
 from app.gateway.breaker import Breaker
+from app.gateway.outage import Outage
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -60,6 +71,7 @@ class Route:
     fallbacks: tuple[Target, ...]
     max_output_tokens: int
     lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
+    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -95,10 +107,11 @@ class Router:
         self._clock = clock
         self._draw = draw or _by_weight
         self._pause = pause
-        self._models = config.models
+        self._config = config
         self._providers = providers
         self._targets: dict[tuple[str, str], Target] = {}
         self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        self.outage = Outage(config, self._targets.values())
         # By alias and those of its lenders that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
@@ -106,7 +119,8 @@ class Router:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
         route = self.routes.get(alias)
         if route is None:
-            raise ModelNotFound("The model does not exist or is not configured on this gateway.", param="model")
+            others = [name for name in self.routes if caller.may_use(name)]
+            raise ModelNotFound(unknown_model(alias, others), param="model")
         if caller.models is None:
             return route
         if alias not in caller.models:
@@ -137,7 +151,13 @@ class Router:
         `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
         none left is raised only if there is no failure to tell of.
         """
+        if route.no_key:
+            attempts.target = route.targets[0]
+            message = f"The model is unavailable: {route.no_key}."
+            raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+        self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
+        spent = False
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
                 break
@@ -171,6 +191,7 @@ class Router:
                     target.breaker.undecided(attempts.key_id)
                     raise
                 failure = exc
+                spent = spent or repeated is not None or not _put_off(exc)
                 self._note(target, exc, attempts)
                 if not exc.fall_back:
                     raise
@@ -179,7 +200,11 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        raise failure if failure is not None else _not_asked(route.targets[0], attempts.key_id)
+        if failure is None:
+            raise _not_asked(route.targets[0], attempts.key_id)
+        if spent and (attempts.count > 1 or _is_final(failure)):
+            failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills
+        raise failure
 
     def _order(self, route: Route) -> list[Target]:
         if len(route.targets) == 1:
@@ -195,7 +220,7 @@ class Router:
 
     def _may_repeat(self, failure: UpstreamError, attempts: Attempts, deadline: float) -> bool:
         """Whether the target that just failed may be asked again; if so, after a pause."""
-        if not failure.retry_here or failure.kind in _NOT_REPEATED:
+        if _is_final(failure):
             return False
         wait_s = self._retry.backoff_s * 2 ** (attempts.count - 1)
         # A vendor that says when to come back is not asked earlier; the caller's own retry is for longer waits.
@@ -222,7 +247,7 @@ class Router:
 
     def _build(self, alias: str, usable: Set[str]) -> Route:
         """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
-        model = self._models[alias]
+        models, model = self._config.models, self._config.models[alias]
         targets = tuple(self._target(target, alias) for target in model.targets)
         names = {target.name for target in targets}
         fallbacks: list[Target] = []
@@ -230,18 +255,29 @@ class Router:
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):
                 found = [self._target(fallback, alias)]
-            elif fallback not in self._models:
+            elif fallback not in models:
                 found = [self._target(TargetConfig(provider=fallback), alias)]
             elif fallback in usable:
                 lenders.add(fallback)
-                found = [self._target(target, fallback) for target in self._models[fallback].targets]
+                found = [self._target(target, fallback) for target in models[fallback].targets]
             else:
                 continue
             for target in found:
                 if target.name not in names:
                     names.add(target.name)
                     fallbacks.append(target)
-        return Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        return self._with_keys(route)
+
+    def _with_keys(self, route: Route) -> Route:
+        """The route without the targets whose provider's key is missing; if it has no other, it says so."""
+        lacking = {name for name, provider in self._config.providers.items() if provider.has_no_key}
+        targets = tuple(target for target in route.targets if target.provider.name not in lacking)
+        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
+        if not targets and not fallbacks:
+            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
+        # The first fallback takes the place of targets that are not there: alone, it is asked again.
+        return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
 
     def _target(self, target: TargetConfig, alias: str) -> Target:
         model = target.model or alias
@@ -258,6 +294,17 @@ class Router:
 def _by_weight(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
     return random.choices(targets, weights if any(weights) else None)[0]
+
+
+def _is_final(failure: UpstreamError) -> bool:
+    """Whether the same target would only fail again, or make the caller wait as long again."""
+    return not failure.retry_here or failure.kind in _NOT_REPEATED
+
+
+def _put_off(failure: UpstreamError) -> bool:
+    """Whether the vendor did no work and need not fear a retry: it said when to come back and is left alone until then,
+    or it was not asked."""
+    return failure.kind == "saturated" or (failure.kind == "rate_limited" and bool(failure.retry_after_s))
 
 
 def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:

@@ -17,9 +17,9 @@ from app.domain.chat import Draft
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.domain.products import SmartConfig, SmartRule
+from app.domain.serving import AUTO, can_serve, chat_models
 from app.errors import Forbidden
 
-ALIAS = "auto"
 # Of what users wrote, from the newest on: a long paste must not hold up the worker's other calls. It takes
 # 0.35 ms for prose, and at the most 1.5.
 _MOST_CHARACTERS = 8_192
@@ -59,12 +59,14 @@ class Facts:
     messages: int
     plan: str
     has: frozenset[str] = frozenset()
+    prompt_characters: int = 0
 
 
 def facts_of(draft: Draft, plan: str, wanted: frozenset[str]) -> Facts:
     request = draft.request
     has = frozenset(thing for thing in wanted if _LOOKS[thing](draft))
-    return Facts(request.prompt_estimate(), len(request.messages), plan, has)
+    characters = sum(len(text) for message in request.messages if message.role == "user" for text in message.texts)
+    return Facts(request.prompt_estimate(), len(request.messages), plan, has, characters)
 
 
 def wanted(config: SmartConfig) -> frozenset[str]:
@@ -72,26 +74,30 @@ def wanted(config: SmartConfig) -> frozenset[str]:
     return frozenset(thing for rule in config.rules for thing in rule.has)
 
 
-def default(config: GatewayConfig) -> Choice:
-    return Choice(config.smart.default or next(iter(config.models)), "default")
+def active_rules(config: GatewayConfig) -> tuple[SmartRule, ...]:
+    """The rules whose model can be served."""
+    return tuple(rule for rule in config.smart.rules if can_serve(config, rule.model))
 
 
-def pick(rules: tuple[SmartRule, ...], otherwise: Choice, facts: Facts, caller: Caller) -> Choice:
-    """The first rule that holds and whose model the key may use. Raises `Forbidden` when it may use none."""
+def defaults(config: GatewayConfig) -> tuple[str, ...]:
+    """The models for requests for which no rule holds: the first that the key may use."""
+    first = config.smart.default or config.default_model
+    return chat_models(config, None if first == AUTO else first)
+
+
+def pick(rules: tuple[SmartRule, ...], otherwise: Choice | None, facts: Facts, caller: Caller) -> Choice:
+    """The first rule that holds and whose model the key may use. Raises `Forbidden` when there is nothing else."""
     for rule in rules:
         if caller.may_use(rule.model) and _holds(rule, facts):
             return Choice(rule.model, rule.name)
-    if not caller.may_use(otherwise.model):
+    if otherwise is None:
         raise Forbidden("This API key may use none of the models that are picked for such a request.", param="model")
     return otherwise
 
 
 def is_open(config: GatewayConfig, caller: Caller) -> bool:
-    """Whether the gateway picks models by the name of `auto`, and may pick at least one for this key."""
-    if ALIAS in config.models:
-        return False
-    models = [rule.model for rule in config.smart.rules if not rule.plans or caller.plan in rule.plans]
-    return any(caller.may_use(model) for model in (*models, default(config).model))
+    """Whether the gateway picks models by the name of `auto`, and has one for this key."""
+    return AUTO not in config.models and any(caller.may_use(model) for model in defaults(config))
 
 
 def _holds(rule: SmartRule, facts: Facts) -> bool:
@@ -99,6 +105,7 @@ def _holds(rule: SmartRule, facts: Facts) -> bool:
         (not rule.plans or facts.plan in rule.plans)
         and (rule.min_prompt_tokens is None or facts.prompt_tokens >= rule.min_prompt_tokens)
         and (rule.max_prompt_tokens is None or facts.prompt_tokens <= rule.max_prompt_tokens)
+        and (rule.min_prompt_characters is None or facts.prompt_characters >= rule.min_prompt_characters)
         and (rule.min_messages is None or facts.messages >= rule.min_messages)
         and (rule.max_messages is None or facts.messages <= rule.max_messages)
         and facts.has.issuperset(rule.has)

@@ -1,8 +1,8 @@
 """The step before admission: what the caller wrote becomes the call that is made.
 
-The optimiser, when it is on, makes it cheaper; then a model takes the place of `auto`. What was done is noted in the
-call's context, from where headers, row and log tell it. Everything after this step sees only the call that is made:
-its limits, price and cache key are those of the model that was picked.
+A call that names no model gets the default one. The optimiser, when it is on, makes it cheaper; then a model takes the
+place of `auto`. What was done is noted in the call's context, from where headers, row and log tell it. Everything after
+this step sees only the call that is made: its limits, price and cache key are those of the model that was picked.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import msgspec
 from app.domain.chat import ChatRequest, Draft
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
+from app.domain.serving import AUTO, chat_models
+from app.errors import InvalidRequest
 from app.gateway import smart
 from app.gateway.call import CallContext
 from app.gateway.optimizer import Optimizer
@@ -21,33 +23,44 @@ from app.gateway.smart import Choice
 
 class Steering:
     def __init__(self, *, config: GatewayConfig, router: Router) -> None:
-        self._config = config
         self._router = router
+        self._defaults = chat_models(config, config.default_model)
+        self._smart_defaults = smart.defaults(config)
+        self._rules = smart.active_rules(config)
         self._wanted = smart.wanted(config.smart)
-        self._alias = None if smart.ALIAS in config.models else smart.ALIAS
+        self._alias = None if AUTO in config.models else AUTO
         self._optimizer = Optimizer(config.optimizer) if config.optimizer.enabled else None
 
     def steer(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
-        """Raises `Forbidden` when the key may use no model that could be picked, and what `Router.route` raises."""
-        picks = context.smart or request.model == self._alias
-        if not picks and self._optimizer is None:
+        """Raises `Forbidden` when the key may use no model that could be picked, `InvalidRequest` when there is no
+        default for it, and what `Router.route` raises."""
+        named = request.model or (AUTO if context.smart else self._default(caller))
+        picks = context.smart or named == self._alias
+        if request.model and not picks and self._optimizer is None:
             return request, context
         draft = Draft(request)
         notes = []
         done = self._optimizer.optimize(draft) if self._optimizer is not None else ""
         if picks:
-            choice = self._choice(draft, caller)
+            choice = self._choice(draft, named, caller)
             draft.set("model", choice.model)
             notes.append(("route", choice.reason))
+        elif not request.model:
+            draft.set("model", named)
         if done:
             notes.append(("optimized", done))
         return draft.request, msgspec.structs.replace(context, notes=tuple(notes)) if notes else context
 
-    def _choice(self, draft: Draft, caller: Caller) -> Choice:
-        otherwise = smart.default(self._config)
-        named = draft.request.model
-        if named != smart.ALIAS:  # only /chat/smart: the caller's own default
+    def _default(self, caller: Caller) -> str:
+        for model in self._defaults:
+            if caller.may_use(model):
+                return model
+        raise InvalidRequest("There is no default model for this API key: name one in `model`.", param="model")
+
+    def _choice(self, draft: Draft, named: str, caller: Caller) -> Choice:
+        otherwise = next((Choice(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
+        if named != AUTO:  # only /chat/smart: the caller's own default
             self._router.route(named, caller)
             otherwise = Choice(named, "named")
         facts = smart.facts_of(draft, caller.plan, self._wanted)
-        return smart.pick(self._config.smart.rules, otherwise, facts, caller)
+        return smart.pick(self._rules, otherwise, facts, caller)

@@ -32,7 +32,7 @@ from app.settings import load_settings
 from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
 from app.store.redisurl import client
 from app.telemetry.logging import configure_logging
-from app.telemetry.metrics import CONTENT_TYPE, Metrics
+from app.telemetry.metrics import CONTENT_TYPE
 
 log = structlog.get_logger()
 _RETRY_MS = 1_000  # before a callback is tried again, doubled each time
@@ -78,7 +78,7 @@ class Lifecycle(Middleware):
             self._threads.append(thread)
             thread.start()
         if found.settings.worker_port:
-            _serve_metrics(found.settings.host, found.settings.worker_port, found.metrics)
+            _serve_metrics(found.settings.host, found.settings.worker_port, found)
         log.info("worker_started", slots=worker.worker_threads)
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -103,10 +103,10 @@ class _Quiet(WSGIRequestHandler):
         """A scrape is no event."""
 
 
-def _serve_metrics(host: str, port: int, metrics: Metrics) -> None:
+def _serve_metrics(host: str, port: int, found: Services) -> None:
     def application(environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
         start_response("200 OK", [("Content-Type", CONTENT_TYPE)])
-        return [metrics.render({})]
+        return [found.metrics.render(found.system.figures())]
 
     server = make_server(host, port, application, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

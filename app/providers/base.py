@@ -100,7 +100,7 @@ class Provider(Protocol):
     def embed(self, call: EmbedCall) -> Answer: ...
 
     def check(self, timeout_s: float) -> None:
-        """Raises `UpstreamError` when the provider cannot be reached. Costs no tokens."""
+        """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""
 
     def stats(self) -> dict[str, Any]:
         """Pool figures for `/debug`: no secrets."""

@@ -18,7 +18,7 @@ from app.providers.base import Answer, ChatCall, EmbedCall
 from app.providers.events import OpenAIStream
 from app.providers.exchange import Exchange
 from app.providers.pace import Pace
-from app.providers.refusals import refusal
+from app.providers.refusals import refusal, status_error
 from app.providers.transport import Transport
 from app.providers.usage import WireUsage, usage_of
 
@@ -108,7 +108,11 @@ class OpenAIProvider:
         return Answer(answer, usage_of(usage) if usage is not None else None)
 
     def check(self, timeout_s: float) -> None:
-        self._transport.connect(timeout_s)
+        status = self._transport.get_status("/models", timeout_s=timeout_s)
+        # Not everybody has the list. What is no redirect and no failure shows that somebody answers for this URL, and
+        # did not mind the key.
+        if status in (401, 403) or 300 <= status < 400 or (status >= 500 and status != 501):
+            raise status_error(status, provider=self.name)
 
     def _body(self, call: ChatCall, changes: dict[str, Any]) -> bytes:
         """The request's body as it goes out: its bytes, with `changes` and what this attempt is about."""

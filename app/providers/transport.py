@@ -15,6 +15,7 @@ import ssl
 import time
 from _socket import getaddrinfo
 from collections import deque
+from contextlib import closing
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -73,8 +74,7 @@ class Transport:
         """Sends `body` to `path` and returns when the answer's headers are there."""
         head = self._heads.get(path)
         if head is None:
-            line = quote(f"{self._base_path}{path}", safe="/%:@!$&'()*+,;=~").encode()
-            head = self._heads[path] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (line, self._headers)
+            head = self._heads[path] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (self._target(path), self._headers)
         message = b"%b%d\r\n\r\n%b" % (head, len(body), body)
         if not self._slots.acquire(blocking=False) and not self._slots.acquire(timeout=self._connect_s(deadline)):
             raise self._saturated()
@@ -84,9 +84,25 @@ class Transport:
             self._slots.release()
             raise
 
-    def connect(self, timeout_s: float) -> None:
-        """Opens and closes a connection. Raises `UpstreamError` when that fails."""
-        self._connect(timeout_s, time.monotonic() + 2 * timeout_s, CancelToken()).close()
+    def get_status(self, path: str, *, timeout_s: float) -> int:
+        """The status that a GET is answered with, over a connection of its own: calls never wait for it, nor it for
+        them. Raises `UpstreamError` when there is none. The body is not read."""
+        deadline, cancel = time.monotonic() + timeout_s, CancelToken()
+        message = b"GET %b HTTP/1.1\r\n%b\r\n" % (self._target(path), self._headers)
+        sock = self._connect(timeout_s, deadline + timeout_s, cancel)
+        exchange = Exchange(
+            sock, provider=self.provider, timeouts=self.timeouts, deadline=deadline, cancel=cancel,
+            give_back=lambda used, _: used.close(),
+        )  # fmt: skip
+        try:
+            exchange.begin(message)
+        except Broken as exc:
+            self._fail(exc, exchange)
+        with closing(exchange):
+            return exchange.status
+
+    def _target(self, path: str) -> bytes:
+        return quote(f"{self._base_path}{path}", safe="/%:@!$&'()*+,;=~").encode()
 
     def stats(self) -> dict[str, Any]:
         active = self._max_connections - self._slots.counter

@@ -160,6 +160,8 @@ class Batches:
 
 
 def _owned(connection: Connection, key_id: str, batch_id: str) -> Batch:
+    if "\x00" in batch_id:  # PostgreSQL refuses to compare it
+        raise NotFound(_UNKNOWN)
     query = sa.select(batches).where(batches.c.batch_id == batch_id, batches.c.key_id == key_id)
     row: Row[Any] | None = connection.execute(query).one_or_none()
     if row is None:

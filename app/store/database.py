@@ -21,12 +21,13 @@ from gevent.monkey import is_module_patched
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 
-from app.errors import ConfigError, StoreUnavailable
+from app.errors import ConfigError, StatementTimeout, StoreUnavailable
 from app.store.sqlite import Threads, connection_class
 
 _BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 5
 _MIGRATE_TIMEOUT_S = 60.0
+_STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's machine: about a millisecond
 _MIGRATIONS = Path(__file__).with_name("migrations")
 # Any number will do, as long as every process of ours takes the same one.
 _MIGRATION_LOCK = 0x70656E73746F636B
@@ -48,16 +49,42 @@ class Database:
         self._one_writer = threading.Lock() if self.file is not None and is_module_patched("threading") else None
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and is rolled back at the end."""
+    def read(self, timeout_s: float | None = None) -> Iterator[Connection]:
+        """A transaction that sees one state of the database and is rolled back at the end.
+
+        `timeout_s`: how long its statements may take (PostgreSQL: each of them). Raises `StatementTimeout` after that.
+        """
         with _translated(), self._engine.connect() as connection:
-            yield connection
+            if timeout_s is None:
+                yield connection
+                return
+            with self._limited(connection, timeout_s):
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or rolled back when the block raises. Keep it short."""
         with _translated(), self._turn(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _limited(self, connection: Connection, timeout_s: float) -> Iterator[None]:
+        try:
+            if self.file is None:
+                connection.execute(sa.text(f"SET LOCAL statement_timeout = {max(1, int(timeout_s * 1000))}"))
+                yield
+                return
+            deadline = time.monotonic() + timeout_s
+            sqlite3_connection: Any = connection.connection.driver_connection
+            sqlite3_connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+            try:
+                yield
+            finally:
+                sqlite3_connection.set_progress_handler(None, 0)
+        except sa.exc.DBAPIError as exc:
+            if _took_too_long(exc.orig):
+                raise StatementTimeout(f"The database took longer than {timeout_s:g} s.") from exc
+            raise
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -197,6 +224,11 @@ def _begin_sqlite(connection: Connection) -> None:
     statement = connection.get_execution_options().get("penstock_begin", "BEGIN")
     if statement:
         connection.exec_driver_sql(statement)
+
+
+def _took_too_long(error: Any) -> bool:
+    # PostgreSQL's code for a query that was cancelled: by its timeout.
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT" or getattr(error, "sqlstate", "") == "57014"
 
 
 def _lock(fileno: int, timeout_s: float) -> None:

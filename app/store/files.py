@@ -238,6 +238,8 @@ class Files:
         return sa.select(files).where(files.c.key_id == key_id, files.c.expires_at > self._clock())
 
     def _found(self, connection: Connection, key_id: str, file_id: str, *, for_update: bool = False) -> Row[Any]:
+        if "\x00" in file_id:  # PostgreSQL refuses to compare it
+            raise NotFound(_UNKNOWN)
         query = self._visible(key_id).where(files.c.file_id == file_id)
         row = connection.execute(query.with_for_update() if for_update else query).one_or_none()
         if row is None:

@@ -25,6 +25,7 @@ class Exchange(msgspec.Struct, frozen=True):
     answer: str
 
 
+_OPEN = "penstock:conversations"
 _decode = msgspec.json.Decoder(Exchange).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -57,10 +58,16 @@ class History:
             cut = answer[: max(len(answer) - excess, 0)].decode(errors="ignore")
             data = _encode(msgspec.structs.replace(exchange, answer=cut))
         args = (data, self._exchanges, self._max_bytes, self._ttl_s * 1000)
-        self._remember((_key(key_id, user_id),), args)
+        self._remember((_key(key_id, user_id), _OPEN), args)
 
     def clear(self, key_id: str, user_id: str) -> None:
-        self._redis.execute("DEL", _key(key_id, user_id))
+        key = _key(key_id, user_id)
+        self._redis.pipeline([("DEL", key), ("ZREM", _OPEN, key)])
+
+    def count(self) -> int:
+        """Conversations that are remembered, of everybody: without looking at every key that Redis has."""
+        seconds, _ = self._redis.execute("TIME")
+        return int(self._redis.execute("ZCOUNT", _OPEN, f"({int(seconds) * 1000}", "+inf"))
 
 
 def _key(key_id: str, user_id: str) -> str:

@@ -8,6 +8,7 @@ the roll-up by differences. A row that cannot be read goes to `dead_letter` and 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -19,8 +20,9 @@ from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
 from app.domain.charges import ChargedAttempt
+from app.errors import StoreUnavailable
 from app.store.database import Database
-from app.store.reports import Grouping, UsageLine, day_of, usage_report
+from app.store.reports import Grouping, UsageLine, day_of, total, usage_report
 from app.store.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
@@ -108,6 +110,7 @@ class Ledger:
     def __init__(self, *, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self._reporting = threading.Lock()
 
     def write(self, rows: Sequence[UsageRow | Mapping[str, Any] | bytes]) -> int:
         """Writes `rows` (parsed, or JSON) in one transaction; returns how many were new or replaced a lost one.
@@ -133,9 +136,34 @@ class Ledger:
         return written
 
     def usage(self, by: Grouping, *, since: float | None = None, until: float | None = None) -> list[UsageLine]:
-        """What was used by each model, key or day, from `since` up to and without `until` (Unix seconds)."""
+        """What was used by each model, key, user, …, from `since` up to and without `until` (Unix seconds)."""
         with self._database.read() as connection:
             return usage_report(connection, by, since=since, until=until)
+
+    def usage_page(
+        self,
+        by: Grouping,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int,
+        offset: int = 0,
+        timeout_s: float = 10.0,
+    ) -> tuple[list[UsageLine], UsageLine]:
+        """Lines `offset` to `offset` + `limit` of `usage`, and the sum of them all.
+
+        One at a time, since SQLite's threads are few: calls must not wait for reports. Raises `StatementTimeout` after
+        `timeout_s`, `StoreUnavailable` when another report takes that long.
+        """
+        if not self._reporting.acquire(timeout=timeout_s):
+            raise StoreUnavailable("Another usage report is being made.", retry_after_s=5)
+        try:
+            with self._database.read(timeout_s) as connection:
+                lines = usage_report(connection, by, since=since, until=until, limit=limit, offset=offset)
+                # Of days there are few, and they come from the roll-up.
+                return lines, total(usage_report(connection, "day", since=since, until=until))
+        finally:
+            self._reporting.release()
 
     def rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
         """The rows that these calls have, without their single attempts."""

@@ -46,6 +46,15 @@ def client(url: str, **options: Any) -> redis.Redis:
     return found
 
 
+def without_secrets(url: str) -> str:
+    """Where it leads, to be shown: no user, no password, no options (which may be passwords, too)."""
+    scheme, _, rest = url.partition("://")
+    place, _, options = rest.partition("?")
+    if "@" in options:  # of a password, wherever it was meant to stand
+        return f"{scheme}://***"
+    return f"{scheme}://{place.rpartition('@')[2].partition('#')[0]}"
+
+
 class _ToMaster(Connection):
     """A connection that asks for the master's address each time it connects."""
 

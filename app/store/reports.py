@@ -1,4 +1,8 @@
-"""Usage reports: whole days from the roll-up, the ends of a range from the rows; a year costs as little as a day."""
+"""Usage reports: whole days from the roll-up, the ends of a range from the rows; a year costs as little as a day.
+
+The roll-up knows days, keys, models and providers. Users, endpoints and tenants are only in the rows, which are never
+deleted: such a report reads every call of its range, and is exact for any.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import math
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -14,17 +18,24 @@ from sqlalchemy.engine import Connection
 from app.domain.money import usd
 from app.store.tables import api_keys, usage, usage_daily
 
-Grouping = Literal["model", "key", "day"]
+Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant"]
+GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
+COUNTS = ("calls", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+_ROLLED_UP: dict[str, sa.Column[Any]] = {
+    "model": usage_daily.c.model, "key": usage_daily.c.key_id, "day": usage_daily.c.day,
+    "provider": usage_daily.c.provider,
+}  # fmt: skip
 _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
-_SUMS = (
-    "calls", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost_nanousd",
-)  # fmt: skip
+_SUMS = (*COUNTS, "cost_nanousd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageLine:
-    """Sums over the calls of one model, key (its id) or UTC day. `errors` are calls that failed or were lost."""
+    """Sums over the calls of one model, key (its id), UTC day, …: `group`. `errors` are calls that failed or were lost.
+
+    A group is "" where there is none: calls without a user, or that no provider was asked for.
+    """
 
     group: str
     name: str = ""  # of the key, when grouped by key and it is in the database
@@ -41,28 +52,46 @@ class UsageLine:
         """Exact, as in "0.0015"."""
         return usd(self.cost_nanousd)
 
+    def shown(self, by: Grouping) -> dict[str, str | int]:
+        """As reports have it: the group under the name of what is grouped by, and `name` for keys."""
+        name = {"name": self.name} if by == "key" else {}
+        return {by: self.group, **name, **{count: getattr(self, count) for count in COUNTS}, "cost_usd": self.cost_usd}
+
 
 def usage_report(
-    connection: Connection, by: Grouping, *, since: float | None = None, until: float | None = None
+    connection: Connection,
+    by: Grouping,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[UsageLine]:
-    """Lines for `since` ≤ start of the call < `until`: days in order, others by falling cost."""
+    """Lines for `since` ≤ start of the call < `until`: days in order, others by falling cost. At most `limit`."""
     parts = _parts(by, since, until)
     if not parts:
         return []
     united = sa.union_all(*parts).subquery()
-    sums = [sa.func.sum(united.c[name]).label(name) for name in _SUMS]
-    query = sa.select(united.c.group, *sums).group_by(united.c.group)
-    names = {}
+    group = united.c.group
+    sums = {name: sa.func.sum(united.c[name]).label(name) for name in _SUMS}
+    found: sa.FromClause = united
+    grouped, name = [group], sa.literal("").label("name")
     if by == "key":
-        names = {row.key_id: row.name for row in connection.execute(sa.select(api_keys.c.key_id, api_keys.c.name))}
-    lines = [
+        found = united.outerjoin(api_keys, api_keys.c.key_id == group)
+        grouped, name = [group, api_keys.c.name], sa.func.coalesce(api_keys.c.name, "").label("name")
+    query = sa.select(group, name, *sums.values()).select_from(found).group_by(*grouped)
+    falling = () if by == "day" else (sums["cost_nanousd"].desc(), sums["calls"].desc())
+    query = query.order_by(*falling, group).limit(limit).offset(offset)
+    return [
         # PostgreSQL sums integers into decimals.
-        UsageLine(group=row.group, name=names.get(row.group, ""), **{name: int(getattr(row, name)) for name in _SUMS})
+        UsageLine(group=row.group, name=row.name, **{name: int(getattr(row, name)) for name in _SUMS})
         for row in connection.execute(query)
     ]
-    if by == "day":
-        return sorted(lines, key=lambda line: line.group)
-    return sorted(lines, key=lambda line: (-line.cost_nanousd, -line.calls, line.group))
+
+
+def total(lines: list[UsageLine]) -> UsageLine:
+    """The sum of `lines`, as a line of the group "total"."""
+    return UsageLine(group="total", **{name: sum(getattr(line, name) for line in lines) for name in _SUMS})
 
 
 def day_of(ts: float) -> str:
@@ -79,6 +108,8 @@ def _parts(by: Grouping, since: float | None, until: float | None) -> list[Any]:
     """The SELECTs that make up the range: whole days, and what sticks out at either end."""
     if since is not None and until is not None and since >= until:
         return []
+    if by not in _ROLLED_UP:
+        return [_rows(by, since, until)]
     first = None if since is None else math.ceil(since / _DAY_S)  # first and last whole day, as day numbers;
     after = None if until is None else math.floor(until / _DAY_S)  # `after` is the first that is not whole
     if first is not None and after is not None and first > after:
@@ -92,7 +123,7 @@ def _parts(by: Grouping, since: float | None, until: float | None) -> list[Any]:
 
 
 def _days(by: Grouping, first: int | None, after: int | None) -> Any:
-    group = {"model": usage_daily.c.model, "key": usage_daily.c.key_id, "day": usage_daily.c.day}[by]
+    group = _ROLLED_UP[by]
     sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in _SUMS]
     query = sa.select(group.label("group"), *sums).group_by(group)
     if first is not None:
@@ -103,12 +134,15 @@ def _days(by: Grouping, first: int | None, after: int | None) -> Any:
 
 
 def _rows(by: Grouping, since: float | None, until: float | None) -> Any:
-    """Only ever asked for a part of one day."""
-    day = sa.literal(day_of(since or 0)).label("group")
+    """By day only ever asked for a part of one."""
     failed = sa.case((usage.c.status.in_(("error", "lost")), 1), else_=0)
     sums = [sa.func.sum(usage.c[name]).label(name) for name in _SUMS[2:]]
     counts = [sa.func.count().label("calls"), sa.func.sum(failed).label("errors")]
-    group = {"model": usage.c.model.label("group"), "key": usage.c.key_id.label("group"), "day": day}[by]
-    query = sa.select(group, *counts, *sums).where(usage.c.ts >= since, usage.c.ts < until)
+    group = sa.literal(day_of(since or 0)) if by == "day" else usage.c["key_id" if by == "key" else by]
+    query = sa.select(group.label("group"), *counts, *sums)
+    if since is not None:
+        query = query.where(usage.c.ts >= since)
+    if until is not None:
+        query = query.where(usage.c.ts < until)
     # Grouping by a literal is refused by PostgreSQL; without groups, an empty range would give a line of nothing.
     return query.having(sa.func.count() > 0) if by == "day" else query.group_by(group)

@@ -33,16 +33,25 @@ class Threads:
         try:
             if self._pool is None:
                 self._pool = ThreadPool(_THREADS)
-            running: Any = self._pool.spawn(function, *args)
+            running: Any = self._pool.spawn(_outcome, function, args)
             try:
-                result: T = running.get()
+                result: T | sqlite3.Error = running.get()
             except BaseException:
                 # The greenlet was ended: the connection is in use until its thread has finished.
                 running.wait()
                 raise
-            return result
         finally:
             self._free.release()
+        if isinstance(result, sqlite3.Error):
+            raise result
+        return result
+
+
+def _outcome(function: Callable[..., T], args: tuple[Any, ...]) -> T | sqlite3.Error:
+    try:
+        return function(*args)
+    except sqlite3.Error as exc:
+        return exc  # raised in the thread, the hub would print it
 
 
 def connection_class(threads: Threads) -> type[sqlite3.Connection]:

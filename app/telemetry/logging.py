@@ -35,6 +35,9 @@ _TALKATIVE = (
     "werkzeug",
     "alembic.runtime.plugins",
 )
+_COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+_PLAIN_TYPES = frozenset({int, float, bool, type(None)})
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 Render = Callable[[EventDict], bytes]
@@ -46,7 +49,7 @@ def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: in
     Lines go to the file descriptor `fd`: 1 for servers; 2 for commands, whose standard output is their result.
     """
     redact = redactor(secrets)
-    plain: Render = _json_line if json else _console(colors=os.isatty(fd))
+    plain: Render = _json_line if json else _console(colors=os.isatty(fd) or "FORCE_COLOR" in os.environ)
     output = Output(fd)
 
     def render(event: EventDict) -> bytes:
@@ -168,17 +171,31 @@ def _safe_text(value: Any) -> str:
 
 
 def _console(*, colors: bool) -> Render:
-    renderer = structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False, pad_event_to=0)
+    """Readable lines: `12:00:00.123Z info  event name=value`, in UTC. structlog's own takes four times as long."""
+    dim, plain = (_DIM, _PLAIN) if colors else ("", "")
+    levels = {level: f"{colour}{level:<5}{plain}" if colors else f"{level:<5}" for level, colour in _COLOURS.items()}
 
     def render(event: EventDict) -> bytes:
-        exception = event.pop("exception", "")
-        text = str(renderer(None, "", {key: _one_line(value) for key, value in event.items()}))
+        fields = iter(event.items())
+        moment, level, name = (_one_line(next(fields)[1]) for _ in range(3))  # as `_stamp` puts them
+        text = f"{moment[11:]} {levels.get(level, level)} {name}"
+        for name, value in fields:
+            if name != "exception":
+                text += f" {dim}{name}={plain}{_shown(value)}"
         # Indented, so that a line break inside a message cannot pass for a line of its own.
-        for line in exception.splitlines():
+        for line in event.get("exception", "").splitlines():
             text += "\n    " + _one_line(line)
         return text.encode("utf-8", "backslashreplace")
 
     return render
+
+
+def _shown(value: Any) -> str:
+    """A value of a readable line: in quotes where it would be taken for several."""
+    if type(value) in _PLAIN_TYPES:
+        return str(value)
+    text = _one_line(value)
+    return repr(text) if " " in text or "=" in text or not text else text
 
 
 def _one_line(value: Any) -> str:

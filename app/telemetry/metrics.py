@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
@@ -23,6 +23,7 @@ from app.domain.config import GatewayConfig
 from app.telemetry import archive
 from app.telemetry.batch import Batch
 from app.telemetry.mapped import preallocate
+from app.telemetry.system import process_figures
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
 _DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -201,9 +202,9 @@ class Metrics:
     def render(self, now: Mapping[str, float]) -> bytes:
         """The text of a scrape. `now` are figures that belong to no worker, read for this scrape."""
         self._batch.flush()
-        shared = CollectorRegistry()
-        shared.register(_Now(now))
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        shared = CollectorRegistry()
+        shared.register(_Now({**now, **process_figures(siblings=directory is not None)}))
         if directory is None:
             return generate_latest(self._registry) + generate_latest(shared)
         merged = CollectorRegistry()
@@ -228,7 +229,8 @@ class _Now(Collector):
 
     def collect(self) -> Any:
         for name, value in self._figures.items():
-            yield GaugeMetricFamily(name, "Read at the time of the scrape.", value=value)
+            family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield family(name, "Read at the time of the scrape.", value=value)
 
 
 def worker_exited(pid: int) -> None:

@@ -1,7 +1,7 @@
-"""Before anything else starts: passwords that nobody needs to choose, made once and kept in volumes.
+"""Before anything else starts: keys and passwords that nobody needs to choose, made once and kept in volumes.
 
-Redis's is REDIS_PASSWORD (or what is in REDIS_PASSWORD_FILE) when that is set, else a random one. REDIS_URL, when
-set, is some other Redis, and goes to the clients as it is.
+The key with the role admin is ADMIN_KEY when that is set, Redis's password is REDIS_PASSWORD; each may be what is in
+the file of NAME_FILE, else it is a random one. REDIS_URL, when set, is some other Redis, and goes to its clients as is.
 """
 
 import os
@@ -20,12 +20,14 @@ def given(name: str) -> str:
     return Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(name, "")
 
 
-def keep(path: Path, value: str) -> None:
+def keep(path: Path, value: str, mode: int = 0o444) -> None:
     """Readable for every user of the containers that mount the volume: each runs as another one."""
     path.parent.chmod(0o755)
     unfinished = path.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600)
     unfinished.write_text(value + "\n", encoding="utf-8")
-    unfinished.chmod(0o444)
+    unfinished.chmod(mode)
     unfinished.replace(path)
 
 
@@ -37,6 +39,8 @@ def main() -> str:
     password = given("REDIS_PASSWORD") or kept_or_new(_REDIS / "redis-password")
     if len(password.split()) != 1 or '"' in password or "\\" in password:
         return "REDIS_PASSWORD: must not hold spaces, quotes or backslashes"
+    # For our own user: Redis, which mounts the volume as well, cannot read it.
+    keep(_REDIS / "admin-key", given("ADMIN_KEY") or kept_or_new(_REDIS / "admin-key"), 0o400)
     keep(_REDIS / "redis-password", password)
     keep(_REDIS / "redis-url", given("REDIS_URL") or f"redis://:{quote(password, safe='')}@redis:6379/0")
     keep(_GRAFANA / "admin-password", given("GRAFANA_PASSWORD") or kept_or_new(_GRAFANA / "admin-password"))

@@ -145,8 +145,12 @@ def test_a_rule_is_skipped_whose_model_the_key_may_not_use(smart: Edge) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_when_no_model_is_left_for_the_key_the_call_is_forbidden(smart: Edge, path: str, stream: bool) -> None:
     body = json.dumps({"model": "auto", "messages": LONG, "stream": stream})
-    assert refused(smart.post(body, path=path, key=key(smart, models=["coder"]))) == (403, "FORBIDDEN", "model")
+    assert refused(smart.post(body, path=path, key=key(smart, models=["removed"]))) == (403, "FORBIDDEN", "model")
     assert smart.rows() == []
+
+
+def test_the_default_of_a_key_is_a_model_that_it_may_use(smart: Edge) -> None:
+    assert picked(smart.chat("auto", key=key(smart, models=["seer", "coder"]))) == ("coder", "default")
 
 
 @pytest.mark.parametrize(
@@ -172,10 +176,6 @@ def test_chat_smart_wants_a_key(smart: Edge) -> None:
     assert refused(smart.post("{}", path="/v1/chat/smart", key="wrong")) == (401, "INVALID_API_KEY", None)
 
 
-def test_chat_completions_still_wants_a_model(smart: Edge) -> None:
-    assert refused(smart.post(json.dumps({"messages": CODE}))) == (400, "INVALID_REQUEST", "model")
-
-
 def test_auto_is_no_model_for_embeddings(smart: Edge) -> None:
     answer = smart.post(json.dumps({"model": "auto", "input": "x"}), path="/v1/embeddings")
     assert refused(answer) == (404, "MODEL_NOT_FOUND", "model")
@@ -190,7 +190,11 @@ def listed(edge: Edge, key: str) -> list[str]:
 def test_auto_is_listed_for_the_keys_that_can_use_it(smart: Edge) -> None:
     assert listed(smart, smart.key) == ["small", "coder", "large", "seer", "auto"]
     entry = smart.get("/v1/models/auto", key=smart.key).json
-    assert entry == {"id": "auto", "object": "model", "created": 1_700_000_000, "owned_by": "penstock"}
+    assert entry == {
+        "id": "auto", "object": "model", "created": 1_700_000_000, "owned_by": "penstock", "name": "Auto",
+        "description": "The gateway picks a model that suits the request.", "max_tokens": None, "available": True,
+        "reason": None,
+    }  # fmt: skip
     assert listed(smart, key(smart, models=["coder"])) == ["coder", "auto"]
     nothing = key(smart, models=["removed"])
     assert listed(smart, nothing) == []
@@ -256,7 +260,7 @@ def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: Edge) -> Non
     assert (row["model"], row["tags"], row["job_id"]) == ("coder", "route=code", jobs[0])
     assert [line["tags"] for line in logs if line["event"] == "llm_request_completed"] == ["route=code"]
 
-    refusal = submit(smart, "Hello", model="auto", key=key(smart, models=["coder"]))
+    refusal = submit(smart, "Hello", model="auto", key=key(smart, models=["removed"]))
     assert refused(refusal) == (403, "FORBIDDEN", "model")
 
 

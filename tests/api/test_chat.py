@@ -53,7 +53,8 @@ def from_cache(response: TestResponse) -> str:
 def test_the_same_question_is_answered_once_and_then_for_nothing(cached: Edge) -> None:
     first, second = cached.chat(temperature=0), cached.chat(temperature=0)
     assert (from_cache(first), from_cache(second)) == ("miss", "hit")
-    assert second.json == {"cached": True, **first.json}
+    own = {"id": second.json["id"], "created": second.json["created"], "cached": True}
+    assert second.json == {**first.json, **own}
     assert cached.asked == ["demo"]
     assert float(first.headers["x-penstock-cost-usd"]) > 0
     told = {name: second.headers[f"x-penstock-{name}"] for name in ("cost-usd", "provider", "attempts", "model")}
@@ -62,6 +63,16 @@ def test_the_same_question_is_answered_once_and_then_for_nothing(cached: Edge) -
     assert (paid["cache"], paid["status"], paid["cost_nanousd"] > 0) == ("miss", "ok", True)
     assert (free["cache"], free["status"], free["cost_nanousd"]) == ("hit", "ok", 0)
     assert (free["prompt_tokens"], free["completion_tokens"], free["attempts"]) == (0, 0, 0)
+
+
+def test_every_answer_from_the_cache_has_an_id_of_its_own_whole_and_streamed(cached: Edge) -> None:
+    first, *whole = (cached.chat(temperature=0, headers={"X-Request-ID": "mine"}).json["id"] for _ in range(3))
+    streamed = [{chunk["id"] for chunk in events(cached.chat(temperature=0, stream=True))} for _ in range(2)]
+    assert [len(ids) for ids in streamed] == [1, 1], "the same in all chunks"
+    ids = {first, *whole, *streamed[0], *streamed[1]}
+    assert len(ids) == 5
+    rows = cached.rows()[1:]
+    assert {f"chatcmpl-{row['call_id']}" for row in rows} == ids - {first}, "found again in the ledger"
 
 
 @pytest.mark.parametrize("question", [{}, {"n": 2}, {"tools": [TOOL], "tool_choice": "required"}])

@@ -18,7 +18,7 @@ from app.features.support import DEFAULT_PROMPT, Ask
 from app.gateway.call import CallContext
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.history import History
+from app.store.history import Exchange, History
 from tests.api.conftest import KEY, Edge
 from tests.support.upstream import Upstream
 
@@ -346,6 +346,32 @@ def test_a_cool_assistants_answers_are_cached_and_marked(edge: Callable[[str], E
     assert talk.texts("eve") == talk.texts("ann")
 
 
+@pytest.mark.parametrize("nobody", [{}, {"user_id": None}, {"user_id": "anonymous"}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
+    talk: Talk, nobody: dict[str, Any], stream: bool
+) -> None:
+    answers = [talk.send({"message": "My name is Ann", "stream": stream, **nobody}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert stream or {answer.json["user_id"] for answer in answers} == {"anonymous"}
+    assert (talk.edge.keys("penstock:history:*"), talk.texts("anonymous")) == ([], [])
+    first, second = talk.edge.rows()
+    assert (first["user"], second["user"]) == ("anonymous", "anonymous")
+    assert first["prompt_tokens"] == second["prompt_tokens"], "the model was not told what another had said"
+
+
+def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: Talk) -> None:
+    key_id = talk.edge.services.callers.verified(KEY).key_id
+    talk.send({"message": "What is my name?"})
+    talk.edge.services.support._history.append(key_id, "anonymous", Exchange("call", "My name is Ann", "Hi Ann"))
+    assert talk.texts("anonymous") == []
+    talk.send({"message": "What is my name?"})
+    before, after = talk.edge.rows()
+    assert before["prompt_tokens"] == after["prompt_tokens"]
+    assert talk.history("anonymous", method="DELETE").status_code == 200
+    assert talk.edge.keys("penstock:history:*") == []
+
+
 GOOD = {"message": "Hi", "user_id": "ann"}
 BAD_BODIES: list[tuple[Any, str | None]] = [
     (b"{", None),
@@ -363,7 +389,9 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
     ({**GOOD, "message": 5}, "message"),
     ({**GOOD, "message": ["Hi"]}, "message"),
     ({**GOOD, "message": "x" * 4001}, "message"),
-    ({"message": "Hi"}, "user_id"),
+    ({"message": "Hi", "userId": "ann"}, "userId"),
+    ({"message": "Hi", "user-id": "ann"}, "user-id"),
+    ({"message": "Hi", "USER_ID": "ann", "user_id": None}, "USER_ID"),
     ({**GOOD, "user_id": ""}, "user_id"),
     ({**GOOD, "user_id": "  "}, "user_id"),
     ({**GOOD, "user_id": 7}, "user_id"),
@@ -420,8 +448,17 @@ def test_keys_that_open_nothing(talk: Talk) -> None:
         if key != revoked:  # a view may trust its memory for half a second
             for method in ("GET", "DELETE"):
                 assert refusal(other.history(method=method)) == (401, "INVALID_API_KEY", None)
+
+
+def test_a_key_that_may_not_use_the_assistants_model_gets_its_own_default_unless_one_is_named(
+    edge: Callable[[str], Edge],
+) -> None:
+    talk = Talk(edge(CONFIG))
     restricted, _ = talk.edge.services.keys.create("restricted", models=["other"])
-    assert refusal(Talk(talk.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
+    assert Talk(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
+    named = Talk(edge(CONFIG + "support: {model: m}\n"))
+    restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
+    assert refusal(Talk(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
 def test_limits_hold_for_the_assistant_too(edge: Callable[[str], Edge]) -> None:

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app.settings import load_settings
+from scripts.programs import find_redis
+from scripts.run import redis_command, redis_left_behind
 from tests.support.servers import ROOT, free_port, wait_for
+from tests.support.small_disk import SmallDisk
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
@@ -46,7 +49,8 @@ def started(directory: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[s
 
 
 def beside(env: dict[str, str], *command: str) -> str:
-    """What a command of ours prints in another terminal, which knows no more than DATA_DIR and PORT."""
+    """What a command of ours prints in another terminal, which knows no more than DATA_DIR."""
+    env = {name: value for name, value in env.items() if name not in ("PORT", "TLS_PORT", "DEV_API_KEY")}
     flask = [str(Path(sys.executable).parent / "flask"), "--app", "app", *command]
     return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
 
@@ -69,13 +73,13 @@ def test_a_first_answer_with_the_lines_it_prints_and_nothing_left_behind(tmp_pat
         said = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=True)
         assert "Hello" in said.stdout
         assert (tmp_path / "data" / "dev-key").stat().st_mode & 0o077 == 0
-        assert (tmp_path / "data" / "redis" / "url").stat().st_mode & 0o077 == 0
+        assert (tmp_path / "data" / "run").stat().st_mode & 0o077 == 0
         assert "Hello" in beside(env, "chat", "Hello")
         assert beside(env, "jobs", "list").startswith("id ")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         psutil.wait_procs(family, timeout=10)
-        assert not (tmp_path / "data" / "redis" / "url").exists()
+        assert (tmp_path / "data" / "run").read_bytes() == b""
         assert [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
 
 
@@ -94,6 +98,72 @@ def test_the_readmes_snippets_run(tmp_path: Path) -> None:
             result = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert result.returncode == 0, result.stderr
             assert "Penstock" in result.stdout or '"status":"queued"' in result.stdout
+
+
+def test_the_commands_beside_it_find_its_key_also_when_the_environment_named_one(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev-key").write_text("pstk_of-another-run\n")
+    env = environment(tmp_path, DEV_API_KEY="pstk_of-this-run")
+    with started(tmp_path, env):
+        assert "Hello" in beside(env, "chat", "Hello")
+
+
+def test_a_second_one_on_the_same_data_dir_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    with started(tmp_path, env) as process:
+        other_ports = environment(tmp_path)
+        line = refusal(tmp_path, other_ports)
+        assert line == (
+            f"DATA_DIR: {tmp_path / 'data'} is in use by another `make run` (pid {process.pid}); "
+            "stop it, or set another DATA_DIR"
+        )
+        assert "Hello" in beside(env, "chat", "Hello")
+
+
+def test_a_redis_that_an_earlier_one_has_left_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "data" / "redis" / "redis.conf"
+    redis = subprocess.Popen(redis_command(find_redis(), free_port(), config, "secret"), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: redis_left_behind(config) == redis.pid)
+        line = refusal(tmp_path, environment(tmp_path))
+    finally:
+        redis.terminate()
+        redis.wait(10)
+    assert line.startswith(
+        f"DATA_DIR: {tmp_path / 'data'} is in use by a Redis that an earlier `make run` has left (pid "
+    )
+    assert f"(pid {redis.pid})" in line
+
+
+@pytest.mark.parametrize("below", ["a-file", "a-file/data", "/proc/penstock", "/sys/penstock"])
+def test_an_impossible_data_dir_is_one_clear_line(tmp_path: Path, below: str) -> None:
+    (tmp_path / "a-file").write_text("")
+    line = refusal(tmp_path, {**environment(tmp_path), "DATA_DIR": str(tmp_path / below)})
+    assert line.startswith(f"DATA_DIR: {tmp_path / below}: ")
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    with SmallDisk(tmp_path / "disk", megabytes=1) as disk:
+        if not disk.mounted:
+            pytest.skip("only root may mount a file system")
+        with suppress(OSError), (disk.path / "filler").open("wb") as filler:
+            filler.write(bytes(2_000_000))
+        line = refusal(tmp_path, {**environment(tmp_path), "DATA_DIR": str(disk.path / "data")})
+    assert line.startswith("DATA_DIR: ")
+    assert line.endswith("No space left on device")
+
+
+def test_a_line_of_the_log_has_one_time_and_the_name_of_who_said_it(tmp_path: Path) -> None:
+    with started(tmp_path, environment(tmp_path)) as process:
+        output = tmp_path / "output.txt"
+        wait_for(lambda: "worker_started" in output.read_text() and "ledger_started" in output.read_text())
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    lines = output.read_text().splitlines()
+    for event, name in (("worker_started", "worker"), ("ledger_started", "ledger")):
+        [line] = [line for line in lines if event in line]
+        assert re.match(rf"{name} +\| \d\d:\d\d:\d\d\.\d\d\dZ info  {event}", line), line
+        assert len(re.findall(r"\d\d:\d\d:\d\d", line)) == 1
 
 
 def refusal(tmp_path: Path, env: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import chat, post
+from tests.support.client import ask, chat, post
 from tests.support.servers import ADMIN_KEY, DEV_KEY, Gateway, RedisServer, flushed, wait_for
 from tests.support.upstream import Upstream
 
@@ -335,3 +335,41 @@ def test_bug_09_neither_keys_nor_prompts_nor_vendors_bodies_are_in_the_log(gatew
     log = gateway.log()
     for text in ("my private prompt", key, DEV_KEY, "sk-secret1234567890", "sk-upstream-secret-key", "Bad gateway"):
         assert text not in log
+
+
+# "//": the short way hands it to gunicorn, as what is escaped; "/v1//": it does not.
+@pytest.mark.parametrize("lead", ["", "/v1/v1", "//v1", "/v1/", "/", "/openai/v1", "/%76%31"])
+def test_a_path_in_another_spelling_is_served_by_both_ways_through_the_server(gateway: Gateway, lead: str) -> None:
+    assert post(gateway.port, chat("ok"), DEV_KEY, path=f"{lead}/chat/completions").status == 200
+    assert ask(gateway.port, f"{lead}/models", DEV_KEY).status == 200
+    assert ask(gateway.port, f"{lead}/models", "", headers={"Authorization": "x", "x-api-key": DEV_KEY}).status == 200
+    for path in ("/v1/v1/debug", "/openai/v1/debug", "/v1/v1/queue/metrics", "/queue/metrics", "/admin/keys"):
+        assert ask(gateway.port, path, ADMIN_KEY).status == 404, "what is for operators gets no second address"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%00", "/v1/%00", "/v1/chat/completions%00", "/v1/models/%00", "/v1/files/%00", "/v1/batches/%00",
+        "/v1/requests/%00", "/v1/chat/history/%00", "/v1/files/%00/content", "/v1/files?after=%00",
+        "/v1/batches?after=%00", "/%ff%fe", "/v1/models/%ff", "/v1/files/%ed%a0%80", "/v1/batches/%ed%a0%80",
+        "/v1/requests/%ed%a0%80", "/v1/models/%ed%a0%80", "/%ed%a0%80", "/v1/models?limit=%ed%a0%80",
+        "/v1/files?after=%ed%a0%80", "/v1/%0d%0aSet-Cookie:%20a=b", "/v1/models/%0d%0aX:%20y", "/a\xff",
+        "/v1/models/\xe9", "/..", "/v1/../v1/models", "/v1/%2e%2e/debug", "/v1//%2fmodels", "/;", "/v1/models;x",
+        "/" + "%25" * 300, "/v1/v1//%00", "/files/%00", "/\u2028", "*", "http://other/v1/%00", "//", "///v1///%00///",
+        "/v1/%", "/v1/%zz",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PATCH"])
+def test_an_odd_path_is_the_callers_mistake_whatever_stands_in_it(gateway: Gateway, method: str, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN_KEY}\r\nConnection: close\r\n\r\n"
+        client.sendall(head.encode("utf-8"))
+        answer = client.makefile("rb").read()
+    status = int(answer.split()[1])
+    assert status < 500, answer
+    if "%00" in path and method == "GET":
+        assert status in (400, 404)
+    assert b"\r\nSet-Cookie" not in answer
+    if status >= 400:
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"

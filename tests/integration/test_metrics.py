@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from functools import partial
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -68,6 +69,39 @@ def test_bug_13_counters_never_run_backwards_and_dead_gauges_go(
             assert after[name][series] >= value, (name, series)
     assert post(server.port, chat("usage-10-5"), DEV_KEY).status == 200
     told(server, "llm_requests_total", labels, 61)
+
+
+def test_the_processes_and_what_they_may_use_are_told_for_all_workers_together(
+    gateway: Callable[..., Gateway], upstream: Upstream
+) -> None:
+    server = gateway(CONFIG.format(url=upstream.url))
+    pids = [server.master_pid, *server.worker_pids()]
+
+    def figures() -> dict[str, float]:
+        found = scrape(server)
+        names = [name for name in found if name.startswith(("process_", "system_"))]
+        assert {tuple(found[name]) for name in names} == {("",)}, (
+            "no label: a pid would be a new series with each worker"
+        )
+        return {name: found[name][""] for name in names}
+
+    before = figures()
+    assert set(before) == {
+        "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "system_memory_usage_bytes",
+        "system_memory_limit_bytes", "system_cpu_time_seconds_total", "system_cpu_limit_cores",
+        "system_filesystem_usage_bytes", "system_filesystem_limit_bytes",
+    }  # fmt: skip
+    resident = sum(psutil.Process(pid).memory_info().rss for pid in pids)
+    assert 0.8 * resident < before["process_resident_memory_bytes"] < 1.2 * resident
+    assert before["system_memory_usage_bytes"] < before["system_memory_limit_bytes"]
+    seen = [before["process_cpu_seconds_total"]]
+    for victim in pids[1:]:
+        at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 30)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: victim not in server.worker_pids() and server.ready())
+        seen.append(figures()["process_cpu_seconds_total"])
+    assert seen == sorted(seen), "the time of workers that are no more stays in the sum"
+    assert seen[-1] > seen[0]
 
 
 def test_bug_12_no_label_takes_what_callers_choose(gateway: Callable[..., Gateway], upstream: Upstream) -> None:

@@ -191,14 +191,14 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
 
 
 def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
-    from app.api.ops import _expires
+    from app.api.figures import certificate_end
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "3",
          "-subj", "/CN=x", "-keyout", key, "-out", certificate], check=True, capture_output=True,
     )  # fmt: skip
-    expires = _expires(certificate)
+    expires = certificate_end(certificate)
     assert expires is not None
     assert 2.9 < (expires - time.time()) / 86400 < 3.1
-    assert _expires(tmp_path / "missing.pem") is None
+    assert certificate_end(tmp_path / "missing.pem") is None

@@ -238,17 +238,71 @@ def test_no_gateway_is_not_ready(tmp_path: Path) -> None:
     is_ours(response, body, 503, "NOT_READY")
 
 
-def test_plain_http_is_sent_to_https_and_certificates_can_be_renewed(edge: Edge) -> None:
+def plain(
+    edge: Edge, path: str, body: Any = None, *, method: str = "", **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """One request on plain HTTP, without a key unless it is among `headers`."""
+    connection = http.client.HTTPConnection("127.0.0.1", edge.http_port, timeout=10)
+    sent = {"Host": "example.org", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    connection.request(method or ("GET" if body is None else "POST"), path, body, sent)
+    response = connection.getresponse()
+    answer = response.read()
+    connection.close()
+    return response, answer
+
+
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/v1/health", "/v1/ready", "/api/v1/health",
+                                  "/api/v1/ready"])  # fmt: skip
+def test_a_load_balancer_is_answered_on_plain_http_as_on_https(edge: Edge, path: str) -> None:
+    answers = [plain(edge, path), call(edge, path)]
+    assert [response.status for response, _ in answers] == [200, 200]
+    words = {json.loads(body)["status"] for _, body in answers}
+    assert words == {"ready" if path.endswith("ready") else "healthy"}
+    head, nothing = plain(edge, path, method="HEAD")
+    assert (head.status, nothing) == (200, b"")
+
+
+def test_a_load_balancer_on_plain_http_learns_that_no_gateway_is_there(tmp_path: Path) -> None:
+    with Edge(tmp_path, free_port()) as edge:
+        is_ours(*plain(edge, "/ready"), 503, "NOT_READY", secure=False)
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"{}"), ("DELETE", None)])
+@pytest.mark.parametrize("path", ["/v1/models?a=b", "/health/detailed", "/metrics", "/v1/chat/completions",
+                                  "/healthzz", "/v1/healthz", "/readyz", "//elsewhere.example/"])  # fmt: skip
+def test_all_else_on_plain_http_is_sent_to_https_with_its_method(
+    edge: Edge, path: str, method: str, body: bytes | None
+) -> None:
+    response, _ = plain(edge, path, body, method=method)
+    assert (response.status, response.headers["Location"]) == (308, f"https://example.org{path}")
+
+
+@pytest.mark.parametrize("header", ["Authorization", "x-api-key", "api-key"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/health", "/ready", "/"])
+def test_a_key_sent_in_clear_is_neither_used_nor_redirected_but_warned_of(edge: Edge, header: str, path: str) -> None:
+    name = f"in-clear-{header}-{path.strip('/').replace('/', '-')}-"
+    body = json.dumps(chat("usage-10-5")).encode() if path.endswith("completions") else None
+    response, answer = plain(edge, path, body, **{header: f"Bearer {DEV_KEY}", "X-Request-ID": name})
+    is_ours(response, answer, 403, "FORBIDDEN", secure=False)
+    assert "revoke it" in json.loads(answer)["error"]["message"]
+    assert "Location" not in response.headers
+    (line,) = wait_for(lambda: [line for line in edge.access_log() if line["request_id"] == name])
+    assert (line["path"], line["upstream"], line["tls"]) == (path, "", ""), "an operator sees who did it"
+    assert DEV_KEY not in (edge.directory / "access.log").read_text()
+
+
+def test_a_long_body_with_a_key_in_clear_gets_the_warning_too(edge: Edge) -> None:
+    response, answer = plain(edge, "/v1/files", b"x" * 3_000_000, Authorization="Bearer x")
+    is_ours(response, answer, 403, "FORBIDDEN", secure=False)
+
+
+def test_certificates_can_be_renewed_over_plain_http(edge: Edge) -> None:
     challenge = edge.directory / "tls" / "acme" / ".well-known" / "acme-challenge" / "token"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("proof")
-    connection = http.client.HTTPConnection("127.0.0.1", edge.http_port, timeout=10)
-    connection.request("GET", "/.well-known/acme-challenge/token")
-    assert connection.getresponse().read() == b"proof"
-    connection.request("GET", "/v1/models?a=b", headers={"Host": "example.org"})
-    response = connection.getresponse()
-    assert (response.status, response.headers["Location"]) == (301, "https://example.org/v1/models?a=b")
-    connection.close()
+    assert plain(edge, "/.well-known/acme-challenge/token")[1] == b"proof"
+    for nothing in ("", "other"):
+        is_ours(*plain(edge, f"/.well-known/acme-challenge/{nothing}"), 404, "NOT_FOUND", secure=False)
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("a-sane.id:1", True), ("-x", False), ("x y", False), ("x" * 129, False)])

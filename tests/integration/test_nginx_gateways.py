@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.programs import find_nginx
-from tests.integration.test_nginx import call, is_ours
+from tests.integration.test_nginx import call, is_ours, plain
 from tests.support.backends import Backend
 from tests.support.edge import Edge
 from tests.support.names import Names
@@ -87,6 +87,20 @@ def test_a_call_goes_to_another_gateway_when_one_cannot_be_reached(nginx: str, t
     assert [(response.status, body) for response, body in answers] == [(200, B.encode())] * 8
 
 
+def test_a_call_goes_to_the_gateway_that_has_the_fewest(pair: tuple[Backend, Backend], tmp_path: Path) -> None:
+    with Names(A, B) as names, Edge(tmp_path, 0, **named(names, pair)) as edge:
+        wait_for(lambda: {call(edge, "/")[1] for _ in range(4)} == {A.encode(), B.encode()})
+        for gateway in pair:
+            gateway.manner = "silent"
+        with edge.connect() as held:
+            held.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            busy, free = wait_for(lambda: sorted(pair, key=lambda it: -it.met["POST"]) if posts(pair) else None)
+            free.manner = "answers"
+            answers = [call(edge, "/", b"") for _ in range(12)]
+    assert [(response.status, body) for response, body in answers] == [(200, free.address.encode())] * 12
+    assert busy.met["POST"] == 1
+
+
 def test_a_gateway_that_never_answers_is_a_timeout(nginx: str, tmp_path: Path) -> None:
     with Backend(A, 0, "silent") as gateway, Edge(tmp_path, gateway.port, NGINX_BIN=nginx, READ_TIMEOUT="1s") as edge:
         is_ours(*call(edge, "/", b""), 504, "TIMEOUT")
@@ -101,6 +115,21 @@ def test_a_gateway_that_breaks_off_is_not_one_that_could_not_be_reached(nginx: s
 def test_a_name_that_nobody_knows_is_not_ready(nginx: str, tmp_path: Path) -> None:
     with Names() as names, Edge(tmp_path, 0, NGINX_BIN=nginx, GATEWAY="gone:1", RESOLVER=names.address) as edge:
         is_ours(*call(edge, "/"), 503, "NOT_READY")
+
+
+def test_a_load_balancers_checks_on_plain_http_reach_a_gateway_by_its_name(nginx: str, tmp_path: Path) -> None:
+    with (
+        Backend(A, 0) as gateway,
+        Names(A) as names,
+        Edge(tmp_path, 0, NGINX_BIN=nginx, **named(names, (gateway,))) as edge,
+    ):
+        wait_for(lambda: plain(edge, "/ready")[0].status == 200)
+        is_ours(*plain(edge, "/ready", Authorization="Bearer x"), 403, "FORBIDDEN", secure=False)
+        assert plain(edge, "/", b"x")[0].status == 308
+
+
+def posts(gateways: tuple[Backend, ...]) -> int:
+    return sum(gateway.met["POST"] for gateway in gateways)
 
 
 def named(names: Names, gateways: tuple[Backend, ...]) -> dict[str, str]:

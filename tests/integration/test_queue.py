@@ -241,4 +241,6 @@ def test_operators_see_the_queue_in_figures(server: Gateway) -> None:
             workers = answer.read().decode()
         assert 'llm_requests_total{model="plain",provider="up",status="ok"} 1.0' in workers
         assert "llm_active_requests 1.0" in workers
+        for name in ("process_resident_memory_bytes", "system_memory_limit_bytes", "system_filesystem_usage_bytes"):
+            assert f"\n{name} " in workers, "its container is another one than the gateway's"
         ask(server.port, f"/v1/requests/{held}", DEV_KEY, method="DELETE")

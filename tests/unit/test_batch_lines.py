@@ -39,7 +39,7 @@ def test_a_line_that_can_be_run_is_a_request() -> None:
         ({"custom_id": "x" * 513}, "invalid_line", None, False),
         ({"body": {**BODY, "stream": True}}, "invalid_request", "stream", True),
         ({"body": {**BODY, "n": 0}}, "invalid_request", "n", True),
-        ({"body": {"messages": BODY["messages"]}}, "invalid_request", "model", True),
+        ({"body": {"model": "m"}}, "invalid_request", "messages", True),
     ],
 )
 def test_a_line_that_cannot_says_why(fields: dict[str, Any], code: str, param: str | None, refused: bool) -> None:

@@ -113,8 +113,16 @@ def test_that_an_answer_is_not_kept_is_known_for_as_long_as_it_would_have_been_k
     assert len(waiting.pauses) == 1
 
 
-def test_a_cached_answer_says_so() -> None:
-    assert json.loads(marked(b' \n{"id": "1"}')) == {"cached": True, "id": "1"}
+@pytest.mark.parametrize("answer", [
+    b' \n{"id": "1", "created": 5, "x": [1.50, {"id": "kept"}]}', b'{"x":[1.50,{"id":"kept"}]}',
+    b'{"id":"1","x":[1.50,{"id":"kept"}],"created":5,"id":"2","cached":false}',
+])  # fmt: skip
+def test_a_cached_answer_says_so_under_an_id_of_its_own_wherever_the_first_ones_stood(answer: bytes) -> None:
+    found = marked(answer, call_id="req_b", created=7)
+    expected = {"id": "chatcmpl-req_b", "created": 7, "cached": True, "x": [1.5, {"id": "kept"}]}
+    assert json.loads(found) == expected
+    assert found.count(b'"id"') == 2, "one of the answer, one within"
+    assert b"1.50" in found, "as the provider wrote it"
 
 
 def test_what_is_kept_is_found_and_without_a_key_nobody_looks(redis: Redis) -> None:

@@ -183,6 +183,26 @@ def test_usage_is_shown_by_model_key_or_day_with_exact_costs(used: SimpleNamespa
     assert [line["name"] for line in by_key] == ["", "=HYPERLINK(1)"]
 
 
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [("user", ["ann", ""]), ("endpoint", ["embeddings", "chat.completions"]), ("tenant", ["shop", ""]),
+     ("provider", ["openai", ""])],
+)  # fmt: skip
+def test_usage_is_shown_by_what_only_the_rows_know(
+    services: SimpleNamespace, shell: Shell, by: str, groups: list[str]
+) -> None:
+    about = {"user": "ann", "endpoint": "embeddings", "tenant": "shop", "provider": "openai"}
+    services.ledger.write([call("a", cost_nanousd=2_000_000_000, **about), call("b"), call("c", ts=NOON - 9 * DAY)])
+    since = "2026-11-01"
+    lines = json.loads(shell("usage", "--by", by, "--since", since, "--format", "json").stdout)
+    assert [(line[by], line["calls"], line["cost_usd"]) for line in lines] == [
+        (groups[0], 1, "2"), (groups[1], 1, "0.0000015"),
+    ]  # fmt: skip
+    table = shell("usage", "--by", by, "--since", since).stdout.splitlines()
+    assert table[2].split()[0] == (groups[1] or "-")
+    assert table[-1].split() == ["total", "2", "0", "20", "10", "0", "0", "2.0000015"]
+
+
 def test_a_table_lines_its_columns_up_and_ends_with_the_total(used: SimpleNamespace) -> None:
     lines = Shell(used)("usage", "--by", "model").stdout.splitlines()
     assert lines[0].split()[:2] == ["model", "calls"]
@@ -287,6 +307,22 @@ def test_a_right_configuration_is_one_line(
     monkeypatch.setenv("GATEWAY_CONFIG", str(path))
     result = shell("config", "check")
     assert (result.exit_code, result.output) == (0, f"OK: {path}: 1 providers, 2 models, 2 plans\n")
+
+
+def test_the_check_names_the_models_that_cannot_be_served(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keyed.yaml").write_text("""
+providers: {up: {kind: openai, base_url: "http://127.0.0.1/v1", api_key: "${UP_KEY:-}"}}
+models: {a: {targets: [up]}, b: {targets: [up]}}
+""")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "keyed.yaml"))
+    monkeypatch.delenv("UP_KEY", raising=False)
+    first, second = shell("config", "check").output.splitlines()
+    assert first.startswith("OK: ")
+    assert second == "up has no API key: set UP_KEY. Models that cannot be served: a, b"
+    monkeypatch.setenv("UP_KEY", "sk-1")
+    assert len(shell("config", "check").output.splitlines()) == 1
 
 
 def test_a_wrong_configuration_is_one_line_too(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

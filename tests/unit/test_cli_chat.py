@@ -21,6 +21,7 @@ from app.cli import register
 from app.cli.chat import _Screen, own_url
 from app.cli.rendering import harmless
 from app.cli.talk import Talk
+from app.runfile import Run, RunFile
 from app.services import build_services
 from app.settings import load_settings
 from tests.support.upstream import Upstream
@@ -38,6 +39,7 @@ class Played:
     def __init__(self) -> None:
         self.pieces: list[str] = ["Hello", " there."]
         self.models = ["fast", "smart"]
+        self.unavailable: set[str] = set()
         self.headers: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -46,7 +48,12 @@ class Played:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 played.keys.append(self.headers["Authorization"])
-                data = [{"id": name, "object": "model", "created": 0, "owned_by": "x"} for name in played.models]
+                data = [
+                    {"id": name, "object": "model", "created": 0, "owned_by": "x", "available": False}
+                    if name in played.unavailable
+                    else {"id": name, "object": "model", "created": 0, "owned_by": "x"}
+                    for name in played.models
+                ]
                 self._send("application/json", json.dumps({"object": "list", "data": data}))
 
             def do_POST(self) -> None:
@@ -133,6 +140,15 @@ def test_the_model_is_the_named_one_or_auto_or_the_first_that_the_key_may_use(
     played.models = offered
     assert chat("Hi", *options).exit_code == 0
     assert played.asked[0]["model"] == asked
+
+
+def test_a_model_that_cannot_be_served_is_not_the_default(chat: Callable[..., Result], played: Played) -> None:
+    played.unavailable = {"fast"}
+    assert chat("Hi").exit_code == 0
+    assert played.asked[0]["model"] == "smart"
+    played.unavailable = {"fast", "smart"}
+    assert chat("Hi").exit_code == 0
+    assert played.asked[1]["model"] == "fast", "what it answers says what is missing"
 
 
 def test_a_key_that_may_use_no_model_is_told_so(chat: Callable[..., Result], played: Played) -> None:
@@ -302,9 +318,24 @@ def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Play
         ("gateway", "http://gateway:8000/v1"),
     ],
 )
-def test_the_gateway_of_the_settings_is_found_where_it_listens(host: str, url: str) -> None:
-    services: Any = SimpleNamespace(settings=SimpleNamespace(host=host, port=8000))
+def test_the_gateway_of_the_settings_is_found_where_it_listens(tmp_path: Path, host: str, url: str) -> None:
+    environ = {"DATA_DIR": str(tmp_path), "HOST": host}
+    services: Any = SimpleNamespace(settings=load_settings(environ))
     assert own_url(services) == url
+
+
+def test_the_gateway_that_runs_on_this_data_dir_is_found_unless_port_says_otherwise(tmp_path: Path) -> None:
+    held = RunFile(tmp_path)
+    held.write(Run(1, "0.0.0.0", 9000))
+
+    def url(**environ: str) -> str:
+        services: Any = SimpleNamespace(settings=load_settings({"DATA_DIR": str(tmp_path), **environ}))
+        return own_url(services)
+
+    assert url() == "http://127.0.0.1:9000/v1"
+    assert url(PORT="9001") == "http://127.0.0.1:9001/v1"
+    os.close(held.fd)
+    assert url() == "http://127.0.0.1:8000/v1", "what is left of a run that has ended says nothing"
 
 
 def test_ctrl_c_stops_the_answer_also_where_its_exception_got_lost(capsys: pytest.CaptureFixture[str]) -> None:

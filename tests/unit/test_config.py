@@ -87,6 +87,7 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (SupportConfig, "history_messages", 20, (2, 1000)),
     (SupportConfig, "history_bytes", 65_536, (None, 16_777_216)),
     (SupportConfig, "history_ttl_s", 86_400, (1, 31_536_000)),
+    (SmartRule, "min_prompt_characters", None, COUNT),
     *((SmartRule, f"{end}_{what}", None, COUNT) for end in ("min", "max") for what in ("prompt_tokens", "messages")),
     (OptimizerConfig, "keep_messages", 20, (1, 100_000)),
     (OptimizerConfig, "keep_tokens", None, COUNT),

@@ -95,6 +95,8 @@ def test_bug_07_each_user_of_each_key_has_a_conversation_of_its_own(history: Cal
 
 def test_a_user_is_named_in_no_key(history: Callable[..., History], redis: Redis) -> None:
     history().append("key_1", "ann@example.com *:\n", said(1))
-    [key] = redis.execute("KEYS", "penstock:*")
+    [key] = redis.execute("KEYS", "penstock:history:*")
     assert key.startswith(b"penstock:history:key_1:")
-    assert b"ann" not in key
+    everything = [*redis.execute("KEYS", "*"), *redis.execute("ZRANGE", "penstock:conversations", 0, -1)]
+    assert len(everything) == 3
+    assert b"ann" not in b" ".join(everything)

@@ -16,6 +16,7 @@ from app.errors import StoreUnavailable
 from app.store import ledger as ledger_module
 from app.store.database import Database
 from app.store.ledger import Ledger
+from app.store.reports import GROUPINGS
 from app.store.tables import api_keys, dead_letter, usage, usage_daily
 
 NOON = 1_793_534_400.0  # 2026-11-01T12:00:00Z
@@ -152,15 +153,20 @@ def test_for_any_range_a_report_counts_exactly_the_calls_that_began_in_it(
     with database.write() as connection:
         connection.execute(usage.delete())
         connection.execute(usage_daily.delete())
-    rows = [row(f"req_{i}", ts=moment(t), model=f"m{i % 2}", key_id=f"key_{i % 3}") for i, t in enumerate(times)]
+    rows = [
+        row(f"req_{i}", ts=moment(t), model=f"m{i % 2}", key_id=f"key_{i % 3}", provider=f"p{i % 2}", user=f"u{i % 4}",
+            tenant=f"t{i % 5}", endpoint=f"e{i % 2}")
+        for i, t in enumerate(times)
+    ]  # fmt: skip
     ledger.write(rows)
     inside = [
         r for r, t in zip(rows, times, strict=True) if (since is None or t >= since) and (until is None or t < until)
     ]
     bounds = {"since": None if since is None else moment(since), "until": None if until is None else moment(until)}
-    for by, column in (("model", "model"), ("key", "key_id"), ("day", None)):
-        lines = {line.group: line for line in ledger.usage(by, **bounds)}  # type: ignore[arg-type]
-        groups = [r[column] if column else next(iter(rolled_up([r])))[0] for r in inside]
+    for by in GROUPINGS:
+        lines = {line.group: line for line in ledger.usage(by, **bounds)}
+        column = "key_id" if by == "key" else by
+        groups = [next(iter(rolled_up([r])))[0] if by == "day" else r[column] for r in inside]
         assert {group: line.calls for group, line in lines.items()} == {g: groups.count(g) for g in set(groups)}
         assert sum(line.cost_nanousd for line in lines.values()) == 1500 * len(inside)
 

@@ -426,3 +426,50 @@ def test_nobody_else_is_asked_after_the_deadline() -> None:
     with pytest.raises(UpstreamUnavailable):
         road.run({"a/m": down()})
     assert road.asked == ["a/m"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"),
+    [
+        ({"a/m": [down(), down()]}, False),
+        ({"a/m": [down("rate_limited"), down("rate_limited")]}, False),
+        ({"a/m": [down("rate_limited", retry_after_s=0.01), down("rate_limited", retry_after_s=0.01)]}, False),
+        ({"a/m": [down(), down("rate_limited", retry_after_s=20)]}, False),
+        ({"a/m": down("auth")}, False),
+        ({"a/m": down("timeout_first_byte", UpstreamTimeout)}, False),
+        ({"a/m": down("rate_limited", retry_after_s=20)}, None),
+        ({"a/m": down("saturated")}, None),
+    ],
+)
+def test_a_caller_is_told_not_to_retry_once_our_own_attempts_were_spent(
+    fails: dict[str, Any], told: bool | None
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Road(one("a"), max_attempts=2, backoff_s=0.1).run(fails)
+    assert caught.value.should_retry is told
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "told"),
+    [
+        (down(), down(), False),
+        (down(), down("rate_limited", retry_after_s=20), False),
+        (down("rate_limited", retry_after_s=20), down(), False),
+        (down("rate_limited", retry_after_s=20), down("rate_limited", retry_after_s=20), None),
+        (down("saturated"), down("saturated"), None),
+    ],
+)
+def test_a_fallback_is_an_attempt_unless_both_vendors_said_when_to_come_back(
+    first: UpstreamError, last: UpstreamError, told: bool | None
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        Road(one("a", fallbacks=["b"])).run({"a/m": first, "b/m": last})
+    assert caught.value.should_retry is told
+
+
+def test_where_nothing_is_retried_here_or_nobody_was_asked_the_caller_may_retry() -> None:
+    assert Road(one("a"), max_attempts=1).refused(down()).should_retry is None
+    road = Road(one("a"), max_attempts=3, backoff_s=0, breaker_threshold=1, breaker_cooldown_s=10)
+    assert road.refused(down()).should_retry is None, "the open breaker cut our attempts short"
+    assert road.refused(down()).kind == "breaker_open"
+    assert road.refused(down()).should_retry is None

@@ -11,6 +11,7 @@ import pytest
 
 from app.errors import ConfigError
 from app.lastgood import adopt
+from app.runfile import Run, RunFile
 from app.settings import load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
@@ -33,15 +34,19 @@ def test_providers_and_models_are_enough(tmp_path: Path) -> None:
 
 
 def test_commands_beside_make_run_find_its_redis_and_its_key_in_development_only(tmp_path: Path) -> None:
-    (tmp_path / "redis").mkdir()
-    (tmp_path / "redis" / "url").write_text("redis://:secret-password@127.0.0.1:1/0\n")
-    (tmp_path / "dev-key").write_text("left-key\n")
+    (tmp_path / "dev-key").write_text("kept-key\n")
+    held = RunFile(tmp_path)
+    held.write(Run(1, "127.0.0.1", 9000, "its-key", "redis://:secret-password@127.0.0.1:1/0"))
     beside = load(tmp_path)
-    assert (beside.redis_url, beside.dev_api_key) == ("redis://:secret-password@127.0.0.1:1/0", "left-key")
+    assert (beside.redis_url, beside.dev_api_key) == ("redis://:secret-password@127.0.0.1:1/0", "its-key")
     assert beside.redis_url in beside.secrets
-    assert load(tmp_path, REDIS_URL="redis://other/0").redis_url == "redis://other/0"
+    set_here = load(tmp_path, REDIS_URL="redis://other/0", DEV_API_KEY="other-key")
+    assert (set_here.redis_url, set_here.dev_api_key) == ("redis://other/0", "other-key")
     production = load(tmp_path, GATEWAY_ENV="production")
     assert (production.redis_url, production.dev_api_key) == ("redis://127.0.0.1:6379/0", None)
+    os.close(held.fd)
+    after = load(tmp_path)
+    assert (after.redis_url, after.dev_api_key) == ("redis://127.0.0.1:6379/0", "kept-key")
 
 
 WRONG_FILES = [
@@ -116,6 +121,22 @@ def test_secrets_come_from_the_environment_or_a_file_and_are_never_shown(tmp_pat
     assert settings.secrets == {"from-a-file-123", "the-key-of-the-admin"}
     assert "from-a-file" not in repr(settings) + repr(settings.config)
     assert "the-key-of-the-admin" not in repr(settings)
+
+
+def test_a_secret_may_be_given_twice_if_it_is_the_same(tmp_path: Path) -> None:
+    """As docker-compose does: its setup keeps in a file what the environment says."""
+    (tmp_path / "secret").write_text("the-key-of-the-admin\n")
+    both = {"ADMIN_KEY": "the-key-of-the-admin", "ADMIN_KEY_FILE": str(tmp_path / "secret")}
+    assert load(tmp_path, **both).admin_key == "the-key-of-the-admin"
+    with pytest.raises(ConfigError, match="both set, and differ"):
+        load(tmp_path, **both | {"ADMIN_KEY": "the-key-of-yesterday"})
+
+
+def test_workers_is_another_name_of_web_concurrency(tmp_path: Path) -> None:
+    assert load(tmp_path, WORKERS="3").workers == 3
+    assert load(tmp_path, WORKERS="3", WEB_CONCURRENCY="5").workers == 5
+    with pytest.raises(ConfigError, match="environment: WEB_CONCURRENCY: "):
+        load(tmp_path, WORKERS="many")
 
 
 def test_an_optional_variable_that_is_unset_is_no_value(tmp_path: Path) -> None:
@@ -212,14 +233,14 @@ def test_on_a_full_disk_the_last_good_configuration_stays_whole(
 def test_the_file_that_is_shipped_is_right() -> None:
     settings = load_settings({})
     assert settings.support_prompt.startswith("You are ")
-    assert set(settings.config.plans) == {"default", "free"}
+    assert set(settings.config.plans) == {"default", "free", "premium"}
 
 
 def test_the_examples_in_the_file_that_is_shipped_are_right(tmp_path: Path) -> None:
     shipped = Path("config/gateway.yaml").read_text()
     shutil.copytree("config/prompts", tmp_path / "prompts")
-    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(smart|optimizer):|  |$)", "", shipped))
-    assert [rule.name for rule in settings.config.smart.rules] == ["free", "code", "long"]
+    settings = load(tmp_path, re.sub(r"(?m)^# ?(?=(default_model|optimizer):|$)", "", shipped))
+    assert settings.config.default_model == "gpt-4.1-mini"
     assert settings.config.optimizer.enabled
 
 

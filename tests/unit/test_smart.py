@@ -112,6 +112,16 @@ def test_the_newest_of_a_long_text_is_what_is_read() -> None:
     assert smart.facts_of(draft("import os", "short"), "default", EVERYTHING).has == {"code"}
 
 
+def test_a_prompts_characters_are_those_that_users_wrote() -> None:
+    parts = [{"type": "text", "text": "Größe?"}, PICTURE]
+    asked = draft("Hello", parts)
+    asked.set("model", "m")
+    system = {"role": "system", "content": "Be kind."}
+    told = ChatRequest.parse(json.dumps({"messages": [system, {"role": "user", "content": "Hello"}]}).encode())
+    assert smart.facts_of(asked, "free", frozenset()).prompt_characters == 11
+    assert smart.facts_of(Draft(told), "free", frozenset()).prompt_characters == 5
+
+
 def test_a_pictures_bytes_are_not_its_tokens() -> None:
     assert smart.facts_of(draft([PICTURE]), "free", frozenset()).prompt_tokens < 1100
 
@@ -131,6 +141,8 @@ LONG = Facts(9000, 40, "paid")
         ({"min_prompt_tokens": 9001}, LONG, False),
         ({"max_prompt_tokens": 9000}, LONG, True),
         ({"max_prompt_tokens": 8999}, LONG, False),
+        ({"min_prompt_characters": 1001}, Facts(9, 1, "paid", prompt_characters=1001), True),
+        ({"min_prompt_characters": 1001}, Facts(9, 1, "paid", prompt_characters=1000), False),
         ({"min_messages": 40}, LONG, True),
         ({"min_messages": 41}, LONG, False),
         ({"max_messages": 40}, LONG, True),
@@ -166,7 +178,7 @@ def test_rules_are_skipped_whose_model_the_key_may_not_use() -> None:
     assert smart.pick(given, OTHERWISE, CODE, may_use("c", "small")) == ("c", "any")
     assert smart.pick(given, OTHERWISE, CODE, may_use("small")) == OTHERWISE
     with pytest.raises(Forbidden) as error:
-        smart.pick(given, OTHERWISE, CODE, may_use("d"))
+        smart.pick(given, None, CODE, may_use("d"))
     assert error.value.param == "model"
 
 
@@ -178,8 +190,8 @@ def config(models: tuple[str, ...] = ("small", "big"), **given: Any) -> GatewayC
 
 
 def test_without_rules_it_is_the_first_model_of_the_file() -> None:
-    assert smart.default(config(("b", "a"))) == ("b", "default")
-    assert smart.default(config(("b", "a"), default="a")) == ("a", "default")
+    assert smart.defaults(config(("b", "a"))) == ("b", "a")
+    assert smart.defaults(config(("b", "a", "c"), default="c")) == ("c", "b", "a")
 
 
 @pytest.mark.parametrize(
@@ -187,9 +199,8 @@ def test_without_rules_it_is_the_first_model_of_the_file() -> None:
     [
         (ANYONE, True),
         (Caller("k", "t", models=frozenset({"small"})), True),
-        (Caller("k", "t", models=frozenset({"big"})), False),
-        (Caller("k", "t", models=frozenset({"big"}), plan="paid"), True),
-        (Caller("k", "t", models=frozenset({"big"}), plan="removed-from-the-file"), False),
+        (Caller("k", "t", models=frozenset({"big"})), True),
+        (Caller("k", "t", models=frozenset({"removed-from-the-file"})), False),
         (Caller("k", "t", models=frozenset()), False),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from app.domain.chat import ChatRequest
 from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
-from app.errors import Forbidden, ModelNotFound
+from app.errors import Forbidden, InvalidRequest, ModelNotFound
 from app.gateway.call import CallContext, notes_of
 from app.gateway.router import Router
 from app.gateway.steering import Steering
@@ -72,8 +72,9 @@ def test_nobody_is_steered_to_a_model_that_the_key_may_not_use() -> None:
     found = steering(RULES)
     only_small = Caller("k", "t", models=frozenset({"small"}))
     assert steered(found, request(messages=CODE), only_small)[0] == "small"
+    assert steered(found, request(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
     with pytest.raises(Forbidden):
-        steered(found, request(), Caller("k", "t", models=frozenset({"large"})))
+        steered(found, request(), Caller("k", "t", models=frozenset({"removed"})))
 
 
 def test_a_model_of_the_name_auto_is_that_model() -> None:
@@ -97,3 +98,53 @@ def test_notes_come_back_from_the_ledgers_tags() -> None:
     assert context.tags == "route=code optimized=trimmed,capped"
     assert notes_of(context.tags) == context.notes
     assert (CallContext("req_1", "call_1").tags, notes_of("")) == ("", ())
+
+
+def without_model(**more: Any) -> ChatRequest:
+    return ChatRequest.parse(json.dumps({"messages": TALK[:1], **more}).encode())
+
+
+def test_a_call_that_names_no_model_gets_the_default_as_if_it_had_named_it() -> None:
+    model, notes, changed = steered(steering(RULES), without_model())
+    assert (model, notes) == ("small", ())
+    named = steered(steering(RULES), request("small"))[2]
+    assert {name: bytes(value) for name, value in changed.fields.items()} == {
+        name: bytes(value) for name, value in named.fields.items()
+    }
+    assert steered(steering({"default_model": "large"}), without_model(model=None))[0] == "large"
+
+
+def test_the_default_may_be_that_the_gateway_picks() -> None:
+    found = steering({**RULES, "default_model": "auto"})
+    coding = ChatRequest.parse(json.dumps({"messages": CODE}).encode())
+    assert steered(found, coding)[:2] == ("coder", (("route", "code"),))
+    only_large = Caller("k", "t", models=frozenset({"large"}))
+    assert steered(found, coding, only_large)[:2] == ("large", ()), "a key that may not use auto"
+
+
+def test_the_default_is_one_that_the_key_may_use() -> None:
+    found = steering({"default_model": "small"})
+    assert steered(found, without_model(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
+    with pytest.raises(InvalidRequest) as error:
+        steered(found, without_model(), Caller("k", "t", models=frozenset({"removed"})))
+    assert error.value.param == "model"
+
+
+def test_chat_smart_without_a_model_is_auto() -> None:
+    assert steered(steering(RULES), without_model(), smart=True)[:2] == ("small", (("route", "default"),))
+    plain = steering({**RULES, "default_model": "large"})
+    assert steered(plain, without_model(), smart=True)[:2] == ("large", (("route", "default"),))
+
+
+def test_rules_and_defaults_pass_over_what_cannot_be_served() -> None:
+    providers = {"demo": {"kind": "demo"}, "up": {"kind": "openai", "base_url": "http://127.0.0.1/v1", "api_key": None}}
+    models = {"coder": {"targets": ["up"]}, "large": {"targets": ["up"]}, "small": {"targets": ["demo"]}}
+    given = {"providers": providers, "models": models, "plans": {"paid": {}}, **RULES, "default_model": "large"}
+    config = GatewayConfig.model_validate({**given, "smart": {**RULES["smart"], "default": "large"}})
+    vendors = {name: Vendor(name, Clock(0)) for name in providers}
+    found = Steering(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
+    assert steered(found, without_model())[0] == "small"
+    assert steered(found, request(messages=CODE))[:2] == ("small", (("route", "default"),))
+    assert steered(found, request(messages=CODE), Caller("k", "t", plan="paid"))[0] == "small"
+    only_large = Caller("k", "t", models=frozenset({"large"}))
+    assert steered(found, without_model(), only_large)[0] == "large", "the call's error says what is missing"

@@ -136,11 +136,12 @@ def test_what_is_not_to_be_kept_is_not(house: House, vendor: Vendor) -> None:
 
 
 def test_what_a_vendor_says_of_its_answer_is_kept_too(house: House, vendor: Vendor) -> None:
-    meta = {"id": "c1", "created": 7, "model": "up-1", "system_fingerprint": "fp", "service_tier": "default"}
+    said = {"model": "up-1", "system_fingerprint": "fp", "service_tier": "default"}
+    meta = {"id": "c1", "created": 7, **said}
     choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
     vendor.blocks = [b"data: " + json.dumps({**meta, "choices": [choice]}).encode() + b"\n\n"]
     list(start(house))
     whole = json.loads(house.pipeline.chat(CALLER, chat(temperature=0, max_tokens=100), house.context()).body)
     events = [json.loads(block.removeprefix(b"data: ")) for block in start(house)]
     for told in (whole, *events):
-        assert {name: told.get(name) for name in meta} == meta
+        assert {name: told.get(name) for name in said} == said

@@ -2,6 +2,7 @@
 -- Running it twice with the same exchange appends it once.
 --
 -- KEYS  1 the conversation (list of exchanges, oldest first)
+--       2 open conversations (zset: their keys → when they are forgotten, ms by Redis's clock)
 -- ARGV  1 the exchange, its unique id included   2 most exchanges   3 most bytes   4 time to live, ms
 -- returns how many exchanges are kept
 
@@ -19,4 +20,10 @@ end
 redis.call('RPUSH', KEYS[1], ARGV[1])
 redis.call('LTRIM', KEYS[1], -count, -1)
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZADD', KEYS[2], now + ARGV[4], KEYS[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return count

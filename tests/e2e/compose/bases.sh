@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes stand-ins for the official base images out of Debian's packages, for machines that can pull none:
-#   penstock-test/python  penstock-test/python-build  penstock-test/redis  penstock-test/nginx
+#   penstock-test/python  penstock-test/redis  penstock-test/nginx
 # Each has what our files rely on in the official one: the program, its user and number, the data directory's owner.
 # Needs root, debootstrap and a running engine (DOCKER_HOST); about two minutes. What exists already is kept.
 #
@@ -50,7 +50,7 @@ fi
 
 install='apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends'
 clean='rm -rf /var/lib/apt/lists/* /usr/share/doc /usr/share/man'
-mkdir "$work"/{python,python-build,redis,nginx}
+mkdir "$work"/{python,redis,nginx}
 
 authorities > "$work/python/ca-certificates.crt"
 pip_settings > "$work/python/pip.conf"
@@ -61,12 +61,6 @@ COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY pip.conf /etc/pip.conf
 DOCKERFILE
 build python
-
-cat > "$work/python-build/Dockerfile" << DOCKERFILE
-FROM penstock-test/python
-RUN $install gcc libc6-dev python3-dev && $clean
-DOCKERFILE
-build python-build
 
 cat > "$work/redis/Dockerfile" << DOCKERFILE
 FROM penstock-test/debian

@@ -1,4 +1,4 @@
-"""An installation as an operator has it: a copy of the project, `.env` from the example, and `docker-compose`.
+"""An installation as an operator has it: a copy of the project, a vendor's key in the shell, and `docker-compose`.
 
 Everything is done through the published port and the commands of the documentation.
 """
@@ -21,11 +21,11 @@ from tests.support.servers import ROOT, free_port, wait_for
 
 BASES = {
     "PENSTOCK_PYTHON_IMAGE": "penstock-test/python",
-    "PENSTOCK_BUILD_IMAGE": "penstock-test/python-build",
     "REDIS_IMAGE": "penstock-test/redis",
     "NGINX_IMAGE": "penstock-test/nginx",
 }
 IMAGE = "penstock-test/penstock"
+VENDOR_KEY = "sk-only-in-the-shell"
 # What `docker-compose up` starts; `setup` runs once and ends.
 SERVICES = ("redis", "ledger", "gateway", "worker", "nginx")
 
@@ -39,7 +39,7 @@ class Installation:
         self._env = {
             **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
             **BASES, "DOCKER_HOST": docker_host, "DOCKER_BUILDKIT": "0", "PENSTOCK_IMAGE": IMAGE,
-            "COMPOSE_PROJECT_NAME": "penstock-test",
+            "COMPOSE_PROJECT_NAME": "penstock-test", "OPENAI_API_KEY": VENDOR_KEY,
             "PUBLISH_HTTP": f"127.0.0.1:{self.http_port}", "PUBLISH_HTTPS": f"127.0.0.1:{self.https_port}",
         }  # fmt: skip
         listed = subprocess.run(
@@ -49,7 +49,11 @@ class Installation:
             if (ROOT / name).is_file():
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, directory / name)
-        shutil.copy(directory / ".env.example", directory / ".env")
+        # The vendor is played, by a container beside the gateway.
+        config = directory / "config" / "gateway.yaml"
+        shipped = config.read_text()
+        assert "https://api.openai.com" in shipped
+        config.write_text(shipped.replace("https://api.openai.com", "http://vendor:8000"))
 
     # ----- commands
 
@@ -80,6 +84,25 @@ class Installation:
 
     def logs(self) -> str:
         return self.compose("logs", "--no-color", "--tail", "60")
+
+    @contextmanager
+    def played_vendor(self) -> Iterator[None]:
+        """At http://vendor:8000, for the containers that reach the outside."""
+        script = Path(__file__).with_name("vendor.py").read_text()
+        name = f"{self._env['COMPOSE_PROJECT_NAME']}-vendor"
+        options = ["--rm", "--detach", "--name", name, "--network-alias", "vendor",
+                   "--network", f"{self._env['COMPOSE_PROJECT_NAME']}_egress"]  # fmt: skip
+        self.run("docker", "run", *options, BASES["PENSTOCK_PYTHON_IMAGE"], "python3", "-c", script, VENDOR_KEY)
+        try:
+            wait_for(lambda: b"listening" in self.run("docker", "logs", name), message="no vendor")
+            yield
+        finally:
+            self.run("docker", "rm", "--force", name)
+
+    @property
+    def admin_key(self) -> str:
+        """By the command of the documentation."""
+        return self.compose("exec", "-T", "gateway", "cat", "/run/penstock/admin-key").strip()
 
     # ----- life
 

@@ -16,19 +16,62 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.compose.installation import IMAGE, SERVICES, Installation, chat_body, headers
+from tests.e2e.compose.installation import IMAGE, SERVICES, VENDOR_KEY, Installation, chat_body, headers
 from tests.support.servers import wait_for
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
 
-def test_everything_is_healthy_with_nothing_prepared_but_the_env_file(
+def test_everything_is_healthy_with_nothing_prepared_but_a_vendors_key_in_the_shell(
     built: Installation, first_start_s: float
 ) -> None:
+    assert not (built.directory / ".env").exists()
     assert {service: built.health(service) for service in SERVICES} == {service: {"healthy"} for service in SERVICES}
     [setup] = built.inspect("setup")
     assert (setup["State"]["Status"], setup["State"]["ExitCode"]) == ("exited", 0)
     assert first_start_s < 90
+
+
+def test_the_vendors_key_of_the_shell_and_the_admin_key_of_the_first_start_make_the_first_answer(
+    penstock: Installation,
+) -> None:
+    with penstock.played_vendor():
+        status, _, body = penstock.chat(penstock.admin_key, model="gpt-4.1-mini")
+    assert (status, body["choices"][0]["message"]["content"]) == (200, "gpt-4.1-mini answers"), body
+
+
+def test_the_admin_key_is_one_of_its_own_and_nobody_elses_to_read(penstock: Installation) -> None:
+    key = penstock.admin_key
+    assert len(key) >= 32
+    with penstock.connection() as connection:
+        connection.request("GET", "/health/detailed", headers=headers(key))
+        assert connection.getresponse().status == 200
+    with pytest.raises(AssertionError, match="Permission denied"):
+        penstock.compose("exec", "-T", "redis", "cat", "/run/penstock/admin-key")
+    assert key not in penstock.compose("logs", "--no-color")
+    for service in SERVICES:
+        assert key not in json.dumps(penstock.inspect(service)), "docker does not know it"
+
+
+def test_an_admin_key_of_the_environment_takes_the_place_of_the_made_one(penstock: Installation) -> None:
+    made = penstock.admin_key
+    own = "an-admin-key-of-my-own"
+    (penstock.directory / ".env").write_text(f"ADMIN_KEY={own}\nPENSTOCK_ENV_FILE=.env\nSOME_VENDORS_KEY=as it is\n")
+    try:
+        penstock.up()
+        assert penstock.admin_key == own
+        assert [penstock.chat(key)[0] for key in (own, made)] == [200, 401]
+        told = penstock.compose("exec", "-T", "gateway", "printenv", "SOME_VENDORS_KEY", "OPENAI_API_KEY")
+        assert told.splitlines() == ["as it is", VENDOR_KEY], "also a variable that docker-compose.yml does not know"
+    finally:
+        (penstock.directory / ".env").unlink()
+        penstock.up()
+    assert penstock.chat(own)[0] == 200, "what was given stays, as Redis's password does"
+
+
+def test_the_image_speaks_to_postgresql(penstock: Installation) -> None:
+    said = penstock.compose("exec", "-T", "ledger", "python", "-c", "import psycopg; print(psycopg.pq.__impl__)")
+    assert said.strip() == "binary"
 
 
 def test_a_completion_ends_in_one_row_of_the_ledger(penstock: Installation) -> None:

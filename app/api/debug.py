@@ -1,0 +1,98 @@
+"""`GET /debug`: what one would ask for in a bug report. Never a secret."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import gevent
+import psutil
+from flask import Blueprint
+
+from app.api.context import require, services
+from app.api.figures import shared_figures
+from app.domain.identity import Scope
+from app.errors import StoreUnavailable
+from app.services import Services
+from app.settings import VERSION
+from app.store.redisurl import without_secrets
+from app.telemetry.system import System
+
+bp = Blueprint("debug", __name__)
+root = Blueprint("debug_root", __name__)
+_STARTED = time.monotonic()
+_LIBRARIES = ("flask", "gunicorn", "gevent", "redis", "sqlalchemy", "msgspec", "openai", "genai-prices")
+_CPU_SAMPLE_S = 0.2
+_MB = 1024 * 1024
+
+
+@root.get("/debug")
+@bp.get("/debug")
+@require(Scope.ADMIN)
+def debug() -> dict[str, Any]:
+    """Versions, the machine, pools, breakers, queue."""
+    found = services()
+    return {"environment": _environment(found), "system": _system(found.system), "application": _application(found)}
+
+
+def _environment(found: Services) -> dict[str, Any]:
+    providers = {
+        name: {"kind": provider.kind, "key_set": provider.has_key}
+        for name, provider in found.settings.config.providers.items()
+    }
+    return {
+        "version": VERSION, "env": found.settings.env, "python": platform.python_version(),
+        "python_version": platform.python_version(), "libraries": {name: version(name) for name in _LIBRARIES},
+        "openai_key_set": providers.get("openai", {}).get("key_set", False), "providers": providers,
+        "redis_url": without_secrets(found.settings.redis_url),
+    }  # fmt: skip
+
+
+def _system(system: System) -> dict[str, Any]:
+    memory, disk = system.memory(), system.disk()
+    disk_percent = None if disk is None else _percent(disk[0], disk[1])
+    return {
+        "cpu_count": psutil.cpu_count(), "cpu_percent": _cpu_percent(system), "load": os.getloadavg(),
+        "memory_usage_mb": round(memory.used / _MB, 1), "memory_percent": _percent(memory.used, memory.limit),
+        "memory_available_bytes": memory.limit - memory.used,
+        "disk_percent": disk_percent, "disk_usage_percent": disk_percent,
+    }  # fmt: skip
+
+
+def _application(found: Services) -> dict[str, Any]:
+    process = psutil.Process()
+    shared = shared_figures(found)
+    return {
+        "pid": process.pid, "uptime_s": round(time.monotonic() - _STARTED, 1),
+        "rss_bytes": process.memory_info().rss, "worker_id": found.presence.worker_id,
+        "active_conversations": _unless_away(found.support.open_conversations),
+        "queue_size": shared.get("llm_queue_size"),
+        "redis": {"reachable": "redis_memory_used_bytes" in shared, **found.redis.stats()},
+        "database": found.database.stats(),
+        "providers": {name: provider.stats() for name, provider in found.providers.items()},
+        "breakers": found.router.states(), "shared": shared,
+        "models": list(found.settings.config.models), "plans": list(found.settings.config.plans),
+    }  # fmt: skip
+
+
+def _cpu_percent(system: System) -> float:
+    """Of the cores that there are to use, over a moment."""
+    before, began = system.cpu(), time.monotonic()
+    gevent.sleep(_CPU_SAMPLE_S)
+    used_s = system.cpu().seconds - before.seconds
+    return _percent(used_s, before.cores * (time.monotonic() - began))
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(min(max(100 * part / whole, 0.0), 100.0), 1) if whole else 0.0
+
+
+def _unless_away(ask: Callable[[], int]) -> int | None:
+    try:
+        return ask()
+    except StoreUnavailable:
+        return None

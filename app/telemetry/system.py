@@ -1,0 +1,159 @@
+"""Memory, CPU and disk, read when they are asked for: of this process and its siblings, and of what they run in.
+
+A container's figures are measured against the container's limits (cgroup v2): how full the machine is says nothing to
+somebody who is about to be killed for his own limit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Memory(NamedTuple):
+    """Bytes; `used` without what the kernel would give up at once."""
+
+    used: int
+    limit: int
+
+
+class Cpu(NamedTuple):
+    """Seconds of CPU time used so far, and how many cores there are to use."""
+
+    seconds: float
+    cores: float
+
+
+class System:
+    """What limits these processes. `cgroup`: where the kernel tells of theirs; none where it does not."""
+
+    def __init__(self, *, data_dir: Path, cgroup: Path | None = None) -> None:
+        self._data_dir = data_dir
+        self._cgroup = cgroup or _own_cgroup()
+
+    def memory(self) -> Memory:
+        """Of the container if its memory is limited, else of the machine."""
+        limit, used = self._number("memory.max"), self._number("memory.current")
+        machine = psutil.virtual_memory()
+        if limit is None or used is None or limit >= machine.total:
+            return Memory(machine.total - machine.available, machine.total)
+        return Memory(max(used - int(self._named("memory.stat").get("inactive_file", 0)), 0), limit)
+
+    def cpu(self) -> Cpu:
+        """Of the container if its CPU is limited, else of the machine."""
+        quota, _, period = self._text("cpu.max").partition(" ")
+        cores = float(os.cpu_count() or 1)
+        used = self._named("cpu.stat").get("usage_usec")
+        if used is not None and quota.isdigit() and period.isdigit() and int(quota) < cores * int(period):
+            return Cpu(used / 1e6, int(quota) / int(period))
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # A guest's time is counted twice by the kernel: also as user time.
+        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        return Cpu(sum(times) - idle - guests, cores)
+
+    def disk(self) -> tuple[int, int] | None:
+        """Of the disk of DATA_DIR: bytes used, and all that there are for who is not root; none if it is not there."""
+        try:
+            disk = psutil.disk_usage(str(self._data_dir))
+        except OSError:
+            return None
+        return disk.used, disk.used + disk.free
+
+    def figures(self) -> dict[str, float]:
+        """For a scrape; by the names of OpenTelemetry's conventions."""
+        memory, cpu, disk = self.memory(), self.cpu(), self.disk()
+        found = {
+            "system_memory_usage_bytes": memory.used, "system_memory_limit_bytes": memory.limit,
+            "system_cpu_time_seconds_total": cpu.seconds, "system_cpu_limit_cores": cpu.cores,
+        }  # fmt: skip
+        if disk is not None:
+            found |= {"system_filesystem_usage_bytes": disk[0], "system_filesystem_limit_bytes": disk[1]}
+        return found
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self._cgroup / name).read_text().strip() if self._cgroup is not None else ""
+        except OSError:
+            return ""
+
+    def _number(self, name: str) -> int | None:
+        text = self._text(name)
+        return int(text) if text.isdigit() else None
+
+    def _named(self, name: str) -> dict[str, int]:
+        rows = (line.split(" ", 1) for line in self._text(name).splitlines() if " " in line)
+        return {key: int(value) for key, value in rows if value.isdigit()}
+
+
+def process_figures(*, siblings: bool) -> dict[str, float]:
+    """For a scrape: this process, or with its parent and `siblings` where they are one program; the usual names.
+
+    Memory that forked processes share is counted in each. CPU time is also that of those that have ended.
+    """
+    try:
+        parent = psutil.Process(os.getppid()) if siblings else psutil.Process()
+        processes, seconds = _cpu_time(parent, siblings=siblings)
+    except psutil.Error:  # it ends
+        return {}
+    resident, descriptors = 0, 0
+    for process in processes:
+        try:
+            resident += process.memory_info().rss
+            descriptors += process.num_fds()
+        except psutil.Error:
+            continue
+    return {
+        "process_resident_memory_bytes": resident, "process_cpu_seconds_total": seconds,
+        "process_open_fds": descriptors,
+    }  # fmt: skip
+
+
+def _cpu_time(parent: psutil.Process, *, siblings: bool) -> tuple[list[psutil.Process], float]:
+    """The processes, and the CPU time of them and of the parent's dead children.
+
+    A child that ends while one looks would be counted twice or not at all, and a counter must not run backwards: then
+    one looks again. Raises `psutil.NoSuchProcess` when it is the parent that has ended.
+    """
+    while True:
+        times = parent.cpu_times()
+        seconds = times.user + times.system + (times.children_user + times.children_system if siblings else 0.0)
+        try:
+            children = _children(parent.pid) if siblings else []
+            seconds += sum(_own_time(child) for child in children)
+        except psutil.NoSuchProcess:
+            if not parent.is_running():
+                raise
+            continue
+        after = parent.cpu_times()
+        if not siblings or after.children_user + after.children_system == times.children_user + times.children_system:
+            return [parent, *children], seconds
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    """Raises `psutil.NoSuchProcess`."""
+    try:
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # this kernel does not tell: then every process is looked at
+        return psutil.Process(pid).children()
+    return [psutil.Process(int(child)) for child in pids]
+
+
+def _own_time(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def _own_cgroup(told: Iterable[str] | None = None) -> Path | None:
+    try:
+        lines = list(told) if told is not None else Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    own = next((line[3:] for line in lines if line.startswith("0::/")), None)
+    return None if own is None else _CGROUPS / own.lstrip("/")

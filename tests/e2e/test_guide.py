@@ -1,0 +1,185 @@
+"""The commands of the guide that this API follows, as a reader types them, to a whole installation behind nginx."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.support.deployment import Deployment
+from tests.support.edge import Edge
+from tests.support.servers import ADMIN_KEY, DEV_KEY, ROOT, RedisServer, flushed, wait_for
+
+_LOAD = re.search(r"^## Load test$.*?^```bash$(.*?)^```$", (ROOT / "docs/performance.md").read_text(), re.M | re.S)
+LOAD_TESTS = _LOAD[1].strip().splitlines()[1:] if _LOAD else []
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+class Said(NamedTuple):
+    """What curl got. `location` is empty where nobody is sent elsewhere."""
+
+    status: int
+    body: str
+    location: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Installation(NamedTuple):
+    """Gateway, worker and ledger, and nginx in front, with the configuration that is shipped."""
+
+    deployment: Deployment
+    edge: Edge
+
+    def curl(self, where: str, path: str, *options: str, key: str = DEV_KEY) -> Said:
+        """`where`: gateway, https, or plain for nginx's port of plain HTTP, where no key is sent."""
+        urls = {
+            "gateway": f"http://127.0.0.1:{self.deployment.port}", "https": f"https://127.0.0.1:{self.edge.tls_port}",
+            "plain": f"http://127.0.0.1:{self.edge.http_port}",
+        }  # fmt: skip
+        sent = [] if where == "plain" else ["-H", f"Authorization: Bearer {key}"]
+        after = "\n%{http_code} %{redirect_url}"
+        result = subprocess.run(
+            ["curl", "-sk", "-w", after, urls[where] + path, *sent, *options], capture_output=True, text=True,
+            timeout=30, check=True,
+        )  # fmt: skip
+        body, _, last = result.stdout.rpartition("\n")
+        status, _, location = last.partition(" ")
+        return Said(int(status), body, location)
+
+    def post(self, where: str, path: str, body: Any, *options: str) -> Said:
+        return self.curl(where, path, "-H", "Content-Type: application/json", "-d", json.dumps(body), *options)
+
+    def flask(self, *command: str) -> str:
+        flask = [str(Path(sys.executable).parent / "flask"), "--app", "app", *command]
+        env = self.deployment.server.env
+        return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def guide(redis_server: RedisServer) -> Iterator[Installation]:
+    flushed(redis_server.url)
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        shutil.copytree(ROOT / "config/prompts", directory / "here/prompts")
+        config, prices = ((ROOT / "config" / f"{name}.yaml").read_text() for name in ("gateway", "prices"))
+        with (
+            Deployment(directory / "here", config, redis_url=redis_server.url, prices=prices) as deployment,
+            Edge(directory / "edge", deployment.port) as edge,
+        ):
+            yield Installation(deployment, edge)
+
+
+both = pytest.mark.parametrize("where", ["gateway", "https"])
+
+
+@both
+def test_a_completion_with_all_that_the_guide_sends_streams_to_its_end(guide: Installation, where: str) -> None:
+    body = {**HELLO, "model": "demo", "temperature": 0.7, "max_tokens": 150, "stream": True}
+    said = guide.post(where, "/api/v1/chat/completions", body, "-N")
+    *events, done = said.body.strip().split("\n\n")
+    assert (said.status, done) == (200, "data: [DONE]")
+    assert {json.loads(event[6:])["object"] for event in events if event.startswith("data: ")} == {
+        "chat.completion.chunk"
+    }
+
+
+@both
+def test_a_request_is_submitted_and_polled_until_it_is_completed(guide: Installation, where: str) -> None:
+    submitted = guide.post(where, "/api/v1/chat/async", {**HELLO, "model": "demo"})
+    assert (submitted.status, submitted.json["status"]) == (202, "queued")
+    said = wait_for(lambda: ended(guide.curl(where, submitted.json["status_url"])))
+    assert (said["status"], said["request_id"]) == ("completed", submitted.json["request_id"])
+    assert said["response"]["choices"][0]["message"]["content"]
+
+
+def ended(said: Said) -> Any:
+    assert said.status == 200
+    return said.json if said.json["status"] not in ("queued", "processing") else None
+
+
+def test_the_queues_figures(guide: Installation) -> None:
+    said = guide.curl("https", "/api/v1/queue/metrics", key=ADMIN_KEY)
+    assert said.status == 200
+    assert said.json.keys() >= {
+        "queue_size", "max_queue_size", "active_workers", "active_requests", "oldest_seconds", "redis_memory_usage",
+        "redis_connected_clients",
+    }  # fmt: skip
+    assert guide.curl("https", "/api/v1/queue/metrics").status == 403
+
+
+@both
+def test_the_support_assistant_remembers_a_user_until_it_is_told_to_forget(guide: Installation, where: str) -> None:
+    history = f"/api/v1/chat/history/test-user-{where}"
+    said = guide.post(where, "/api/v1/chat", {"message": "How do I return it?", "user_id": f"test-user-{where}"})
+    assert (said.status, set(said.json)) == (200, {"response", "user_id", "timestamp", "usage"})
+    kept = guide.curl(where, history)
+    assert (kept.status, kept.json["message_count"]) == (200, 2)
+    assert kept.json["messages"][0] == {"role": "user", "content": "How do I return it?"}
+    assert guide.curl(where, history, "-X", "DELETE").json["message_count"] == 0
+    assert guide.curl(where, history).json["messages"] == []
+
+
+def test_the_support_assistant_answers_who_has_no_name(guide: Installation) -> None:
+    said = guide.post("https", "/api/v1/chat", {"message": "Hello"})
+    assert (said.status, said.json["user_id"]) == (200, "anonymous")
+    assert guide.curl("https", "/api/v1/chat/history/anonymous").json["message_count"] == 0
+
+
+@pytest.mark.parametrize("where", ["gateway", "https", "plain"])
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/api/v1/health", "/api/v1/ready"])
+def test_a_load_balancer_asks_without_a_key_over_http_and_https(guide: Installation, where: str, path: str) -> None:
+    said = guide.curl(where, path, key="")
+    assert (said.status, said.json["status"]) == (200, "ready" if path.endswith("ready") else "healthy")
+
+
+def test_plain_http_leads_to_https_and_a_key_in_clear_is_refused(guide: Installation) -> None:
+    sent_on = guide.curl("plain", "/api/v1/models")
+    assert (sent_on.status, sent_on.location) == (308, "https://127.0.0.1/api/v1/models")
+    refused = guide.post("plain", "/api/v1/chat", {"message": "Hello"}, "-H", f"Authorization: Bearer {DEV_KEY}")
+    assert (refused.status, refused.json["code"], refused.location) == (403, "FORBIDDEN", "")
+    assert "revoke it" in refused.json["error"]["message"]
+
+
+@both
+@pytest.mark.parametrize("command", LOAD_TESTS, ids=lambda command: command.partition(" ")[0])
+def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation, where: str, command: str) -> None:
+    program = command.partition(" ")[0]
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} has to be there in CI"
+        pytest.skip(f"{program} is not installed (Debian: {'apache2-utils' if program == 'ab' else program})")
+    url = f"http://127.0.0.1:{guide.deployment.port}"
+    if where == "https":
+        url = f"https://127.0.0.1:{guide.edge.tls_port}"
+    told = command.replace("http://127.0.0.1:8000", url)
+    assert told != command
+    env = {"PATH": os.environ["PATH"], "PENSTOCK_KEY": DEV_KEY}
+    result = subprocess.run(told, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    said = result.stdout
+    assert result.returncode == 0, result.stderr
+    assert "Non-2xx" not in said
+    if program == "ab":
+        assert re.search(r"^Complete requests: +50$", said, re.M), said
+        assert re.search(r"^Failed requests: +0$", said, re.M), said
+    elif program == "hey":
+        assert re.findall(r"^ +\[(\d+)\]\s+(\d+) responses$", said, re.M) == [("200", "50")], said
+    else:
+        assert int(re.findall(r"^ +(\d+) requests in", said, re.M)[0]) > 20, said
+        assert "Socket errors" not in said
+
+
+def test_there_are_three_load_tests_in_the_docs_and_the_message_is_the_guides() -> None:
+    assert [command.partition(" ")[0] for command in LOAD_TESTS] == ["ab", "hey", "wrk"]
+    message = json.loads((ROOT / "test_message.json").read_text())
+    assert message == {"message": "Hello, how can you help me?", "user_id": "load-test"}
