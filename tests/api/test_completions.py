@@ -52,7 +52,7 @@ def events(response: TestResponse) -> list[str]:
     return [line.removeprefix("data: ") for line in response.text.splitlines() if line]
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/api/v1/completions"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/v1/completions", "/completions"])
 @pytest.mark.parametrize("prompt", ["Say it", ["Say it"]])
 def test_a_prompt_is_completed_in_the_older_shape(complete: Caller, path: str, prompt: Any) -> None:
     response = complete(prompt, path=path)
@@ -121,6 +121,10 @@ def test_a_vendor_is_asked_for_a_chat(complete: Caller) -> None:
 def test_the_gateway_picks_the_model_auto_here_too(complete: Caller) -> None:
     response = complete(model="auto")
     assert (response.headers["x-penstock-model"], response.headers["x-penstock-route-reason"]) == ("m", "default")
+
+
+def test_a_call_that_names_no_model_gets_the_default_one(complete: Caller) -> None:
+    assert complete.edge.post(b'{"prompt":"Hi"}', path="/v1/completions").headers["x-penstock-model"] == "m"
 
 
 def test_an_answer_is_kept_as_a_chats_is(complete: Caller) -> None:

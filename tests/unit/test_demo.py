@@ -65,6 +65,7 @@ def test_each_choice_is_counted() -> None:
     chunks = payloads(list(stream))
     assert stream.usage == Usage(1, 6)
     assert (stream.chunks, stream.text_bytes) == (6, 10)
+    assert [chunk["choices"][0]["index"] for chunk in chunks] == [0, 1, 0, 1, 0, 1, 0, 1], "no choice waits for another"
     finished = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"]]
     assert [(choice["index"], choice["finish_reason"]) for choice in finished] == [(0, "stop"), (1, "stop")]
 

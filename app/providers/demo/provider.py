@@ -100,7 +100,7 @@ class DemoStream:
         for sent, (index, delta, size) in enumerate(reply.deltas()):
             if sent == cut_at:
                 raise _cut(self._provider)
-            if sent:
+            if sent and index == 0:
                 yield from self._think(script.chunk_delay_s)
             self.chunks += 1
             self.text_bytes += size

@@ -110,21 +110,20 @@ class Reply:
         return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
 
     def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
-        """Each choice's index, its next delta, and how many bytes that says."""
-        for index in range(self._call.request.choices):
-            role = {"role": "assistant"}
-            for i, pieces in enumerate(self.pieces):
-                if self.tools:
-                    yield index, {**role, "content": None, **self._call_delta(i, None)}, 0
-                    role = {}
-                for at in range(0, len(pieces), self._most_chunk):
-                    text = "".join(pieces[at : at + self._most_chunk])
-                    yield (
-                        index,
-                        {**role, **(self._call_delta(i, text) if self.tools else {"content": text})},
-                        _size(text),
-                    )
-                    role = {}
+        """A choice's index, its next delta, and how many bytes that says. The choices take turns, as with vendors."""
+        role = {"role": "assistant"}
+        for delta, size in self._deltas():
+            for index in range(self._call.request.choices):
+                yield index, {**role, **delta}, size
+            role = {}
+
+    def _deltas(self) -> Iterator[tuple[dict[str, Any], int]]:
+        for i, pieces in enumerate(self.pieces):
+            if self.tools:
+                yield {"content": None, **self._call_delta(i, None)}, 0
+            for at in range(0, len(pieces), self._most_chunk):
+                text = "".join(pieces[at : at + self._most_chunk])
+                yield self._call_delta(i, text) if self.tools else {"content": text}, _size(text)
 
     def _call_delta(self, i: int, text: str | None) -> dict[str, Any]:
         """A piece of the arguments of call `i`; None: its head."""
