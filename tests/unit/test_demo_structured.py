@@ -300,6 +300,13 @@ def test_made_to_call_a_tool_it_calls_one_that_it_has_not_called_yet() -> None:
     assert message["tool_calls"][0]["function"]["name"] == "final_result"
 
 
+@pytest.mark.parametrize("called", [5, {}, [5], [{"function": 5}], [{"function": {"name": []}}], None])
+def test_calls_of_no_shape_in_a_conversation_do_not_break_it(called: Any) -> None:
+    messages = [{"role": "assistant", "tool_calls": called}, {"role": "tool", "content": None}]
+    raw = json.dumps({"model": "m", "messages": messages, "tools": [WEATHER]}).encode()
+    assert message_of_body(raw)["content"].endswith("The tool returned: ")
+
+
 def message_of_body(raw: bytes) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(demo().chat(chat_call(raw=raw)).body)["choices"][0]["message"]
     return message

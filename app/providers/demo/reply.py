@@ -46,7 +46,7 @@ class Reply:
         self._call = call
         self._provider = provider
         request = call.request
-        fields = {name: msgspec.json.decode(request.fields[name]) for name in _FIELDS if name in request.fields}
+        fields = {name: self._decoded(name) for name in _FIELDS if name in request.fields}
         last = request.messages[-1]
         self._prompt = _text(next((m for m in reversed(request.messages) if m.role == "user"), last))
         self.tools = self._chosen(fields, answered=last.role in _ACTED_ON)
@@ -146,7 +146,7 @@ class Reply:
     def _chosen(self, fields: dict[str, Any], *, answered: bool) -> list[Tool]:
         if "tools" not in fields and "functions" not in fields and "tool_choice" not in fields:
             return []
-        called = _called(self._call.request.fields["messages"])
+        called = _called(self._decoded("messages"))
         return chosen(fields, self._prompt, called, answered=answered)
 
     def _arguments(self, tool: Tool) -> str:
@@ -215,6 +215,12 @@ class Reply:
             said = max(sum(1 for pieces in self.pieces if pieces), 1)
             self.tools, self.pieces = self.tools[:said], self.pieces[:said]
 
+    def _decoded(self, name: str) -> Any:
+        try:
+            return msgspec.json.decode(self._call.request.fields[name])
+        except (ValueError, RecursionError):  # numbers that no machine has
+            self._reject(f"The demo model cannot read this: `{name}`.", name)
+
     def _reject(self, message: str, param: str) -> NoReturn:
         raise UpstreamRejected(message, provider=self._provider, kind="rejected", param=param)
 
@@ -242,13 +248,14 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _called(messages: msgspec.Raw) -> set[str]:
+def _called(messages: list[dict[str, Any]]) -> set[str]:
     """The names of the tools that were called since the user's last message."""
     called: set[str] = set()
-    for message in reversed(msgspec.json.decode(messages)):
+    for message in reversed(messages):
         if message["role"] == "user":
             break
-        for call in message.get("tool_calls") or ():
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
             for kind in ("function", "custom"):
                 of_kind = call.get(kind) if isinstance(call, dict) else None
                 if isinstance(of_kind, dict) and isinstance(of_kind.get("name"), str):
