@@ -28,8 +28,9 @@ def test_imports_point_down_only() -> None:
 
 
 def test_only_settings_reads_the_environment() -> None:
-    # telemetry.metrics asks whether prometheus_client, which reads the variable itself, runs in its multiprocess mode.
-    allowed = {"app/settings.py", "app/telemetry/metrics.py"}
+    # telemetry.metrics asks whether prometheus_client, which reads the variable itself, runs in its multiprocess mode;
+    # telemetry.logging for FORCE_COLOR, the sign of all programs whose output goes to a terminal by way of another's.
+    allowed = {"app/settings.py", "app/telemetry/metrics.py", "app/telemetry/logging.py"}
     readers = {
         str(path)
         for path, tree in parsed()
