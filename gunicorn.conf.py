@@ -19,7 +19,7 @@ import structlog
 
 from app.api.worker import Worker
 from app.descriptors import connections_within, raise_limit
-from app.domain.serving import without_key
+from app.domain.serving import missing_keys
 from app.errors import ConfigError
 from app.lastgood import adopt
 from app.telemetry.logging import configure_logging
@@ -30,8 +30,8 @@ if _refused is not None:
     structlog.get_logger().error(
         "config_refused", reason=_refused.message, effect="the last good one stays, if there is one"
     )
-for _provider, _variable, _models in without_key(_settings.config):
-    # Without any key the demo model answers: the first run of a developer, who need not be warned of it.
+for _provider, _variable, _models in missing_keys(_settings.config):
+    # A first run in development has none, and the demo model answers: nothing to warn of.
     _tell = structlog.get_logger().info if _settings.env == "development" else structlog.get_logger().warning
     _tell("provider_without_key", provider=_provider, set=_variable, models=_models)
 if os.environ.get("FLASK_ENV") not in (None, "", _settings.env):
@@ -72,7 +72,7 @@ accesslog = None  # the application logs every request itself
 errorlog = "-"
 loglevel = "warning" if _settings.log_level == "info" else _settings.log_level
 logger_class = "app.telemetry.gunicorn_logger.GunicornLogger"
-forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")  # nginx's addresses or networks
+forwarded_allow_ips = ",".join(_settings.forwarded_allow_ips)  # nginx's addresses or networks
 control_socket_disable = True
 proc_name = "penstock"
 

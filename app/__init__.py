@@ -21,6 +21,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
 
     from app import cli
     from app.api import admin, batches, chat, context, cors, debug, errors, files, models, ops, support, web
+    from app.api.peers import Peers
     from app.services import build_services
     from app.settings import load_settings
     from app.telemetry.logging import configure_logging
@@ -42,10 +43,11 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.register_blueprint(ops.root)
     app.register_blueprint(debug.root)
     app.register_blueprint(web.bp)
-    context.register(app)
+    peers = Peers(services.settings.forwarded_allow_ips)
+    context.register(app, peers)
     errors.register(app)
     cli.register(app)
-    app.wsgi_app = chat.ModelCalls(services, otherwise=app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = chat.ModelCalls(services, peers, otherwise=app.wsgi_app)  # type: ignore[method-assign]
     origins = services.settings.config.server.cors_origins
     if origins:
         methods = {method for rule in app.url_map.iter_rules() for method in rule.methods or ()} - {"HEAD", "OPTIONS"}

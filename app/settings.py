@@ -13,11 +13,12 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from app.domain.config import GatewayConfig, PriceFile, PriceOverride
 from app.domain.references import check_references
@@ -56,12 +57,21 @@ class Settings(BaseModel):
     tls_certificate: Path | None = None  # the file that nginx shows, to tell when it expires
     workers: int = Field(2, ge=1, le=256)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")  # proxies that say who their clients are
     config_path: Path = Path("config/gateway.yaml")
     prices_path: Path = Path("config/prices.yaml")
     config: GatewayConfig
     prices: dict[str, dict[str, PriceOverride]] = Field(default_factory=dict)
     support_prompt: str = ""  # the file's text; "" for the built-in one
     secrets: frozenset[str] = Field(frozenset(), repr=False)  # values to redact wherever text leaves the process
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _addresses_or_networks(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
+        for row in rows:
+            if row != "*":
+                ip_network(row)
+        return rows
 
     def __repr__(self) -> str:
         return f"Settings(env={self.env!r}, config_path={str(self.config_path)!r})"
@@ -99,6 +109,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         or env.get("WORKERS")
         or (2 if mode == "development" else sensible_workers()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
+        "forwarded_allow_ips": _listed(env.get("FORWARDED_ALLOW_IPS")),
         "config_path": config_path,
         "prices_path": config_path.parent / "prices.yaml",
         "config": config,
@@ -113,6 +124,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         first = exc.errors()[0]
         field = str(first["loc"][0])
         raise ConfigError(f"environment: {variable.get(field, field.upper())}: {_expected(first)}") from None
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def sensible_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

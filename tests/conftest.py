@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import Phase, settings
 
 from tests.support.servers import Gateway, RedisServer, flushed
@@ -16,6 +18,15 @@ from tests.support.upstream import Upstream
 
 # For scripts.mutants: that a test fails is enough to know, and a smaller example takes minutes to find.
 settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.generate])
+
+
+@pytest.fixture(autouse=True)
+def _fresh_loggers() -> None:
+    """A logger keeps what it was configured with at its first use; a test that ran before may have configured it."""
+    structlog.reset_defaults()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("app."):
+            getattr(module, "log", module).__dict__.pop("bind", None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from flask import Blueprint
 
-from app.api import jobs, support
+from app.api import completions, jobs, support
 from app.api.body import received
 from app.api.body_budget import LARGE_BYTES, BodyBudget
 from app.api.context import allow
@@ -22,6 +22,7 @@ from app.api.errors import error_answer, wrong_type
 from app.api.hangup import watch
 from app.api.headers import call_headers
 from app.api.paths import canonical
+from app.api.peers import Peers
 from app.api.sse import stream_answer
 from app.api.wire import Inbound, Outbound
 from app.domain.chat import ChatRequest, EmbedRequest
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 # For `flask routes`, and so that Flask says 405 to other methods; POSTs are answered before they come to it.
 bp = Blueprint("chat", __name__)
 bp.add_url_rule("/chat/completions", "chat_completions", methods=["POST"])
+bp.add_url_rule("/completions", "completions", methods=["POST"])
 bp.add_url_rule("/chat/smart", "chat_smart", methods=["POST"])
 bp.add_url_rule("/embeddings", "embeddings", methods=["POST"])
 bp.add_url_rule("/chat/async", "chat_async", methods=["POST"])
@@ -48,8 +50,9 @@ _OfAJob = Callable[[Services, Caller, Inbound, str], Outbound]
 class ModelCalls:
     """WSGI: answers the model endpoints, and leaves the rest to `otherwise`."""
 
-    def __init__(self, services: Services, otherwise: _Application) -> None:
+    def __init__(self, services: Services, peers: Peers, otherwise: _Application) -> None:
         self._services = services
+        self._peers = peers
         self._otherwise = otherwise
         server = services.settings.config.server
         self._most_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
@@ -59,6 +62,7 @@ class ModelCalls:
         for prefix in PREFIXES:
             self._endpoints[f"{prefix}/chat/completions"] = self._chat
             self._endpoints[f"{prefix}/chat/smart"] = partial(self._chat, smart=True)
+            self._endpoints[f"{prefix}/completions"] = self._complete
             self._endpoints[f"{prefix}/embeddings"] = self._embed
             self._endpoints[f"{prefix}/chat/async"] = self._submit
             self._of_a_job["GET", f"{prefix}/requests"] = jobs.show
@@ -81,6 +85,7 @@ class ModelCalls:
             route = f"{parent}/<job_id>"
             endpoint = partial(self._ask_job, of_a_job, job_id)
         inbound = Inbound(environ)
+        inbound.began(route, self._peers)
         try:
             answer = endpoint(inbound)
         except GatewayError as exc:
@@ -114,6 +119,10 @@ class ModelCalls:
             return _json(self._services.pipeline.chat(caller, parsed, context))
         finally:
             stop_watching()
+
+    def _complete(self, inbound: Inbound) -> Outbound:
+        caller = self._caller(inbound, Scope.CHAT)
+        return completions.complete(self._services.pipeline, caller, self._body(inbound, caller), inbound)
 
     def _embed(self, inbound: Inbound) -> Outbound:
         caller = self._caller(inbound, Scope.EMBED)

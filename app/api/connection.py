@@ -7,7 +7,6 @@ to gunicorn byte for byte, with the rest of the connection: it refuses what must
 
 from __future__ import annotations
 
-import re
 from io import BytesIO
 from typing import Any
 
@@ -18,14 +17,14 @@ from app.api.answer import Answer
 from app.api.body import Body
 from app.api.hangup import Hangup
 from app.api.site import Site, environ_key
-from app.heads import lines_of
+from app.heads import head
 from app.sockets import receive
 
 _BLOCK = 65_536
 _LARGEST_BODY = 1024 * 1024
 _LARGEST_HEAD = 65_536  # besides its first packet; nginx takes half as much
 # No escapes, no fragment, no double slash at the start: what follows from those is gunicorn's to decide.
-_REQUEST_LINE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) ((/(?!/)[!\"$&->@-~]*)(?:\?([!\"$&-~]*))?) HTTP/1\.1")
+_REQUEST = head(r"(GET|POST|PUT|PATCH|DELETE) (/(?!/)[!\"$&-~]*+) HTTP/1\.1")
 
 
 class Connection:
@@ -87,21 +86,22 @@ class Connection:
 
     def _plain(self, data: bytes) -> tuple[dict[str, Any], int] | None:
         """The environ of the request at the start of `data` and its length there; None if it is not plain."""
-        head = lines_of(data)
-        if head is None:
+        found = _REQUEST.match(data)
+        if found is None:
             return None
-        lines, start = head
+        start = found.end()
+        lines = found[3].decode("latin-1").split("\r\n")
+        lines.pop()  # what follows the last one's end
         most_in_line, most_fields, most_in_field = self._site.limits
-        request_line = _REQUEST_LINE.fullmatch(lines[0])
-        if request_line is None or len(lines[0]) > most_in_line or len(lines) - 1 > most_fields:
+        if found.start(3) - 2 > most_in_line or len(lines) > most_fields:
             return None
-        if start > most_in_field and max(map(len, lines)) + 2 > most_in_field:
+        if start > most_in_field and max(map(len, lines), default=0) + 2 > most_in_field:
             return None
         environ = self._environ.copy()
-        for line in lines[1:]:
-            name, colon, value = line.partition(":")
+        for line in lines:
+            name, _, value = line.partition(":")
             key = environ_key(name)
-            if not key or not colon or key in environ:
+            if not key or key in environ:
                 return None
             environ[key] = value.strip(" \t")
         connection = environ.get("HTTP_CONNECTION")
@@ -112,8 +112,10 @@ class Connection:
         size = environ.get("CONTENT_LENGTH", "0")
         if not size.isdecimal() or not size.isascii() or len(size) > 7 or int(size) > _LARGEST_BODY:
             return None
-        environ["REQUEST_METHOD"], environ["RAW_URI"], environ["PATH_INFO"], query = request_line.groups()
-        environ["QUERY_STRING"] = query or ""
+        uri = found[2].decode("ascii")
+        path, _, query = uri.partition("?")
+        environ["REQUEST_METHOD"] = found[1].decode("ascii")
+        environ["PATH_INFO"], environ["QUERY_STRING"], environ["RAW_URI"] = path, query, uri
         end = start + int(size)
         here = data[start:end]
         complete = len(data) >= end

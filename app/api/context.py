@@ -9,11 +9,13 @@ from typing import ParamSpec, TypeVar, cast
 from flask import Flask, Response, current_app, g, request
 
 from app.api.paths import shown
+from app.api.peers import Peers
 from app.api.wire import Inbound
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
 from app.services import Services
 
+_UNMATCHED = "unmatched"
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -53,20 +55,23 @@ def allow(caller: Caller, scope: Scope) -> None:
         raise Forbidden(f"This API key lacks the scope `{scope}`.")
 
 
-def register(app: Flask) -> None:
-    app.before_request(_begin)
+def register(app: Flask, peers: Peers) -> None:
+    def begin() -> None:
+        inbound = g.inbound = Inbound(request.environ)
+        inbound.began(_route(), peers)
+
+    app.before_request(begin)
     app.after_request(_finish)
-
-
-def _begin() -> None:
-    g.inbound = Inbound(request.environ)
 
 
 def _finish(response: Response) -> Response:
     inbound: Inbound = g.inbound
     response.headers["X-Request-ID"] = inbound.request_id
-    if request.url_rule is not None:
-        inbound.ended(services().metrics, request.url_rule.rule, response.status_code)
-    else:
-        inbound.ended(services().metrics, "unmatched", response.status_code, path=shown(request.path))
+    route = _route()
+    about = {"path": shown(request.path)} if route == _UNMATCHED else {}
+    inbound.ended(services().metrics, route, response.status_code, **about)
     return response
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule is not None else _UNMATCHED

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 1024
-_LEAD = r"/+(?P<lead>(?:(?:(?:api|openai)/+)?v1/+)*)"
+_LEAD = r"/*(?P<lead>(?:(?:(?:api|openai)/+)?v1/+)*)"
 _SPELLING = re.compile(_LEAD + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
 _UNKNOWN = re.compile(_LEAD + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
 _FAMILIES = frozenset({"chat", "completions", "embeddings", "models", "requests", "files", "batches"})

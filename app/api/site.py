@@ -11,11 +11,9 @@ import gevent
 from gunicorn.http.message import MAX_REQUEST_LINE, _ip_in_allow_list
 from gunicorn.http.wsgi import base_environ
 
-from app.heads import lower_name
-
 # They change what a message is, or how its environ is made.
 _NOT_PLAIN = frozenset({
-    "transfer-encoding", "expect", "upgrade", "script-name", "proxy-connection", "te", "trailer", "keep-alive",
+    "TRANSFER-ENCODING", "EXPECT", "UPGRADE", "SCRIPT-NAME", "PROXY-CONNECTION", "TE", "TRAILER", "KEEP-ALIVE",
 })  # fmt: skip
 _IDLE_S = 6.0  # nginx closes an idle connection to us after 5
 
@@ -23,10 +21,10 @@ _IDLE_S = 6.0  # nginx closes an idle connection to us after 5
 @lru_cache(512)
 def environ_key(name: str) -> str:
     """The environ key of a header; "" for one that is not plain."""
-    lower = lower_name(name)
-    if not lower or "_" in lower or lower in _NOT_PLAIN:
+    upper = name.upper()
+    if "_" in upper or upper in _NOT_PLAIN:
         return ""
-    key = lower.upper().replace("-", "_")
+    key = upper.replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 

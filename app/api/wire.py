@@ -14,6 +14,7 @@ import structlog
 
 from app.api.body_budget import Hold
 from app.api.credentials import key_of
+from app.api.peers import Peers
 from app.gateway.call import CallContext
 from app.providers.base import CancelToken
 from app.telemetry.metrics import Metrics
@@ -21,7 +22,10 @@ from app.telemetry.metrics import Metrics
 log = structlog.get_logger()
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # Every few seconds, by health checks and Prometheus.
-_ASKED_BY_MACHINES = frozenset({"/health", "/ready", "/metrics"})
+_ASKED_BY_MACHINES = frozenset({
+    "/metrics", "/healthz", *(f"{prefix}{path}" for prefix in ("", "/v1", "/api/v1") for path in ("/health", "/ready")),
+})  # fmt: skip
+_LONGEST_AGENT = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 _STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
@@ -53,6 +57,15 @@ class Inbound:
             write = "no-store" not in control
             read = write and "no-cache" not in control
         return CallContext(self.request_id, self.call_id, cancel, read, write)
+
+    def began(self, route: str, peers: Peers) -> None:
+        """The request's head is here. `route` is a rule, never a path."""
+        environ = self.environ
+        tell = log.debug if route in _ASKED_BY_MACHINES else log.info
+        tell(
+            "request_started", request_id=self.request_id, method=environ["REQUEST_METHOD"], route=route,
+            client_ip=peers.client_ip(environ), user_agent=environ.get("HTTP_USER_AGENT", "")[:_LONGEST_AGENT],
+        )  # fmt: skip
 
     def ended(self, metrics: Metrics, route: str, status: int, **of_no_route: str) -> None:
         """The answer's head is about to go out: its figures and its log line. `route` is a rule, never a path; what the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.command import Group
-from app.domain.serving import without_key
+from app.domain.serving import missing_keys
 from app.settings import load_settings
 
 config = Group("config", help="The configuration.")
@@ -17,5 +17,5 @@ def check_config() -> None:
     settings = load_settings()
     counts = (f"{len(getattr(settings.config, section))} {section}" for section in ("providers", "models", "plans"))
     click.echo(f"OK: {settings.config_path}: {', '.join(counts)}")
-    for provider, setting, models in without_key(settings.config):
+    for provider, setting, models in missing_keys(settings.config):
         click.echo(f"{provider} has no API key: set {setting}. Models that cannot be served: {models}")

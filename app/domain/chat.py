@@ -10,13 +10,14 @@ Source of names and ranges: OpenAI API reference, "Create chat completion" and "
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
 from app.domain.body import check_names, decoded, encode, field_bytes, missing
 from app.domain.bounded import check_message
-from app.domain.misspelt import meant_by
+from app.domain.misspelt import meant_by, nearest
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 
@@ -93,6 +94,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     def parse(cls, raw: bytes) -> ChatRequest:
         """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
         request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
+        if not request.model:
+            _check_model(fields)
         _check_contents(request, raw)
         return msgspec.structs.replace(
             request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
@@ -212,6 +215,13 @@ def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str])
     fields = field_bytes(raw)
     check_names(fields, known)
     return request, fields
+
+
+def _check_model(fields: Iterable[str]) -> None:
+    """Raises `InvalidRequest` for a model under another name: the default one would answer, at its own price."""
+    meant = nearest("model", (name for name in fields if name not in _CHAT_FIELDS))
+    if meant:
+        raise missing("model", meant)
 
 
 def _check_contents(request: ChatRequest, raw: bytes) -> None:

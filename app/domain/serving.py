@@ -44,25 +44,26 @@ def no_key(config: GatewayConfig, provider: str) -> str:
     return f"{provider} has no API key: set {_key_setting(config, provider)}"
 
 
-class Lack(NamedTuple):
-    """A provider whose key is missing, the variable or field to set, and the models that cannot be served for it."""
+class MissingKey(NamedTuple):
+    """A provider without its key, the variable or field to set, and the models that cannot be served for it."""
 
     provider: str
     setting: str
     models: str
 
 
-def without_key(config: GatewayConfig) -> list[Lack]:
+def missing_keys(config: GatewayConfig) -> list[MissingKey]:
     """For a line in a log or on a screen: of many models, the first are named."""
-    lacks = []
+    missing = []
     for name, provider in config.providers.items():
         if provider.has_no_key:
             models = [alias for alias in config.models if name in _providers(config, alias)]
             unserved = [alias for alias in models if not can_serve(config, alias)]
             more = len(unserved) - _MOST_NAMED
             named = ", ".join(unserved[:_MOST_NAMED]) or "none"
-            lacks.append(Lack(name, _key_setting(config, name), f"{named} and {more} more" if more > 0 else named))
-    return lacks
+            told = f"{named} and {more} more" if more > 0 else named
+            missing.append(MissingKey(name, _key_setting(config, name), told))
+    return missing
 
 
 def _key_setting(config: GatewayConfig, provider: str) -> str:
@@ -70,7 +71,7 @@ def _key_setting(config: GatewayConfig, provider: str) -> str:
 
 
 def _providers(config: GatewayConfig, alias: str) -> Iterator[str]:
-    """Those who may be asked for the model. As `gateway.router` builds its route."""
+    """Those who may be asked for the model. As `gateway.routes` builds its route."""
     model = config.models[alias]
     for entry in (*model.targets, *model.fallbacks):
         if isinstance(entry, Target):

@@ -11,7 +11,8 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.gateway.admission import Admitted
 from app.gateway.remaining import Remaining
-from app.gateway.router import Attempts, Route
+from app.gateway.router import Attempts
+from app.gateway.routes import Route
 from app.providers.base import CancelToken
 
 
@@ -19,6 +20,7 @@ class CallContext(msgspec.Struct):
     """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
+    `endpoint`: the name of a chat call's endpoint in the ledger.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class CallContext(msgspec.Struct):
     write_cache: bool = True
     smart: bool = False
     notes: tuple[tuple[str, str], ...] = ()
+    endpoint: str = "chat.completions"
 
     @property
     def tags(self) -> str:

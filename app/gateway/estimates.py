@@ -10,7 +10,7 @@ from app.errors import Forbidden
 from app.gateway.implied import billed, most_searches
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
-from app.gateway.router import Route
+from app.gateway.routes import Route
 
 
 class Estimate(NamedTuple):

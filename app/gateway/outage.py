@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from app.domain.config import GatewayConfig
-
-if TYPE_CHECKING:
-    from app.gateway.router import Target
+from app.gateway.routes import Target
 
 # No breaker refuses more than two callers without refusing everybody.
 _MOST_CALLERS = 3

@@ -22,7 +22,8 @@ from app.gateway.held import Held
 from app.gateway.limits import Amounts
 from app.gateway.presence import QUEUE, reservations_of
 from app.gateway.pricing import Pricing
-from app.gateway.router import Attempts, Route, Router, Target
+from app.gateway.router import Attempts, Router
+from app.gateway.routes import Route, Target
 from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
@@ -67,14 +68,14 @@ class Pipeline:
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
         request, context = self.steer(caller, request, context)
-        call = self._admit(caller, request, context, "chat.completions")
+        call = self._admit(caller, request, context, context.endpoint)
         with self._books.settling(call):
             return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
         request, context = self.steer(caller, request, context)
-        call = self._admit(caller, request, context, "chat.completions", streamed=True)
+        call = self._admit(caller, request, context, context.endpoint, streamed=True)
         with self._books.settling(call):
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
             if cached is not None:

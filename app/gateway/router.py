@@ -1,4 +1,4 @@
-"""From a model's alias to an answer: which targets, in which order, and what to do when one fails.
+"""From a route to an answer: which of its targets, in which order, and what to do when one fails.
 
 Order: one target drawn by weight, then the other targets by weight, then the fallbacks as written. A single
 target is tried again after a short pause. What the caller did wrong (the provider's 400) is never retried.
@@ -8,30 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 import structlog
 
-from app.domain.config import GatewayConfig, RetryConfig
-from app.domain.config import Target as TargetConfig
-from app.domain.identity import Caller
-from app.domain.misspelt import unknown_model
-from app.domain.serving import no_key
-from app.errors import (
-    ClientGone,
-    Forbidden,
-    GatewayError,
-    ModelNotFound,
-    ProviderWithoutKey,
-    UpstreamError,
-    UpstreamUnavailable,
-)
+from app.domain.config import GatewayConfig
+from app.errors import ClientGone, GatewayError, ProviderWithoutKey, UpstreamError, UpstreamUnavailable
 from app.gateway.attempts import Unanswered, unanswered
-from app.gateway.breaker import Breaker
 from app.gateway.outage import Outage
+from app.gateway.routes import Route, Routes, Target
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
 
@@ -48,36 +35,6 @@ _VENDORS_FAULTS = frozenset({
 _NOT_REPEATED = frozenset({"auth", "not_found", "tls", "bad_body", "saturated"})
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One provider's model. `name` is `provider/model`: the breaker's label."""
-
-    provider: Provider
-    model: str
-    weight: float
-    breaker: Breaker
-
-    @property
-    def name(self) -> str:
-        return f"{self.provider.name}/{self.model}"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What an alias stands for."""
-
-    alias: str
-    targets: tuple[Target, ...]
-    fallbacks: tuple[Target, ...]
-    max_output_tokens: int
-    lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
-    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
-
-    @property
-    def all_targets(self) -> tuple[Target, ...]:
-        return self.targets + self.fallbacks
-
-
 class Attempts(msgspec.Struct):
     """How a call went so far: filled in by the router, read for headers, the row and the logs.
 
@@ -89,6 +46,11 @@ class Attempts(msgspec.Struct):
     unanswered: list[Unanswered] = msgspec.field(default_factory=list)
     covered: int = 1
     key_id: str = ""  # whose call it is
+
+    def failed(self, target: Target, exc: BaseException) -> None:
+        billed = unanswered(target.provider.name, target.model, exc)
+        if billed is not None:
+            self.unanswered.append(billed)
 
 
 class Router:
@@ -107,34 +69,9 @@ class Router:
         self._clock = clock
         self._draw = draw or _by_weight
         self._pause = pause
-        self._config = config
-        self._providers = providers
-        self._targets: dict[tuple[str, str], Target] = {}
-        self.routes = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
-        self.outage = Outage(config, self._targets.values())
-        # By alias and those of its lenders that a key may use: at most what their number allows.
-        self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
-
-    def route(self, alias: str, caller: Caller) -> Route:
-        """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
-        route = self.routes.get(alias)
-        if route is None:
-            others = [name for name in self.routes if caller.may_use(name)]
-            raise ModelNotFound(unknown_model(alias, others), param="model")
-        if caller.models is None:
-            return route
-        if alias not in caller.models:
-            raise Forbidden("This API key may not use the model.", param="model")
-        usable = route.lenders & caller.models
-        if usable == route.lenders:
-            return route
-        if (alias, usable) not in self._narrowed:
-            self._narrowed[alias, usable] = self._build(alias, usable)
-        return self._narrowed[alias, usable]
-
-    def states(self) -> dict[str, str]:
-        """Each target's breaker state, by `provider/model`."""
-        return {target.name: target.breaker.state for target in self._targets.values()}
+        routes = Routes(config=config, providers=providers, clock=clock)
+        self.route, self.routes, self.states = routes.of, routes.by_alias, routes.states
+        self.outage = Outage(config, routes.targets)
 
     def run(
         self,
@@ -153,8 +90,7 @@ class Router:
         """
         if route.no_key:
             attempts.target = route.targets[0]
-            message = f"The model is unavailable: {route.no_key}."
-            raise ProviderWithoutKey(message, provider=attempts.target.provider.name, kind="no_key")
+            raise _without_key(route)
         self.outage.note(attempts.key_id)
         failure: UpstreamError | None = None
         spent = False
@@ -169,13 +105,8 @@ class Router:
                 target.breaker.is_open(attempts.key_id) or not self._may_repeat(repeated, attempts, deadline)
             ):
                 break
-            if len(attempts.unanswered) >= attempts.covered:
-                try:
-                    cover()
-                except GatewayError:
-                    if failure is None:
-                        raise
-                    break
+            if len(attempts.unanswered) >= attempts.covered and not _covered(cover, failure):
+                break
             if not target.breaker.allows(attempts.key_id):
                 failure = failure or _not_asked(target, attempts.key_id)
                 continue
@@ -184,9 +115,7 @@ class Router:
             try:
                 answer = call(target)
             except BaseException as exc:
-                billed = unanswered(target.provider.name, target.model, exc)
-                if billed is not None:
-                    attempts.unanswered.append(billed)
+                attempts.failed(target, exc)
                 if not isinstance(exc, UpstreamError):  # a hang-up, the worker's end, a bug
                     target.breaker.undecided(attempts.key_id)
                     raise
@@ -200,8 +129,7 @@ class Router:
             else:
                 target.breaker.succeeded()
                 return answer
-        if failure is None:
-            raise _not_asked(route.targets[0], attempts.key_id)
+        failure = failure or _not_asked(route.targets[0], attempts.key_id)
         if spent and (attempts.count > 1 or _is_final(failure)):
             failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills
         raise failure
@@ -245,55 +173,26 @@ class Router:
             "upstream_failed", target=target.name, kind=kind, status=failure.upstream_status, attempt=attempts.count
         )
 
-    def _build(self, alias: str, usable: Set[str]) -> Route:
-        """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
-        models, model = self._config.models, self._config.models[alias]
-        targets = tuple(self._target(target, alias) for target in model.targets)
-        names = {target.name for target in targets}
-        fallbacks: list[Target] = []
-        lenders = set()
-        for fallback in model.fallbacks:
-            if isinstance(fallback, TargetConfig):
-                found = [self._target(fallback, alias)]
-            elif fallback not in models:
-                found = [self._target(TargetConfig(provider=fallback), alias)]
-            elif fallback in usable:
-                lenders.add(fallback)
-                found = [self._target(target, fallback) for target in models[fallback].targets]
-            else:
-                continue
-            for target in found:
-                if target.name not in names:
-                    names.add(target.name)
-                    fallbacks.append(target)
-        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
-        return self._with_keys(route)
 
-    def _with_keys(self, route: Route) -> Route:
-        """The route without the targets whose provider's key is missing; if it has no other, it says so."""
-        lacking = {name for name, provider in self._config.providers.items() if provider.has_no_key}
-        targets = tuple(target for target in route.targets if target.provider.name not in lacking)
-        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
-        if not targets and not fallbacks:
-            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
-        # The first fallback takes the place of targets that are not there: alone, it is asked again.
-        return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
-
-    def _target(self, target: TargetConfig, alias: str) -> Target:
-        model = target.model or alias
-        shared = self._targets.get((target.provider, model))
-        breaker = shared.breaker if shared else self._breaker(self._retry)
-        built = Target(self._providers[target.provider], model, target.weight, breaker)
-        self._targets.setdefault((target.provider, model), built)
-        return built
-
-    def _breaker(self, retry: RetryConfig) -> Breaker:
-        return Breaker(threshold=retry.breaker_threshold, cooldown_s=retry.breaker_cooldown_s, clock=self._clock)
+def _without_key(route: Route) -> ProviderWithoutKey:
+    provider = route.targets[0].provider.name
+    return ProviderWithoutKey(f"The model is unavailable: {route.no_key}.", provider=provider, kind="no_key")
 
 
 def _by_weight(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
     return random.choices(targets, weights if any(weights) else None)[0]
+
+
+def _covered(cover: Callable[[], None], failure: UpstreamError | None) -> bool:
+    """Whether `cover` found the money. Raises what it raises if there is no failure to tell of instead."""
+    try:
+        cover()
+    except GatewayError:
+        if failure is None:
+            raise
+        return False
+    return True
 
 
 def _is_final(failure: UpstreamError) -> bool:

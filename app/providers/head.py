@@ -1,22 +1,17 @@
 """Reading a provider's answer: the common one at once, every other one as it comes.
 
-The common one is whole in its first packet and says its length: cutting it takes 0.006 ms of a completion less than
+The common one is whole in its first packet and says its length: one match takes 0.006 ms of a completion less than
 llhttp with its callbacks. What is not plain is llhttp's, which is strict.
 """
 
 from __future__ import annotations
 
-import re
-
 from geventhttpclient.response import HTTPResponse
 
-from app.heads import lines_of, lower_name
+from app.heads import TEXT, head
 
 # Interim answers and those that have no body whatever their headers say are not plain.
-_STATUS_LINE = re.compile(r"HTTP/1\.1 (?!204|205|304)([2-5][0-9]{2}) .*")
-
-_ONCE = frozenset({"content-length", "connection"})
-_NOT_PLAIN = ("transfer-encoding", "proxy-connection")
+_ANSWER = head(rf"HTTP/1\.1 (?!204|205|304)([2-5][0-9]{{2}}) {TEXT}")
 
 
 class Parser(HTTPResponse):
@@ -33,19 +28,40 @@ class Parser(HTTPResponse):
 class Whole:
     """An answer that is complete. To its reader the same as a `Parser` that has got everything."""
 
-    __slots__ = ("_body", "_headers", "_status")
+    __slots__ = ("_body", "_fields", "_lower", "_status")
     headers_complete = message_complete = True
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, status: int, fields: bytes, body: bytes) -> None:
+        """`fields`: their lines, with a CRLF before each and after the last."""
         self._status = status
-        self._headers = headers
+        self._fields = fields
+        self._lower = fields.lower()
         self._body = body
 
     def get_code(self) -> int:
         return self._status
 
     def get(self, name: str) -> str | None:
-        return self._headers.get(name)
+        """The value of the first field of this name, which is in lower case."""
+        mark = b"\r\n%b:" % name.encode()
+        at = self._lower.find(mark)
+        if at < 0:
+            return None
+        start = at + len(mark)
+        return self._fields[start : self._fields.index(b"\r\n", start)].decode("latin-1").strip(" \t")
+
+    def delimited(self) -> bool:
+        """Whether it says its length once, and rightly, and nothing of another end, of the body or the connection."""
+        lower = self._lower
+        if lower.count(b"\r\ncontent-length:") != 1 or lower.count(b"\r\nconnection:") > 1:
+            return False
+        if b"\r\ntransfer-encoding:" in lower or b"\r\nproxy-connection:" in lower:
+            return False
+        length = self.get("content-length") or ""
+        if not length.isascii() or not length.isdigit() or len(length) > 9 or int(length) != len(self._body):
+            return False
+        connection = self.get("connection")
+        return connection is None or connection.lower() == "keep-alive"
 
     def take(self) -> bytes:
         body, self._body = self._body, b""
@@ -60,23 +76,9 @@ class Whole:
 
 def whole(data: bytes) -> Whole | None:
     """The answer that `data` is; None if that is more or less than one plain answer."""
-    head = lines_of(data)
-    if head is None:
+    found = _ANSWER.match(data)
+    if found is None:
         return None
-    lines, start = head
-    status_line = _STATUS_LINE.fullmatch(lines[0])
-    if status_line is None:
-        return None
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        lower = lower_name(name)
-        if not lower or not colon or (lower in _ONCE and lower in headers):
-            return None
-        headers.setdefault(lower, value.strip(" \t"))
-    length = headers.get("content-length", "")
-    if not length.isdigit() or not length.isascii() or len(length) > 9 or len(data) != start + int(length):
-        return None
-    if headers.get("connection", "keep-alive").lower() != "keep-alive" or any(name in headers for name in _NOT_PLAIN):
-        return None
-    return Whole(int(status_line[1]), headers, data[start:])
+    end = found.end()
+    answer = Whole(int(found[1]), data[found.start(2) - 2 : end - 2], data[end:])
+    return answer if answer.delimited() else None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_LOOKS = 5
 
 
 class Memory(NamedTuple):
@@ -53,10 +54,10 @@ class System:
         if used is not None and quota.isdigit() and period.isdigit() and int(quota) < cores * int(period):
             return Cpu(used / 1e6, int(quota) / int(period))
         times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        # A guest's time is counted twice by the kernel: also as user time.
-        guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-        return Cpu(sum(times) - idle - guests, cores)
+        # Added up, and nothing taken away: a difference may be a hair less than before, and a counter must not. What
+        # guests take is in `user` already.
+        busy = (getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        return Cpu(round(sum(busy), 2), cores)
 
     def disk(self) -> tuple[int, int] | None:
         """Of the disk of DATA_DIR: bytes used, and all that there are for who is not root; none if it is not there."""
@@ -100,7 +101,7 @@ def process_figures(*, siblings: bool) -> dict[str, float]:
     try:
         parent = psutil.Process(os.getppid()) if siblings else psutil.Process()
         processes, seconds = _cpu_time(parent, siblings=siblings)
-    except psutil.Error:  # it ends
+    except psutil.Error:  # the parent ends, or children do again and again: the next scrape will tell
         return {}
     resident, descriptors = 0, 0
     for process in processes:
@@ -116,24 +117,25 @@ def process_figures(*, siblings: bool) -> dict[str, float]:
 
 
 def _cpu_time(parent: psutil.Process, *, siblings: bool) -> tuple[list[psutil.Process], float]:
-    """The processes, and the CPU time of them and of the parent's dead children.
+    """The processes, and the CPU time of them and of the parent's dead children. Raises `psutil.NoSuchProcess`.
 
     A child that ends while one looks would be counted twice or not at all, and a counter must not run backwards: then
-    one looks again. Raises `psutil.NoSuchProcess` when it is the parent that has ended.
+    one looks again.
     """
-    while True:
+    if not siblings:
+        return [parent], _own_time(parent)
+    for _ in range(_LOOKS):
         times = parent.cpu_times()
-        seconds = times.user + times.system + (times.children_user + times.children_system if siblings else 0.0)
+        of_dead = times.children_user + times.children_system
         try:
-            children = _children(parent.pid) if siblings else []
-            seconds += sum(_own_time(child) for child in children)
+            children = _children(parent.pid)
+            seconds = times.user + times.system + of_dead + sum(_own_time(child) for child in children)
         except psutil.NoSuchProcess:
-            if not parent.is_running():
-                raise
             continue
         after = parent.cpu_times()
-        if not siblings or after.children_user + after.children_system == times.children_user + times.children_system:
-            return [parent, *children], seconds
+        if after.children_user + after.children_system == of_dead:
+            return [parent, *children], round(seconds, 2)
+    raise psutil.NoSuchProcess(parent.pid)
 
 
 def _children(pid: int) -> list[psutil.Process]:

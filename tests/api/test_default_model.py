@@ -153,6 +153,8 @@ def test_embeddings_of_a_provider_without_a_key_say_so_too(edge: Callable[[str],
     built = edge(CONFIG.replace("vectors: {kind: embedding, targets: [demo]}", "vectors: {targets: [up]}"))
     answer = built.post(json.dumps({"model": "vectors", "input": "x"}), path="/v1/embeddings")
     assert refused(answer) == (503, "MODEL_UNAVAILABLE", None)
+    assert "UP_KEY" in answer.json["error"]["message"]
+    assert built.asked == []
 
 
 def test_rules_whose_model_cannot_be_served_are_skipped(plain: Edge) -> None:

@@ -51,6 +51,8 @@ def refused(built: Edge, path: str, body: Any, *, kind: str = "application/json"
          "contents"),
         ("chat/smart", {"message": [HELLO]}, "messages", "message"),
         ("chat/async", {"model": "gpt-4o", "mesages": [HELLO]}, "messages", "mesages"),
+        ("chat/completions", {"modle": "gpt-4o", "messages": [HELLO]}, "model", "modle"),
+        ("chat/smart", {"model_name": "gpt-4o", "models": ["gpt-4o"], "messages": [HELLO]}, "model", "models"),
         ("embeddings", {"model": "gpt-4o", "imput": "x"}, "input", "imput"),
         ("embeddings", {"modell": "gpt-4o", "input": "x"}, "model", "modell"),
         ("chat", {"mesage": "Hi", "user_id": "u"}, "message", "mesage"),

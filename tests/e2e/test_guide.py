@@ -67,8 +67,16 @@ class Installation(NamedTuple):
         return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
+def need(program: str, package: str) -> None:
+    """Skips the test on a machine without `program`, which CI must have."""
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} has to be there in CI"
+        pytest.skip(f"{program} is not installed (Debian: {package})")
+
+
 @pytest.fixture(scope="module")
 def guide(redis_server: RedisServer) -> Iterator[Installation]:
+    need("curl", "curl")
     flushed(redis_server.url)
     with TemporaryDirectory() as name:
         directory = Path(name)
@@ -152,13 +160,55 @@ def test_plain_http_leads_to_https_and_a_key_in_clear_is_refused(guide: Installa
     assert "revoke it" in refused.json["error"]["message"]
 
 
+def test_what_is_used_is_reported_by_user_endpoint_provider_tenant_and_day(guide: Installation) -> None:
+    guide.post("https", "/api/v1/chat", {"message": "Hello", "user_id": "reported-user"})
+    guide.deployment.quiet(20)
+    for by in ("user", "endpoint", "provider", "tenant", "day", "model", "key"):
+        said = guide.curl("https", f"/api/v1/admin/usage?by={by}", key=ADMIN_KEY)
+        assert (said.status, said.json["by"]) == (200, by)
+        rows = json.loads(guide.flask("usage", "--by", by, "--format", "json"))
+        assert [row["calls"] for row in rows] == [row["calls"] for row in said.json["data"]] != []
+        assert sum(row["calls"] for row in rows) == said.json["total"]["calls"]
+        if by == "user":
+            assert [row["calls"] for row in rows if row["user"] == "reported-user"] == [1]
+    assert guide.curl("https", "/api/v1/admin/usage").status == 403, "only for administrators"
+
+
+def test_the_health_of_each_part_with_the_queues_fullness(guide: Installation) -> None:
+    for path in ("/health/detailed", "/api/v1/health/detailed"):
+        said = guide.curl("https", path, key=ADMIN_KEY)
+        assert (said.status, said.json["status"]) == (200, "healthy")
+        checks = said.json["checks"]
+        assert {"redis", "database", "queue", "provider:demo"} <= set(checks)
+        assert checks["queue"].items() >= {"status": "healthy", "current_size": 0, "utilization_percent": 0}.items()
+        assert checks["queue"]["max_size"] > 0
+        assert all(check["response_time_seconds"] >= 0 for check in checks.values())
+        assert guide.curl("https", path).status == 403
+
+
+def test_debug_tells_memory_processor_conversations_and_redis_from_inside_only(guide: Installation) -> None:
+    guide.post("gateway", "/api/v1/chat", {"message": "Hello", "user_id": "talking"})
+    said = guide.curl("gateway", "/api/v1/debug", key=ADMIN_KEY)
+    assert (said.status, set(said.json)) == (200, {"environment", "system", "application"})
+    environment, system, application = said.json["environment"], said.json["system"], said.json["application"]
+    assert environment.keys() >= {"python_version", "openai_key_set", "redis_url"}
+    assert environment["openai_key_set"] is False
+    for figure in ("memory_usage_mb", "memory_percent", "cpu_percent", "disk_usage_percent"):
+        assert system[figure] >= 0, figure
+    assert (application["active_conversations"] >= 1, application["queue_size"]) == (True, 0)
+    assert application["redis"]["reachable"] is True
+    assert not any(secret in said.body for secret in (DEV_KEY, ADMIN_KEY))
+    assert guide.curl("gateway", "/api/v1/debug").status == 403
+    assert guide.curl("https", "/api/v1/debug", key=ADMIN_KEY).status == 404
+    assert guide.curl("https", "/metrics", key=ADMIN_KEY).status == 404
+    assert "llm_requests_total" in guide.curl("gateway", "/metrics").body
+
+
 @both
 @pytest.mark.parametrize("command", LOAD_TESTS, ids=lambda command: command.partition(" ")[0])
 def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation, where: str, command: str) -> None:
     program = command.partition(" ")[0]
-    if shutil.which(program) is None:
-        assert not os.environ.get("CI"), f"{program} has to be there in CI"
-        pytest.skip(f"{program} is not installed (Debian: {'apache2-utils' if program == 'ab' else program})")
+    need(program, "apache2-utils" if program == "ab" else program)
     url = f"http://127.0.0.1:{guide.deployment.port}"
     if where == "https":
         url = f"https://127.0.0.1:{guide.edge.tls_port}"
@@ -179,7 +229,7 @@ def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation,
         assert "Socket errors" not in said
 
 
-def test_there_are_three_load_tests_in_the_docs_and_the_message_is_the_guides() -> None:
+def test_there_are_three_load_tests_in_the_docs_and_a_message_that_every_call_can_send() -> None:
     assert [command.partition(" ")[0] for command in LOAD_TESTS] == ["ab", "hey", "wrk"]
     message = json.loads((ROOT / "test_message.json").read_text())
-    assert message == {"message": "Hello, how can you help me?", "user_id": "load-test"}
+    assert message == {"message": "Hello, how can you help me?", "user_id": "anonymous"}

@@ -90,7 +90,7 @@ CALLERS_FAULTS = [
     (b"[" * 100_000, 400, "INVALID_REQUEST", None),
     (b'{"model":"ok","deep":' + b"[" * 100_000, 400, "INVALID_REQUEST", None),
     ({"model": "ok"}, 400, "INVALID_REQUEST", "messages"),
-    ({"messages": [{"role": "user", "content": "x"}]}, 400, "INVALID_REQUEST", "model"),
+    ({"model": "", "messages": [{"role": "user", "content": "x"}]}, 400, "INVALID_REQUEST", "model"),
     ({"model": "ok", "messages": []}, 400, "INVALID_REQUEST", "messages"),
     ({"model": "ok", "messages": "Hello"}, 400, "INVALID_REQUEST", "messages"),
     ({"model": 5, "messages": []}, 400, "INVALID_REQUEST", "model"),
@@ -357,7 +357,8 @@ def test_a_path_in_another_spelling_is_served_by_both_ways_through_the_server(ga
         "/v1/files?after=%ed%a0%80", "/v1/%0d%0aSet-Cookie:%20a=b", "/v1/models/%0d%0aX:%20y", "/a\xff",
         "/v1/models/\xe9", "/..", "/v1/../v1/models", "/v1/%2e%2e/debug", "/v1//%2fmodels", "/;", "/v1/models;x",
         "/" + "%25" * 300, "/v1/v1//%00", "/files/%00", "/\u2028", "*", "http://other/v1/%00", "//", "///v1///%00///",
-        "/v1/%", "/v1/%zz",
+        "/v1/%", "/v1/%zz", "//v1/chat/completions",
+        "v1/chat/completions", "v1/requests/x", "//v1/requests/x", "/v1/requests//x", "v1//chat", "//api/v1/embeddings",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS", "PATCH"])

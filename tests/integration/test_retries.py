@@ -32,7 +32,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer,
     flushed(redis_server.url)
     models = "\n  ".join(f"{name}: {{targets: [{{provider: up}}]}}" for name in ALONE)
     directory: Path = tmp_path_factory.mktemp("retries")
-    with Gateway(directory, CONFIG.format(url=vendor.url, models=models), redis_url=redis_server.url) as started:
+    config = CONFIG.format(url=vendor.url, models=models)
+    # One worker: each has breakers of its own.
+    with Gateway(directory, config, redis_url=redis_server.url, workers=1) as started:
         yield started
 
 

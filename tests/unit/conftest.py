@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import shutil
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from app.store.database import Database
 from app.store.redis import Redis
 from tests.support.calls import House
-
-
-@pytest.fixture(autouse=True)
-def _fresh_loggers() -> None:
-    """A logger keeps what it was configured with at its first use; a test that ran before may have configured it."""
-    structlog.reset_defaults()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("app."):
-            getattr(module, "log", module).__dict__.pop("bind", None)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -57,12 +59,26 @@ def test_every_secret_may_be_a_file_in_a_container() -> None:
     assert [name for name in _SECRETS if not {name, f"{name}_FILE"} <= set(gateway)] == []
 
 
-def test_a_container_that_is_told_nothing_starts_in_production() -> None:
-    told = {
+def told_when_nothing_is_set() -> dict[str, str]:
+    """The gateway's environment where neither the shell nor a .env says anything."""
+    environment = compose()["services"]["gateway"]["environment"]
+    return {
         name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
-        for name, value in compose()["services"]["gateway"]["environment"].items()
+        for name, value in environment.items()
+        if value is not None
     }
+
+
+def test_a_container_that_is_told_nothing_starts_in_production() -> None:
+    told = told_when_nothing_is_set()
     told["GATEWAY_CONFIG"] = str(ROOT / told["GATEWAY_CONFIG"])
     del told["REDIS_URL_FILE"], told["ADMIN_KEY_FILE"]  # which `setup` makes
     settings = load_settings(told)
     assert (settings.env, settings.admin_key, settings.dev_api_key) == ("production", None, None)
+
+
+def test_gunicorn_takes_nothing_for_nothing() -> None:
+    """It reads some variables itself, while it is imported."""
+    command = [sys.executable, "-c", "import gunicorn.config"]
+    done = subprocess.run(command, env=told_when_nothing_is_set(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -65,6 +65,7 @@ def test_each_choice_is_counted() -> None:
     chunks = payloads(list(stream))
     assert stream.usage == Usage(1, 6)
     assert (stream.chunks, stream.text_bytes) == (6, 10)
+    assert [chunk["choices"][0]["index"] for chunk in chunks] == [0, 1, 0, 1, 0, 1, 0, 1], "no choice waits for another"
     finished = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["finish_reason"]]
     assert [(choice["index"], choice["finish_reason"]) for choice in finished] == [(0, "stop"), (1, "stop")]
 
@@ -205,6 +206,17 @@ def test_it_has_no_address() -> None:
         DemoProvider(name="d", config=config, timeouts=Timeouts(), heartbeat_s=1, secrets=frozenset())
 
 
+def test_numbers_that_no_machine_has_are_the_callers_mistake() -> None:
+    """Whatever JSON allows may be in a field that nobody but the model reads."""
+    for fields in ('"tools":[1e999]', f'"response_format":{"9" * 5000}', '"stop":[1e999]'):
+        raw = f'{{"model":"m","messages":[{{"role":"user","content":"Hi"}}],{fields}}}'.encode()
+        with pytest.raises(UpstreamRejected) as caught:
+            demo().chat(chat_call(raw=raw))
+        assert f'"{caught.value.param}"' in fields
+    unread = b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"seed":1e999}'
+    assert demo().chat(chat_call(raw=unread)).usage is not None
+
+
 # Embeddings
 
 
@@ -227,7 +239,7 @@ def test_base64_holds_the_same_floats(size: int) -> None:
     assert list(struct.unpack(f"<{size}f", raw)) == pytest.approx(vectors(input="a", dimensions=size)[0], abs=1e-6)
 
 
-@pytest.mark.parametrize("size", [-1, 0, 3073, "8", 8.5, True])
+@pytest.mark.parametrize("size", [-1, 0, 3073, "8", 8.5, True, 10**40])
 def test_dimensions_have_bounds(size: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         vectors(dimensions=size)

@@ -130,6 +130,7 @@ def test_what_need_not_be_there_is_left_out_unless_nothing_need_be() -> None:
     both = {"a": {"type": "integer"}, "b": {"type": "integer"}}
     assert value_of({"type": "object", "properties": both, "required": ["a"]}).keys() == {"a"}
     assert value_of({"type": "object", "properties": both}).keys() == {"a", "b"}
+    assert value_of({"type": "object", "properties": both, "required": []}).keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -204,8 +205,11 @@ def test_a_json_object_is_one() -> None:
 
 
 def test_a_schema_in_the_prompt_is_obeyed() -> None:
-    prompt = f"As JSON that matches this schema:\n{json.dumps(LIKED, indent=2)}\nMake sure it does. Where is Paris?"
+    example = '{"properties": {"foo": {"type": "string"}}, "required": ["foo"]}'
+    prompt = f"JSON, for {example} such as {{foo: 1}}, and here for\n{json.dumps(LIKED, indent=2)}\n. Where is Paris?"
     assert json.loads(message_of(response_format={"type": "json_object"}, prompt=prompt)["content"]).keys() == {"city"}
+    fenced = message_of(prompt=prompt)["content"]
+    assert json.loads(fenced.removeprefix("```json\n").removesuffix("\n```")).keys() == {"city"}
 
 
 def test_an_answer_fits_the_response_format() -> None:
@@ -294,6 +298,13 @@ def test_made_to_call_a_tool_it_calls_one_that_it_has_not_called_yet() -> None:
     final = function("final_result", objects(answer={"type": "string"}))
     message = message_of_body(conversation(tools=[WEATHER, final], tool_choice="required"))
     assert message["tool_calls"][0]["function"]["name"] == "final_result"
+
+
+@pytest.mark.parametrize("called", [5, {}, [5], [{"function": 5}], [{"function": {"name": []}}], None])
+def test_calls_of_no_shape_in_a_conversation_do_not_break_it(called: Any) -> None:
+    messages = [{"role": "assistant", "tool_calls": called}, {"role": "tool", "content": None}]
+    raw = json.dumps({"model": "m", "messages": messages, "tools": [WEATHER]}).encode()
+    assert message_of_body(raw)["content"].endswith("The tool returned: ")
 
 
 def message_of_body(raw: bytes) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.gateway.router import Attempts, Router, Target
+from app.gateway.router import Attempts, Router
+from app.gateway.routes import Target
 from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 

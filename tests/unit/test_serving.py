@@ -85,7 +85,7 @@ def test_the_default_is_the_first_chat_model_that_can_be_served() -> None:
 def test_what_is_missing_is_told_with_the_models_that_it_concerns() -> None:
     many = {f"m{number}": ["up"] for number in range(7)}
     found = config(**many, kept={"targets": ["up"], "fallbacks": ["demo"]}, d=["demo"])
-    assert serving.without_key(found) == [
+    assert serving.missing_keys(found) == [
         ("up", "UP_KEY", "m0, m1, m2, m3, m4 and 2 more"), ("other", "providers.other.api_key", "none"),
     ]  # fmt: skip
 

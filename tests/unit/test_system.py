@@ -85,3 +85,15 @@ def test_a_process_tells_of_itself() -> None:
 )  # fmt: skip
 def test_where_redis_is_can_be_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+def test_a_machine_that_idles_does_not_take_time_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter that is a hair less than before has begun anew, to Prometheus: it would add all of it again."""
+    real = psutil.cpu_times()
+    system = System(data_dir=tmp_path)
+    seen = []
+    for idle in range(3000):
+        times = real._replace(idle=idle * 0.07, iowait=idle * 0.03)
+        monkeypatch.setattr("app.telemetry.system.psutil.cpu_times", lambda times=times: times)
+        seen.append(system.cpu().seconds)
+    assert len(set(seen)) == 1

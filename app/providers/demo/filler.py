@@ -179,7 +179,7 @@ class _Filler:
         least, most = _count(schema, "minProperties"), _count(schema, "maxProperties", math.inf)
         if self._rich and not properties and isinstance(others, dict) and others and "propertyNames" not in schema:
             least = max(least, min(1, most))  # a dictionary
-        all_of_it = self._rich and "required" not in schema
+        all_of_it = self._rich and not required
         made: dict[str, Any] = {}
         for name, part in properties.items():
             if name in required:

@@ -100,7 +100,7 @@ class DemoStream:
         for sent, (index, delta, size) in enumerate(reply.deltas()):
             if sent == cut_at:
                 raise _cut(self._provider)
-            if sent:
+            if sent and index == 0:
                 yield from self._think(script.chunk_delay_s)
             self.chunks += 1
             self.text_bytes += size
@@ -162,17 +162,21 @@ def _cut(provider: str) -> UpstreamError:
 
 
 def _embeddings(call: EmbedCall) -> Answer:
-    body: dict[str, Any] = msgspec.json.decode(call.request.raw)
-    given_size = body.get("dimensions")
-    size = _DIMENSIONS if given_size is None else given_size
-    if type(size) is not int or not 1 <= size <= _MOST_DIMENSIONS:
+    fields = call.request.fields
+    given_size = bytes(fields.get("dimensions", b"null"))
+    size = _DIMENSIONS
+    if given_size != b"null":
+        # Its digits before its value: there are numbers that no decoder takes.
+        size = int(given_size) if given_size.isdigit() and len(given_size) < 6 else 0
+    if not 1 <= size <= _MOST_DIMENSIONS:
         raise InvalidRequest(f"Expected 1 to {_MOST_DIMENSIONS}: `dimensions`.", param="dimensions")
+    as_base64 = bytes(fields.get("encoding_format", b"")) == b'"base64"'
     given = call.request.input
     inputs = given if isinstance(given, list) and not all(isinstance(i, int) for i in given) else [given]
     data = []
     for index, text in enumerate(inputs):
         vector: Any = _vector(str(text), size)
-        if body.get("encoding_format") == "base64":
+        if as_base64:
             vector = b64encode(struct.pack(f"<{size}f", *vector)).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = Usage(sum(len(str(text).split()) for text in inputs))

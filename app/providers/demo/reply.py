@@ -30,7 +30,7 @@ _MOST_ECHO_CHARS = 1_000
 _MOST_NODES, _FEWEST_NODES = 10_000, 500
 _MOST_STOPS, _MOST_STOP_CHARS = 16, 1_000
 _MOST_CHUNKS = 200
-_MOST_PROMPT_SCHEMA_CHARS = 100_000
+_MOST_PROMPT_SCHEMA_CHARS, _MOST_PROMPT_OBJECTS = 100_000, 20
 _FIELDS = (
     "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format", "stop",
 )  # fmt: skip
@@ -46,7 +46,7 @@ class Reply:
         self._call = call
         self._provider = provider
         request = call.request
-        fields = {name: msgspec.json.decode(request.fields[name]) for name in _FIELDS if name in request.fields}
+        fields = {name: self._decoded(name) for name in _FIELDS if name in request.fields}
         last = request.messages[-1]
         self._prompt = _text(next((m for m in reversed(request.messages) if m.role == "user"), last))
         self.tools = self._chosen(fields, answered=last.role in _ACTED_ON)
@@ -110,21 +110,20 @@ class Reply:
         return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
 
     def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
-        """Each choice's index, its next delta, and how many bytes that says."""
-        for index in range(self._call.request.choices):
-            role = {"role": "assistant"}
-            for i, pieces in enumerate(self.pieces):
-                if self.tools:
-                    yield index, {**role, "content": None, **self._call_delta(i, None)}, 0
-                    role = {}
-                for at in range(0, len(pieces), self._most_chunk):
-                    text = "".join(pieces[at : at + self._most_chunk])
-                    yield (
-                        index,
-                        {**role, **(self._call_delta(i, text) if self.tools else {"content": text})},
-                        _size(text),
-                    )
-                    role = {}
+        """A choice's index, its next delta, and how many bytes that says. The choices take turns, as with vendors."""
+        role = {"role": "assistant"}
+        for delta, size in self._deltas():
+            for index in range(self._call.request.choices):
+                yield index, {**role, **delta}, size
+            role = {}
+
+    def _deltas(self) -> Iterator[tuple[dict[str, Any], int]]:
+        for i, pieces in enumerate(self.pieces):
+            if self.tools:
+                yield {"content": None, **self._call_delta(i, None)}, 0
+            for at in range(0, len(pieces), self._most_chunk):
+                text = "".join(pieces[at : at + self._most_chunk])
+                yield self._call_delta(i, text) if self.tools else {"content": text}, _size(text)
 
     def _call_delta(self, i: int, text: str | None) -> dict[str, Any]:
         """A piece of the arguments of call `i`; None: its head."""
@@ -147,7 +146,7 @@ class Reply:
     def _chosen(self, fields: dict[str, Any], *, answered: bool) -> list[Tool]:
         if "tools" not in fields and "functions" not in fields and "tool_choice" not in fields:
             return []
-        called = _called(self._call.request.fields["messages"])
+        called = _called(self._decoded("messages"))
         return chosen(fields, self._prompt, called, answered=answered)
 
     def _arguments(self, tool: Tool) -> str:
@@ -168,11 +167,14 @@ class Reply:
             schema = _schema_in(self._call.request.messages)
             if schema is None:
                 return _json({"message": _GREETING, "you_said": shortened(self._prompt, _MOST_ECHO_CHARS)})
-            return self._filled(schema, "response_format", "messages")
+            return self._filled(schema, "messages", "messages")
         if kind not in (None, "text"):
             self._reject(
                 "The demo model knows text, json_object and json_schema: `response_format`.", "response_format"
             )
+        schema = _schema_in(self._call.request.messages)
+        if schema is not None:
+            return f"```json\n{self._filled(schema, 'messages', 'messages')}\n```"
         if last.role in _ACTED_ON:
             return f"{_GREETING} The tool returned: {shortened(_text(last), _MOST_ECHO_CHARS)}"
         said = f"{_GREETING} You said: {shortened(_text(last), _MOST_ECHO_CHARS)}"
@@ -213,6 +215,12 @@ class Reply:
             said = max(sum(1 for pieces in self.pieces if pieces), 1)
             self.tools, self.pieces = self.tools[:said], self.pieces[:said]
 
+    def _decoded(self, name: str) -> Any:
+        try:
+            return msgspec.json.decode(self._call.request.fields[name])
+        except (ValueError, RecursionError):  # numbers that no machine has
+            self._reject(f"The demo model cannot read this: `{name}`.", name)
+
     def _reject(self, message: str, param: str) -> NoReturn:
         raise UpstreamRejected(message, provider=self._provider, kind="rejected", param=param)
 
@@ -240,13 +248,14 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _called(messages: msgspec.Raw) -> set[str]:
+def _called(messages: list[dict[str, Any]]) -> set[str]:
     """The names of the tools that were called since the user's last message."""
     called: set[str] = set()
-    for message in reversed(msgspec.json.decode(messages)):
+    for message in reversed(messages):
         if message["role"] == "user":
             break
-        for call in message.get("tool_calls") or ():
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
             for kind in ("function", "custom"):
                 of_kind = call.get(kind) if isinstance(call, dict) else None
                 if isinstance(of_kind, dict) and isinstance(of_kind.get("name"), str):
@@ -255,16 +264,22 @@ def _called(messages: msgspec.Raw) -> set[str]:
 
 
 def _schema_in(messages: list[Message]) -> dict[str, Any] | None:
-    """The JSON Schema that a prompt asks an answer for, as instructor and LangChain write it into one."""
+    """The JSON Schema that a prompt asks an answer for, as instructor and LangChain write it: the last one is it."""
     for message in messages:
         text = _text(message)
-        at = text.find("{") if '"properties"' in text and len(text) <= _MOST_PROMPT_SCHEMA_CHARS else -1
-        if at < 0:
+        if '"properties"' not in text or "json" not in text.lower() or len(text) > _MOST_PROMPT_SCHEMA_CHARS:
             continue
-        try:
-            found, _ = JSONDecoder().raw_decode(text, at)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and isinstance(found.get("properties"), dict):
-            return found
+        schema, at = None, text.find("{")
+        for _ in range(_MOST_PROMPT_OBJECTS):
+            if at < 0:
+                break
+            try:
+                found, at = JSONDecoder().raw_decode(text, at)
+            except (ValueError, RecursionError):
+                found, at = None, at + 1
+            if isinstance(found, dict) and isinstance(found.get("properties"), dict):
+                schema = found
+            at = text.find("{", at)
+        if schema is not None:
+            return schema
     return None

@@ -32,13 +32,14 @@ _DAYS = frozenset({
 })  # fmt: skip
 # The last word of a property's name, and what it asks for.
 _NAMES = frozenset({
-    "name", "names", "person", "people", "participants", "attendees", "author", "user", "customer", "city",
-    "country", "location", "place", "company", "title", "destination", "origin", "town", "recipient", "sender",
+    "name", "person", "author", "user", "customer", "company", "title", "recipient", "sender", "names", "people",
+    "persons", "participants", "attendees", "guests", "users", "authors", "companies",
 })  # fmt: skip
-_LISTS = frozenset({
-    "names", "people", "persons", "participants", "attendees", "guests", "users", "authors", "cities", "countries",
-    "places", "companies",
+_PLACES = frozenset({
+    "city", "country", "location", "place", "destination", "origin", "town", "cities", "countries", "places",
 })  # fmt: skip
+_LISTS = frozenset(name for name in _NAMES | _PLACES if name.endswith("s")) | {"people"}
+_BEFORE_PLACES = frozenset({"in", "at", "to", "from", "near", "around"})
 _TEXTS = frozenset({
     "query", "question", "text", "message", "prompt", "input", "content", "description", "summary", "body",
     "comment", "request", "task", "expression",
@@ -66,7 +67,10 @@ class Hints:
         self._email = _EMAIL.search(text)
         quoted = _QUOTED.search(text)
         self._quoted = (quoted[1] or quoted[2]) if quoted else None
-        self._names = list(_runs(text))[:64]
+        runs = list(_runs(text))[:64]
+        self._days = [run for run, _ in runs if run.lower() in _DAYS]
+        self._places = [run for run, before in runs if before in _BEFORE_PLACES and run.lower() not in _DAYS]
+        self._names = [run for run, _ in runs if run.lower() not in _DAYS and run not in self._places]
 
     def number(self, allowed: Range) -> Fraction | None:
         """The message's next number that is `allowed`."""
@@ -77,20 +81,20 @@ class Hints:
 
     def listed(self, key: str) -> list[str]:
         """What the message names, for a list `key` of names."""
-        return self._plain() if _last_word(key) in _LISTS else []
+        return self._named(_last_word(key)) if _last_word(key) in _LISTS else []
 
     def string(self, key: str, nth: int) -> str:
         """A text for the property `key`; `nth` tells those of one list apart."""
-        kind, plain = _last_word(key), self._plain()
+        kind = _last_word(key)
+        named = self._named(kind)
         if kind in _DATES:
-            days = [name for name in self._names if name.lower() in _DAYS]
-            return days[nth] if nth < len(days) else formatted("date", nth)
+            return self._days[nth] if nth < len(self._days) else formatted("date", nth)
         if kind in ("email", "mail"):
             return self.formatted("email", nth)
         if kind in ("url", "uri", "link"):
             return formatted("uri", nth)
-        if kind in _NAMES and nth < len(plain):
-            return plain[nth]
+        if nth < len(named):
+            return named[nth]
         if nth == 0 and self._quoted is not None:
             return self._quoted
         if nth == 0 and kind in _TEXTS and self.text:
@@ -103,8 +107,11 @@ class Hints:
             return self._email[0]
         return formatted(name, nth)
 
-    def _plain(self) -> list[str]:
-        return [name for name in self._names if name.lower() not in _DAYS]
+    def _named(self, kind: str) -> list[str]:
+        """What the message names of this kind, the likeliest first."""
+        if kind in _PLACES:
+            return self._places or self._names
+        return (self._names or self._places) if kind in _NAMES else []
 
 
 def has_format(name: str) -> bool:
@@ -136,9 +143,10 @@ def _last_word(key: str) -> str:
     return (_words(key) or [""])[-1]
 
 
-def _runs(text: str) -> Iterator[str]:
-    """Runs of capitalised words: names of people, places, days."""
+def _runs(text: str) -> Iterator[tuple[str, str]]:
+    """Runs of capitalised words, as names of people, places and days are, each with the word before it."""
     run: list[str] = []
+    before = ""
     for token in text.split():
         word = token.strip(".,;:!?()[]{}\"'“”").removesuffix("'s").removesuffix("’s")
         if word[:1].isupper() and word.lower() not in _NO_NAMES:
@@ -146,7 +154,8 @@ def _runs(text: str) -> Iterator[str]:
             if token[-1] not in ".,;:!?" and word.lower() not in _DAYS:
                 continue
         if run:
-            yield " ".join(run)
+            yield " ".join(run), before
             run = []
+        before = word.lower()
     if run:
-        yield " ".join(run)
+        yield " ".join(run), before

@@ -112,7 +112,10 @@ class Installation:
     def up(self, *options: str) -> float:
         """`docker-compose up -d` until everything is healthy; the seconds it took."""
         started = time.monotonic()
-        self.compose("up", "-d", *options)
+        try:
+            self.compose("up", "-d", *options)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}\n{self.logs()}") from None
         self.wait_until_healthy()
         return time.monotonic() - started
 

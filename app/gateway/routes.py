@@ -1,0 +1,135 @@
+"""What each alias stands for: its targets and fallbacks, as far as a key may use them and their providers have keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Set
+from dataclasses import dataclass, replace
+
+from app.domain.config import GatewayConfig
+from app.domain.config import Target as TargetConfig
+from app.domain.identity import Caller
+from app.domain.misspelt import unknown_model
+from app.domain.serving import no_key
+from app.errors import Forbidden, ModelNotFound
+from app.gateway.breaker import Breaker
+from app.providers.base import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One provider's model. `name` is `provider/model`: the breaker's label."""
+
+    provider: Provider
+    model: str
+    weight: float
+    breaker: Breaker
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What an alias stands for."""
+
+    alias: str
+    targets: tuple[Target, ...]
+    fallbacks: tuple[Target, ...]
+    max_output_tokens: int
+    lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
+    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
+
+    @property
+    def all_targets(self) -> tuple[Target, ...]:
+        return self.targets + self.fallbacks
+
+
+class Routes:
+    def __init__(
+        self,
+        *,
+        config: GatewayConfig,
+        providers: Mapping[str, Provider],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._providers = providers
+        self._clock = clock
+        self._targets: dict[tuple[str, str], Target] = {}
+        self.by_alias = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
+        # By alias and those of its lenders that a key may use: at most what their number allows.
+        self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
+
+    @property
+    def targets(self) -> Collection[Target]:
+        """All of them, each once."""
+        return self._targets.values()
+
+    def of(self, alias: str, caller: Caller) -> Route:
+        """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
+        route = self.by_alias.get(alias)
+        if route is None:
+            others = [name for name in self.by_alias if caller.may_use(name)]
+            raise ModelNotFound(unknown_model(alias, others), param="model")
+        if caller.models is None:
+            return route
+        if alias not in caller.models:
+            raise Forbidden("This API key may not use the model.", param="model")
+        usable = route.lenders & caller.models
+        if usable == route.lenders:
+            return route
+        if (alias, usable) not in self._narrowed:
+            self._narrowed[alias, usable] = self._build(alias, usable)
+        return self._narrowed[alias, usable]
+
+    def states(self) -> dict[str, str]:
+        """Each target's breaker state, by `provider/model`."""
+        return {target.name: target.breaker.state for target in self._targets.values()}
+
+    def _build(self, alias: str, usable: Set[str]) -> Route:
+        """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
+        models, model = self._config.models, self._config.models[alias]
+        targets = tuple(self._target(target, alias) for target in model.targets)
+        names = {target.name for target in targets}
+        fallbacks: list[Target] = []
+        lenders = set()
+        for fallback in model.fallbacks:
+            if isinstance(fallback, TargetConfig):
+                found = [self._target(fallback, alias)]
+            elif fallback not in models:
+                found = [self._target(TargetConfig(provider=fallback), alias)]
+            elif fallback in usable:
+                lenders.add(fallback)
+                found = [self._target(target, fallback) for target in models[fallback].targets]
+            else:
+                continue
+            for target in found:
+                if target.name not in names:
+                    names.add(target.name)
+                    fallbacks.append(target)
+        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        return self._with_keys(route)
+
+    def _with_keys(self, route: Route) -> Route:
+        """The route without the targets whose provider's key is missing; if it has no other, it says so."""
+        lacking = {name for name, provider in self._config.providers.items() if provider.has_no_key}
+        targets = tuple(target for target in route.targets if target.provider.name not in lacking)
+        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
+        if not targets and not fallbacks:
+            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
+        # The first fallback takes the place of targets that are not there: alone, it is asked again.
+        return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
+
+    def _target(self, target: TargetConfig, alias: str) -> Target:
+        model = target.model or alias
+        shared = self._targets.get((target.provider, model))
+        breaker = shared.breaker if shared else self._breaker()
+        built = Target(self._providers[target.provider], model, target.weight, breaker)
+        self._targets.setdefault((target.provider, model), built)
+        return built
+
+    def _breaker(self) -> Breaker:
+        retry = self._config.retry
+        return Breaker(threshold=retry.breaker_threshold, cooldown_s=retry.breaker_cooldown_s, clock=self._clock)
