@@ -64,6 +64,8 @@ def running(data_dir: Path) -> Run | None:
         return None
     try:
         return None if _locked(fd, fcntl.LOCK_SH) else _parsed(fd)
+    except OSError:
+        return None  # a file system without locks
     finally:
         os.close(fd)
 

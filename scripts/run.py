@@ -21,6 +21,8 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import quote
 
+import psutil
+
 from app.domain.identity import new_key
 from app.domain.serving import default_model
 from app.errors import ConfigError
@@ -28,7 +30,8 @@ from app.runfile import InUse, Run, RunFile
 from app.settings import Settings, load_settings
 from scripts.console import Console
 from scripts.programs import CannotStart, edge_environment, find_redis
-from scripts.supervisor import Program, Supervisor, in_own_session
+from scripts.session import in_own_session
+from scripts.supervisor import Program, Supervisor
 
 _START_TIMEOUT_S = 60.0
 _ENDING_S = 15  # after the time that running calls get: to settle those that were left, and to end
@@ -131,7 +134,7 @@ def hold(data_dir: Path) -> RunFile:
         by = "another process"
         if exc.run is not None:
             by = f"another `make run` (pid {exc.run.pid})"
-            if not Path(f"/proc/{exc.run.pid}").exists():
+            if not psutil.pid_exists(exc.run.pid):
                 by = f"what a `make run` that has ended (pid {exc.run.pid}) has left running"
     if by:
         raise CannotStart(f"DATA_DIR: {data_dir.absolute()} is in use by {by}; stop it, or set another DATA_DIR")

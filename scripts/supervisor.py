@@ -6,7 +6,6 @@ when it is closed) reaches the supervisor alone, which decides who stops when. N
 
 from __future__ import annotations
 
-import ctypes
 import os
 import selectors
 import signal
@@ -20,14 +19,12 @@ from dataclasses import dataclass
 from typing import IO, cast
 
 from scripts.console import Console, Printed
+from scripts.session import STOPPING, adopt_orphans, end_with_parent
 
-_PDEATHSIG, _SUBREAPER = 1, 36  # of prctl(2)
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AGAIN_MOST, _AGAIN_S = 3, 60.0  # so many times in so long is a program started again
 _GATHER_S = 0.03  # output is read that often at most: a hundred lines cost little more than one
 _HURRY_S = 5.0
 _READ = 65536
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +115,10 @@ class Supervisor:
         self._selector.register(wake, selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in _STOPPING:
+        for number in STOPPING:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _: self._signals.append(number))
-        _libc.prctl(_SUBREAPER, 1, 0, 0, 0)  # what a killed program leaves becomes ours, to end and to reap
+        adopt_orphans()
         try:
             for child in self._children:
                 self._start(child)
@@ -147,7 +144,7 @@ class Supervisor:
             child.process = subprocess.Popen(
                 program.command, env=dict(program.env), stdin=subprocess.DEVNULL, stdout=pipe,
                 stderr=subprocess.STDOUT if pipe else None, start_new_session=True, pass_fds=self._inherited,
-                preexec_fn=_end_with_parent(os.getpid(), block=program.defers_stop), bufsize=0,
+                preexec_fn=end_with_parent(os.getpid(), block=program.defers_stop), bufsize=0,
             )  # fmt: skip
         except OSError as exc:
             self._tell(f"{program.name} could not be started: {program.command[0]}: {exc.strerror}")
@@ -268,42 +265,6 @@ def _kill_group(group: int, number: int) -> bool:
     """Whether there is anybody in the group."""
     try:
         os.killpg(group, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the second is what macOS says of dead ones
         return False
     return True
-
-
-def _end_with_parent(parent: int, *, block: bool = False) -> Callable[[], None]:
-    """For a child before its exec: it gets SIGTERM when `parent` ends, however that ends. `block`: but waits for it."""
-
-    def prepare() -> None:
-        if block:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        _libc.prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
-
-
-def in_own_session(work: Callable[[], int]) -> int:
-    """Runs `work` in a process and session of its own, which ends in good order even if this process is killed.
-
-    SIGINT, SIGTERM and SIGHUP are passed on to it. Returns its exit code.
-    """
-    parent = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    worker = os.fork()
-    if worker == 0:
-        os.setsid()
-        _end_with_parent(parent)()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-        raise SystemExit(work())
-    for number in _STOPPING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: os.kill(worker, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    if os.environ.get("MAKELEVEL"):
-        _end_with_parent(os.getppid())()  # make may be killed
-    code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    return code if code >= 0 else 128 - code
