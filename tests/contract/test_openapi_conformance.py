@@ -17,7 +17,7 @@ from tests.support.servers import ADMIN_KEY, ROOT, Gateway
 # More: OPENAPI_EXAMPLES=500 pytest -s tests/contract/test_openapi_conformance.py
 _EXAMPLES = os.environ.get("OPENAPI_EXAMPLES", "20")
 _CONFIG = """
-providers: {demo: {kind: demo}}
+providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
 models: {demo: {targets: [{provider: demo}]}}
 """
 
