@@ -93,6 +93,16 @@ both = pytest.mark.parametrize("where", ["gateway", "https"])
 
 
 @both
+def test_a_completion_needs_no_more_than_messages(guide: Installation, where: str) -> None:
+    said = guide.post(where, "/api/v1/chat/completions", HELLO)
+    assert (said.status, said.json["object"], said.json["choices"][0]["finish_reason"]) == (
+        200, "chat.completion", "stop",
+    )  # fmt: skip
+    assert said.json["choices"][0]["message"]["content"]
+    assert set(said.json["usage"]) >= {"prompt_tokens", "completion_tokens", "total_tokens"}
+
+
+@both
 def test_a_completion_with_all_that_the_guide_sends_streams_to_its_end(guide: Installation, where: str) -> None:
     body = {**HELLO, "model": "demo", "temperature": 0.7, "max_tokens": 150, "stream": True}
     said = guide.post(where, "/api/v1/chat/completions", body, "-N")
@@ -104,8 +114,17 @@ def test_a_completion_with_all_that_the_guide_sends_streams_to_its_end(guide: In
 
 
 @both
+def test_the_models_have_a_name_a_description_and_their_longest_answer(guide: Installation, where: str) -> None:
+    said = guide.curl(where, "/api/v1/models")
+    assert (said.status, said.json["object"]) == (200, "list")
+    for model in said.json["data"]:
+        assert set(model) >= {"id", "object", "created", "owned_by", "name", "description", "max_tokens"}
+    assert {"demo", "gpt-3.5-turbo", "gpt-4"} <= {model["id"] for model in said.json["data"]}
+
+
+@both
 def test_a_request_is_submitted_and_polled_until_it_is_completed(guide: Installation, where: str) -> None:
-    submitted = guide.post(where, "/api/v1/chat/async", {**HELLO, "model": "demo"})
+    submitted = guide.post(where, "/api/v1/chat/async", HELLO)
     assert (submitted.status, submitted.json["status"]) == (202, "queued")
     said = wait_for(lambda: ended(guide.curl(where, submitted.json["status_url"])))
     assert (said["status"], said["request_id"]) == ("completed", submitted.json["request_id"])
