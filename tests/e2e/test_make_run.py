@@ -100,7 +100,11 @@ def test_the_readmes_snippets_run(tmp_path: Path) -> None:
             command = [sys.executable, "-c", text] if "from openai" in block else ["bash", "-c", text]
             result = subprocess.run(command, capture_output=True, text=True, timeout=60)
             assert result.returncode == 0, result.stderr
-            assert "Penstock" in result.stdout or '"status":"queued"' in result.stdout
+            if block.startswith("ab "):
+                assert re.search(r"^Failed requests: +0$", result.stdout, re.MULTILINE), result.stdout
+                assert "Non-2xx" not in result.stdout
+            else:
+                assert "Penstock" in result.stdout or '"status":"queued"' in result.stdout
 
 
 def test_the_commands_beside_it_find_its_key_also_when_the_environment_named_one(tmp_path: Path) -> None:

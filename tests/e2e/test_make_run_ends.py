@@ -99,8 +99,14 @@ def test_killing_every_supervisor_leaves_no_process_and_the_next_start_books_wha
 
 def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
     with MakeRun(tmp_path) as run:
-        for part in ("gunicorn", "dramatiq-gevent", "flask", "redis", "nginx"):
-            name = {"dramatiq-gevent": "worker", "flask": "ledger", "gunicorn": "gateway"}.get(part, part)
+        parts = {
+            "gateway": "gunicorn",
+            "worker": "dramatiq-gevent",
+            "ledger": "flask",
+            "redis": "-server",
+            "nginx": "nginx",
+        }
+        for name, part in parts.items():
             run.named(part).kill()
             wait_for(lambda name=name: f"{name} was killed by SIGKILL; it is started again." in run.shown())
             wait_for(lambda part=part: run.named(part).is_running())
