@@ -128,7 +128,7 @@ def test_a_hung_redis_fails_everybody_who_waits_and_their_replies_reach_nobody(s
     gevent.sleep(0.1)
     later = [gevent.spawn(client.execute, "INCR", "n") for _ in range(20)]
     failures = answer_all([*first, *later])
-    assert 0.3 <= time.monotonic() - started < 0.6
+    assert 0.3 <= time.monotonic() - started < 5, "well before the test is given up"
     assert all(type(failure) is StoreUnavailable and failure.perhaps_done for failure in failures)
     server.resume()
     while True:
