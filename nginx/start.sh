@@ -70,7 +70,7 @@ without_plain=
 
 others=""
 for protocol in fastcgi uwsgi scgi; do
-    "$nginx" -V 2>&1 | grep -q -e "--without-http_${protocol}_module" || others="$others ${protocol}_temp_path $work/$protocol;"
+    "$nginx" -V 2>&1 | grep -q -e "--without-http_${protocol}_module" || others="$others ${protocol}_temp_path \"$work/$protocol\";"
 done
 
 # As many as the system lets us: a stream takes two.

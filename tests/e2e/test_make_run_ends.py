@@ -21,7 +21,7 @@ def test_ctrl_c_ends_an_idle_one_at_once_and_without_complaint(tmp_path: Path) -
         shown = run.shown().partition("Stopping.")[2]
         for complaint in ("kill", "traceback", "exit code", "worker exited"):
             assert complaint not in shown.lower(), shown
-        assert (tmp_path / "data" / "run").read_bytes() == b"", "nobody is led to it any more"
+        assert (run.data_dir / "run").read_bytes() == b"", "nobody is led to it any more"
 
 
 @pytest.mark.parametrize("command", [MAKE, f"{MAKE} 2>&1 | tee log-of-make-run"], ids=["alone", "into tee"])

@@ -297,7 +297,7 @@ def test_a_long_body_with_a_key_in_clear_gets_the_warning_too(edge: Edge) -> Non
 
 
 def test_certificates_can_be_renewed_over_plain_http(edge: Edge) -> None:
-    challenge = edge.directory / "tls" / "acme" / ".well-known" / "acme-challenge" / "token"
+    challenge = edge.directory / "its tls" / "acme" / ".well-known" / "acme-challenge" / "token"
     challenge.parent.mkdir(parents=True)
     challenge.write_text("proof")
     assert plain(edge, "/.well-known/acme-challenge/token")[1] == b"proof"

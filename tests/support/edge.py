@@ -22,8 +22,8 @@ class Edge:
         self.directory = directory
         self.tls_port, self.http_port = free_port(), free_port()
         self.env = {
-            "PATH": os.environ["PATH"], "NGINX_BIN": find_nginx() or "nginx", "NGINX_WORK": str(directory / "nginx"),
-            "TLS_DIR": str(directory / "tls"), "TLS_LISTEN": f"127.0.0.1:{self.tls_port}", "NGINX_WORKERS": "1",
+            "PATH": os.environ["PATH"], "NGINX_BIN": find_nginx() or "nginx", "NGINX_WORK": str(directory / "its work"),
+            "TLS_DIR": str(directory / "its tls"), "TLS_LISTEN": f"127.0.0.1:{self.tls_port}", "NGINX_WORKERS": "1",
             "HTTP_LISTEN": f"127.0.0.1:{self.http_port}", "GATEWAY": f"127.0.0.1:{gateway_port}",
             "ACCESS_LOG": f"{directory / 'access.log'} json", **env,
         }  # fmt: skip
@@ -56,7 +56,7 @@ class Edge:
 
     def connect(self, *, protocols: tuple[str, ...] = (), **limits: Any) -> ssl.SSLSocket:
         """A TLS connection. `protocols` are offered by ALPN; `limits` are set on the context."""
-        context = ssl.create_default_context(cafile=str(self.directory / "tls" / "fullchain.pem"))
+        context = ssl.create_default_context(cafile=str(self.directory / "its tls" / "fullchain.pem"))
         if protocols:
             context.set_alpn_protocols(list(protocols))
         ciphers = limits.pop("ciphers", None)

@@ -46,7 +46,7 @@ class MakeRun:
     """
 
     def __init__(self, directory: Path, command: str = MAKE, **env: str) -> None:
-        self.data_dir = directory / "data"
+        self.data_dir = directory / "my data"  # a space, as in many a home directory
         self.port = free_port()
         config = directory / "gateway.yaml"
         config.write_text(CONFIG)
