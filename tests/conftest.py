@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,13 @@ def _fresh_loggers() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("app."):
             getattr(module, "log", module).__dict__.pop("bind", None)
+
+
+# Whoever runs the tests in the background ignores these (a shell's `&`, nohup), and what the tests start would inherit
+# it: Ctrl-C, and a terminal that is closed, would end nothing.
+for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 @pytest.fixture(scope="session", autouse=True)
