@@ -189,7 +189,6 @@ def test_operators_see_what_waits_and_what_was_set_aside(server: Gateway) -> Non
                  "llm_settlements_dropped_total 0.0"):  # fmt: skip
         assert line in figures
     checks = ask(server.port, "/health/detailed", ADMIN_KEY).json["checks"]
-    assert checks["spool"] | {"duration_ms": 0} == {
-        "status": "healthy", "files": 1, "bytes": 35, "refused_files": 1, "duration_ms": 0,
-    }  # fmt: skip
+    told = {name: checks["spool"][name] for name in ("status", "files", "bytes", "refused_files")}
+    assert told == {"status": "healthy", "files": 1, "bytes": 35, "refused_files": 1}
     assert checks["ledger"]["dead_letters"] == 1
