@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 import structlog
 from hypothesis import Phase, settings
@@ -28,6 +29,12 @@ def _fresh_loggers() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("app."):
             getattr(module, "log", module).__dict__.pop("bind", None)
+
+
+@pytest.fixture(autouse=True)
+def _time_of_the_event_loop() -> None:
+    """Tests that do not use it may have taken long: a timer that starts by its old time is up at once."""
+    gevent.get_hub().loop.update_now()
 
 
 # Whoever runs the tests in the background ignores these (a shell's `&`, nohup), and what the tests start would inherit
