@@ -191,7 +191,7 @@ class Installation:
     def wait_for_calls(self, name: str, count: int) -> None:
         """Until the ledger has that many rows of the key, and no more."""
         wait_for(lambda: self.calls_of(name) >= count, timeout_s=30, message=f"{self.calls_of(name)} rows, not {count}")
-        assert self.calls_of(name) == count
+        assert self.calls_of(name) == count, self.flask("usage", "--by", "key", service="ledger")
 
 
 def chat_body(text: str, **body: Any) -> bytes:
