@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.deployment import Deployment
 from tests.support.edge import Edge
-from tests.support.servers import ADMIN_KEY, DEV_KEY, ROOT, RedisServer, flushed, wait_for
+from tests.support.servers import ADMIN_KEY, DEV_KEY, ROOT, RedisServer, flushed, need, wait_for
 
 _LOAD = re.search(r"^## Load test$.*?^```bash$(.*?)^```$", (ROOT / "docs/performance.md").read_text(), re.M | re.S)
 LOAD_TESTS = _LOAD[1].strip().splitlines()[1:] if _LOAD else []
@@ -65,13 +65,6 @@ class Installation(NamedTuple):
         flask = [str(Path(sys.executable).parent / "flask"), "--app", "app", *command]
         env = self.deployment.server.env
         return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-def need(program: str, package: str) -> None:
-    """Skips the test on a machine without `program`, which CI must have."""
-    if shutil.which(program) is None:
-        assert not os.environ.get("CI"), f"{program} has to be there in CI"
-        pytest.skip(f"{program} is not installed (Debian: {package})")
 
 
 @pytest.fixture(scope="module")

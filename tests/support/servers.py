@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from app.services import Services, build_services
 from app.settings import load_settings
@@ -42,6 +44,13 @@ def wait_for(what: Callable[[], Any], *, timeout_s: float = 20.0, message: str =
             return found
         assert time.monotonic() < deadline, message
         time.sleep(0.02)
+
+
+def need(program: str, package: str) -> None:
+    """Skips the test on a machine without `program`, which CI must have."""
+    if shutil.which(program) is None:
+        assert not os.environ.get("CI"), f"{program} has to be there in CI"
+        pytest.skip(f"{program} is not installed (Debian: {package})")
 
 
 class RedisServer:
@@ -173,7 +182,8 @@ class Gateway:
             return False
 
     def log(self) -> str:
-        return self._log.read_text(errors="replace")[-200_000:] if self._log.exists() else ""
+        text = self._log.read_text(errors="replace")[-200_000:] if self._log.exists() else ""
+        return text[: text.rfind("\n") + 1]  # the last line may still be on its way
 
     @property
     def master_pid(self) -> int:
