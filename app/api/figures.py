@@ -10,7 +10,7 @@ from app.services import Services
 
 
 def shared_figures(found: Services) -> dict[str, float]:
-    """What cannot be read is left out, so that the scrape itself never fails."""
+    """The figures by the names of their series; without those that cannot be read, so that the scrape never fails."""
     figures: dict[str, float] = {}
     try:
         used, most = found.redis.memory()
@@ -40,7 +40,7 @@ def shared_figures(found: Services) -> dict[str, float]:
 
 
 def certificate_end(certificate: Path | None) -> float | None:
-    """When the first certificate in the PEM file ends, in Unix seconds."""
+    """The end of the first certificate in the PEM file, in Unix seconds; None if it cannot be read."""
     if certificate is None:
         return None
     try:

@@ -121,7 +121,7 @@ def metrics() -> Response:
 
 
 def _at_once(probes: Mapping[str, Callable[[], object]]) -> dict[str, dict[str, Any]]:
-    """What each probe finds, or that it took too long."""
+    """Runs all probes at the same time. The finding of each, or that it took too long."""
     running = {name: gevent.spawn(_probe, probe) for name, probe in probes.items()}
     gevent.joinall(list(running.values()), timeout=_CHECK_S + 1)
     late = {"status": "unhealthy", "error": f"no answer within {_CHECK_S + 1:g} s"}

@@ -40,7 +40,7 @@ def shown(path: str) -> str:
 
 
 class Suggestions:
-    """Which path somebody may have meant who asked for an unknown one. `rules`: the routes."""
+    """Suggests the path that was meant by an unknown one. `rules`: the routes."""
 
     def __init__(self, rules: Iterable[str]) -> None:
         tails = {rule.removeprefix("/v1/").partition("/<")[0] for rule in rules if rule.startswith("/v1/")}

@@ -18,7 +18,7 @@ class Peers:
         self._known: dict[str, bool] = {}
 
     def client_ip(self, environ: dict[str, Any]) -> str:
-        """What a trusted proxy says last, else the peer's own address; "" for a socket of this machine."""
+        """The client's address: the last one that a trusted proxy names, else the peer's own; "" for a local socket."""
         peer: str = environ.get("REMOTE_ADDR", "")
         told: str | None = environ.get("HTTP_X_FORWARDED_FOR")
         if told is None:

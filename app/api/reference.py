@@ -1,4 +1,4 @@
-"""What the reference page shows of each operation of the OpenAPI document: fields, answers, headers, a command to copy.
+"""The operations of the OpenAPI document as the reference page shows them: fields, answers, headers, a command to copy.
 
 Markdown becomes HTML here, with everything else escaped. No Flask, no request.
 """

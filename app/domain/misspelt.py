@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that nobody knows: found only once something is wrong, and with bounds."""
+"""Suggestions for unknown names of fields and models: looked for only once something is wrong, and with bounds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def meant_by(field: str, raw: bytes, path: str = "") -> str:
 
 
 def unknown_model(model: str, usable: Sequence[str]) -> str:
-    """What to tell somebody who asked for a model that does not exist; `usable` are those that could be had."""
+    """The message for a model that does not exist; `usable` are those that could be had."""
     shown = "".join(char if char.isprintable() else "?" for char in model[:_LONGEST_NAME])
     near = nearest(model, usable) or nearest(model.rpartition("/")[2], usable)
     if near:
