@@ -16,6 +16,7 @@ from app.api.context import request_id
 from app.api.headers import limit_headers
 from app.api.paths import Suggestions, shown
 from app.api.wire import Outbound
+from app.domain.printable import printable
 from app.errors import (
     GatewayError,
     InvalidRequest,
@@ -69,7 +70,7 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
 
 def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
     """The error of a body that does not say to be of the type `expected`."""
-    instead = f"not `{shown(sent[:_LONGEST_TYPE])}`" if sent else "none was sent"
+    instead = f"not `{printable(sent[:_LONGEST_TYPE])}`" if sent else "none was sent"
     return UnsupportedMediaType(f"Expected Content-Type: {expected}; {instead}.")
 
 

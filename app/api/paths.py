@@ -10,6 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from app.domain.printable import printable
+
 _LONGEST = 1024
 _LEAD = r"/*(?P<lead>(?:(?:(?:api|openai)/+)?v1/+)*)"
 _SPELLING = re.compile(_LEAD + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
@@ -34,9 +36,8 @@ def canonical(path: str) -> str:
 
 
 def shown(path: str) -> str:
-    """`path` as it may stand in a log line or a message: short, and without control characters."""
-    cut = path[:_SHOWN_CHARS]
-    return cut if cut.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+    """`path` as it may stand in a log line or a message."""
+    return printable(path[:_SHOWN_CHARS])
 
 
 class Suggestions:

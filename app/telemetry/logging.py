@@ -21,6 +21,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict
 
+from app.domain.printable import printable
 from app.telemetry.redaction import redactor
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -200,5 +201,4 @@ def _shown(value: Any) -> str:
 
 def _one_line(value: Any) -> str:
     """Without line breaks and terminal escapes: values may come from callers."""
-    text = _safe_text(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(_safe_text(value))
