@@ -114,9 +114,12 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, server: Gateway) -> Ite
         little = server.create_key(plan="little")
         for body, key in (
             (chat("usage-10-5"), DEV_KEY), (chat("usage-10-5", temperature=0), DEV_KEY), (chat("status-500"), DEV_KEY),
-            (chat("stream-5-0", stream=True), DEV_KEY), (chat("usage-10-5", max_tokens=5), little),
+            (chat("stream-5-0", stream=True), DEV_KEY),
         ):  # fmt: skip
             at_once([partial(post, server.port, body, key)] * 10)
+        # One after another: while the first is out, its reservation leaves no room for a second.
+        spent = [post(server.port, chat("usage-10-5", max_tokens=5), little).status for _ in range(3)]
+        assert spent == [200, 200, 429]
         # What a rate is made of: values before and after.
         wait_for(lambda scrapes=scrapes: _value(url, "count_over_time(up[1m])") >= scrapes)
     yield url
