@@ -17,11 +17,11 @@ import sys
 
 import structlog
 
-from app.api.worker import Worker
-from app.descriptors import connections_within, raise_limit
-from app.domain.serving import missing_keys
+from app.config.serving import missing_keys
+from app.config_snapshot import adopt
 from app.errors import ConfigError
-from app.lastgood import adopt
+from app.net.descriptors import connections_within, raise_limit
+from app.server.worker import Worker
 from app.telemetry.logging import configure_logging
 
 _settings, _refused = adopt(os.environ)
@@ -42,9 +42,9 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 # What workers would import is imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
 # with their master take 103 MB instead of 170. A reload therefore takes new configuration, and never new code.
 import app.api.admin
-import app.api.chat
 import app.api.cors
 import app.api.debug
+import app.api.fast_path
 import app.api.models
 import app.api.ops
 import app.api.web
@@ -53,7 +53,7 @@ import app.services  # noqa: F401
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
-worker_class = "app.api.worker.Worker"
+worker_class = "app.server.worker.Worker"
 # Streams a worker may hold; each takes two descriptors and 25 KB.
 _descriptors, _most_connections = raise_limit(), 8192
 worker_connections = connections_within(_descriptors, _most_connections)
@@ -62,7 +62,7 @@ if worker_connections < _most_connections:
         "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
     )
 backlog = 4096
-http_parser = "python"  # for what is not plain only: app/api/connection.py reads the rest
+http_parser = "python"  # for what is not plain only: app/server/connection.py reads the rest
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
 timeout = 60  # of a worker whose event loop is stuck; calls have their own
 graceful_timeout = _settings.config.server.drain_s + Worker.settling_s

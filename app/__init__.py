@@ -20,8 +20,8 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     from flask import Flask
 
     from app import cli
-    from app.api import admin, batches, chat, context, cors, debug, errors, files, models, ops, support, web
-    from app.api.peers import Peers
+    from app.api import admin, batches, context, cors, debug, errors, fast_path, files, models, ops, support, web
+    from app.api.trusted_proxies import TrustedProxies
     from app.services import build_services
     from app.settings import load_settings
     from app.telemetry.logging import configure_logging
@@ -37,17 +37,17 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.config["MAX_CONTENT_LENGTH"] = services.settings.config.server.max_body_bytes
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for prefix in chat.PREFIXES:
-        for blueprint in (chat.bp, models.bp, ops.bp, debug.bp, support.bp, files.bp, batches.bp, admin.bp):
+    for prefix in fast_path.PREFIXES:
+        for blueprint in (fast_path.bp, models.bp, ops.bp, debug.bp, support.bp, files.bp, batches.bp, admin.bp):
             app.register_blueprint(blueprint, url_prefix=prefix, name=f"{blueprint.name}{prefix.replace('/', '_')}")
     app.register_blueprint(ops.root)
     app.register_blueprint(debug.root)
     app.register_blueprint(web.bp)
-    peers = Peers(services.settings.forwarded_allow_ips)
+    peers = TrustedProxies(services.settings.forwarded_allow_ips)
     context.register(app, peers)
     errors.register(app)
     cli.register(app)
-    app.wsgi_app = chat.ModelCalls(services, peers, otherwise=app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = fast_path.FastPath(services, peers, otherwise=app.wsgi_app)  # type: ignore[method-assign]
     origins = services.settings.config.server.cors_origins
     if origins:
         methods = {method for rule in app.url_map.iter_rules() for method in rule.methods or ()} - {"HEAD", "OPTIONS"}

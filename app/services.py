@@ -9,12 +9,12 @@ import structlog
 
 from app.errors import ConfigError, StoreUnavailable
 from app.features.support import Support
+from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
-from app.gateway.books import Books
 from app.gateway.cache import Cache
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline
-from app.gateway.presence import Presence
 from app.gateway.pricing import Pricing
 from app.gateway.provider_checks import ProviderChecks
 from app.gateway.reaper import Reaper
@@ -25,7 +25,6 @@ from app.providers import KINDS
 from app.providers.base import Provider
 from app.settings import Settings
 from app.store.batches import Batches
-from app.store.database import Database
 from app.store.files import Files
 from app.store.history import History
 from app.store.installation import Installation
@@ -33,8 +32,9 @@ from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
 from app.store.redelivery import Redelivery
-from app.store.redis import Redis
+from app.store.redis.client import Redis
 from app.store.spool import Spool
+from app.store.sql.database import Database
 from app.telemetry.metrics import Metrics
 from app.telemetry.system import System
 
@@ -61,7 +61,7 @@ class Services:
     system: System
     router: Router
     admission: Admission
-    presence: Presence
+    heartbeat: Heartbeat
     pipeline: Pipeline
     queue: JobQueue
     callbacks: Callbacks
@@ -70,7 +70,7 @@ class Services:
     batches: Batches
 
     def close(self) -> None:
-        self.presence.stop()
+        self.heartbeat.stop()
         self.redis.close()
         self.database.close()
 
@@ -85,18 +85,18 @@ def build_services(settings: Settings) -> Services:
     ledger = Ledger(database=database)
     outbox = Outbox(redis=redis, ledger=ledger)
     callers = Callers(keys=keys, dev_key=settings.dev_api_key, admin_key=settings.admin_key)
-    presence = Presence(redis=redis, timeout_s=config.reserve.worker_timeout_s)
+    heartbeat = Heartbeat(redis=redis, timeout_s=config.reserve.worker_timeout_s)
     spool = Spool(
-        settings.data_dir / "spool", name=presence.worker_id,
+        settings.data_dir / "spool", name=heartbeat.worker_id,
         never_ran=Redelivery(redis=redis, outbox=outbox).never_ran, figures=metrics,
     )  # fmt: skip
-    admission = Admission(redis=redis, callers=callers, plans=config.plans, presence=presence, spool=spool)
+    admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
     pricing = Pricing(config=config, overrides=settings.prices)
     pipeline = Pipeline(
         config=config, admission=admission, router=router, cache=Cache(redis=redis, config=config.cache),
-        pricing=pricing, books=Books(admission=admission, pricing=pricing, metrics=metrics), metrics=metrics,
+        pricing=pricing, accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics), metrics=metrics,
     )  # fmt: skip
     return Services(
         settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
@@ -104,8 +104,8 @@ def build_services(settings: Settings) -> Services:
         outbox=outbox, spool=spool, callers=callers, providers=providers, router=router,
         provider_checks=ProviderChecks(config=config, providers=providers), system=System(data_dir=settings.data_dir),
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
-        admission=admission, presence=presence, pipeline=pipeline,
-        queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, presence=presence),
+        admission=admission, heartbeat=heartbeat, pipeline=pipeline,
+        queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
         support=build_support(settings, pipeline, redis),
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),

@@ -20,13 +20,13 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from app.domain.config import GatewayConfig, PriceFile, PriceOverride
-from app.domain.references import check_references
+from app.config.gateway import GatewayConfig, PriceFile, PriceOverride
+from app.config.references import check_references
 from app.errors import ConfigError
 from app.runfile import running
 
 VERSION = "0.1.0"
-# Names the copy of the file that gunicorn's master checked (see app/lastgood.py). Not for people.
+# Names the copy of the file that gunicorn's master checked (see app/config_snapshot.py). Not for people.
 CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (

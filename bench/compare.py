@@ -12,7 +12,7 @@ import psutil
 from bench.measure import Figures, cpu_s, is_void, load, memory_mb, note, problem, timings
 from bench.peers import Peer, running
 from bench.scenarios import SCENARIOS, Scenario
-from bench.site import Site
+from bench.site import WorkerState
 
 _OF_OURS = 2000
 
@@ -32,7 +32,7 @@ class Compared:
     failure: str = ""
 
 
-def compare(peer: Peer, site: Site, directory: Path, rounds: int) -> Compared:
+def compare(peer: Peer, site: WorkerState, directory: Path, rounds: int) -> Compared:
     found = Compared()
     started = time.perf_counter()
     try:
@@ -53,7 +53,14 @@ def _scenarios(peer: Peer) -> list[Scenario]:
 
 
 def _both(
-    found: Compared, peer: Peer, site: Site, process: psutil.Process, port: int, scenario: Scenario, *, keep: bool
+    found: Compared,
+    peer: Peer,
+    site: WorkerState,
+    process: psutil.Process,
+    port: int,
+    scenario: Scenario,
+    *,
+    keep: bool,
 ) -> None:
     ours = site.gateway.master_pid
     # As few calls as the slowest peer gets would make ours a matter of a clock's ticks.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.measure import load, problem
 from bench.scenarios import LIMITED, VALID, Scenario, question
-from bench.site import Site
+from bench.site import WorkerState
 
 _MIX = (
     Scenario(name="completion", body=question("plain"), calls=1200),
@@ -22,7 +22,7 @@ _ROUND = sum(scenario.calls for scenario in _MIX)
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        site = Site(stack, Path(name))
+        site = WorkerState(stack, Path(name))
         print(f"{'calls':>8} {'MB (PSS)':>9}")
         for done in range(0, 200_000 + _ROUND, _ROUND):
             if done in (0, 20_000) or done % 40_000 == 0:

@@ -17,12 +17,12 @@ from bench.measure import Figures, load, note, problem, timings
 from bench.peers import PEERS
 from bench.report import write
 from bench.scenarios import SCENARIOS, Scenario
-from bench.site import Site
+from bench.site import WorkerState
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
 
-def measure(site: Site, figures: Figures, scenario: Scenario, *, keep: bool) -> None:
+def measure(site: WorkerState, figures: Figures, scenario: Scenario, *, keep: bool) -> None:
     direct = load(site.upstream.port, scenario, "") if scenario.direct else None
     before = site.used(scenario)
     result = load(site.port(scenario), scenario, site.keys.get(scenario.key, "pstk_wrong"), tls=scenario.at == "edge")
@@ -43,7 +43,7 @@ def main() -> None:
     figures: Figures = {}
     peers: dict[str, Compared] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        site = Site(stack, Path(name))
+        site = WorkerState(stack, Path(name))
         idle_mb = site.memory_mb()
         for number in range(ROUNDS + 1):
             for scenario in SCENARIOS:

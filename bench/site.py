@@ -19,7 +19,7 @@ from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_fo
 from tests.support.upstream import Upstream
 
 
-class Site:
+class WorkerState:
     """Everything that runs, and what it has used so far."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:

@@ -30,7 +30,7 @@ from scripts.mutations import Mutant, PythonMutants, lua_mutants
 
 ROOT = Path(__file__).parents[1]
 FILES = (
-    "app/gateway/*.py", "app/domain/*.py", "app/store/lua/**/*.lua",
+    "app/gateway/*.py", "app/domain/*.py", "app/store/redis/lua/**/*.lua",
     "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
 )  # fmt: skip
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
@@ -142,7 +142,7 @@ def _modules_of(root: Path, mutated: str) -> set[Path]:
     path = root / mutated
     if path.suffix == ".py":
         return {path}
-    script = str(path.relative_to(root / "app/store/lua").with_suffix(""))
+    script = str(path.relative_to(root / "app/store/redis/lua").with_suffix(""))
     return {user for user in (root / "app").rglob("*.py") if f'"{script}"' in user.read_text(encoding="utf-8")}
 
 

@@ -23,8 +23,8 @@ from urllib.parse import quote
 
 import psutil
 
+from app.config.serving import default_model
 from app.domain.identity import new_key
-from app.domain.serving import default_model
 from app.errors import ConfigError
 from app.runfile import InUse, Run, RunFile
 from app.settings import Settings, load_settings
@@ -156,7 +156,7 @@ def redis_left_behind(config: Path) -> int | None:
 
 def schema_is_current(database_url: str) -> bool:
     """Whether there is nothing to migrate, as far as can be told without the two seconds that migrating takes."""
-    newest = max(path.name.partition("_")[0] for path in Path("app/store/migrations/versions").glob("[0-9]*.py"))
+    newest = max(path.name.partition("_")[0] for path in Path("app/store/sql/migrations/versions").glob("[0-9]*.py"))
     path = database_url.removeprefix("sqlite:///")
     if path == database_url or not Path(path).exists():
         return False

@@ -79,7 +79,7 @@ def test_every_python_mutant_of_the_product_is_still_python() -> None:
 
 
 def test_a_sample_is_the_same_for_the_same_seed_and_takes_a_line_once() -> None:
-    found = mutants_of(ROOT, ["app/gateway/limits.py", "app/store/lua/settle.lua"])
+    found = mutants_of(ROOT, ["app/gateway/limits.py", "app/store/redis/lua/settle.lua"])
     drawn = sample(found, 50, seed=3)
     assert drawn == sample(found, 50, seed=3) != sample(found, 50, seed=4)
     assert len({(mutant.path, mutant.line) for mutant in drawn}) == len(drawn) == 50
@@ -87,5 +87,5 @@ def test_a_sample_is_the_same_for_the_same_seed_and_takes_a_line_once() -> None:
 
 def test_the_tests_that_speak_of_a_file_come_first() -> None:
     assert quick_tests(ROOT, "app/gateway/limits.py")[0] == "tests/unit/test_limits.py"
-    assert "tests/unit/test_admission.py" in quick_tests(ROOT, "app/store/lua/settle.lua")[:4]
+    assert "tests/unit/test_admission.py" in quick_tests(ROOT, "app/store/redis/lua/settle.lua")[:4]
     assert Path("tests/unit/test_pace.py").as_posix() not in quick_tests(ROOT, "app/gateway/limits.py")

@@ -11,9 +11,9 @@ from flask import Blueprint, Response, jsonify, request
 
 from app.api.context import require, services
 from app.api.files import limit
+from app.domain.csv_export import csv_text
 from app.domain.identity import Scope
-from app.domain.moments import parse_moment
-from app.domain.spreadsheet import csv_text
+from app.domain.timestamps import parse_moment
 from app.errors import InvalidRequest, StatementTimeout
 from app.store.reports import GROUPINGS, Grouping, total
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from app.api.body import received
 from app.api.context import allow, caller, require, services
 from app.api.errors import wrong_type
 from app.api.files import after, limit, page
+from app.api.request_body import received
 from app.domain.batch import BatchRequest
 from app.domain.identity import Scope
 from app.errors import RequestTooLarge

@@ -9,8 +9,8 @@ import msgspec
 
 from app.api.hangup import watch
 from app.api.headers import call_headers
+from app.api.http import HttpRequest, HttpResponse
 from app.api.sse import Stream, stream_answer
-from app.api.wire import Inbound, Outbound
 from app.domain.completion import CompletionRequest
 from app.domain.identity import Caller
 from app.errors import UpstreamError
@@ -22,26 +22,26 @@ _KEPT = ("created", "model", "system_fingerprint", "service_tier", "usage", "cac
 _encode = msgspec.json.Encoder().encode
 
 
-def complete(pipeline: Pipeline, caller: Caller, body: bytes, inbound: Inbound) -> Outbound:
+def complete(pipeline: Pipeline, caller: Caller, body: bytes, http_request: HttpRequest) -> HttpResponse:
     """Completes a prompt, whole or as a stream."""
     asked = CompletionRequest.parse(body)
     cancel = CancelToken()
-    context = inbound.call_context(cancel)
+    context = http_request.call_context(cancel)
     context.endpoint = "completions"
-    stop_watching = watch(inbound.environ, cancel)
+    stop_watching = watch(http_request.environ, cancel)
     if asked.chat.stream:
         try:
             stream = pipeline.stream(caller, asked.chat, context)
         except BaseException:
             stop_watching()
             raise
-        return stream_answer(TextStream(stream, asked.echoed), stop_watching, inbound.request_id)
+        return stream_answer(TextStream(stream, asked.echoed), stop_watching, http_request.request_id)
     try:
         reply = pipeline.chat(caller, asked.chat, context)
     finally:
         stop_watching()
     headers = [("Content-Type", "application/json"), *call_headers(reply.report)]
-    return Outbound(200, headers, text_completion(reply.body, asked.echoed, reply.report.provider))
+    return HttpResponse(200, headers, text_completion(reply.body, asked.echoed, reply.report.provider))
 
 
 def text_completion(answer: bytes, echoed: str, provider: str) -> bytes:

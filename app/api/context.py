@@ -1,4 +1,4 @@
-"""What Flask's views know of a request: its `Inbound`, its caller, and the services."""
+"""What Flask's views know of a request: its `HttpRequest`, its caller, and the services."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ParamSpec, TypeVar, cast
 
 from flask import Flask, Response, current_app, g, request
 
+from app.api.http import HttpRequest
 from app.api.paths import shown
-from app.api.peers import Peers
-from app.api.wire import Inbound
+from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
 from app.services import Services
@@ -30,7 +30,7 @@ def caller() -> Caller:
 
 
 def request_id() -> str:
-    return cast(Inbound, g.inbound).request_id
+    return cast(HttpRequest, g.http_request).request_id
 
 
 def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -39,7 +39,7 @@ def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            found = services().callers.verified(g.inbound.key())
+            found = services().callers.verified(g.http_request.key())
             allow(found, scope)
             g.caller = found
             return view(*args, **kwargs)
@@ -55,21 +55,21 @@ def allow(caller: Caller, scope: Scope) -> None:
         raise Forbidden(f"This API key lacks the scope `{scope}`.")
 
 
-def register(app: Flask, peers: Peers) -> None:
+def register(app: Flask, peers: TrustedProxies) -> None:
     def begin() -> None:
-        inbound = g.inbound = Inbound(request.environ)
-        inbound.began(_route(), peers)
+        http_request = g.http_request = HttpRequest(request.environ)
+        http_request.began(_route(), peers)
 
     app.before_request(begin)
     app.after_request(_finish)
 
 
 def _finish(response: Response) -> Response:
-    inbound: Inbound = g.inbound
-    response.headers["X-Request-ID"] = inbound.request_id
+    http_request: HttpRequest = g.http_request
+    response.headers["X-Request-ID"] = http_request.request_id
     route = _route()
     about = {"path": shown(request.path)} if route == _UNMATCHED else {}
-    inbound.ended(services().metrics, route, response.status_code, **about)
+    http_request.ended(services().metrics, route, response.status_code, **about)
     return response
 
 

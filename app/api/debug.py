@@ -14,12 +14,12 @@ import psutil
 from flask import Blueprint
 
 from app.api.context import require, services
-from app.api.figures import shared_figures
+from app.api.shared_metrics import shared_figures
 from app.domain.identity import Scope
 from app.errors import StoreUnavailable
 from app.services import Services
 from app.settings import VERSION
-from app.store.redisurl import without_secrets
+from app.store.redis.url import without_secrets
 from app.telemetry.system import System
 
 bp = Blueprint("debug", __name__)
@@ -68,7 +68,7 @@ def _application(found: Services) -> dict[str, Any]:
     shared = shared_figures(found)
     return {
         "pid": process.pid, "uptime_s": round(time.monotonic() - _STARTED, 1),
-        "rss_bytes": process.memory_info().rss, "worker_id": found.presence.worker_id,
+        "rss_bytes": process.memory_info().rss, "worker_id": found.heartbeat.worker_id,
         "active_conversations": _unless_away(found.support.open_conversations),
         "queue_size": shared.get("llm_queue_size"),
         "redis": {"reachable": "redis_memory_used_bytes" in shared, **found.redis.stats()},

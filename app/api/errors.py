@@ -14,8 +14,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from app.api.context import request_id
 from app.api.headers import limit_headers
+from app.api.http import HttpResponse
 from app.api.paths import Suggestions, shown
-from app.api.wire import Outbound
 from app.domain.printable import printable
 from app.errors import (
     GatewayError,
@@ -51,7 +51,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
     }
 
 
-def error_answer(error: GatewayError, request_id: str) -> Outbound:
+def error_answer(error: GatewayError, request_id: str) -> HttpResponse:
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
@@ -65,7 +65,7 @@ def error_answer(error: GatewayError, request_id: str) -> Outbound:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
-    return Outbound(error.status, headers, _encode(error_body(error, request_id)))
+    return HttpResponse(error.status, headers, _encode(error_body(error, request_id)))
 
 
 def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
@@ -75,7 +75,7 @@ def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
 
 
 def error_response(error: GatewayError) -> Response:
-    answer = error_answer(error, request_id() if "inbound" in g else "")
+    answer = error_answer(error, request_id() if "http_request" in g else "")
     return Response(answer.body, answer.status, answer.headers)
 
 
@@ -113,5 +113,5 @@ def _message(status: int, suggestions: Suggestions, methods: list[str]) -> str:
 
 def _unexpected(exc: Exception) -> Response:
     # The boundary for bugs: the caller learns nothing of them, the log everything.
-    log.error("unexpected_error", request_id=request_id() if "inbound" in g else "", exc_info=exc)
+    log.error("unexpected_error", request_id=request_id() if "http_request" in g else "", exc_info=exc)
     return error_response(GatewayError("The server had an error while processing your request."))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.api.wire import Inbound, Outbound
+from app.api.http import HttpRequest, HttpResponse
 from app.domain.body import field_bytes, with_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
@@ -20,7 +20,7 @@ from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.queue import described, estimated_wait_s
 from app.providers.base import CancelToken
 from app.services import Services
-from app.store.job import Shown
+from app.store.job_types import JobStatus
 
 _LONGEST_WAIT_S = 30
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -28,16 +28,16 @@ _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _encode = msgspec.json.Encoder().encode
 
 
-def submit(services: Services, caller: Caller, inbound: Inbound, body: bytes) -> Outbound:
+def submit(services: Services, caller: Caller, http_request: HttpRequest, body: bytes) -> HttpResponse:
     """202, and where to ask for the answer. `callback_url` in the body is ours, everything else is the call."""
     parsed, callback_url = _parsed(services, body)
-    key = inbound.environ.get("HTTP_IDEMPOTENCY_KEY", "")
+    key = http_request.environ.get("HTTP_IDEMPOTENCY_KEY", "")
     if key and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable ASCII characters.", param="Idempotency-Key")
     submitted = services.queue.submit(
-        caller, parsed, inbound.call_context(CancelToken()), idempotency_key=key, callback_url=callback_url
+        caller, parsed, http_request.call_context(CancelToken()), idempotency_key=key, callback_url=callback_url
     )
-    url = f"{_prefix(inbound)}/requests/{submitted.job_id}"
+    url = f"{_prefix(http_request)}/requests/{submitted.job_id}"
     job: dict[str, Any] = {"request_id": submitted.job_id, "status": "queued", "status_url": url}
     wait_s = 1
     if submitted.repeated:
@@ -48,27 +48,27 @@ def submit(services: Services, caller: Caller, inbound: Inbound, body: bytes) ->
         job |= {**described(shown), "status_url": url}
         wait_s = _worth_asking_again_s(shown)
     headers = [("Content-Type", "application/json"), ("Location", url), ("Retry-After", str(wait_s))]
-    return Outbound(202, headers, _encode(job))
+    return HttpResponse(202, headers, _encode(job))
 
 
-def show(services: Services, caller: Caller, inbound: Inbound, job_id: str) -> Outbound:
+def show(services: Services, caller: Caller, http_request: HttpRequest, job_id: str) -> HttpResponse:
     """How the job is. Raises `NotFound`."""
-    seen = inbound.environ.get("HTTP_IF_NONE_MATCH", "")
+    seen = http_request.environ.get("HTTP_IF_NONE_MATCH", "")
     shown = services.queue.status(caller, _checked(job_id), seen)
     headers = [("ETag", shown.tag), ("Cache-Control", "private, no-cache")]
     if shown.state in ("queued", "processing"):
         headers.append(("Retry-After", str(_worth_asking_again_s(shown))))
     if shown.seen:
-        return Outbound(304, headers, b"")
+        return HttpResponse(304, headers, b"")
     headers.append(("Content-Type", "application/json"))
-    return Outbound(200, headers, _body(shown, inbound))
+    return HttpResponse(200, headers, _body(shown, http_request))
 
 
-def cancel(services: Services, caller: Caller, inbound: Inbound, job_id: str) -> Outbound:
+def cancel(services: Services, caller: Caller, http_request: HttpRequest, job_id: str) -> HttpResponse:
     """200 when it is cancelled, 202 when its worker has been told to. Raises `NotFound`, `Conflict`."""
     shown = services.queue.cancel(caller, _checked(job_id))
     status = 200 if shown.state == "cancelled" else 202
-    return Outbound(status, [("Content-Type", "application/json")], _body(shown, inbound))
+    return HttpResponse(status, [("Content-Type", "application/json")], _body(shown, http_request))
 
 
 def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
@@ -87,11 +87,11 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
     return ChatRequest.parse(with_fields(body, {}, drop=("callback_url",))), url or ""
 
 
-def _body(shown: Shown, inbound: Inbound) -> bytes:
+def _body(shown: JobStatus, http_request: HttpRequest) -> bytes:
     job = described(shown)
     return _encode({
         "request_id": job.pop("request_id"), "status": job.pop("status"),
-        "status_url": f"{_prefix(inbound)}/requests/{shown.id}", **job,
+        "status_url": f"{_prefix(http_request)}/requests/{shown.id}", **job,
     })  # fmt: skip
 
 
@@ -101,10 +101,10 @@ def _checked(job_id: str) -> str:
     return job_id
 
 
-def _prefix(inbound: Inbound) -> str:
-    return "/api/v1" if inbound.environ["PATH_INFO"].startswith("/api/") else "/v1"
+def _prefix(http_request: HttpRequest) -> str:
+    return "/api/v1" if http_request.environ["PATH_INFO"].startswith("/api/") else "/v1"
 
 
-def _worth_asking_again_s(shown: Shown) -> int:
+def _worth_asking_again_s(shown: JobStatus) -> int:
     wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_s
     return min(max(math.ceil(wait_s or 1), 1), _LONGEST_WAIT_S)

@@ -8,12 +8,12 @@ from typing import Any
 from flask import Blueprint
 
 from app.api.context import caller, require, services
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
+from app.config.serving import AUTO, why_not
 from app.domain.identity import Scope
-from app.domain.misspelt import unknown_model
-from app.domain.serving import AUTO, why_not
+from app.domain.suggestions import unknown_model
 from app.errors import ModelNotFound
-from app.gateway import smart
+from app.gateway import model_picker
 
 bp = Blueprint("models", __name__)
 # OpenAI's clients want a time of creation; an alias has none, so all have the same.
@@ -25,7 +25,7 @@ _CREATED = 1_700_000_000
 def list_models() -> dict[str, Any]:
     config = services().settings.config
     models = [_model(config, alias) for alias in config.models if caller().may_use(alias)]
-    if smart.is_open(config, caller()):
+    if model_picker.is_open(config, caller()):
         models.append(_auto(config))
     return {"object": "list", "data": models}
 
@@ -34,7 +34,7 @@ def list_models() -> dict[str, Any]:
 @require(Scope.CHAT)
 def get_model(model_id: str) -> dict[str, Any]:
     config = services().settings.config
-    if model_id == AUTO and smart.is_open(config, caller()):
+    if model_id == AUTO and model_picker.is_open(config, caller()):
         return _auto(config)
     if model_id not in config.models or not caller().may_use(model_id):
         usable = [alias for alias in config.models if caller().may_use(alias)]
@@ -54,7 +54,7 @@ def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
 
 def _auto(config: GatewayConfig) -> dict[str, Any]:
     """The gateway picks: `available` if there is anything to pick for this key."""
-    usable = [model for model in smart.defaults(config) if caller().may_use(model)]
+    usable = [model for model in model_picker.defaults(config) if caller().may_use(model)]
     reason = why_not(config, usable[0])  # what can be served comes first
     return {
         "id": AUTO, "object": "model", "created": _CREATED, "owned_by": "penstock", "name": "Auto",

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, request
 
 from app.api.context import request_id, require, services
 from app.api.errors import error_answer, error_body, utc_timestamp
-from app.api.figures import shared_figures
+from app.api.shared_metrics import shared_figures
 from app.domain.identity import Scope
 from app.errors import Forbidden, GatewayError, NotReady
 from app.services import Services

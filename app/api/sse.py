@@ -14,7 +14,7 @@ import structlog
 
 from app.api.errors import error_body
 from app.api.headers import call_headers
-from app.api.wire import Outbound
+from app.api.http import HttpResponse
 from app.errors import ClientGone, GatewayError
 from app.gateway.call import Report
 
@@ -38,8 +38,8 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-def stream_answer(stream: Stream, stop_watching: Callable[[], None], request_id: str) -> Outbound:
-    return Outbound(200, [*_HEADERS, *call_headers(stream.report)], Events(stream, stop_watching, request_id))
+def stream_answer(stream: Stream, stop_watching: Callable[[], None], request_id: str) -> HttpResponse:
+    return HttpResponse(200, [*_HEADERS, *call_headers(stream.report)], Events(stream, stop_watching, request_id))
 
 
 class Events:

@@ -11,13 +11,13 @@ from app.api.context import caller, require, services
 from app.api.errors import utc_timestamp
 from app.api.hangup import watch
 from app.api.headers import call_headers
+from app.api.http import HttpRequest, HttpResponse
 from app.api.sse import stream_answer
-from app.api.wire import Inbound, Outbound
 from app.domain.identity import Caller, Scope
-from app.features.support import Said, Support
+from app.features.support import Support, SupportAnswer
 from app.providers.base import CancelToken
 
-# POST /chat itself is served by `api.chat.ModelCalls`, as every call to a model is.
+# POST /chat itself is served by `api.fast_path.FastPath`, as every call to a model is.
 bp = Blueprint("support", __name__)
 bp.add_url_rule("/chat", "converse", methods=["POST"])
 # A path, so that a slash is refused as what it is, a wrong user id, and not as an unknown URL.
@@ -25,26 +25,26 @@ _HISTORY = "/chat/history/<path:user_id>"
 _encode = msgspec.json.Encoder().encode
 
 
-def converse(support: Support, who: Caller, body: bytes, inbound: Inbound) -> Outbound:
+def converse(support: Support, who: Caller, body: bytes, http_request: HttpRequest) -> HttpResponse:
     """Answers one message, whole or as a stream."""
     ask = support.parse(body)
     cancel = CancelToken()
-    stop_watching = watch(inbound.environ, cancel)
-    context = inbound.call_context(cancel)
+    stop_watching = watch(http_request.environ, cancel)
+    context = http_request.call_context(cancel)
     if ask.stream:
         try:
             stream = support.stream(who, ask, context)
         except BaseException:
             stop_watching()
             raise
-        return stream_answer(stream, stop_watching, inbound.request_id)
+        return stream_answer(stream, stop_watching, http_request.request_id)
     try:
         return _whole(ask.user_id, support.answer(who, ask, context))
     finally:
         stop_watching()
 
 
-def _whole(user_id: str, said: Said) -> Outbound:
+def _whole(user_id: str, said: SupportAnswer) -> HttpResponse:
     answer: dict[str, Any] = {
         "response": said.text,
         "user_id": user_id,
@@ -53,7 +53,7 @@ def _whole(user_id: str, said: Said) -> Outbound:
     }
     if said.report.cache == "hit":
         answer["cached"] = True
-    return Outbound(200, [("Content-Type", "application/json"), *call_headers(said.report)], _encode(answer))
+    return HttpResponse(200, [("Content-Type", "application/json"), *call_headers(said.report)], _encode(answer))
 
 
 @bp.get(_HISTORY)

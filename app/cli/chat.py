@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from app.cli.command import Stop, one_line_errors, services
+from app.cli.command import StopSignal, one_line_errors, services
 from app.cli.rendering import harmless
 from app.domain.money import usd
 from app.gateway.pricing import Pricing
@@ -23,7 +23,7 @@ from app.runfile import running
 from app.services import Services
 
 if TYPE_CHECKING:
-    from app.cli.talk import Talk, Told
+    from app.cli.chat_client import ChatAnswer, ChatClient
 
 _INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
 _EXIT = "/exit"
@@ -53,9 +53,11 @@ def chat(question: str | None, model: str, url: str, key: str, system: str, verb
     if question is not None and not _text(question).strip():
         raise click.ClickException("There is no question.")
     with one_line_errors():
-        from app.cli.talk import Talk
+        from app.cli.chat_client import ChatClient
 
-        talk = Talk(url=url or own_url(found), key=key, model=_text(model), system=_text(system), proxies=bool(url))
+        talk = ChatClient(
+            url=url or own_url(found), key=key, model=_text(model), system=_text(system), proxies=bool(url)
+        )
         screen = _Screen(talk, found if not url else None, verbose=verbose)
         if question is None:
             screen.converse()
@@ -75,7 +77,7 @@ def own_url(found: Services) -> str:
 class _Screen:
     """A talk on a terminal. `priced_by` knows the prices of the gateway that is talked to; None when nobody does."""
 
-    def __init__(self, talk: Talk, priced_by: Services | None, *, verbose: bool) -> None:
+    def __init__(self, talk: ChatClient, priced_by: Services | None, *, verbose: bool) -> None:
         self._talk = talk
         self._priced_by = priced_by
         self._verbose = verbose
@@ -125,12 +127,12 @@ class _Screen:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[Stop]:
+def _ctrl_c() -> Iterator[StopSignal]:
     """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted: the exception can come up where it gets lost.
 
     Such as in a library's compiled code that calls back into Python and forgets what that raised.
     """
-    pressed = Stop()
+    pressed = StopSignal()
 
     def note(_signal: int, _frame: object) -> NoReturn:
         pressed.set()
@@ -171,7 +173,7 @@ def _text(argument: str) -> str:
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _about(told: Told, priced_by: Services | None) -> str:
+def _about(told: ChatAnswer, priced_by: Services | None) -> str:
     parts = [" by ".join(harmless(name) for name in (told.model, told.provider) if name)]
     if told.reason:
         parts.append(f"picked by {harmless(told.reason)}")
@@ -185,7 +187,7 @@ def _about(told: Told, priced_by: Services | None) -> str:
     return " · ".join([part for part in parts if part] + [f"{told.took_s:.2f} s"])
 
 
-def _cost(told: Told, priced_by: Services | None) -> int | None:
+def _cost(told: ChatAnswer, priced_by: Services | None) -> int | None:
     """By our own prices: a stream's headers leave before its cost is known. None when it cannot be told."""
     if told.cached:
         return 0

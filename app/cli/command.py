@@ -43,14 +43,14 @@ class Group(AppGroup):
             return super().invoke(ctx)
 
 
-class Stop:
+class StopSignal:
     """Set by a signal. Not an Event: a handler that interrupts `Event.wait` can deadlock in `Event.set`."""
 
     def __init__(self) -> None:
         self._stopped = False
 
     @classmethod
-    def by_signal(cls) -> Stop:
+    def by_signal(cls) -> StopSignal:
         """Set by SIGTERM and SIGINT from now on."""
         stop = cls()
         signal.signal(signal.SIGTERM, stop.set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.command import Group
-from app.domain.serving import missing_keys
+from app.config.serving import missing_keys
 from app.settings import load_settings
 
 config = Group("config", help="The configuration.")

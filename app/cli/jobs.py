@@ -10,14 +10,14 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from app.cli.command import Group, Stop, services
-from app.cli.live import Bar, Line, depth_text, has_ended
+from app.cli.command import Group, StopSignal, services
+from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
 from app.cli.rendering import format_option, printable, rendered, stamp
+from app.domain.csv_export import Cell
 from app.domain.identity import Caller
-from app.domain.spreadsheet import Cell
 from app.errors import NotFound, StoreUnavailable
 from app.store.batches import Batches
-from app.store.joblist import ENDED, STATES, JobList, Listed
+from app.store.job_list import ENDED, STATES, JobList, ListedJob
 
 jobs = Group("jobs", help="The queue, of all keys.")
 _EACH_S = 1.0
@@ -70,7 +70,7 @@ def watch_jobs(batch_id: str | None) -> None:
 
     The exit code is 1 for a batch that ended otherwise than completed, and 130 when Ctrl-C came first.
     """
-    stop = Stop.by_signal()
+    stop = StopSignal.by_signal()
     if batch_id is None:
         queue = services().queue
         _watch(lambda: depth_text(queue.depth()), stop)
@@ -80,11 +80,11 @@ def watch_jobs(batch_id: str | None) -> None:
         sys.exit(_INTERRUPTED if ended is None else 1)
 
 
-def _watch_batch(batch_id: str, stop: Stop) -> str | None:
+def _watch_batch(batch_id: str, stop: StopSignal) -> str | None:
     """The status that it ended with; None when it was not waited for."""
     found = services()
     batches = Batches(database=found.database, config=found.settings.config.batch)
-    bar, ended = Bar(), None
+    bar, ended = ProgressBar(), None
 
     def text() -> str:
         nonlocal ended
@@ -100,8 +100,8 @@ def _watch_batch(batch_id: str, stop: Stop) -> str | None:
     return ended
 
 
-def _watch(text: Callable[[], str], stop: Stop) -> None:
-    with Line() as line:
+def _watch(text: Callable[[], str], stop: StopSignal) -> None:
+    with StatusLine() as line:
         while True:
             try:
                 line.show(text())
@@ -111,18 +111,18 @@ def _watch(text: Callable[[], str], stop: Stop) -> None:
                 return
 
 
-def _found(job_id: str) -> Listed:
+def _found(job_id: str) -> ListedJob:
     job = JobList(redis=services().redis).find(job_id) if job_id.isascii() else None
     if job is None:
         raise NotFound(_UNKNOWN.format(job_id))
     return job
 
 
-def _cells(job: Listed, now: float) -> list[Cell]:
+def _cells(job: ListedJob, now: float) -> list[Cell]:
     return [job.id, job.state, job.key_id, job.model, _age_s(job, now), job.attempts, job.position]
 
 
-def _facts(job: Listed, now: float) -> dict[str, Cell]:
+def _facts(job: ListedJob, now: float) -> dict[str, Cell]:
     error = msgspec.json.decode(job.error, type=dict[str, str | None]) if job.error else {}
     finished = stamp(job.finished) if job.state in ENDED else None  # else: the end of an attempt before this one
     return {
@@ -134,5 +134,5 @@ def _facts(job: Listed, now: float) -> dict[str, Cell]:
     }  # fmt: skip
 
 
-def _age_s(job: Listed, now: float) -> int:
+def _age_s(job: ListedJob, now: float) -> int:
     return max(0, round(now - job.submitted))

@@ -8,9 +8,9 @@ import click
 
 from app.cli.command import Group, services
 from app.cli.rendering import format_option, moment, rendered, stamp
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
+from app.domain.csv_export import Cell
 from app.domain.identity import Role
-from app.domain.spreadsheet import Cell
 from app.store.keys import KeyInfo
 
 keys = Group("keys", help="API keys.")

@@ -6,8 +6,8 @@ from functools import partial
 
 import click
 
-from app.cli.command import Group, Stop, services
-from app.store.backup import Backups, standing_in
+from app.cli.command import Group, StopSignal, services
+from app.store.sql.backup import Backups, standing_in
 
 _ADOPTED_AT_ONCE = 2000  # settlements, some 0.3 s: rows must not wait longer for their turn
 ledger = Group("ledger", help="The process that writes the ledger.")
@@ -17,7 +17,7 @@ ledger = Group("ledger", help="The process that writes the ledger.")
 def run_ledger() -> None:
     """Move rows from Redis to the database until SIGTERM or SIGINT. Exactly one is needed."""
     found = services()
-    stop = Stop.by_signal()
+    stop = StopSignal.by_signal()
     alive = found.settings.data_dir / "ledger-alive"  # its age tells a health check whether the loop turns
     alive.parent.mkdir(parents=True, exist_ok=True)
     with Backups(database=found.database).kept_out():

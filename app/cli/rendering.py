@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import click
 
-from app.domain.moments import parse_moment
-from app.domain.spreadsheet import Cell, csv_text
+from app.domain.csv_export import Cell, csv_text
+from app.domain.timestamps import parse_moment
 
 _SHOWN_AS = {
     **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛

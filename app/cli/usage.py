@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from app.cli.command import one_line_errors, services
 from app.cli.rendering import format_option, moment, rendered
-from app.domain.spreadsheet import Cell
+from app.domain.csv_export import Cell
 from app.store.reports import COUNTS, GROUPINGS, Grouping, total
 
 

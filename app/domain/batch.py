@@ -49,7 +49,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
         return request
 
 
-class Line(NamedTuple):
+class BatchLine(NamedTuple):
     """A line that can be run."""
 
     number: int  # from 1
@@ -57,7 +57,7 @@ class Line(NamedTuple):
     request: ChatRequest | EmbedRequest
 
 
-class BadLine(NamedTuple):
+class BadBatchLine(NamedTuple):
     """A line that cannot. `refused`: the endpoint itself would have said so."""
 
     number: int
@@ -92,21 +92,21 @@ _LINE = msgspec.json.Decoder(_Line)
 _NAMED = msgspec.json.Decoder(_Named)
 
 
-def parse_line(number: int, raw: bytes, endpoint: str) -> Line | BadLine:
+def parse_line(number: int, raw: bytes, endpoint: str) -> BatchLine | BadBatchLine:
     try:
         line = _LINE.decode(raw)
     except msgspec.ValidationError as exc:
-        return BadLine(number, _custom_id(raw), "invalid_line", f"This line is not a request: {exc}.")
+        return BadBatchLine(number, _custom_id(raw), "invalid_line", f"This line is not a request: {exc}.")
     except (ValueError, RecursionError):
-        return BadLine(number, None, "invalid_json_line", "This line is not parseable as valid JSON.")
+        return BadBatchLine(number, None, "invalid_json_line", "This line is not parseable as valid JSON.")
     if line.method != "POST":
-        return BadLine(number, line.custom_id, "invalid_method", "The method must be POST.", "method")
+        return BadBatchLine(number, line.custom_id, "invalid_method", "The method must be POST.", "method")
     if line.url != endpoint:
-        return BadLine(number, line.custom_id, "url_mismatch", f"The url must be the batch's: {endpoint}.", "url")
+        return BadBatchLine(number, line.custom_id, "url_mismatch", f"The url must be the batch's: {endpoint}.", "url")
     try:
-        return Line(number, line.custom_id, _request(endpoint, bytes(line.body)))
+        return BatchLine(number, line.custom_id, _request(endpoint, bytes(line.body)))
     except GatewayError as exc:
-        return BadLine(number, line.custom_id, "invalid_request", exc.message, exc.param, exc)
+        return BadBatchLine(number, line.custom_id, "invalid_request", exc.message, exc.param, exc)
 
 
 def _request(endpoint: str, body: bytes) -> ChatRequest | EmbedRequest:

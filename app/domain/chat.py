@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import msgspec
 
 from app.domain.body import check_names, decoded, encode, field_bytes, missing
-from app.domain.bounded import check_message
-from app.domain.misspelt import meant_by, nearest
+from app.domain.cost_bounds import check_message
+from app.domain.suggestions import meant_by, nearest
 from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
 from app.errors import InvalidRequest
 

@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from app.config.features import SupportConfig
 from app.domain.body import decoded, field_bytes
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
-from app.domain.products import SupportConfig
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable
-from app.features.spoken import said, words_of
+from app.features.answer_text import said, words_of
 from app.gateway.call import CallContext, Report
 from app.gateway.pipeline import Pipeline
 from app.gateway.stream import CachedStream, LiveStream
-from app.store.history import Exchange, History
+from app.store.history import ConversationTurn, History
 
 log = structlog.get_logger()
 DEFAULT_PROMPT = (
@@ -48,7 +48,7 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
 
 
-class Ask(NamedTuple):
+class SupportMessage(NamedTuple):
     """A message of a user, who may be `ANONYMOUS`."""
 
     message: str
@@ -56,7 +56,7 @@ class Ask(NamedTuple):
     stream: bool = False
 
 
-class Said(NamedTuple):
+class SupportAnswer(NamedTuple):
     """A whole answer. `usage` is OpenAI's object; None when the provider sent none."""
 
     text: str
@@ -74,7 +74,7 @@ class Support:
         if config.temperature is not None:
             self._fields["temperature"] = config.temperature
 
-    def parse(self, raw: bytes) -> Ask:
+    def parse(self, raw: bytes) -> SupportMessage:
         """A request's body. Raises `InvalidRequest` with `param`."""
         body = decoded(_BODY, raw)
         most = self._config.max_message_chars
@@ -82,18 +82,18 @@ class Support:
             raise InvalidRequest(f"A message is 1 to {most} characters, not only spaces: `message`.", param="message")
         if body.user_id is None:
             _check_not_misspelt(field_bytes(raw))
-            return Ask(body.message, ANONYMOUS, bool(body.stream))
+            return SupportMessage(body.message, ANONYMOUS, bool(body.stream))
         check_user_id(body.user_id)
-        return Ask(body.message, body.user_id, bool(body.stream))
+        return SupportMessage(body.message, body.user_id, bool(body.stream))
 
-    def answer(self, caller: Caller, ask: Ask, context: CallContext) -> Said:
+    def answer(self, caller: Caller, ask: SupportMessage, context: CallContext) -> SupportAnswer:
         """The whole answer. Raises what the pipeline raises, and `StoreUnavailable`."""
         reply = self._pipeline.chat(caller, self._request(caller, ask), context)
         text, usage = said(reply.body)
         self._keep(caller, ask, context, text)
-        return Said(text, usage, reply.report)
+        return SupportAnswer(text, usage, reply.report)
 
-    def stream(self, caller: Caller, ask: Ask, context: CallContext) -> SupportStream:
+    def stream(self, caller: Caller, ask: SupportMessage, context: CallContext) -> SupportStream:
         """The answer in OpenAI's chunks, returned when its first one is there. Its `close` must be called."""
         stream = self._pipeline.stream(caller, self._request(caller, ask), context)
         return SupportStream(
@@ -112,7 +112,7 @@ class Support:
     def open_conversations(self) -> int:
         return self._history.count()
 
-    def _request(self, caller: Caller, ask: Ask) -> ChatRequest:
+    def _request(self, caller: Caller, ask: SupportMessage) -> ChatRequest:
         # The caller may be one that a worker only remembers: nothing of this is sent unless admission lets it in.
         messages = [self._system, *self._past(caller, ask.user_id), {"role": "user", "content": ask.message}]
         request = ChatRequest.parse(_encode({**self._fields, "messages": messages, "stream": ask.stream}))
@@ -122,11 +122,11 @@ class Support:
     def _past(self, caller: Caller, user_id: str) -> list[dict[str, str]]:
         return [] if user_id == ANONYMOUS else _messages(self._history.read(caller.key_id, user_id))
 
-    def _keep(self, caller: Caller, ask: Ask, context: CallContext, answer: str) -> None:
+    def _keep(self, caller: Caller, ask: SupportMessage, context: CallContext, answer: str) -> None:
         if ask.user_id == ANONYMOUS:
             return
         try:
-            self._history.append(caller.key_id, ask.user_id, Exchange(context.call_id, ask.message, answer))
+            self._history.append(caller.key_id, ask.user_id, ConversationTurn(context.call_id, ask.message, answer))
         except StoreUnavailable:
             # The answer is there and paid for: it is worth more to the user than the memory of it.
             log.warning("history_not_kept", request_id=context.request_id, key_id=caller.key_id)
@@ -190,7 +190,7 @@ def _check_not_misspelt(names: Iterable[str]) -> None:
 _BODY = msgspec.json.Decoder(_Body)
 
 
-def _messages(exchanges: list[Exchange]) -> list[dict[str, str]]:
+def _messages(exchanges: list[ConversationTurn]) -> list[dict[str, str]]:
     """As a model and a client read them. An answer without words is left out: some vendors refuse an empty one."""
     found = []
     for exchange in exchanges:

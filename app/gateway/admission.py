@@ -17,17 +17,17 @@ import msgspec
 import structlog
 from msgspec.structs import replace as replace_fields
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, StoreUnavailable
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.presence import Presence
 from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
-from app.store.redis import Redis
-from app.store.rediskeys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
 from app.store.spool import Spool
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ _NEVER_MADE = Amounts(requests=1)  # if it has a row, else nothing
 _encode = msgspec.json.Encoder().encode
 
 
-class Ask(msgspec.Struct, kw_only=True):
+class AdmissionRequest(msgspec.Struct, kw_only=True):
     """What a call wants to be admitted for. `row` is the ledger row as far as it is known."""
 
     call_id: str
@@ -78,7 +78,7 @@ class Admitted(msgspec.Struct):
     """A call that was let in. It must be settled exactly once."""
 
     caller: Caller
-    ask: Ask
+    ask: AdmissionRequest
     charges: tuple[Charge, ...]
     leases: str  # the key of the caller's running calls, or a placeholder
     reservations: str  # the key of the open reservations that this one is among
@@ -96,7 +96,7 @@ class Admission:
         redis: Redis,
         callers: Callers,
         plans: Mapping[str, Plan],
-        presence: Presence,
+        heartbeat: Heartbeat,
         spool: Spool,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -107,7 +107,7 @@ class Admission:
         self._plans = Plans(plans, callers=callers, clock=clock)
         self._limits = {name: bind(plan) for name, plan in plans.items()}
         self._bindings: dict[str, Binding] = {}
-        self._presence = presence
+        self._heartbeat = heartbeat
         self._spool = spool
         self._clock = clock
 
@@ -115,7 +115,7 @@ class Admission:
         """The caller's plan. Raises `Forbidden` when it is not in the file: without its limits nobody is served."""
         return self._plans.of(caller)
 
-    def admit(self, caller: Caller, ask: Ask) -> Admitted:
+    def admit(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
         self.begin()
         caller = self._plans.checked(caller)
         reply = self._call_admit(caller, ask)
@@ -139,7 +139,7 @@ class Admission:
 
     def begin(self) -> None:
         """Once a process: shows its sign of life, and replays what processes that are no more have left."""
-        if self._presence.announce():
+        if self._heartbeat.announce():
             self._spool.adopt(self._settle)
 
     def cover(self, admitted: Admitted, number: int, *, if_lost: Amounts, row: dict[str, Any]) -> None:
@@ -183,7 +183,9 @@ class Admission:
         keys += (charge.counter.key for charge in charges)
         self._spool.settle(self._settle, keys, _cancel_args(ask, charge_args(charges, _NEVER_MADE)))
 
-    def _call_admit(self, caller: Caller, ask: Ask) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
+    def _call_admit(
+        self, caller: Caller, ask: AdmissionRequest
+    ) -> tuple[list[Any], tuple[Charge, ...], Binding, float]:
         now = self._clock()
         binding = self._bindings.get(caller.key_id)
         if binding is None or not binding.valid_from <= now < binding.valid_until or binding.plan != caller.plan:
@@ -212,10 +214,10 @@ class Admission:
                 self._undo(ask, keys, charges)
             raise
 
-    def _reservations(self, ask: Ask) -> str:
-        return ask.reservations or self._presence.reservations_key
+    def _reservations(self, ask: AdmissionRequest) -> str:
+        return ask.reservations or self._heartbeat.reservations_key
 
-    def _undo(self, ask: Ask, keys: list[str], charges: tuple[Charge, ...]) -> None:
+    def _undo(self, ask: AdmissionRequest, keys: list[str], charges: tuple[Charge, ...]) -> None:
         """Gives back what Redis may have reserved for a call that was refused because no answer came.
 
         Should the admission reach Redis only afterwards, it finds the call ended.
@@ -224,7 +226,7 @@ class Admission:
         undo = [*keys[1:3], NOTHING, *keys[4:6], OUTBOX, *keys[6:]]
         self._spool.keep(self._settle, undo, _cancel_args(ask, charge_args(charges, _NEVER_MADE)))
 
-    def _end_again(self, ask: Ask, answer: list[Any]) -> NoReturn:
+    def _end_again(self, ask: AdmissionRequest, answer: list[Any]) -> NoReturn:
         """It was admitted before, and has ended or cannot be answered the same again: nobody will make the call."""
         log.warning("admission_repeated_too_late", call_id=ask.call_id)
         if answer[1]:
@@ -249,11 +251,11 @@ class Admission:
         return binding
 
 
-def _cancel_args(ask: Ask, charges: list[str | int]) -> list[str | bytes | int]:
+def _cancel_args(ask: AdmissionRequest, charges: list[str | int]) -> list[str | bytes | int]:
     return [ask.call_id, "cancelled", _encode(never_made(ask.row)), "", 1, _CANCELLED_MS, *charges]
 
 
-def _for_reaper(ask: Ask, charges: tuple[Charge, ...], leases: str) -> bytes:
+def _for_reaper(ask: AdmissionRequest, charges: tuple[Charge, ...], leases: str) -> bytes:
     """What `gateway.reaper` needs to settle this call without its worker: a `Recorded`."""
     return _encode({
         "row": ask.row, "leases": leases, "flight": flight_key(ask.cache_key),

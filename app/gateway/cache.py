@@ -14,14 +14,14 @@ from typing import Any
 
 import msgspec
 
+from app.config.gateway import CacheConfig
 from app.domain.chat import ChatRequest
-from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, StoreUnavailable
 from app.gateway.admission import Admitted
 from app.providers.base import CancelToken
-from app.store.redis import Redis
-from app.store.rediskeys import cache_entry_key, flight_key, unkept_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import cache_entry_key, flight_key, unkept_key
 
 # A follower looks again after this long, at first and at most.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.1

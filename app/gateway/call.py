@@ -43,7 +43,7 @@ def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
 
 
-class Running(msgspec.Struct, kw_only=True):
+class RunningCall(msgspec.Struct, kw_only=True):
     """A call from admission to settlement. `cache` is hit, miss or bypass."""
 
     context: CallContext

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.money import nanousd
 
 _MINUTE_MS = 60_000

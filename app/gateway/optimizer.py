@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from app.config.features import OptimizerConfig
 from app.domain.chat import Draft, Message
-from app.domain.products import OptimizerConfig
-from app.gateway.smart import offers_tools
+from app.gateway.model_picker import offers_tools
 
 _ALWAYS_KEPT = ("system", "developer")
 _RESULTS = ("tool", "function")

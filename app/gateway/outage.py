@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
 from app.gateway.routes import Target
 
 # No breaker refuses more than two callers without refusing everybody.

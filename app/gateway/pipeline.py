@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
+from app.config.gateway import GatewayConfig
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import GatewayError, RateLimited
-from app.gateway import replay
-from app.gateway.admission import Admission, Admitted, Ask
-from app.gateway.books import Books
+from app.gateway import chunks
+from app.gateway.accounting import Accounting
+from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.cache import Cache, marked
-from app.gateway.call import CallContext, Report, Running, notes_of
+from app.gateway.call import CallContext, Report, RunningCall, notes_of
+from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimates, bound_of
-from app.gateway.held import Held
+from app.gateway.heartbeat import QUEUE, reservations_of
 from app.gateway.limits import Amounts
-from app.gateway.presence import QUEUE, reservations_of
+from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Route, Target
-from app.gateway.steering import Steering
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import Metrics
@@ -49,7 +49,7 @@ class Pipeline:
         router: Router,
         cache: Cache,
         pricing: Pricing,
-        books: Books,
+        accounting: Accounting,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -57,10 +57,10 @@ class Pipeline:
         self._config = config
         self._admission = admission
         self._router = router
-        self.steer = Steering(config=config, router=router).steer
+        self.steer = Preprocessor(config=config, router=router).steer
         self._cache = cache
         self._estimates = Estimates(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
-        self._books = books
+        self._accounting = accounting
         self._metrics = metrics
         self._clock = clock
         self._monotonic = monotonic
@@ -69,22 +69,22 @@ class Pipeline:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
         request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, context.endpoint)
-        with self._books.settling(call):
+        with self._accounting.settling(call):
             return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
         request, context = self.steer(caller, request, context)
         call = self._admit(caller, request, context, context.endpoint, streamed=True)
-        with self._books.settling(call):
+        with self._accounting.settling(call):
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
             if cached is not None:
                 reply = self._from_cache(call, cached)
-                return CachedStream(replay.as_stream(reply.body, include_usage=request.include_usage), reply.report)
+                return CachedStream(chunks.as_stream(reply.body, include_usage=request.include_usage), reply.report)
             upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
-                call=call, upstream=upstream, books=self._books, report=self._books.report(call, None),
+                call=call, upstream=upstream, accounting=self._accounting, report=self._accounting.report(call, None),
                 keep_ttl_s=self._cache.ttl_s, keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
                 not_kept=lambda: self._cache.not_kept(call.admitted),
             )  # fmt: skip
@@ -92,7 +92,7 @@ class Pipeline:
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
         """Embeddings. Never cached."""
         call = self._admit(caller, request, context, "embeddings")
-        with self._books.settling(call):
+        with self._accounting.settling(call):
             return self._embed(call)
 
     def hold(
@@ -103,7 +103,7 @@ class Pipeline:
         *,
         for_s: float,
         reservations: str = "",
-    ) -> Held:
+    ) -> DeferredCall:
         """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it.
 
         `request` and `context` as `steer` gave them. Its reservation is this process's own, and lost with it, unless
@@ -116,13 +116,13 @@ class Pipeline:
         ask.deadline_s, ask.queued, ask.read_cache, ask.single_flight = for_s, True, False, False
         ask.reservations = reservations
         admitted = self._let_in(caller, ask)
-        return Held.of(admitted, read_cache=context.read_cache, write_cache=context.write_cache)
+        return DeferredCall.of(admitted, read_cache=context.read_cache, write_cache=context.write_cache)
 
     def resume(
         self,
         caller: Caller,
         request: ChatRequest | EmbedRequest,
-        held: Held,
+        held: DeferredCall,
         cancel: CancelToken,
         *,
         stays_open: Callable[[GatewayError], bool],
@@ -144,58 +144,58 @@ class Pipeline:
                 self.drop(held, "error", exc.status)
             raise
         self._metrics.active(1)
-        call = Running(
+        call = RunningCall(
             context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
             row=row, admitted=admitted, cache="miss" if reads else "bypass",
             started=started, deadline=started + self._config.timeouts.total_s, earlier=tuple(held.charged),
             attempts=Attempts(covered=held.covered - len(held.charged), key_id=caller.key_id),
         )  # fmt: skip
         try:
-            with self._books.settling(call, stays_open):
+            with self._accounting.settling(call, stays_open):
                 return self._chat(call) if isinstance(request, ChatRequest) else self._embed(call)
         finally:
             if not call.settled:
-                held.charged = self._books.charged(call)
+                held.charged = self._accounting.charged(call)
                 held.covered = len(call.earlier) + call.attempts.covered
 
-    def drop(self, held: Held, status: str, http_status: int) -> None:
+    def drop(self, held: DeferredCall, status: str, http_status: int) -> None:
         """Ends a held call that will not run, or not once more."""
-        self._books.dropped(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
+        self._accounting.dropped(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
 
-    def withdraw(self, held: Held) -> None:
+    def withdraw(self, held: DeferredCall) -> None:
         """Ends a held call that was never to be: its caller was told so. It leaves no row."""
         self._admission.cancel(held.admitted(Caller(held.row["key_id"], "")), reservations_of(QUEUE))
 
-    def _run(self, call: Running, attempt: Callable[[Target], T]) -> T:
+    def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
         return self._router.run(
             call.route, call.attempts, call.deadline, call.context.cancel, attempt,
-            cover=partial(self._books.cover, call),
+            cover=partial(self._accounting.cover, call),
         )  # fmt: skip
 
-    def _chat(self, call: Running) -> Reply:
+    def _chat(self, call: RunningCall) -> Reply:
         context = call.context
         cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
         if cached is not None:
             return self._from_cache(call, cached)
         answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
         keep = self._cache.keepable(call.admitted, answer.body) if self._keeps(call) else b""
-        cost = self._books.answered(
+        cost = self._accounting.answered(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
-        return Reply(answer.body, self._books.report(call, cost))
+        return Reply(answer.body, self._accounting.report(call, cost))
 
-    def _embed(self, call: Running) -> Reply:
+    def _embed(self, call: RunningCall) -> Reply:
         answer = self._run(call, lambda target: target.provider.embed(_embedding(call, target)))
-        cost = self._books.answered(call, answer.usage)
-        return Reply(answer.body, self._books.report(call, cost))
+        cost = self._accounting.answered(call, answer.usage)
+        return Reply(answer.body, self._accounting.report(call, cost))
 
-    def _from_cache(self, call: Running, cached: bytes) -> Reply:
+    def _from_cache(self, call: RunningCall, cached: bytes) -> Reply:
         call.cache = "hit"
-        cost = self._books.answered_from_cache(call)
+        cost = self._accounting.answered_from_cache(call)
         body = marked(cached, call_id=call.context.call_id, created=int(self._clock()))
-        return Reply(body, self._books.report(call, cost))
+        return Reply(body, self._accounting.report(call, cost))
 
-    def _keeps(self, call: Running) -> bool:
+    def _keeps(self, call: RunningCall) -> bool:
         return bool(call.admitted.ask.cache_key) and call.context.write_cache
 
     def _admit(
@@ -206,14 +206,14 @@ class Pipeline:
         endpoint: str,
         *,
         streamed: bool = False,
-    ) -> Running:
+    ) -> RunningCall:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
         request = self._understood(caller, request)
         ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
         admitted = self._let_in(caller, ask)
         self._metrics.active(1)
-        return Running(
+        return RunningCall(
             context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
             row=ask.row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
             started=started, deadline=started + self._config.timeouts.total_s, attempts=Attempts(key_id=caller.key_id),
@@ -228,11 +228,11 @@ class Pipeline:
         endpoint: str,
         *,
         streamed: bool,
-    ) -> Ask:
+    ) -> AdmissionRequest:
         has_budget = self._admission.plan(caller).has_budget
         reserve, if_lost = self._estimates.of(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
-        return Ask(
+        return AdmissionRequest(
             call_id=context.call_id, row=self._row(caller, request, context, endpoint, streamed, if_lost),
             reserve=reserve, if_lost=if_lost, deadline_s=self._config.timeouts.total_s + 5,
             cache_key=cache_key, read_cache=bool(cache_key) and context.read_cache,
@@ -245,7 +245,7 @@ class Pipeline:
             return request.understood()
         return request
 
-    def _let_in(self, caller: Caller, ask: Ask) -> Admitted:
+    def _let_in(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
         try:
             admitted = self._admission.admit(caller, ask)
         except RateLimited as exc:
@@ -282,7 +282,7 @@ def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
     return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"
 
 
-def _attempt(call: Running, target: Target) -> ChatCall:
+def _attempt(call: RunningCall, target: Target) -> ChatCall:
     context, request = call.context, cast(ChatRequest, call.request)
     return ChatCall(
         request=request, model=target.model, request_id=context.request_id, deadline=call.deadline,
@@ -290,7 +290,7 @@ def _attempt(call: Running, target: Target) -> ChatCall:
     )  # fmt: skip
 
 
-def _embedding(call: Running, target: Target) -> EmbedCall:
+def _embedding(call: RunningCall, target: Target) -> EmbedCall:
     context = call.context
     return EmbedCall(
         request=cast(EmbedRequest, call.request), model=target.model, request_id=context.request_id,

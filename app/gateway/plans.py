@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import Forbidden
 from app.gateway.callers import Callers

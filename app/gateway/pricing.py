@@ -15,7 +15,7 @@ from decimal import ROUND_CEILING, Decimal
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.domain.config import GatewayConfig, PriceOverride, ProviderConfig
+from app.config.gateway import GatewayConfig, PriceOverride, ProviderConfig
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, Tier
 
 _REFRESH_S = 60.0

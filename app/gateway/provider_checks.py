@@ -8,7 +8,7 @@ from typing import Any
 
 from gevent.lock import BoundedSemaphore
 
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
 from app.errors import UpstreamError
 from app.providers.base import Provider
 

@@ -16,10 +16,10 @@ import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
-from app.gateway.presence import QUEUE, reservations_of
+from app.gateway.heartbeat import QUEUE, reservations_of
 from app.gateway.reservation import decode_recorded
-from app.store.redis import Redis
-from app.store.rediskeys import WORKERS, reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import WORKERS, reservation_key
 
 log = structlog.get_logger()
 # How long a lost call is remembered, for a worker that was only stalled and settles after all.

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from app.gateway.limits import Amounts, Counter
-from app.store.rediskeys import NOTHING, OUTBOX, reservation_key
+from app.store.redis.keys import NOTHING, OUTBOX, reservation_key
 
 
 class Charge(msgspec.Struct, frozen=True):

@@ -14,9 +14,9 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
 from app.errors import ClientGone, GatewayError, ProviderWithoutKey, UpstreamError, UpstreamUnavailable
-from app.gateway.attempts import Unanswered, unanswered
+from app.gateway.attempt_costs import Unanswered, unanswered
 from app.gateway.outage import Outage
 from app.gateway.routes import Route, Routes, Target
 from app.providers.base import CancelToken, Provider

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
-from app.domain.config import GatewayConfig
-from app.domain.config import Target as TargetConfig
+from app.config.gateway import GatewayConfig, TargetConfig
+from app.config.serving import no_key
 from app.domain.identity import Caller
-from app.domain.misspelt import unknown_model
-from app.domain.serving import no_key
+from app.domain.suggestions import unknown_model
 from app.errors import Forbidden, ModelNotFound
 from app.gateway.breaker import Breaker
 from app.providers.base import Provider

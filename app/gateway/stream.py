@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from app.errors import ClientGone, GatewayError, UpstreamError
-from app.gateway import replay
-from app.gateway.books import Books
-from app.gateway.call import Report, Running
+from app.gateway import chunks
+from app.gateway.accounting import Accounting
+from app.gateway.call import Report, RunningCall
 from app.providers.base import AnswerStream
 
 
@@ -21,9 +21,9 @@ class LiveStream:
     def __init__(
         self,
         *,
-        call: Running,
+        call: RunningCall,
         upstream: AnswerStream,
-        books: Books,
+        accounting: Accounting,
         report: Report,
         keep_ttl_s: int,
         keep_bytes: int,
@@ -33,7 +33,7 @@ class LiveStream:
         self.report = report
         self._call = call
         self._upstream = upstream
-        self._books = books
+        self._accounting = accounting
         self._keep_ttl_s = keep_ttl_s
         self._room = keep_bytes  # for blocks to keep; never more than one cache entry's worth
         self._not_kept = not_kept
@@ -64,10 +64,10 @@ class LiveStream:
 
     def _finish(self) -> None:
         upstream = self._upstream
-        kept = replay.as_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
+        kept = chunks.as_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
         if self._kept and not kept:
             self._not_kept()
-        self._books.answered(
+        self._accounting.answered(
             self._call, upstream.usage, text_bytes=upstream.text_bytes, chunks=upstream.chunks,
             keep=kept or b"", ttl_s=self._keep_ttl_s,
         )  # fmt: skip
@@ -76,8 +76,8 @@ class LiveStream:
         upstream = self._upstream
         usage = upstream.usage
         if usage is None and not (isinstance(error, UpstreamError) and not error.billable):
-            usage = self._books.estimate(self._call, upstream.text_bytes, upstream.chunks)
-        self._books.ended_early(self._call, status, http_status, error, usage=usage)
+            usage = self._accounting.estimate(self._call, upstream.text_bytes, upstream.chunks)
+        self._accounting.ended_early(self._call, status, http_status, error, usage=usage)
 
     def _keep(self, block: bytes) -> None:
         self._room -= len(block)

@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from app.config.gateway import GatewayConfig
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.config import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, StoreUnavailable
 from app.gateway.admission import Admission
 from app.gateway.call import CallContext
-from app.gateway.held import Held
+from app.gateway.deferred import DeferredCall
+from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
 from app.gateway.pipeline import Pipeline, endpoint_of
-from app.gateway.presence import QUEUE, Presence, reservations_of
-from app.store.job import Depth, Shown
+from app.store.job_types import JobStatus, QueueDepth
 from app.store.jobs import Jobs
-from app.store.redis import Redis
-from app.store.rediskeys import reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -45,14 +45,14 @@ class JobQueue:
     """Raises `StoreUnavailable` besides what each method names."""
 
     def __init__(
-        self, *, config: GatewayConfig, redis: Redis, pipeline: Pipeline, admission: Admission, presence: Presence
+        self, *, config: GatewayConfig, redis: Redis, pipeline: Pipeline, admission: Admission, heartbeat: Heartbeat
     ) -> None:
         queue = config.queue
         self._config = queue
         self._call_s = config.timeouts.total_s + 5
         self._pipeline = pipeline
         self._admission = admission
-        self._presence = presence
+        self._heartbeat = heartbeat
         self.jobs = Jobs(redis=redis, most_jobs=queue.max_jobs, most_bytes=queue.max_bytes, lease_s=queue.lease_s)
 
     @property
@@ -87,7 +87,7 @@ class JobQueue:
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
             request, context = self._pipeline.steer(caller, request, context)
-        reservations = reservations_of(QUEUE) if repeatable else self._presence.reservations_key
+        reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
         held = self._pipeline.hold(caller, request, context, for_s=held_s, reservations=reservations)
         outcome = "refused"
         try:
@@ -125,14 +125,14 @@ class JobQueue:
         """Drops jobs that have ended, by the idempotency key that each was submitted under."""
         self.jobs.forget(list(jobs.values()), [_entry(key_id, key) for key in jobs])
 
-    def status(self, caller: Caller, job_id: str, seen: str = "") -> Shown:
+    def status(self, caller: Caller, job_id: str, seen: str = "") -> JobStatus:
         """Raises `NotFound` for a job that is unknown, expired or another key's. `seen`: tags that the caller knows."""
         shown = self.jobs.status(job_id, caller.key_id, seen)
         if shown is None:
             raise NotFound(_UNKNOWN)
         return shown
 
-    def cancel(self, caller: Caller, job_id: str) -> Shown:
+    def cancel(self, caller: Caller, job_id: str) -> JobStatus:
         """Cancels a job: at once when it waits; when it runs, its worker does, within a second.
 
         Raises `NotFound`, and `Conflict` when it has ended.
@@ -148,17 +148,17 @@ class JobQueue:
 
     def _settle(self, job_id: str, held: bytes) -> None:
         if held:
-            self._pipeline.drop(Held.decode(held), "aborted", ClientGone.status)
+            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
         try:
             self.jobs.settled(job_id)
         except StoreUnavailable:
             pass  # a worker settles it once more, which does nothing
 
-    def depth(self) -> Depth:
+    def depth(self) -> QueueDepth:
         return self.jobs.depth()
 
 
-def described(shown: Shown) -> dict[str, Any]:
+def described(shown: JobStatus) -> dict[str, Any]:
     """A job as its owner sees it, in JSON's types. Nothing in it changes while nothing happens."""
     job: dict[str, Any] = {"request_id": shown.id, "status": shown.state, "created_at": _moment(shown.submitted)}
     if shown.state == "queued":
@@ -178,7 +178,7 @@ def described(shown: Shown) -> dict[str, Any]:
     return job
 
 
-def estimated_wait_s(shown: Shown) -> float | None:
+def estimated_wait_s(shown: JobStatus) -> float | None:
     """Until a waiting job runs; None when nobody can tell: no worker is there, or none has run a job yet."""
     if not shown.slots or shown.mean_s is None:
         return None

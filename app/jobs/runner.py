@@ -12,17 +12,17 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
+from app.config.gateway import GatewayConfig
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.config import GatewayConfig
 from app.domain.identity import Scope
 from app.domain.money import usd
 from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
 from app.gateway.callers import Callers
-from app.gateway.held import Held
+from app.gateway.deferred import DeferredCall
 from app.gateway.pipeline import Pipeline, Reply
 from app.providers.base import CancelToken
-from app.store.job import Job
+from app.store.job_types import Job
 from app.store.jobs import Jobs
 
 log = structlog.get_logger()
@@ -130,7 +130,7 @@ class Runner:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
         for job_id, held in told.unsettled:
-            self._pipeline.drop(Held.decode(held), "aborted", ClientGone.status)
+            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
             self._jobs.settled(job_id)
             log.warning("job_settled_late", job_id=job_id)
 
@@ -155,7 +155,7 @@ class Runner:
         finally:
             del self._running[job.id, job.attempt]
 
-    def _outcome(self, job: Job, held: Held, attempt: _Attempt) -> _Ended:
+    def _outcome(self, job: Job, held: DeferredCall, attempt: _Attempt) -> _Ended:
         """How the attempt ended. One that is put off leaves what it came to in `held`, for the next one."""
         keep_s = max(self._config.queue.result_ttl_s, job.keep_s)
         try:
@@ -177,7 +177,7 @@ class Runner:
             "completed", {"response": reply.body, "http_status": 200, "about": _about(reply), "error": ""}, keep_s
         )
 
-    def _reply(self, job: Job, held: Held, attempt: _Attempt) -> Reply:
+    def _reply(self, job: Job, held: DeferredCall, attempt: _Attempt) -> Reply:
         queue = self._config.queue
         if job.refused:
             self._pipeline.withdraw(held)
@@ -230,9 +230,9 @@ class Runner:
             self._pause(pause_s)
 
 
-def _held(job: Job) -> Held:
+def _held(job: Job) -> DeferredCall:
     """What the job holds. An attempt that ended with its worker may be billed: it is charged what is likely."""
-    held = Held.decode(job.held)
+    held = DeferredCall.decode(job.held)
     row = held.row
     lost = ChargedAttempt(
         "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True

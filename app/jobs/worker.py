@@ -21,16 +21,16 @@ import msgspec
 import structlog
 from dramatiq.middleware import Middleware, Retries
 
-from app.descriptors import raise_limit
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
-from app.jobs.batches import Feeder
+from app.jobs.batch.supervisor import BatchSupervisor
 from app.jobs.broker import Broker
 from app.jobs.queue import described
 from app.jobs.runner import Runner
+from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
-from app.store.redisurl import client
+from app.store.redis.url import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE
 
@@ -45,7 +45,7 @@ class Lifecycle(Middleware):
     def __init__(self, services: Services) -> None:
         self._services = services
         self._runner: Runner | None = None
-        self._feeder: Feeder | None = None
+        self._feeder: BatchSupervisor | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -58,7 +58,7 @@ class Lifecycle(Middleware):
         found = self._services
         self._runner = Runner(
             jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
-            worker=found.presence.worker_id, slots=worker.worker_threads,
+            worker=found.heartbeat.worker_id, slots=worker.worker_threads,
             others_wait=lambda: not worker.work_queue.empty(),
         )  # fmt: skip
         try:
@@ -68,7 +68,7 @@ class Lifecycle(Middleware):
                 log.warning("queue_max_bytes_too_large", redis_maxmemory=redis_bytes, expected="half of it at most")
         except StoreUnavailable as exc:
             log.warning("queue_unavailable", reason=exc.message)
-        self._feeder = Feeder(
+        self._feeder = BatchSupervisor(
             queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
             config=found.settings.config, directory=found.settings.data_dir / "batches", sync=_sync_elsewhere,
             check=partial(found.installation.check, files=True),

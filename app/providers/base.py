@@ -58,7 +58,7 @@ class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
-class Answer(NamedTuple):
+class ProviderAnswer(NamedTuple):
     """A whole answer in OpenAI's wire format. `usage` is None when the provider sent none; `text_bytes` is then
     what an estimate can be made from: the UTF-8 length of the generated text and tool arguments."""
 
@@ -92,12 +92,12 @@ class Provider(Protocol):
 
     name: str
 
-    def chat(self, call: ChatCall) -> Answer: ...
+    def chat(self, call: ChatCall) -> ProviderAnswer: ...
 
     def stream(self, call: ChatCall) -> AnswerStream:
         """Returns when the first chunk is there: until then a failure can still fall back."""
 
-    def embed(self, call: EmbedCall) -> Answer: ...
+    def embed(self, call: EmbedCall) -> ProviderAnswer: ...
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

@@ -11,16 +11,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import rebuilt
-from app.domain.config import ProviderConfig, Timeouts
 from app.errors import ConfigError, UpstreamError
-from app.providers.base import Answer, ChatCall, EmbedCall
-from app.providers.events import OpenAIStream
-from app.providers.exchange import Exchange
-from app.providers.pace import Pace
-from app.providers.refusals import refusal, status_error
-from app.providers.transport import Transport
-from app.providers.usage import WireUsage, usage_of
+from app.providers.base import ChatCall, EmbedCall, ProviderAnswer
+from app.providers.event_stream import OpenAIStream
+from app.providers.http.client import HttpClient
+from app.providers.http.exchange import Exchange
+from app.providers.pacing import Pacing
+from app.providers.reported_usage import WireUsage, usage_of
+from app.providers.upstream_errors import refusal, status_error
 
 
 class _Completion(msgspec.Struct):
@@ -55,17 +55,17 @@ class OpenAIProvider:
         self.name = name
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
-        self._pace = Pace()
+        self._pace = Pacing()
         headers = dict(config.headers)
         if config.api_key and "authorization" not in {header.lower() for header in headers}:
             headers["Authorization"] = f"Bearer {config.api_key}"
-        self._transport = Transport(
+        self._transport = HttpClient(
             provider=name, base_url=config.base_url, headers=headers, timeouts=timeouts,
             max_connections=config.max_connections, max_idle=config.max_idle_connections, ca_file=config.ca_file,
         )  # fmt: skip
         self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
 
-    def chat(self, call: ChatCall) -> Answer:
+    def chat(self, call: ChatCall) -> ProviderAnswer:
         with _Closing(self._post("/chat/completions", self._body(call, {}), call)) as exchange:
             body = exchange.read_all()
         try:
@@ -75,8 +75,8 @@ class OpenAIProvider:
         except (ValueError, RecursionError):
             self._bad_body()
         if answer.usage is None:
-            return Answer(body, None, _text_bytes(body))
-        return Answer(body, usage_of(answer.usage, answer.service_tier))
+            return ProviderAnswer(body, None, _text_bytes(body))
+        return ProviderAnswer(body, usage_of(answer.usage, answer.service_tier))
 
     def stream(self, call: ChatCall) -> OpenAIStream:
         # Always asks for usage: the ledger needs it, whether the client wants to see it or not.
@@ -96,7 +96,7 @@ class OpenAIProvider:
             raise
         return stream
 
-    def embed(self, call: EmbedCall) -> Answer:
+    def embed(self, call: EmbedCall) -> ProviderAnswer:
         request = call.request
         body = rebuilt(request.fields, {} if request.model == call.model else {"model": call.model})
         with _Closing(self._post("/embeddings", body, call)) as exchange:
@@ -105,7 +105,7 @@ class OpenAIProvider:
             usage = _embeddings.decode(answer).usage
         except (ValueError, RecursionError):
             self._bad_body()
-        return Answer(answer, usage_of(usage) if usage is not None else None)
+        return ProviderAnswer(answer, usage_of(usage) if usage is not None else None)
 
     def check(self, timeout_s: float) -> None:
         status = self._transport.get_status("/models", timeout_s=timeout_s)

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from app.config.features import BatchConfig
 from app.domain.batch import UNFINISHED, WINDOW_S, BatchRequest
 from app.domain.identity import Caller
-from app.domain.products import BatchConfig
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.store.database import Database
 from app.store.files import StoredFile
-from app.store.tables import batches, files
+from app.store.sql.database import Database
+from app.store.sql.tables import batches, files
 
 _UNKNOWN = "There is no such batch, or it has expired."
 _CANCELLABLE = ("validating", "in_progress")

@@ -19,11 +19,11 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
+from app.config.features import BatchConfig
 from app.domain.batch import UNFINISHED
-from app.domain.products import BatchConfig
 from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge, StoreUnavailable
-from app.store.database import Database
-from app.store.tables import batches, files
+from app.store.sql.database import Database
+from app.store.sql.tables import batches, files
 
 log = structlog.get_logger()
 _UNKNOWN = "There is no such file, or it has expired."

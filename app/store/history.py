@@ -14,10 +14,10 @@ import hashlib
 
 import msgspec
 
-from app.store.redis import Redis
+from app.store.redis.client import Redis
 
 
-class Exchange(msgspec.Struct, frozen=True):
+class ConversationTurn(msgspec.Struct, frozen=True):
     """One message and its answer; "" when the model said nothing. `id` is unique: an append may be sent twice."""
 
     id: str
@@ -26,7 +26,7 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 _OPEN = "penstock:conversations"
-_decode = msgspec.json.Decoder(Exchange).decode
+_decode = msgspec.json.Decoder(ConversationTurn).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,12 +43,12 @@ class History:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
 
-    def read(self, key_id: str, user_id: str) -> list[Exchange]:
+    def read(self, key_id: str, user_id: str) -> list[ConversationTurn]:
         """Oldest first; empty for a user who is not known."""
         kept = self._redis.execute("LRANGE", _key(key_id, user_id), -self._exchanges, -1)
         return [_decode(exchange) for exchange in kept]
 
-    def append(self, key_id: str, user_id: str, exchange: Exchange) -> None:
+    def append(self, key_id: str, user_id: str, exchange: ConversationTurn) -> None:
         """The answer is cut if the exchange alone would take more than `max_bytes`."""
         data = _encode(exchange)
         excess = len(data) - self._max_bytes

@@ -16,10 +16,10 @@ import sqlalchemy as sa
 import structlog
 
 from app.errors import ConfigError, StoreUnavailable
-from app.store.database import Database
-from app.store.redis import Redis
-from app.store.rediskeys import WORKERS
-from app.store.tables import installation
+from app.store.redis.client import Redis
+from app.store.redis.keys import WORKERS
+from app.store.sql.database import Database
+from app.store.sql.tables import installation
 
 log = structlog.get_logger()
 _FILE = "installation"

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from app.store.job import Beat, Depth, Job, Outcome, Shown
-from app.store.redis import Redis
-from app.store.rediskeys import NOTHING, RUNNING_CALLS, reservation_key
+from app.store.job_types import BeatReply, Job, JobOutcome, JobStatus, QueueDepth
+from app.store.redis.client import Redis
+from app.store.redis.keys import NOTHING, RUNNING_CALLS, reservation_key
 
 NAMESPACE = "penstock:dramatiq"
 BELLS = "jobs"  # the Dramatiq queue that is listened to
@@ -150,13 +150,13 @@ class Jobs:
         """What a cancelled job had reserved has been settled."""
         self._settled([_JOB + job_id, _UNSETTLED, *_BYTES], [job_id])
 
-    def status(self, job_id: str, owner: str, seen: str = "") -> Shown | None:
+    def status(self, job_id: str, owner: str, seen: str = "") -> JobStatus | None:
         """None for a job that is unknown, forgotten or not `owner`'s. `seen` has the tags that the caller knows."""
         reply = self._status([_JOB + job_id, _TURNS, _FACTS, _WORKERS], [owner, _OF, job_id, _DEAD_MS, seen, *_SHOWN])
         if not reply:
             return None
         before, slots, mean, tag, state, *fields = reply
-        shown = Shown(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
+        shown = JobStatus(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
         if not fields:
             return shown._replace(seen=True)
         submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
@@ -166,11 +166,11 @@ class Jobs:
             error=error, about=about, callback_url=callback_url,
         )  # fmt: skip
 
-    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+    def outcomes(self, job_ids: Sequence[str]) -> list[JobOutcome | None]:
         """What jobs have come to, in one round trip; None for one that is not there any more."""
         rows = self._redis.pipeline([("HMGET", _JOB + job_id, *_OUTCOME) for job_id in job_ids])
         return [
-            Outcome(state.decode(), int(status) if status else None, response, error) if state else None
+            JobOutcome(state.decode(), int(status) if status else None, response, error) if state else None
             for state, status, response, error in rows
         ]
 
@@ -188,7 +188,9 @@ class Jobs:
         """Counts the queue's bytes anew, from what is there; returns them."""
         return int(self._recount([_WAITING, _RUNNING, _LATER, *_BYTES], [_JOB]))
 
-    def beat(self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()) -> Beat:
+    def beat(
+        self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()
+    ) -> BeatReply:
         """A sign of life for `running`, each a job and the number of its attempt.
 
         `unanswered`: names of claims that may have been carried out, though no answer came.
@@ -201,7 +203,7 @@ class Jobs:
             f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_message(BELLS, RING), _FORGET_MS, RUNNING_CALLS, _CLAIM,
             _SETTLE_MS, len(unanswered), *unanswered, *attempts,
         ])  # fmt: skip
-        return Beat(
+        return BeatReply(
             [(job_id.decode(), int(number), why.decode())
              for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)],
             [(job_id.decode(), held) for job_id, held in zip(unsettled[::2], unsettled[1::2], strict=True)],
@@ -211,7 +213,7 @@ class Jobs:
         """The worker stops: it is not counted any more."""
         self._redis.execute("ZREM", _WORKERS, f"{worker}:{slots}")
 
-    def depth(self) -> Depth:
+    def depth(self) -> QueueDepth:
         waiting, later, running, oldest, workers, (seconds, micros) = self._redis.pipeline([
             ("ZCARD", _WAITING), ("ZCARD", _LATER), ("ZCARD", _RUNNING), ("ZRANGE", _WAITING, 0, 0, "WITHSCORES"),
             ("ZRANGE", _WORKERS, 0, -1, "WITHSCORES"), ("TIME",),
@@ -222,7 +224,7 @@ class Jobs:
         ]
         oldest_s = max(0.0, (now_ms - float(oldest[1])) / 1000) if oldest else 0.0
         slots = sum(int(name.rpartition(b":")[2]) for name in alive)
-        return Depth(waiting + later, running, oldest_s, len(alive), slots)
+        return QueueDepth(waiting + later, running, oldest_s, len(alive), slots)
 
 
 def _message(queue: str, actor: str, *args: str) -> tuple[str, bytes]:

@@ -22,9 +22,9 @@ from sqlalchemy.engine import Connection, Row
 
 from app.domain.identity import Caller, Role, hash_key, new_key, shown_prefix
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
-from app.store.database import Database
-from app.store.redis import Redis
-from app.store.tables import api_keys, audit
+from app.store.redis.client import Redis
+from app.store.sql.database import Database
+from app.store.sql.tables import api_keys, audit
 
 log = structlog.get_logger()
 

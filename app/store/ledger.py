@@ -21,9 +21,9 @@ from sqlalchemy.engine import Connection
 
 from app.domain.charges import ChargedAttempt
 from app.errors import StoreUnavailable
-from app.store.database import Database
 from app.store.reports import Grouping, UsageLine, day_of, total, usage_report
-from app.store.tables import dead_letter, usage, usage_attempts, usage_daily
+from app.store.sql.database import Database
+from app.store.sql.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ import structlog
 
 from app.errors import GatewayError, StoreUnavailable
 from app.store.ledger import Ledger, UsageRow, readable
-from app.store.redis import Redis
-from app.store.rediskeys import OUTBOX
+from app.store.redis.client import Redis
+from app.store.redis.keys import OUTBOX
 
 log = structlog.get_logger()
 

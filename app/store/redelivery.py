@@ -12,8 +12,8 @@ import msgspec
 
 from app.store.ledger import UsageRow
 from app.store.outbox import Outbox
-from app.store.redis import Redis
-from app.store.spoolfile import Settlement
+from app.store.redis.client import Redis
+from app.store.spool_files import Settlement
 
 _RESTORED_MS = 600_000  # until the settlement that follows at once
 

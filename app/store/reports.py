@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from app.domain.money import usd
-from app.store.tables import api_keys, usage, usage_daily
+from app.store.sql.tables import api_keys, usage, usage_daily
 
 Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)

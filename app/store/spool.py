@@ -22,9 +22,19 @@ from gevent.monkey import is_module_patched
 from redis import RedisError
 
 from app.errors import StoreUnavailable
-from app.store import spoolfile
-from app.store.redis import Arg, Script
-from app.store.spoolfile import DONE, REFUSED, VERSION, Backlog, Line, Settlement, Writer, claimed, encoded
+from app.store import spool_files
+from app.store.redis.client import Arg, Script
+from app.store.spool_files import (
+    DONE,
+    REFUSED,
+    VERSION,
+    Backlog,
+    Settlement,
+    WaitingSettlement,
+    Writer,
+    claimed,
+    encoded,
+)
 
 log = structlog.get_logger()
 _HELD_BYTES = 32 * 1024 * 1024  # some 20,000 settlements
@@ -87,7 +97,7 @@ class Spool:
 
     def adopt(self, script: Script) -> None:
         """Replays, in the background, what processes that are no more have left."""
-        if spoolfile.waiting_in(self._directory):
+        if spool_files.waiting_in(self._directory):
             with self._starting:
                 self._start_replaying(script)
 
@@ -100,14 +110,14 @@ class Spool:
         with self._writing:
             _without_stopping_others(self._writer.set_aside)
         count = self._replay_held(script)
-        for path in spoolfile.waiting_in(self._directory):
+        for path in spool_files.waiting_in(self._directory):
             if most is not None and count >= most:
                 break
             count += self._replay_file(path, script, None if most is None else most - count)
         return count
 
     def backlog(self) -> Backlog:
-        return spoolfile.backlog(self._directory)
+        return spool_files.backlog(self._directory)
 
     def _write(self) -> None:
         """Moves what is pending, and what is held, to the disk: all of it with one sync, whoever it is from."""
@@ -158,11 +168,11 @@ class Spool:
 
     def _replay_held(self, script: Script) -> int:
         with self._writing:
-            lines = [Line(data, index) for index, data in enumerate(self._release_held())]
+            lines = [WaitingSettlement(data, index) for index, data in enumerate(self._release_held())]
         left = dict.fromkeys(lines)
-        refused: list[Line] = []
+        refused: list[WaitingSettlement] = []
 
-        def mark(line: Line, became: bytes) -> None:
+        def mark(line: WaitingSettlement, became: bytes) -> None:
             left.pop(line)
             if became == REFUSED:
                 refused.append(line)
@@ -180,7 +190,7 @@ class Spool:
             if file is None:
                 return 0
 
-            def mark(line: Line, became: bytes) -> None:
+            def mark(line: WaitingSettlement, became: bytes) -> None:
                 file.mark(line, became)
                 if file.should_sync:
                     _without_stopping_others(file.sync)
@@ -191,10 +201,14 @@ class Spool:
                 file.finish()
 
     def _run_again(
-        self, lines: Iterable[Line], script: Script, mark: Callable[[Line, bytes], None], file: str = ""
+        self,
+        lines: Iterable[WaitingSettlement],
+        script: Script,
+        mark: Callable[[WaitingSettlement, bytes], None],
+        file: str = "",
     ) -> int:
         count = 0
-        forgotten: list[tuple[Line, Settlement]] = []
+        forgotten: list[tuple[WaitingSettlement, Settlement]] = []
         for line in lines:
             settlement = line.settlement()
             if settlement is None:  # left to the reaper, which has the call's open reservation

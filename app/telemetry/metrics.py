@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
 from app.telemetry import archive
-from app.telemetry.batch import Batch
+from app.telemetry.buffer import MetricBuffer
 from app.telemetry.mapped import preallocate
 from app.telemetry.system import process_figures
 
@@ -65,7 +65,7 @@ class Metrics:
         self._plans = frozenset(config.plans)
         preallocate()
         self._registry = CollectorRegistry()
-        self._batch = Batch(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
+        self._batch = MetricBuffer(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}
         self._of_calls: dict[tuple[str, str, str], _OfCall] = {}
         self._requests = self._new(

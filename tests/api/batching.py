@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from app.jobs.batches import Feeder
-from app.jobs.feed import Feed
+from app.jobs.batch.runner import BatchRunner
+from app.jobs.batch.supervisor import BatchSupervisor
 from tests.api.conftest import Edge
 from tests.api.test_jobs import ANSWERED, DEMO, Worker, open_reservations
 
@@ -27,12 +27,12 @@ class Feeding(Worker):
         super().__init__(edge, name=name)
         found = edge.services
         self.later_s = 0.0
-        self.feeder = Feeder(
+        self.feeder = BatchSupervisor(
             queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
             config=found.settings.config, directory=found.settings.data_dir / "batches",
             clock=lambda: time.time() + self.later_s, pause=lambda _: None,
         )  # fmt: skip
-        self.feeds: list[Feed] = []
+        self.feeds: list[BatchRunner] = []
 
     def feed(self, times: int = 1) -> None:
         """One step of each batch, or several."""

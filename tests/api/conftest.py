@@ -14,12 +14,12 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.gateway.books import Books
+from app.gateway.accounting import Accounting
 from app.gateway.cache import Cache
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.router import Router
-from app.providers.base import Answer, AnswerStream, ChatCall, EmbedCall, Provider
+from app.providers.base import AnswerStream, ChatCall, EmbedCall, Provider, ProviderAnswer
 from app.services import Services, build_services
 from app.settings import load_settings
 
@@ -38,7 +38,7 @@ class Noted:
     def name(self) -> str:
         return self.provider.name
 
-    def chat(self, call: ChatCall) -> Answer:
+    def chat(self, call: ChatCall) -> ProviderAnswer:
         self.asked.append(self.name)
         return self.provider.chat(call)
 
@@ -46,7 +46,7 @@ class Noted:
         self.asked.append(self.name)
         return self.provider.stream(call)
 
-    def embed(self, call: EmbedCall) -> Answer:
+    def embed(self, call: EmbedCall) -> ProviderAnswer:
         self.asked.append(self.name)
         return self.provider.embed(call)
 
@@ -151,6 +151,6 @@ def _with_seams(services: Services) -> Edge:
     pipeline = Pipeline(
         config=config, admission=services.admission, router=router, metrics=services.metrics, pricing=pricing,
         cache=Cache(redis=services.redis, config=config.cache),
-        books=Books(admission=services.admission, pricing=pricing, metrics=services.metrics),
+        accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
     )  # fmt: skip
     return Edge(replace(services, router=router, pipeline=pipeline), asked, pauses, later)

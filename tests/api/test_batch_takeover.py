@@ -82,7 +82,7 @@ def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
             first.feed()
     first.die()
     assert len(open_reservations(edge)) == 1
-    edge.services.redis.execute("ZADD", "penstock:workers", 1, edge.services.presence.worker_id)
+    edge.services.redis.execute("ZADD", "penstock:workers", 1, edge.services.heartbeat.worker_id)
     edge.services.reaper.run_once()  # its worker has been silent for long
     second.work()
     output, errors = both(edge, batch_id)

@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from app.cli.command import Stop
-from app.store.joblist import STATES, JobList
-from app.store.redis import Redis
-from app.store.tables import batches
+from app.cli.command import StopSignal
+from app.store.job_list import STATES, JobList
+from app.store.redis.client import Redis
+from app.store.sql.tables import batches
 from tests.api.conftest import Edge
 from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, started, submit
 
@@ -241,7 +241,7 @@ def test_watching_shows_how_full_the_queue_is_until_ctrl_c(
     edge = made()
     waits = 0
 
-    def wait(stop: Stop, _timeout: float) -> bool:
+    def wait(stop: StopSignal, _timeout: float) -> bool:
         nonlocal waits
         waits += 1
         if waits == 1:
@@ -252,7 +252,7 @@ def test_watching_shows_how_full_the_queue_is_until_ctrl_c(
             os.kill(os.getpid(), signal.SIGINT)
         return stop.is_set()
 
-    monkeypatch.setattr(Stop, "wait", wait)
+    monkeypatch.setattr(StopSignal, "wait", wait)
     result = flask(edge, "watch")
     assert result.exit_code == 0
     first, second = (line for line in result.stdout.splitlines() if "waiting " in line)
@@ -287,12 +287,12 @@ def steps(monkeypatch: pytest.MonkeyPatch, *each: Callable[[], object]) -> None:
     """What happens while the command waits from one look to the next."""
     left = list(each)
 
-    def wait(stop: Stop, _timeout: float) -> bool:
+    def wait(stop: StopSignal, _timeout: float) -> bool:
         if not stop.is_set():
             left.pop(0)()
         return stop.is_set()
 
-    monkeypatch.setattr(Stop, "wait", wait)
+    monkeypatch.setattr(StopSignal, "wait", wait)
 
 
 @pytest.mark.usefixtures("_signals_restored")

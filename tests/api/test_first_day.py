@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.domain.chat import ChatRequest
-from app.domain.misspelt import nearest, unknown_model
+from app.domain.suggestions import nearest, unknown_model
 from app.errors import InvalidRequest
 from tests.api.conftest import KEY, Edge
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.errors import StoreUnavailable
-from app.gateway.held import Held
-from app.store.redis import Redis
+from app.gateway.deferred import DeferredCall
+from app.store.redis.client import Redis
 from tests.api.conftest import Edge
 from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, submit, waits_again
 
@@ -113,7 +113,7 @@ def test_a_cancelled_job_whose_gateway_died_before_it_settled_is_settled_by_a_wo
     job_id = job_of(submit(edge))
     jobs = edge.services.queue.jobs
     state, held = jobs.cancel(job_id, "dev", keep_s=60)
-    assert (state, Held.decode(held or b"").row["call_id"]) == ("cancelled", job_id)
+    assert (state, DeferredCall.decode(held or b"").row["call_id"]) == ("cancelled", job_id)
     worker = Worker(edge)
     worker.runner.beat()
     assert len(open_reservations(edge)) == 1, "the gateway gets the time to do it"
@@ -203,7 +203,7 @@ def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
                 more="retry: {max_attempts: 1}\nqueue: {retry_backoff_s: 0}\n")  # fmt: skip
     resume, seen = edge.services.pipeline.resume, []
 
-    def noting(caller: Any, request: Any, held: Held, *args: Any, **more: Any) -> Any:
+    def noting(caller: Any, request: Any, held: DeferredCall, *args: Any, **more: Any) -> Any:
         seen.append(held.row.get("tags"))
         held.row["tags"] = f"attempt={len(seen)}"
         return resume(caller, request, held, *args, **more)
@@ -248,7 +248,7 @@ def test_an_attempt_that_ended_with_its_worker_is_charged_as_likely_once(made: C
     job_id = job_of(submit(edge, max_tokens=50))
     dying = jobs.claim("dies", 60)
     assert dying is not None
-    likely = Held.decode(dying.held).if_lost.nanousd
+    likely = DeferredCall.decode(dying.held).if_lost.nanousd
     assert likely > 0
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
     worker.runner.beat()

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from app.domain.identity import hash_key
-from app.store.tables import api_keys
+from app.store.sql.tables import api_keys
 from tests.api.batching import Feeding, created, failures, line, made  # noqa: F401 - a fixture
 from tests.api.batching import call as asked
 from tests.api.conftest import Edge

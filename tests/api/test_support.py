@@ -14,11 +14,11 @@ from werkzeug.test import Client, TestResponse
 
 from app import create_app
 from app.errors import StoreUnavailable
-from app.features.support import DEFAULT_PROMPT, Ask
+from app.features.support import DEFAULT_PROMPT, SupportMessage
 from app.gateway.call import CallContext
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.history import Exchange, History
+from app.store.history import ConversationTurn, History
 from tests.api.conftest import KEY, Edge
 from tests.support.upstream import Upstream
 
@@ -33,7 +33,7 @@ EIGHT_WORDS = "This is Penstock's offline demo model. You said:"
 NINE_MORE = "\n\nFor real answers, set a vendor's key, such as OPENAI_API_KEY."  # once a conversation
 
 
-class Talk:
+class ChatClient:
     """A client of the assistant, with one key."""
 
     def __init__(self, edge: Edge, key: str = KEY) -> None:
@@ -63,8 +63,8 @@ class Talk:
 
 
 @pytest.fixture
-def talk(edge: Callable[[str], Edge]) -> Talk:
-    return Talk(edge(CONFIG))
+def talk(edge: Callable[[str], Edge]) -> ChatClient:
+    return ChatClient(edge(CONFIG))
 
 
 def refusal(response: TestResponse) -> tuple[int, str, str | None]:
@@ -74,7 +74,7 @@ def refusal(response: TestResponse) -> tuple[int, str, str | None]:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat", "/api/v1/chat", "/api/v1/chat/"])
-def test_an_answer_has_the_shape_of_the_contract(talk: Talk, path: str) -> None:
+def test_an_answer_has_the_shape_of_the_contract(talk: ChatClient, path: str) -> None:
     response = talk.send({"message": "Hello there", "user_id": "ann"}, path=path)
     assert response.status_code == 200
     assert response.json is not None
@@ -88,7 +88,7 @@ def test_an_answer_has_the_shape_of_the_contract(talk: Talk, path: str) -> None:
     assert row["cost_nanousd"] > 0, "it is a call as any other"
 
 
-def test_a_history_has_the_shape_of_the_contract_and_no_system_prompt(talk: Talk) -> None:
+def test_a_history_has_the_shape_of_the_contract_and_no_system_prompt(talk: ChatClient) -> None:
     talk.say("One")
     talk.say("Two")
     expected = [
@@ -100,7 +100,7 @@ def test_a_history_has_the_shape_of_the_contract_and_no_system_prompt(talk: Talk
     assert response.headers["X-Request-ID"]
 
 
-def test_a_deleted_history_is_empty_and_a_second_delete_is_no_error(talk: Talk) -> None:
+def test_a_deleted_history_is_empty_and_a_second_delete_is_no_error(talk: ChatClient) -> None:
     talk.say("One")
     empty = {"user_id": "ann", "messages": [], "message_count": 0}
     for _ in range(2):
@@ -110,14 +110,16 @@ def test_a_deleted_history_is_empty_and_a_second_delete_is_no_error(talk: Talk) 
     assert talk.edge.keys("penstock:history:*") == []
 
 
-def test_an_unknown_user_has_an_empty_history(talk: Talk) -> None:
+def test_an_unknown_user_has_an_empty_history(talk: ChatClient) -> None:
     response = talk.history("nobody")
     assert (response.status_code, response.json) == (200, {"user_id": "nobody", "messages": [], "message_count": 0})
 
 
-def test_bug_07_no_key_reads_changes_or_continues_another_keys_conversation(talk: Talk, upstream: Upstream) -> None:
+def test_bug_07_no_key_reads_changes_or_continues_another_keys_conversation(
+    talk: ChatClient, upstream: Upstream
+) -> None:
     key, _ = talk.edge.services.keys.create("other")
-    other = Talk(talk.edge, key)
+    other = ChatClient(talk.edge, key)
     talk.say("My secret")
     assert other.texts() == []
     other.say("Hello")
@@ -128,7 +130,7 @@ def test_bug_07_no_key_reads_changes_or_continues_another_keys_conversation(talk
     assert talk.texts() == ["My secret", f"{EIGHT_WORDS} My secret{NINE_MORE}"]
 
 
-def test_users_of_one_key_have_conversations_of_their_own(talk: Talk) -> None:
+def test_users_of_one_key_have_conversations_of_their_own(talk: ChatClient) -> None:
     # Ids that a careless key or path would confuse.
     users = ["ann", "Ann", "ann:bob", "ann%20", "ann ", "änn", "a" * 256, "ann?x=1", "ann#1", "*", "ann\\bob", "..."]
     for user in users:
@@ -149,12 +151,12 @@ class Heard:
 
 
 @pytest.fixture
-def echo(edge: Callable[[str], Edge], upstream: Upstream) -> Callable[..., Talk]:
-    def build(support: str = "{}", prompt: str | None = None, directory: Path | None = None) -> Talk:
+def echo(edge: Callable[[str], Edge], upstream: Upstream) -> Callable[..., ChatClient]:
+    def build(support: str = "{}", prompt: str | None = None, directory: Path | None = None) -> ChatClient:
         if prompt is not None and directory is not None:
             (directory / "prompts").mkdir()
             (directory / "prompts" / "support.txt").write_text(prompt)
-        return Talk(edge(
+        return ChatClient(edge(
             f"providers: {{up: {{kind: openai, base_url: {upstream.url}}}}}\n"
             f"models: {{echo: {{targets: [{{provider: up}}]}}, usage-10-5: {{targets: [{{provider: up}}]}}}}\n"
             f"support: {support}\n"
@@ -163,7 +165,7 @@ def echo(edge: Callable[[str], Edge], upstream: Upstream) -> Callable[..., Talk]
     return build
 
 
-def test_the_model_is_told_the_prompt_the_conversation_and_the_message(echo: Callable[..., Talk]) -> None:
+def test_the_model_is_told_the_prompt_the_conversation_and_the_message(echo: Callable[..., ChatClient]) -> None:
     talk = echo()
     first = Heard(talk.say("One"))
     assert first.messages == [{"role": "system", "content": DEFAULT_PROMPT}, {"role": "user", "content": "One"}]
@@ -175,12 +177,12 @@ def test_the_model_is_told_the_prompt_the_conversation_and_the_message(echo: Cal
     assert "user" not in first.body, "the vendor need not know who asks"
 
 
-def test_the_prompt_is_a_file_next_to_the_configuration(echo: Callable[..., Talk], tmp_path: Path) -> None:
+def test_the_prompt_is_a_file_next_to_the_configuration(echo: Callable[..., ChatClient], tmp_path: Path) -> None:
     talk = echo("{}", "\nBe brief, ÄÖÜ.\n", tmp_path)
     assert Heard(talk.say("Hi")).messages[0] == {"role": "system", "content": "Be brief, ÄÖÜ."}
 
 
-def test_model_length_and_temperature_are_configured(echo: Callable[..., Talk]) -> None:
+def test_model_length_and_temperature_are_configured(echo: Callable[..., ChatClient]) -> None:
     body = Heard(echo("{max_tokens: 7, temperature: 0.1}").say("Hi")).body
     assert (body["max_tokens"], body["temperature"]) == (7, 0.1)
     assert "temperature" not in Heard(echo("{temperature: null}").say("Hi", "bob")).body
@@ -188,20 +190,20 @@ def test_model_length_and_temperature_are_configured(echo: Callable[..., Talk]) 
 
 
 def test_the_last_messages_are_kept_and_the_first_is_never_an_answer(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG))
+    talk = ChatClient(edge(CONFIG))
     for i in range(13):
         talk.say(f"Message {i}")
     texts = talk.texts()
     assert (len(texts), texts[0], texts[-2]) == (20, "Message 3", "Message 12")
     [key] = talk.edge.keys("penstock:history:*")
     assert talk.edge.services.redis.execute("LLEN", key) == 10, "what is beyond them is forgotten, not only hidden"
-    talk = Talk(edge(CONFIG + "support: {history_messages: 5}\n"))
+    talk = ChatClient(edge(CONFIG + "support: {history_messages: 5}\n"))
     talk.say("Message 13")
     assert talk.texts()[::2] == ["Message 12", "Message 13"], "five messages are two whole exchanges"
 
 
 def test_a_history_is_bounded_in_bytes(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
+    talk = ChatClient(edge(CONFIG + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
     for letter in "abcdef":
         talk.say(letter * 120)
     texts = talk.texts()
@@ -215,7 +217,7 @@ def test_a_history_is_bounded_in_bytes(edge: Callable[[str], Edge]) -> None:
 def test_a_long_answer_is_given_in_full_and_remembered_in_part(edge: Callable[[str], Edge]) -> None:
     reply = "ä" * 3000
     config = CONFIG.replace("chunk_delay_s: 0", f'chunk_delay_s: 0, reply: "{reply}"')
-    talk = Talk(edge(config + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
+    talk = ChatClient(edge(config + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
     assert talk.say("\x01" * 128, "ann").json["response"] == reply
     message, answer = talk.texts()
     assert (message, set(answer)) == ("\x01" * 128, {"ä"})
@@ -226,7 +228,7 @@ def test_a_long_answer_is_given_in_full_and_remembered_in_part(edge: Callable[[s
 
 
 def test_a_history_lives_as_long_as_configured_from_its_last_message(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG + "support: {history_ttl_s: 100}\n"))
+    talk = ChatClient(edge(CONFIG + "support: {history_ttl_s: 100}\n"))
     talk.say("One")
     [key] = talk.edge.keys("penstock:history:*")
     redis = talk.edge.services.redis
@@ -238,23 +240,27 @@ def test_a_history_lives_as_long_as_configured_from_its_last_message(edge: Calla
     assert 90_000 < redis.execute("PTTL", key) <= 100_000
 
 
-def test_neither_the_users_nor_their_messages_are_in_the_names_of_redis_keys(talk: Talk) -> None:
+def test_neither_the_users_nor_their_messages_are_in_the_names_of_redis_keys(talk: ChatClient) -> None:
     talk.say("Hello", "ann@example.org")
     [key] = talk.edge.keys("penstock:history:*")
     assert key.startswith(b"penstock:history:dev:")
     assert b"ann" not in key
 
 
-def test_an_append_that_is_sent_twice_is_kept_once(talk: Talk) -> None:
-    from app.store.history import Exchange
+def test_an_append_that_is_sent_twice_is_kept_once(talk: ChatClient) -> None:
+    from app.store.history import ConversationTurn
 
     history = History(redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60)
-    for exchange in (Exchange("1", "Hi", "Hello"), Exchange("2", "Hi", "Hello"), Exchange("1", "Hi", "Hello")):
+    for exchange in (
+        ConversationTurn("1", "Hi", "Hello"),
+        ConversationTurn("2", "Hi", "Hello"),
+        ConversationTurn("1", "Hi", "Hello"),
+    ):
         history.append("dev", "ann", exchange)
     assert [exchange.id for exchange in history.read("dev", "ann")] == ["1", "2"]
 
 
-def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: Talk) -> None:
+def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: ChatClient) -> None:
     response = talk.say("Hello there", stream=True)
     assert response.status_code == 200
     assert response.mimetype == "text/event-stream"
@@ -280,7 +286,7 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: Talk) -
 def test_a_stream_is_remembered_before_its_end_is_sent(
     edge: Callable[[str], Edge], script: str, end: bytes, kept: str
 ) -> None:
-    talk = Talk(edge(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
+    talk = ChatClient(edge(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
     app = create_app(services=talk.edge.services)
     body = {"message": "Hi", "user_id": "ann", "stream": True}
     response = app.test_client().post("/v1/chat", json=body, headers={"Authorization": f"Bearer {KEY}"}, buffered=False)
@@ -297,7 +303,7 @@ def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
     edge: Callable[[str], Edge], chunks: int, kept: list[str]
 ) -> None:
     config = CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0, cut_after_chunks: {chunks}")
-    talk = Talk(edge(config + "retry: {max_attempts: 1}\n"))
+    talk = ChatClient(edge(config + "retry: {max_attempts: 1}\n"))
     response = talk.say("Hi", stream=True)
     assert "[DONE]" not in response.text
     assert response.status_code == (200 if chunks else 502)
@@ -305,11 +311,13 @@ def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
     assert [row["status"] for row in talk.edge.rows()] == ["error"]
 
 
-def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(talk: Talk) -> None:
+def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(talk: ChatClient) -> None:
     support = talk.edge.services.support
     caller = talk.edge.services.callers.remembered(KEY)
     for words, user in ((2, "ann"), (0, "bob")):
-        stream = support.stream(caller, Ask("Hi", user, stream=True), CallContext(f"req_{user}", f"req_{user}"))
+        stream = support.stream(
+            caller, SupportMessage("Hi", user, stream=True), CallContext(f"req_{user}", f"req_{user}")
+        )
         assert len(list(islice(stream, words))) == words
         stream.close()
     assert talk.texts("ann") == ["Hi", "This is"]
@@ -319,7 +327,7 @@ def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(talk: Talk)
 
 def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(edge: Callable[[str], Edge]) -> None:
     config = CONFIG.replace("chunk_delay_s: 0", "chunk_delay_s: 0, fail_status: 500, fail_times: 1")
-    talk = Talk(edge(config + "retry: {max_attempts: 1}\n"))
+    talk = ChatClient(edge(config + "retry: {max_attempts: 1}\n"))
     assert refusal(talk.say("Hi")) == (502, "MODEL_ERROR", None)
     assert talk.texts() == []
     assert talk.say("Hi").status_code == 200
@@ -327,14 +335,14 @@ def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(edge: Ca
 
 
 def test_an_answer_without_words_leaves_the_message_and_no_empty_answer(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG.replace("chunk_delay_s: 0", 'chunk_delay_s: 0, reply: ""')))
+    talk = ChatClient(edge(CONFIG.replace("chunk_delay_s: 0", 'chunk_delay_s: 0, reply: ""')))
     for stream in (False, True):
         assert talk.say("Hi", stream=stream).status_code == 200
     assert talk.history().json["messages"] == [{"role": "user", "content": "Hi"}] * 2
 
 
 def test_a_cool_assistants_answers_are_cached_and_marked(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG + "support: {temperature: 0}\n"))
+    talk = ChatClient(edge(CONFIG + "support: {temperature: 0}\n"))
     first, second = talk.say("Hi", "ann"), talk.say("Hi", "bob")
     assert "cached" not in first.json
     assert second.json["cached"] is True
@@ -349,7 +357,7 @@ def test_a_cool_assistants_answers_are_cached_and_marked(edge: Callable[[str], E
 @pytest.mark.parametrize("nobody", [{}, {"user_id": None}, {"user_id": "anonymous"}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
-    talk: Talk, nobody: dict[str, Any], stream: bool
+    talk: ChatClient, nobody: dict[str, Any], stream: bool
 ) -> None:
     answers = [talk.send({"message": "My name is Ann", "stream": stream, **nobody}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -360,10 +368,12 @@ def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
     assert first["prompt_tokens"] == second["prompt_tokens"], "the model was not told what another had said"
 
 
-def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: Talk) -> None:
+def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: ChatClient) -> None:
     key_id = talk.edge.services.callers.verified(KEY).key_id
     talk.send({"message": "What is my name?"})
-    talk.edge.services.support._history.append(key_id, "anonymous", Exchange("call", "My name is Ann", "Hi Ann"))
+    talk.edge.services.support._history.append(
+        key_id, "anonymous", ConversationTurn("call", "My name is Ann", "Hi Ann")
+    )
     assert talk.texts("anonymous") == []
     talk.send({"message": "What is my name?"})
     before, after = talk.edge.rows()
@@ -406,7 +416,7 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), BAD_BODIES)
-def test_what_the_caller_gets_wrong(talk: Talk, body: Any, param: str | None) -> None:
+def test_what_the_caller_gets_wrong(talk: ChatClient, body: Any, param: str | None) -> None:
     assert refusal(talk.send(body)) == (400, "INVALID_REQUEST", param)
     assert talk.edge.rows() == [], "what was not admitted has no row"
     assert talk.edge.keys("penstock:history:*") == []
@@ -414,16 +424,16 @@ def test_what_the_caller_gets_wrong(talk: Talk, body: Any, param: str | None) ->
 
 @pytest.mark.parametrize("user", ["a/b", "a%2Fb", "a//b", "a%00b", "..%2F..", "x" * 257, "%FF", "%ED%A0%80", "%20"])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_path_that_holds_no_user_id(talk: Talk, user: str, method: str) -> None:
+def test_a_path_that_holds_no_user_id(talk: ChatClient, user: str, method: str) -> None:
     assert refusal(talk.history(user, method=method)) == (400, "INVALID_REQUEST", "user_id")
 
 
-def test_what_is_just_within_the_bounds_is_served(talk: Talk) -> None:
+def test_what_is_just_within_the_bounds_is_served(talk: ChatClient) -> None:
     assert talk.say("x" * 4000, "u" * 256, stream=None, unknown=1).status_code == 200
     assert talk.say("a\x00b").status_code == 200, "a NUL in a text is the model's business"
 
 
-def test_wrong_types_methods_and_paths(talk: Talk) -> None:
+def test_wrong_types_methods_and_paths(talk: ChatClient) -> None:
     plain = talk.send(GOOD, headers={"Content-Type": "text/plain"})
     assert refusal(plain) == (415, "UNSUPPORTED_MEDIA_TYPE", None)
     http = create_app(services=talk.edge.services).test_client()
@@ -436,14 +446,14 @@ def test_wrong_types_methods_and_paths(talk: Talk) -> None:
     assert refusal(large) == (413, "REQUEST_TOO_LARGE", None)
 
 
-def test_keys_that_open_nothing(talk: Talk) -> None:
+def test_keys_that_open_nothing(talk: ChatClient) -> None:
     talk.say("Hi")
     revoked, info = talk.edge.services.keys.create("revoked")
-    late = Talk(talk.edge, revoked)
+    late = ChatClient(talk.edge, revoked)
     assert late.say("Hi").status_code == 200, "the worker remembers this key now"
     talk.edge.services.keys.revoke(info.key_id)
     for key in ("", "wrong", revoked):
-        other = Talk(talk.edge, key)
+        other = ChatClient(talk.edge, key)
         assert refusal(other.say("Hi")) == (401, "INVALID_API_KEY", None), key
         if key != revoked:  # a view may trust its memory for half a second
             for method in ("GET", "DELETE"):
@@ -453,18 +463,18 @@ def test_keys_that_open_nothing(talk: Talk) -> None:
 def test_a_key_that_may_not_use_the_assistants_model_gets_its_own_default_unless_one_is_named(
     edge: Callable[[str], Edge],
 ) -> None:
-    talk = Talk(edge(CONFIG))
+    talk = ChatClient(edge(CONFIG))
     restricted, _ = talk.edge.services.keys.create("restricted", models=["other"])
-    assert Talk(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
-    named = Talk(edge(CONFIG + "support: {model: m}\n"))
+    assert ChatClient(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
+    named = ChatClient(edge(CONFIG + "support: {model: m}\n"))
     restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
-    assert refusal(Talk(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
+    assert refusal(ChatClient(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
 def test_limits_hold_for_the_assistant_too(edge: Callable[[str], Edge]) -> None:
-    talk = Talk(edge(CONFIG + "plans: {two: {requests_per_minute: 2}}\n"))
+    talk = ChatClient(edge(CONFIG + "plans: {two: {requests_per_minute: 2}}\n"))
     key, _ = talk.edge.services.keys.create("two", plan="two")
-    limited = Talk(talk.edge, key)
+    limited = ChatClient(talk.edge, key)
     assert [limited.say(f"{i}").status_code for i in range(3)] == [200, 200, 429]
     assert len(limited.texts()) == 4, "a refused message is not remembered"
 
@@ -483,7 +493,7 @@ def without_redis(tmp_path: Path) -> Iterator[Services]:
 
 
 def test_without_redis_nothing_is_answered_and_everyone_is_told_so(without_redis: Services) -> None:
-    talk = Talk(Edge(without_redis, [], [], []))
+    talk = ChatClient(Edge(without_redis, [], [], []))
     for response in (talk.say("Hi"), talk.say("Hi", stream=True), talk.history(), talk.history(method="DELETE")):
         assert refusal(response) == (503, "NOT_READY", None)
         assert response.headers["Retry-After"] == "1"
@@ -495,7 +505,7 @@ class _Forgetful(History):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(talk: Talk, stream: bool) -> None:
+def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(talk: ChatClient, stream: bool) -> None:
     talk.edge.services.support._history = _Forgetful(
         redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60
     )

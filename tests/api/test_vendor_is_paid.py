@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.gateway.held import Held
+from app.gateway.deferred import DeferredCall
 from app.store.ledger import Ledger
 from tests.api.conftest import Edge
 from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
@@ -197,9 +197,9 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, u
     """The queue took it, and its answer was lost: the caller asks again, and nothing is reserved for this one."""
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
-    held = Held.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
+    held = DeferredCall.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
     caller = paid.services.callers.verified(key)
-    paid.services.admission.cancel(held.admitted(caller), paid.services.presence.reservations_key)
+    paid.services.admission.cancel(held.admitted(caller), paid.services.heartbeat.reservations_key)
     Worker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
     assert upstream.served().get("calls", 0) == 0

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from app.store.rediskeys import NOTHING, OUTBOX, reservation_key
-from app.store.spoolfile import encoded
+from app.store.redis.keys import NOTHING, OUTBOX, reservation_key
+from app.store.spool_files import encoded
 from tests.support.client import ask, chat, post
 from tests.support.servers import ADMIN_KEY, Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream

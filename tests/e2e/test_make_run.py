@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from app.settings import load_settings
-from app.store.database import Database
+from app.store.sql.database import Database
 from scripts.programs import find_redis
 from scripts.run import redis_command, redis_left_behind, schema_is_current
 from tests.support.servers import ROOT, free_port, need, wait_for

@@ -12,7 +12,7 @@ import pytest
 
 from bench.measure import load, problem
 from bench.scenarios import SCENARIOS, Scenario
-from bench.site import Site
+from bench.site import WorkerState
 
 HELLO, COMPLETION = SCENARIOS[:2]
 REFUSED = next(scenario for scenario in SCENARIOS if scenario.name == "401")
@@ -20,16 +20,16 @@ STREAM = next(scenario for scenario in SCENARIOS if scenario.is_stream)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerState]:
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("COV")]:
         patch.delenv(name)  # measuring coverage would be what is measured
     with ExitStack() as stack:
-        yield Site(stack, Path(tmp_path_factory.mktemp("site")))
+        yield WorkerState(stack, Path(tmp_path_factory.mktemp("site")))
     patch.undo()
 
 
-def cost(site: Site, scenario: Scenario, calls: int) -> float:
+def cost(site: WorkerState, scenario: Scenario, calls: int) -> float:
     """CPU seconds a call of the process tree that serves it."""
     chosen = replace(scenario, calls=calls)
     before = site.used(chosen)["gateway"]
@@ -38,7 +38,7 @@ def cost(site: Site, scenario: Scenario, calls: int) -> float:
     return (site.used(chosen)["gateway"] - before) / calls
 
 
-def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: Site) -> None:
+def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: WorkerState) -> None:
     for scenario in (HELLO, COMPLETION, REFUSED):
         cost(site, scenario, 200)  # imports, connections, caches
     rounds = [(cost(site, HELLO, 1000), cost(site, COMPLETION, 1000), cost(site, REFUSED, 1000)) for _ in range(3)]
@@ -49,7 +49,7 @@ def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: Sit
     assert refused / hello < 0.8
 
 
-def test_memory_does_not_grow_with_the_number_of_calls(site: Site) -> None:
+def test_memory_does_not_grow_with_the_number_of_calls(site: WorkerState) -> None:
     for scenario, calls in ((COMPLETION, 2000), (STREAM, 200)):
         cost(site, scenario, calls)
     before = site.memory_mb()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from app.descriptors import connections_within
+from app.net.descriptors import connections_within
 from tests.support.client import at_once, chat
 from tests.support.servers import DEV_KEY, ROOT, Gateway, free_port, wait_for
 from tests.support.upstream import Upstream
@@ -78,7 +78,7 @@ ECHO = """
 from gevent import monkey; monkey.patch_all()
 import resource, sys
 from gevent.pool import Pool
-from app.api.worker import _Server
+from app.server.worker import _Server
 
 def echo(client, _):
     while data := client.recv(100):

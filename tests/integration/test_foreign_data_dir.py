@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.store.database import Database
 from app.store.installation import Installation
-from app.store.redis import Redis
+from app.store.redis.client import Redis
+from app.store.sql.database import Database
 from tests.support.servers import ADMIN_KEY, DEV_KEY, ROOT, flushed, free_port
 
 

@@ -194,7 +194,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
 
 
 def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
-    from app.api.figures import certificate_end
+    from app.api.shared_metrics import certificate_end
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.store.redis import Redis
+from app.store.redis.client import Redis
 
 
 def let_pass(redis: Redis, seconds: float) -> None:

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from app.config.gateway import GatewayConfig, PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.config import GatewayConfig, PriceOverride
 from app.domain.identity import Caller
 from app.domain.money import Usage
+from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
-from app.gateway.books import Books
 from app.gateway.cache import Cache
 from app.gateway.call import CallContext
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline
-from app.gateway.presence import Presence
 from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
-from app.providers.base import Answer, ChatCall, EmbedCall
-from app.store.redis import Redis
+from app.providers.base import ChatCall, EmbedCall, ProviderAnswer
+from app.store.redis.client import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
 from tests.support.aging import let_pass
@@ -118,13 +118,13 @@ class Vendor:
         self.calls: list[ChatCall | EmbedCall] = []
         self.streams: list[Streamed] = []
 
-    def chat(self, call: ChatCall) -> Answer:
+    def chat(self, call: ChatCall) -> ProviderAnswer:
         self._begin(call)
-        return Answer(self.body, self.usage, self.text_bytes)
+        return ProviderAnswer(self.body, self.usage, self.text_bytes)
 
-    def embed(self, call: EmbedCall) -> Answer:
+    def embed(self, call: EmbedCall) -> ProviderAnswer:
         self._begin(call)
-        return Answer(self.body, self.usage)
+        return ProviderAnswer(self.body, self.usage)
 
     def stream(self, call: ChatCall) -> Streamed:
         self._begin(call)
@@ -160,9 +160,9 @@ class House:
         self.config = GatewayConfig.model_validate(CONFIG)
         self.vendors = {name: Vendor(name, clock) for name in self.config.providers}
         self.metrics = Metrics(config=self.config)
-        self.presence = Presence(redis=redis, timeout_s=3 * 3600)  # beats once
+        self.heartbeat = Heartbeat(redis=redis, timeout_s=3 * 3600)  # beats once
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), plans=self.config.plans, presence=self.presence,
+            redis=redis, callers=Callers(keys=NoKeys()), plans=self.config.plans, heartbeat=self.heartbeat,
             spool=Spool(directory / "spool", name="test", retry_s=0.01), clock=clock.wall,
         )  # fmt: skip
         router = Router(
@@ -176,13 +176,15 @@ class House:
         self.pipeline = Pipeline(
             config=self.config, admission=self.admission, router=router, pricing=pricing, metrics=self.metrics,
             cache=Cache(redis=redis, config=self.config.cache, monotonic=clock.monotonic, pause=clock.step),
-            books=Books(admission=self.admission, pricing=pricing, metrics=self.metrics, clock=clock.monotonic),
+            accounting=Accounting(
+                admission=self.admission, pricing=pricing, metrics=self.metrics, clock=clock.monotonic
+            ),
             clock=clock.wall, monotonic=clock.monotonic,
         )  # fmt: skip
         self._ids = itertools.count(1)
 
     def close(self) -> None:
-        self.presence.stop()
+        self.heartbeat.stop()
 
     def context(self, **more: Any) -> CallContext:
         number = next(self._ids)

@@ -11,8 +11,8 @@ from typing import Any
 from gevent import sleep, socket
 from gevent.server import StreamServer
 
+from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.config import DemoScript, ProviderConfig, Timeouts
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.providers.demo import DemoProvider
 from app.providers.openai import OpenAIProvider

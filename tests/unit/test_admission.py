@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, InvalidApiKey, RateLimited, StoreUnavailable
-from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts
-from app.gateway.presence import Presence
-from app.store.redis import Arg, Redis, Script
+from app.store.redis.client import Arg, Redis, Script
 from app.store.spool import Spool
 from tests.support.servers import wait_for
 
@@ -66,10 +66,10 @@ class Gate:
         self.redis = Lossy(url)
         self.now = NOON
         self.keys = Keys()
-        self.presence = Presence(redis=self.redis, timeout_s=3600)
+        self.heartbeat = Heartbeat(redis=self.redis, timeout_s=3600)
         self.spool = directory / "spool"
         self.admission = Admission(
-            redis=self.redis, callers=Callers(keys=self.keys), presence=self.presence, clock=lambda: self.now,
+            redis=self.redis, callers=Callers(keys=self.keys), heartbeat=self.heartbeat, clock=lambda: self.now,
             plans={"default": Plan(), **{name: Plan(**plan) for name, plan in plans.items()}},
             spool=Spool(self.spool, name="test", retry_s=0.01),
         )  # fmt: skip
@@ -81,7 +81,9 @@ class Gate:
         call_id = call_id or f"call_{next(self._ids)}"
         amounts = Amounts(1, tokens, nanousd)
         wanted = {"reserve": amounts, "if_lost": amounts, "deadline_s": 60, **more}
-        return self.admission.admit(caller, Ask(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted))
+        return self.admission.admit(
+            caller, AdmissionRequest(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted)
+        )
 
     def settle(self, admitted: Admitted, tokens: int = 0, nanousd: int = 0, **more: Any) -> None:
         row = {"call_id": admitted.ask.call_id}
@@ -123,7 +125,7 @@ def gate(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Gate]]:
 
     yield open_with
     for each in opened:
-        each.presence.stop()
+        each.heartbeat.stop()
         each.redis.close()
 
 

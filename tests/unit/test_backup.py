@@ -16,11 +16,11 @@ import pytest
 
 from app.domain.identity import hash_key
 from app.errors import ConfigError, GatewayError, InvalidRequest, StoreUnavailable
-from app.store.backup import Backups
-from app.store.database import Database
 from app.store.keys import Keys
 from app.store.ledger import Ledger
-from app.store.redis import Redis
+from app.store.redis.client import Redis
+from app.store.sql.backup import Backups
+from app.store.sql.database import Database
 from tests.support.servers import DEV_KEY, ROOT
 
 NOON = 1_793_534_400.0  # 2026-11-01T12:00:00Z

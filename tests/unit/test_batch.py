@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from app.telemetry.batch import Batch
+from app.telemetry.buffer import MetricBuffer
 
 
 def test_gathered_figures_are_those_of_writing_each_at_once() -> None:
@@ -13,7 +13,7 @@ def test_gathered_figures_are_those_of_writing_each_at_once() -> None:
         registry = CollectorRegistry()
         calls = Counter("calls", "Calls.", ["model"], registry=registry)
         seconds = Histogram("seconds", "Seconds.", ["model"], buckets=(0.1, 1, 10), registry=registry)
-        batch = Batch(in_background=False)
+        batch = MetricBuffer(in_background=False)
         for model, value in (("a", 0.1), ("a", 0.11), ("b", 1), ("b", 11), ("a", 0)):
             if gathered:
                 batch.inc(calls.labels(model), 2)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.domain import batch
-from app.domain.batch import BadLine, BatchRequest, ExpiresAfter, Line
+from app.domain.batch import BadBatchLine, BatchLine, BatchRequest, ExpiresAfter
 from app.errors import InvalidRequest
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
@@ -16,17 +16,17 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 WANTED = {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"}
 
 
-def line(endpoint: str = CHAT, **fields: Any) -> Line | BadLine:
+def line(endpoint: str = CHAT, **fields: Any) -> BatchLine | BadBatchLine:
     whole = {"custom_id": "a", "method": "POST", "url": CHAT, "body": BODY, **fields}
     return batch.parse_line(7, json.dumps(whole).encode(), endpoint)
 
 
 def test_a_line_that_can_be_run_is_a_request() -> None:
     found = line()
-    assert isinstance(found, Line)
+    assert isinstance(found, BatchLine)
     assert (found.number, found.custom_id, found.request.model) == (7, "a", "m")
     found = line(EMBED, url=EMBED, body={"model": "e", "input": "x"})
-    assert isinstance(found, Line)
+    assert isinstance(found, BatchLine)
     assert (found.request.model, json.loads(found.request.raw)) == ("e", {"model": "e", "input": "x"})
 
 
@@ -44,7 +44,7 @@ def test_a_line_that_can_be_run_is_a_request() -> None:
 )
 def test_a_line_that_cannot_says_why(fields: dict[str, Any], code: str, param: str | None, refused: bool) -> None:
     found = line(**fields)
-    assert isinstance(found, BadLine)
+    assert isinstance(found, BadBatchLine)
     assert (found.number, found.code, found.param, found.refused is not None) == (7, code, param, refused)
     assert found.custom_id == fields.get("custom_id", "a")[:512]
 
@@ -57,10 +57,10 @@ def test_a_line_that_is_no_object_is_told_from_one_that_is_no_json() -> None:
         (b'{"custom_id": "b"}', "invalid_line", "b"),
     ):  # fmt: skip
         found = batch.parse_line(1, raw, CHAT)
-        assert isinstance(found, BadLine)
+        assert isinstance(found, BadBatchLine)
         assert (found.code, found.custom_id) == (code, custom_id)
-    assert isinstance(line(custom_id="x" * 512), Line)
-    assert not isinstance(line(body={**BODY, "stream": False}), BadLine)
+    assert isinstance(line(custom_id="x" * 512), BatchLine)
+    assert not isinstance(line(body={**BODY, "stream": False}), BadBatchLine)
 
 
 @pytest.mark.parametrize(

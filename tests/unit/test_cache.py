@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from app.config.gateway import CacheConfig
 from app.domain.chat import ChatRequest
-from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone
-from app.gateway.admission import Admitted, Ask
+from app.gateway.admission import AdmissionRequest, Admitted
 from app.gateway.cache import Cache
 from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
-from app.store.redis import Redis
-from app.store.rediskeys import cache_entry_key, flight_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import cache_entry_key, flight_key
 
 REQUEST = ChatRequest.parse(b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":0}')
 LEADER = "call_leader"
@@ -38,7 +38,7 @@ class Queue:
 
     def call(self, call_id: str = "call_1", **more: Any) -> Admitted:
         none = Amounts(0)
-        ask = Ask(call_id=call_id, row={}, reserve=none, if_lost=none, deadline_s=60, cache_key=self.key,
+        ask = AdmissionRequest(call_id=call_id, row={}, reserve=none, if_lost=none, deadline_s=60, cache_key=self.key,
                   read_cache=True, single_flight=True, **more)  # fmt: skip
         return Admitted(caller=Caller("key_1", "test"), ask=ask, charges=(), leases="", reservations="", cached=None,
                         follows=True, remaining=())  # fmt: skip

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from app.config.gateway import CacheConfig
 from app.domain.chat import ChatRequest
-from app.domain.config import CacheConfig
 from app.domain.identity import Caller
 from app.errors import ClientGone
-from app.gateway.admission import Admitted, Ask
+from app.gateway.admission import AdmissionRequest, Admitted
 from app.gateway.cache import Cache, marked
 from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
-from app.store.redis import Redis
-from app.store.rediskeys import cache_entry_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import cache_entry_key
 
 ANN, BEN = Caller("ann", "test"), Caller("ben", "test")
 ENTRY, FLIGHT = "penstock:cache:c", "penstock:flight:c"
@@ -43,7 +43,9 @@ class Waiting:
         return self.cache.answer(self.call(follows, cached), self.now + for_s, self.cancel)
 
     def call(self, follows: bool = True, cached: bytes | None = None, **ask: Any) -> Admitted:
-        asked = Ask(call_id="mine", row={}, reserve=Amounts(), if_lost=Amounts(), deadline_s=30, cache_key="c", **ask)
+        asked = AdmissionRequest(
+            call_id="mine", row={}, reserve=Amounts(), if_lost=Amounts(), deadline_s=30, cache_key="c", **ask
+        )
         return Admitted(
             caller=ANN, ask=asked, charges=(), leases="", reservations="", cached=cached, follows=follows, remaining=()
         )

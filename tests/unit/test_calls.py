@@ -22,7 +22,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.gateway.presence import QUEUE, reservations_of
+from app.gateway.heartbeat import QUEUE, reservations_of
 from tests.support.calls import CALLER, POOR, House, chat, embeddings
 
 

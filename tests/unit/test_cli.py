@@ -17,18 +17,18 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import one_line_errors, register
-from app.cli.command import Stop
+from app.cli.command import StopSignal
 from app.cli.rendering import moment
 from app.domain.identity import Role, hash_key, is_well_formed
 from app.errors import ConfigError
 from app.settings import load_settings
-from app.store.database import Database
 from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
-from app.store.redis import Redis
-from app.store.rediskeys import OUTBOX
+from app.store.redis.client import Redis
+from app.store.redis.keys import OUTBOX
+from app.store.sql.database import Database
 
 CONFIG = """
 providers: {demo: {kind: demo}}
@@ -286,7 +286,7 @@ def test_the_ledger_process_migrates_drains_and_ends_well_when_told_to(
 
 
 def test_stopping_ends_a_wait_at_once() -> None:
-    stop = Stop()
+    stop = StopSignal()
     assert not stop.wait(0.01)
     stop.set(signal.SIGTERM, None)
     started = time.monotonic()

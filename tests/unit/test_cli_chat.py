@@ -19,8 +19,8 @@ from flask import Flask
 
 from app.cli import register
 from app.cli.chat import _Screen, own_url
+from app.cli.chat_client import ChatClient
 from app.cli.rendering import harmless
-from app.cli.talk import Talk
 from app.runfile import Run, RunFile
 from app.services import build_services
 from app.settings import load_settings
@@ -283,7 +283,7 @@ def test_no_control_character_is_left(code: int) -> None:
 
 
 def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(played: Played, upstream: Upstream) -> None:
-    talk = Talk(url=played.url, key="k", system="Be brief.")
+    talk = ChatClient(url=played.url, key="k", system="Be brief.")
     shown: list[str] = []
     talk.ask("One", shown.append)
     assert shown == ["Hello", " there."]
@@ -298,7 +298,7 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(played: 
 
 
 def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Played) -> None:
-    talk = Talk(url=played.url, key="k")
+    talk = ChatClient(url=played.url, key="k")
 
     def interrupted(_text: str) -> None:
         raise KeyboardInterrupt

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.domain.config import (
+from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SmartRule, SupportConfig
+from app.config.gateway import (
     CacheConfig,
     DemoScript,
     GatewayConfig,
@@ -22,11 +23,10 @@ from app.domain.config import (
     ReserveConfig,
     RetryConfig,
     ServerConfig,
-    Target,
+    TargetConfig,
     Timeouts,
 )
-from app.domain.products import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SmartRule, SupportConfig
-from app.domain.schema import Section
+from app.config.section import Section
 
 COUNT = (1, 10**12)
 SECONDS = (1e-9, 86_400)
@@ -44,7 +44,7 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (DemoScript, "cut_after_chunks", None, (0, None)),
     (ProviderConfig, "max_connections", 1000, (1, 100_000)),
     (ProviderConfig, "max_idle_connections", 100, (0, 10_000)),
-    (Target, "weight", 1, (0, 1_000_000)),
+    (TargetConfig, "weight", 1, (0, 1_000_000)),
     (ModelConfig, "max_output_tokens", 16_384, COUNT),
     *((Plan, f"{unit}_per_{period}", None, COUNT) for unit in ("requests", "tokens")
       for period in ("minute", "day", "month")),
@@ -98,7 +98,7 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
 # What the sections cannot do without.
 NEEDED: dict[type[Section], dict[str, Any]] = {
     ProviderConfig: {"kind": "demo"},
-    Target: {"provider": "demo"},
+    TargetConfig: {"provider": "demo"},
     ModelConfig: {"targets": [{"provider": "demo"}]},
     SmartRule: {"name": "a", "model": "m"},
     PriceOverride: {"prompt": 1},
@@ -136,9 +136,8 @@ def test_what_is_off_and_on_by_default() -> None:
     assert (DemoScript().omit_usage, DemoScript().reply) == (False, None)
     assert (OptimizerConfig().enabled, OptimizerConfig().small_talk_field) == (False, "max_tokens")
     assert (SmartConfig().rules, SmartConfig().default) == ((), None)
-    assert (ModelConfig(targets=(Target(provider="a"),)).fallbacks, ModelConfig(**NEEDED[ModelConfig]).owned_by) == (
-        (), "penstock",
-    )  # fmt: skip
+    assert ModelConfig(targets=(TargetConfig(provider="a"),)).fallbacks == ()
+    assert ModelConfig(**NEEDED[ModelConfig]).owned_by == "penstock"
     assert (QueueConfig().callback_allow, ServerConfig().cors_origins) == ((), ())
     assert ServerConfig().metrics_networks == (
         "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7",

@@ -14,9 +14,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from app.errors import ConfigError, StoreUnavailable
-from app.store import database as database_module
-from app.store.database import Database
-from app.store.tables import audit, metadata
+from app.store.sql import database as database_module
+from app.store.sql.database import Database
+from app.store.sql.tables import audit, metadata
 
 
 def _entry(subject: str) -> dict[str, object]:
@@ -45,7 +45,7 @@ def test_migrating_makes_the_directory_and_turns_wal_on_and_may_be_repeated(tmp_
 
 def test_processes_that_start_together_can_all_migrate(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'ledger.db'}"
-    code = f"from app.store.database import Database; Database({url!r}).migrate()"
+    code = f"from app.store.sql.database import Database; Database({url!r}).migrate()"
     root = Path(__file__).parents[2]
     started = [
         subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(4)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.config import ProviderConfig, Timeouts
+from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.money import Usage
 from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
 from app.providers.demo import DemoProvider

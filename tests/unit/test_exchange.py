@@ -11,10 +11,10 @@ from typing import Any
 import gevent
 import pytest
 
-from app.domain.config import Timeouts
+from app.config.gateway import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from app.providers import transport
 from app.providers.base import CancelToken
+from app.providers.http import client as http_client
 from app.providers.openai import OpenAIProvider
 from tests.support.providers import HEADERS, SSE_HEADERS, chat_call, drip, openai, scripted_server
 from tests.support.upstream import Upstream
@@ -156,7 +156,7 @@ def answer_then(close: bool, seen: list[bytes]) -> Callable[[Any], None]:
 
 
 def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "_SHORTEST_TRIP_S", 10.0)  # however busy this machine is, it was at once
+    monkeypatch.setattr(http_client, "_SHORTEST_TRIP_S", 10.0)  # however busy this machine is, it was at once
     seen: list[bytes] = []
     with scripted_server(answer_then(True, seen)) as url:
         provider = openai(url)

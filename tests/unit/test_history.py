@@ -8,8 +8,8 @@ from threading import Thread
 import pytest
 from fakeredis import TcpFakeServer
 
-from app.store.history import Exchange, History
-from app.store.redis import Redis
+from app.store.history import ConversationTurn, History
+from app.store.redis.client import Redis
 
 
 @pytest.fixture(params=["redis", "fakeredis"])
@@ -39,11 +39,11 @@ def history(redis: Redis) -> Callable[..., History]:
     return made
 
 
-def said(number: int, text: str = "") -> Exchange:
-    return Exchange(f"id_{number}", f"question {number}", text or f"answer {number}")
+def said(number: int, text: str = "") -> ConversationTurn:
+    return ConversationTurn(f"id_{number}", f"question {number}", text or f"answer {number}")
 
 
-def ids(found: list[Exchange]) -> list[str]:
+def ids(found: list[ConversationTurn]) -> list[str]:
     return [exchange.id for exchange in found]
 
 
@@ -89,7 +89,7 @@ def test_the_newest_is_kept_although_it_alone_is_too_long_and_its_answer_is_cut(
     assert found.answer == "é" * len(found.answer)
     [key] = redis.execute("KEYS", "penstock:history:*")
     assert 195 <= len(redis.execute("LINDEX", key, 0)) <= 200
-    kept.append("key_1", "ann", Exchange("id_3", "q" * 500, "short"))
+    kept.append("key_1", "ann", ConversationTurn("id_3", "q" * 500, "short"))
     assert [(each.id, each.answer) for each in kept.read("key_1", "ann")] == [("id_3", "")]
 
 

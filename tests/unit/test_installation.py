@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError
-from app.gateway.presence import Presence
-from app.store.backup import Backups
-from app.store.database import Database
+from app.gateway.heartbeat import Heartbeat
 from app.store.installation import Installation
-from app.store.redis import Redis
+from app.store.redis.client import Redis
+from app.store.sql.backup import Backups
+from app.store.sql.database import Database
 from tests.support.aging import let_pass
 
 
@@ -109,8 +109,8 @@ def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is
     at: Callable[..., Installation], redis: Redis
 ) -> None:
     at("a").check()
-    presence = Presence(redis=redis, timeout_s=15)
-    presence.beat()
+    heartbeat = Heartbeat(redis=redis, timeout_s=15)
+    heartbeat.beat()
     with pytest.raises(ConfigError, match="two installations must not share a Redis"):
         at("b").check()
     assert redis.execute("TTL", "penstock:installation") > 86_400
@@ -123,7 +123,7 @@ def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is
 def test_a_redis_whose_installation_is_no_more_is_taken_over(at: Callable[..., Installation], redis: Redis) -> None:
     """DATA_DIR was removed, and all began anew."""
     at("a").check()
-    Presence(redis=redis, timeout_s=15).beat()
+    Heartbeat(redis=redis, timeout_s=15).beat()
     let_pass(redis, 60)
     at("b").check()
     assert at("b").in_redis() == at("b").in_directory()

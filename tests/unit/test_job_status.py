@@ -10,13 +10,13 @@ import pytest
 
 from app.api.jobs import _worth_asking_again_s
 from app.jobs.queue import described, estimated_wait_s
-from app.store.job import Job, Shown
-from app.store.joblist import JobList
+from app.store.job_list import JobList
+from app.store.job_types import Job, JobStatus
 from app.store.jobs import Jobs
-from app.store.redis import Redis
-from app.store.rediskeys import reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import reservation_key
 
-SHOWN = Shown(
+SHOWN = JobStatus(
     "j1", before=3, slots=2, mean_s=1.5, tag='"queued-0---3"', state="queued", submitted=1_793_534_400.25,
     started=1_793_534_402.5, finished=1_793_534_403.75, attempts=2, http_status=200, response=b'{"id":"x"}',
     error=b'{"code":"C"}', about=b'{"model":"m","cost_usd":"0.1"}', callback_url=b"https://a",
@@ -89,7 +89,7 @@ class Queue:
         assert job is not None
         return job
 
-    def shown(self, job_id: str, owner: str = "a", seen: str = "") -> Shown:
+    def shown(self, job_id: str, owner: str = "a", seen: str = "") -> JobStatus:
         shown = self.jobs.status(job_id, owner, seen)
         assert shown is not None
         return shown
@@ -118,7 +118,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     began = queue.now()
     queue.submit("j1", callback_url="https://a")
     shown = queue.shown("j1")
-    assert shown == Shown(
+    assert shown == JobStatus(
         "j1", 0, 0, None, '"queued-0---0"', "queued", submitted=shown.submitted, callback_url=b"https://a"
     )
     assert began <= shown.submitted <= queue.now()
@@ -126,7 +126,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     job = queue.claim()
     claimed = queue.shown("j1")
     assert claimed.started is not None
-    assert claimed == Shown(
+    assert claimed == JobStatus(
         "j1", -1, 0, None, claimed.tag, "processing", submitted=shown.submitted, started=claimed.started, attempts=1,
         callback_url=b"https://a",
     )  # fmt: skip
@@ -186,7 +186,7 @@ def test_only_completed_jobs_count_for_the_mean(queue: Queue, state: str) -> Non
 def test_whoever_has_seen_it_is_shown_only_the_state(queue: Queue) -> None:
     queue.submit("j1")
     tag = queue.shown("j1").tag
-    assert queue.shown("j1", seen=f'"x", {tag}') == Shown("j1", 0, 0, None, tag, "queued", seen=True)
+    assert queue.shown("j1", seen=f'"x", {tag}') == JobStatus("j1", 0, 0, None, tag, "queued", seen=True)
     queue.claim()
     assert not queue.shown("j1", seen=tag).seen
 

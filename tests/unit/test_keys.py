@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from app.domain.identity import Caller, Role, hash_key, is_well_formed
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
-from app.store.database import Database
 from app.store.keys import Keys, decode_record
-from app.store.redis import Redis
-from app.store.tables import api_keys, audit
+from app.store.redis.client import Redis
+from app.store.sql.database import Database
+from app.store.sql.tables import api_keys, audit
 
 NOW = 1_793_534_400.0
 

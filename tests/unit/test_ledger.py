@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from app.domain.money import Details
 from app.errors import StoreUnavailable
 from app.store import ledger as ledger_module
-from app.store.database import Database
 from app.store.ledger import Ledger
 from app.store.reports import GROUPINGS
-from app.store.tables import api_keys, dead_letter, usage, usage_daily
+from app.store.sql.database import Database
+from app.store.sql.tables import api_keys, dead_letter, usage, usage_daily
 
 NOON = 1_793_534_400.0  # 2026-11-01T12:00:00Z
 DAY = 86_400.0

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import BudgetExceeded, InvalidApiKey, RateLimited
-from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import LIMITS, Amounts, bind, counters, window_end
-from app.gateway.presence import Presence
 from app.gateway.reaper import Reaper
-from app.store.redis import Redis
-from app.store.rediskeys import reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import reservation_key
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
 
@@ -40,9 +40,9 @@ class Desk:
     def __init__(self, redis: Redis, spool: Path, **plan: Any) -> None:
         self.redis = redis
         self.now = NOON
-        self.presence = Presence(redis=redis, timeout_s=600)
+        self.heartbeat = Heartbeat(redis=redis, timeout_s=600)
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), plans={"default": Plan(**plan)}, presence=self.presence,
+            redis=redis, callers=Callers(keys=NoKeys()), plans={"default": Plan(**plan)}, heartbeat=self.heartbeat,
             spool=Spool(spool, name="test"), clock=lambda: self.now,
         )  # fmt: skip
         self._ids = itertools.count(1)
@@ -53,7 +53,9 @@ class Desk:
         amounts = Amounts(1, tokens, nanousd)
         call_id = call_id or f"call_{next(self._ids)}"
         wanted = {"reserve": amounts, "if_lost": amounts, "deadline_s": 60, **more}
-        return self.admission.admit(caller, Ask(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted))
+        return self.admission.admit(
+            caller, AdmissionRequest(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted)
+        )
 
     def settle(self, admitted: Admitted, tokens: int = 0, nanousd: int = 0, **more: Any) -> None:
         self.admission.settle(admitted, Amounts(1, tokens, nanousd), {"call_id": admitted.ask.call_id}, **more)
@@ -84,7 +86,7 @@ def desk(redis: Redis, tmp_path: Path) -> Iterator[Any]:
 
     yield open_with
     for each in desks:
-        each.presence.stop()
+        each.heartbeat.stop()
 
 
 def refused(desk: Desk, **ask: Any) -> RateLimited:

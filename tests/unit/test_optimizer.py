@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.config.features import OptimizerConfig
 from app.domain.chat import ChatRequest, Draft
-from app.domain.products import OptimizerConfig
 from app.gateway.optimizer import Optimizer
 
-Talk = list[dict[str, Any]]
+ChatClient = list[dict[str, Any]]
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -34,7 +34,7 @@ def result(call: str | None, role: str = "tool") -> dict[str, Any]:
     return message if call is None else {**message, "tool_call_id": call}
 
 
-def optimized(messages: Talk, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
+def optimized(messages: ChatClient, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
     """What was done, and the body that goes out; the parsed request must say the same as the body."""
     request = ChatRequest.parse(json.dumps({"model": "m", "messages": messages, **(more or {})}).encode())
     draft = Draft(request)
@@ -45,8 +45,8 @@ def optimized(messages: Talk, *, more: dict[str, Any] | None = None, **config: A
     return done, json.loads(draft.request.raw)
 
 
-def trimmed(messages: Talk, **config: Any) -> Talk:
-    found: Talk = optimized(messages, small_talk_max_tokens=None, **config)[1]["messages"]
+def trimmed(messages: ChatClient, **config: Any) -> ChatClient:
+    found: ChatClient = optimized(messages, small_talk_max_tokens=None, **config)[1]["messages"]
     return found
 
 
@@ -71,7 +71,7 @@ CALLS = [user("a"), assistant(None, "x", "y"), result("x"), result("y"), assista
         ([assistant("only"), assistant("machines")], 1, 0),
     ],
 )
-def test_whole_turns_go_from_the_oldest_on(messages: Talk, keep: int, first: int) -> None:
+def test_whole_turns_go_from_the_oldest_on(messages: ChatClient, keep: int, first: int) -> None:
     assert trimmed(messages, keep_messages=keep) == messages[first:]
 
 
@@ -121,7 +121,7 @@ def test_call_ids_that_are_used_again_belong_to_the_latest_call() -> None:
         [user(), {**assistant(), "tool_calls": [7, {"id": []}]}, result(None), user()],
     ],
 )
-def test_what_no_provider_would_take_is_left_to_the_provider(odd: Talk) -> None:
+def test_what_no_provider_would_take_is_left_to_the_provider(odd: ChatClient) -> None:
     _, body = optimized(odd, keep_messages=1)
     assert body["messages"][-1] == odd[-1]
     assert body["messages"][0]["role"] != "tool" or body["messages"] == odd
@@ -141,9 +141,9 @@ def test_everything_else_of_the_body_keeps_its_bytes() -> None:
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> Talk:
+def conversations(draw: st.DrawFn) -> ChatClient:
     """Turns as clients send them, with calls in parallel, calls in a row, system messages anywhere and reused ids."""
-    talk: Talk = []
+    talk: ChatClient = []
     for _ in range(draw(st.integers(1, 8))):
         if draw(st.booleans()):
             talk.append({"role": draw(st.sampled_from(["system", "developer"])), "content": "s"})
@@ -157,7 +157,7 @@ def conversations(draw: st.DrawFn) -> Talk:
     return talk
 
 
-def by_its_call(talk: Talk) -> dict[int, int]:
+def by_its_call(talk: ChatClient) -> dict[int, int]:
     """Each result's number, and the number of the message that made its call."""
     found, asked = {}, {}
     for message in talk:
@@ -169,7 +169,9 @@ def by_its_call(talk: Talk) -> dict[int, int]:
 
 @settings(max_examples=300, deadline=None)
 @given(conversations(), st.integers(1, 12) | st.none(), st.integers(1, 400) | st.none())
-def test_whatever_is_trimmed_what_is_left_is_a_conversation(talk: Talk, keep: int | None, tokens: int | None) -> None:
+def test_whatever_is_trimmed_what_is_left_is_a_conversation(
+    talk: ChatClient, keep: int | None, tokens: int | None
+) -> None:
     done, body = optimized(talk, keep_messages=keep, keep_tokens=tokens, small_talk_max_tokens=None)
     left = body["messages"]
     numbers = {message["n"] for message in left}
@@ -216,7 +218,7 @@ def test_small_talk_gets_a_short_answer(text: str) -> None:
                                        {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}], {}),
     ],
 )  # fmt: skip
-def test_nothing_else_is_capped(messages: Talk, more: dict[str, Any]) -> None:
+def test_nothing_else_is_capped(messages: ChatClient, more: dict[str, Any]) -> None:
     assert optimized(messages, more=more)[0] == ""
 
 

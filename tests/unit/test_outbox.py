@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.errors import StoreUnavailable
-from app.store.database import Database
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
-from app.store.redis import Redis
-from app.store.rediskeys import OUTBOX
-from app.store.tables import dead_letter, usage, usage_daily
+from app.store.redis.client import Redis
+from app.store.redis.keys import OUTBOX
+from app.store.sql.database import Database
+from app.store.sql.tables import dead_letter, usage, usage_daily
 
 
 def send(redis: Redis, *request_ids: str) -> None:

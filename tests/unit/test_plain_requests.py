@@ -14,8 +14,8 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import create
 
-from app.api.connection import Connection
-from app.api.site import Site
+from app.server.connection import Connection
+from app.server.state import WorkerState
 
 PEER, HERE = ("127.0.0.1", 50123), ("127.0.0.1", 8000)
 Seen = tuple[dict[str, str], bytes]
@@ -35,7 +35,7 @@ class Ways:
             self._cfg.set(name, value)  # type: ignore[no-untyped-call]
         self._found: list[Seen] = []
         self._listener = SimpleNamespace(getsockname=lambda: HERE)
-        self._site = Site(
+        self._site = WorkerState(
             SimpleNamespace(
                 wsgi=self._application, cfg=self._cfg, sockets=[], settling_s=10, counts_request=lambda: True
             )

@@ -17,7 +17,7 @@ from genai_prices.data_units import unit_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.config import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig, PriceOverride
 from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, SERVICE_TIERS, Details, Tier, Usage
 from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
 

@@ -13,7 +13,7 @@ from genai_prices import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.config import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig, PriceOverride
 from app.domain.money import NANO, RateCard, Tier, Usage, nanousd, usd
 from app.gateway.pricing import Pricing
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.store.job import Job
+from app.store.job_types import Job
 from app.store.jobs import Jobs
-from app.store.redis import Redis
-from app.store.rediskeys import reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import reservation_key
 from tests.support.servers import wait_for
 
 MB = 1024 * 1024

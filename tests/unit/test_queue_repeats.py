@@ -1,7 +1,7 @@
 """Each of the queue's scripts may arrive twice, late or without its answer: nothing counts twice, nothing is left over.
 
-A command whose connection broke is sent once more (`store.redis`); what was sent before may still be carried out, also
-after later ones, by a Redis that was only stalled.
+A command whose connection broke is sent once more (`store.redis.client`); what was sent before may still be carried
+out, also after later ones, by a Redis that was only stalled.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
 from app.store import jobs as stored
-from app.store.job import Job
+from app.store.job_types import Job
 from app.store.jobs import Jobs
-from app.store.redis import Redis, Script
-from app.store.rediskeys import reservation_key
+from app.store.redis.client import Redis, Script
+from app.store.redis.keys import reservation_key
 
 QUEUE, WORKER = "penstock:reservations:queue", "penstock:reservations:w"
 # How a command fares: carried out so often; once now and once later; carried out or not, or later, without an answer.

@@ -12,15 +12,15 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import StoreUnavailable
-from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
+from app.gateway.heartbeat import Heartbeat, reservations_of
 from app.gateway.limits import Amounts
-from app.gateway.presence import Presence, reservations_of
 from app.gateway.reaper import Reaper
-from app.store.redis import Redis, Script
+from app.store.redis.client import Redis, Script
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
 from tests.support.servers import ROOT
@@ -35,10 +35,10 @@ class Shop:
     def __init__(self, redis: Redis, spool: Path) -> None:
         self.redis = redis
         self.monotonic = 0.0  # the ledger process's
-        self.worker = Presence(redis=redis, timeout_s=3 * 3600)  # beats when the test says so
+        self.worker = Heartbeat(redis=redis, timeout_s=3 * 3600)  # beats when the test says so
         self.reaper = Reaper(redis=redis, timeout_s=TIMEOUT_S, monotonic=lambda: self.monotonic)
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), presence=self.worker,
+            redis=redis, callers=Callers(keys=NoKeys()), heartbeat=self.worker,
             plans={"default": Plan(tokens_per_day=1000, requests_per_day=100, concurrency=10)},
             spool=Spool(spool, name="test"),
         )  # fmt: skip
@@ -51,7 +51,7 @@ class Shop:
         row = {"call_id": call_id, "status": "lost", "model": "m", "prompt_tokens": 40, "completion_tokens": 10,
                "cost_nanousd": 99, "cache": "bypass"}  # fmt: skip
         wanted = {"if_lost": Amounts(1, 50, 99), "deadline_s": 600, **more}
-        ask = Ask(call_id=call_id, row=row, reserve=Amounts(1, 60, 0), **wanted)
+        ask = AdmissionRequest(call_id=call_id, row=row, reserve=Amounts(1, 60, 0), **wanted)
         return self.admission.admit(Caller("key_1", "test"), ask)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -171,9 +171,9 @@ def test_a_worker_on_a_machine_whose_clock_is_an_hour_slow_keeps_its_calls(shop:
 import sys, time
 now = time.time
 time.time = lambda: now() - 3600
-from app.gateway.presence import Presence
-from app.store.redis import Redis
-worker = Presence(redis=Redis(sys.argv[1]), timeout_s=600)
+from app.gateway.heartbeat import Heartbeat
+from app.store.redis.client import Redis
+worker = Heartbeat(redis=Redis(sys.argv[1]), timeout_s=600)
 worker.beat()
 print(worker.worker_id)
 """

@@ -12,13 +12,13 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.gateway.limits import LIMITS, Amounts
-from app.store.database import Database
 from app.store.ledger import Ledger, UsageRow
 from app.store.outbox import Outbox
 from app.store.redelivery import Redelivery, charged_for
-from app.store.redis import Redis
-from app.store.rediskeys import NOTHING, OUTBOX, reservation_key
+from app.store.redis.client import Redis
+from app.store.redis.keys import NOTHING, OUTBOX, reservation_key
 from app.store.spool import Spool
+from app.store.sql.database import Database
 
 COUNTER = "penstock:limit:key_1:budget_usd_per_month:2026-11"
 ROW = {"request_id": "r", "call_id": "call_1", "ts": 1.0, "key_id": "key_1", "model": "m", "provider": "p",

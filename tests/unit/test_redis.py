@@ -17,7 +17,7 @@ import pytest
 import redis as redis_py
 
 from app.errors import StoreUnavailable
-from app.store.redis import Redis, Script
+from app.store.redis.client import Redis, Script
 from tests.support.servers import RedisServer, wait_for
 
 

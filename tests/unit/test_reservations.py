@@ -11,17 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.domain.config import Plan
+from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.errors import RateLimited, StoreUnavailable
-from app.gateway.admission import Admission, Admitted, Ask
+from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
-from app.gateway.held import Held
+from app.gateway.deferred import DeferredCall
+from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
 from app.gateway.limits import Amounts
-from app.gateway.presence import QUEUE, Presence, reservations_of
 from app.gateway.reaper import Reaper
-from app.store.redis import Arg, Redis, Script
-from app.store.rediskeys import flight_key, reservation_key
+from app.store.redis.client import Arg, Redis, Script
+from app.store.redis.keys import flight_key, reservation_key
 from tests.support.aging import let_pass
 from tests.unit.test_limits import NoKeys
 
@@ -80,7 +80,7 @@ class Desk:
         self.redis = redis
         self.network = Network(redis)
         self.spool = Spool()
-        self.presence = Presence(redis=redis, timeout_s=3 * 3600)
+        self.heartbeat = Heartbeat(redis=redis, timeout_s=3 * 3600)
         self.admission = self.on_plan(PLAN)
         self.reaper = Reaper(redis=redis, timeout_s=15, monotonic=lambda: 0.0)
 
@@ -88,14 +88,14 @@ class Desk:
         network: Any = self.network
         spool: Any = self.spool
         return Admission(
-            redis=network, callers=Callers(keys=NoKeys()), plans={"default": plan}, presence=self.presence,
+            redis=network, callers=Callers(keys=NoKeys()), plans={"default": plan}, heartbeat=self.heartbeat,
             spool=spool, **more,
         )  # fmt: skip
 
-    def ask(self, call_id: str, **more: Any) -> Ask:
+    def ask(self, call_id: str, **more: Any) -> AdmissionRequest:
         row = {"call_id": call_id, "model": "m", "status": "lost", "cost_nanousd": LIKELY.nanousd}
         wanted: dict[str, Any] = {"cache_key": "c", "read_cache": True, "single_flight": True, **more}
-        return Ask(call_id=call_id, row=row, reserve=RESERVED, if_lost=LIKELY, deadline_s=600, **wanted)
+        return AdmissionRequest(call_id=call_id, row=row, reserve=RESERVED, if_lost=LIKELY, deadline_s=600, **wanted)
 
     def admit(self, call_id: str, **more: Any) -> Admitted:
         return self.admission.admit(CALLER, self.ask(call_id, **more))
@@ -105,7 +105,7 @@ class Desk:
         self.admission.settle(admitted, used, row)
 
     def lose(self) -> int:
-        self.presence.beat()
+        self.heartbeat.beat()
         let_pass(self.redis, 16)
         return self.reaper.run_once()
 
@@ -143,7 +143,7 @@ class Desk:
 def desk(redis: Redis) -> Any:
     opened = Desk(redis)
     yield opened
-    opened.presence.stop()
+    opened.heartbeat.stop()
 
 
 def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(desk: Desk) -> None:
@@ -182,7 +182,7 @@ def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(desk: Desk)
     assert desk.counted() == NOTHING
     assert (desk.open_calls(), desk.running()) == ([], 0)
     assert desk.redis.execute("EXISTS", flight_key("c")) == 0, "nobody waits for an answer that it never fetches"
-    assert desk.redis.execute("ZCARD", desk.presence.reservations_key) == 0
+    assert desk.redis.execute("ZCARD", desk.heartbeat.reservations_key) == 0
     assert 900 < desk.redis.execute("TTL", reservation_key("late")) <= 3600, "longer than TCP goes on delivering"
 
 
@@ -312,7 +312,7 @@ def test_a_batch_line_that_another_process_admits_again_on_another_day_is_charge
 )
 def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(desk: Desk, later: Plan) -> None:
     call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
-    held = Held.decode(Held.of(call, read_cache=False, write_cache=False).encode())
+    held = DeferredCall.decode(DeferredCall.of(call, read_cache=False, write_cache=False).encode())
     desk.on_plan(later).settle(held.admitted(CALLER), LIKELY, {"call_id": "job"})
     assert desk.counted() == LIKELY
     assert desk.redis.execute("KEYS", "penstock:limit:*per_month*") == desk.redis.execute(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.config import GatewayConfig
+from app.config.gateway import GatewayConfig
 from app.domain.identity import Caller
 from app.errors import (
     ClientGone,
@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Target
-from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderAnswer
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
@@ -34,13 +34,13 @@ class Vendor:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def chat(self, call: ChatCall) -> Answer:
+    def chat(self, call: ChatCall) -> ProviderAnswer:
         raise NotImplementedError
 
     def stream(self, call: ChatCall) -> Any:
         raise NotImplementedError
 
-    def embed(self, call: EmbedCall) -> Answer:
+    def embed(self, call: EmbedCall) -> ProviderAnswer:
         raise NotImplementedError
 
     def check(self, timeout_s: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.domain import serving
-from app.domain.config import GatewayConfig, ProviderConfig
+from app.config import serving
+from app.config.gateway import GatewayConfig, ProviderConfig
 from app.domain.money import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing

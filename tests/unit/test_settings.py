@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.config_snapshot import adopt
 from app.errors import ConfigError
-from app.lastgood import adopt
 from app.runfile import Run, RunFile
 from app.settings import load_settings, sensible_workers
 

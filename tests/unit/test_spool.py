@@ -19,9 +19,9 @@ from redis import ResponseError
 from structlog.testing import capture_logs
 
 from app.errors import StoreUnavailable
-from app.store.redis import Arg, Redis
+from app.store.redis.client import Arg, Redis
 from app.store.spool import Spool
-from app.store.spoolfile import Writer
+from app.store.spool_files import Writer
 from tests.support.servers import ROOT, wait_for
 
 KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]

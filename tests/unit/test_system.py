@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.store.redisurl import without_secrets
+from app.store.redis.url import without_secrets
 from app.telemetry.system import System, _own_cgroup, process_figures
 
 GIB = 2**30

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.money import Details, Usage
-from app.gateway.implied import MOST_SEARCHES, billed, most_searches
-from app.gateway.replay import as_completion
-from app.providers.usage import WireUsage, usage_of
+from app.gateway.chunks import as_completion
+from app.gateway.implied_usage import MOST_SEARCHES, billed, most_searches
+from app.providers.reported_usage import WireUsage, usage_of
 
 DETAILS = {
     "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2, "audio_tokens": 3, "image_tokens": 4,

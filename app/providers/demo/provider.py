@@ -16,12 +16,12 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from app.domain.config import DemoScript, ProviderConfig, Timeouts
+from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.money import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
-from app.providers.base import Answer, CancelToken, ChatCall, EmbedCall
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderAnswer
 from app.providers.demo.reply import Reply
-from app.providers.refusals import status_error
+from app.providers.upstream_errors import status_error
 
 _encode = msgspec.json.Encoder().encode
 _DIMENSIONS = 64
@@ -42,10 +42,12 @@ class DemoProvider:
         self._heartbeat_s = heartbeat_s
         self._failures = 0
 
-    def chat(self, call: ChatCall) -> Answer:
+    def chat(self, call: ChatCall) -> ProviderAnswer:
         self._begin(call)
         reply = Reply(call, self._script, self.name)
-        return Answer(_encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes)
+        return ProviderAnswer(
+            _encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes
+        )
 
     def stream(self, call: ChatCall) -> DemoStream:
         self._begin(call)
@@ -55,7 +57,7 @@ class DemoProvider:
             call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts
         )
 
-    def embed(self, call: EmbedCall) -> Answer:
+    def embed(self, call: EmbedCall) -> ProviderAnswer:
         self._begin(call)
         return _embeddings(call)
 
@@ -161,7 +163,7 @@ def _cut(provider: str) -> UpstreamError:
     return UpstreamError("The demo model broke off its answer.", provider=provider, kind="cut")
 
 
-def _embeddings(call: EmbedCall) -> Answer:
+def _embeddings(call: EmbedCall) -> ProviderAnswer:
     fields = call.request.fields
     given_size = bytes(fields.get("dimensions", b"null"))
     size = _DIMENSIONS
@@ -181,7 +183,7 @@ def _embeddings(call: EmbedCall) -> Answer:
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = Usage(sum(len(str(text).split()) for text in inputs))
     wire = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-    return Answer(_encode({"object": "list", "data": data, "model": call.model, "usage": wire}), usage)
+    return ProviderAnswer(_encode({"object": "list", "data": data, "model": call.model, "usage": wire}), usage)
 
 
 def _vector(text: str, size: int) -> list[float]:

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import gevent
 import msgspec
 
+from app.config.gateway import DemoScript
 from app.domain.chat import Message
-from app.domain.config import DemoScript
 from app.domain.money import Usage
 from app.errors import UpstreamRejected
 from app.providers.base import ChatCall

@@ -1,0 +1,39 @@
+"""Reading of a whole request body within a time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gunicorn.http.errors import ParseException
+
+from app.errors import InvalidRequest
+
+_BLOCK = 65_536
+
+
+def received(source: Any, size: int, limit_s: float, on_block: Callable[[int], None] | None = None) -> bytes:
+    """At most `size` bytes of `source`, a `wsgi.input`. `on_block` is told the length of each block, and may raise.
+
+    Raises `InvalidRequest` when they do not arrive within `limit_s`, or not whole.
+    """
+    limit = gevent.Timeout(limit_s)
+    try:
+        with limit:
+            if on_block is None:
+                body: bytes = source.read(size)
+                return body
+            blocks = bytearray()
+            while len(blocks) < size and (block := source.read(min(_BLOCK, size - len(blocks)))):
+                blocks += block
+                on_block(len(block))
+            return bytes(blocks)
+    except gevent.Timeout as exc:
+        if exc is not limit:
+            raise
+        raise InvalidRequest(f"The request body did not arrive within {limit_s:g} seconds.") from None
+    except OSError:
+        raise InvalidRequest("The request body ended early.") from None
+    except ParseException:
+        raise InvalidRequest("The request body is not validly chunked.") from None

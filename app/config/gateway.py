@@ -1,0 +1,269 @@
+"""The schema of `config/gateway.yaml` and `config/prices.yaml`: every field with its bounds, default and meaning."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
+from app.config.section import Count, Name, Seconds, Section
+
+
+class Timeouts(Section):
+    """Four different things: a timeout while waiting for headers can still fall back, a later one cannot."""
+
+    connect_s: Seconds = Field(5.0, description="Name resolution, TCP and TLS handshake.")
+    first_byte_s: Seconds = Field(
+        120.0, description="From the request sent to the answer's headers; streams: first chunk."
+    )
+    idle_s: Seconds = Field(60.0, description="Silence between two reads of a body or stream.")
+    total_s: Seconds = Field(600.0, description="The whole call, every retry and fallback included.")
+
+
+class DemoScript(Section):
+    """How the built-in offline provider behaves: deterministic, for the first run and for tests."""
+
+    delay_s: float = Field(0.0, ge=0, le=600, description="Silence before the first byte.")
+    chunk_delay_s: float = Field(0.02, ge=0, le=60, description="Silence between two chunks of a stream.")
+    reply: str | None = Field(None, description="The text of every answer; by default it echoes the last message.")
+    prompt_tokens: int | None = Field(None, ge=0, description="Reported prompt tokens; by default one a word.")
+    completion_tokens: int | None = Field(None, ge=0, description="Reported completion tokens; by default one a word.")
+    fail_status: int | None = Field(None, ge=400, le=599, description="Answer every call with this upstream status.")
+    fail_times: int | None = Field(None, ge=1, description="Only the first N calls fail; by default every one does.")
+    cut_after_chunks: int | None = Field(None, ge=0, description="Streams break off after N chunks.")
+    omit_usage: bool = Field(False, description="Answers carry no usage.")
+
+
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+
+
+class ProviderConfig(Section):
+    kind: str = Field(description="Wire dialect: openai, demo.")
+    base_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
+    )
+    api_key: str | None = Field(
+        None,
+        repr=False,
+        description="Sent as a bearer token. Write ${NAME}, never the key itself. While it is empty, the provider is "
+        "not asked; leave it out where no key is needed.",
+    )
+    key_variable: str | None = Field(
+        None, description="What to set when the key is missing, as errors tell it; by default the NAME in api_key."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure."
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None,
+        description="The field that bounds answers to keys with a budget; by default max_completion_tokens at OpenAI "
+        "and Azure, and max_tokens elsewhere.",
+    )
+    prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
+    ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")
+    max_connections: int = Field(1000, ge=1, le=100_000, description="At the most at once, for each worker process.")
+    max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
+    timeouts: Timeouts | None = Field(None, description="Instead of the global ones.")
+    script: DemoScript | None = Field(None, description="Only for kind demo.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _blank_is_no_key(cls, key: str | None) -> str | None:
+        return (key or "").strip() or None
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self.api_key) or not _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
+
+    @property
+    def has_no_key(self) -> bool:
+        """Whether a key is wanted and missing. One in a header will do."""
+        wanted = "api_key" in self.model_fields_set and self.kind != "demo"
+        return wanted and not self.has_key
+
+    @model_validator(mode="after")
+    def _headers_are_clean(self) -> ProviderConfig:
+        for name, value in self.headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.isprintable():
+                raise ValueError(f"header {name!r} has characters that a header cannot carry")
+        return self
+
+
+class TargetConfig(Section):
+    provider: str = Field(description="A name from `providers`.")
+    model: str | None = Field(
+        None, min_length=1, description="The provider's name for the model; by default the alias."
+    )
+    weight: float = Field(
+        1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets."
+    )
+
+
+class ModelConfig(Section):
+    name: str | None = Field(None, max_length=256, description="Shown in /models; by default the alias.")
+    description: str | None = Field(None, max_length=1000, description="Shown in /models.")
+    kind: Literal["chat", "embedding"] = Field("chat", description="An embedding model is never a default.")
+    targets: tuple[TargetConfig, ...] = Field(
+        min_length=1, description="Who can serve the model; only a provider's name is a target, too."
+    )
+    fallbacks: tuple[str | TargetConfig, ...] = Field(
+        (), description="Tried in order when no target can: models, providers or targets."
+    )
+    max_output_tokens: Count = Field(
+        16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
+    )
+    owned_by: str = Field("penstock", description="Shown in /models.")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _names_are_targets(cls, targets: Any) -> Any:
+        if not isinstance(targets, list | tuple):
+            return targets
+        return [{"provider": target} if isinstance(target, str) else target for target in targets]
+
+
+class Plan(Section):
+    """Limits of the keys on the plan. One left out is no limit."""
+
+    requests_per_minute: Count | None = Field(None, description="GCRA: a burst of one minute's worth, refilled evenly.")
+    tokens_per_minute: Count | None = Field(
+        None, description="GCRA, prompt and completion; an estimate until the call ends."
+    )
+    requests_per_day: Count | None = Field(None, description="UTC day.")
+    tokens_per_day: Count | None = Field(None, description="UTC day.")
+    requests_per_month: Count | None = Field(None, description="UTC month.")
+    tokens_per_month: Count | None = Field(None, description="UTC month.")
+    budget_usd_per_day: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC day, in US dollars.")
+    budget_usd_per_month: Decimal | None = Field(None, gt=0, le=1_000_000, description="UTC month, in US dollars.")
+    concurrency: Count | None = Field(None, le=100_000, description="Calls running at once.")
+    priority: int = Field(1, ge=1, le=1000, description="Share of the queue's workers, relative to other keys.")
+
+    @property
+    def has_budget(self) -> bool:
+        return self.budget_usd_per_day is not None or self.budget_usd_per_month is not None
+
+
+class CacheConfig(Section):
+    enabled: bool = Field(True, description="Answers to calls with temperature ≤ max_temperature are kept.")
+    ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long.")
+    max_temperature: float = Field(
+        0.3, ge=0, le=2, description="A call without a temperature counts as 1 and is not cached."
+    )
+    shared: bool = Field(False, description="True: keys share answers. False: each key has its own.")
+    max_entry_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer answers are not kept.")
+    flight_wait_s: Seconds = Field(
+        30.0, description="The longest that a call waits for the answer to an identical one of the same key."
+    )
+
+
+class RetryConfig(Section):
+    max_attempts: int = Field(3, ge=1, le=10, description="Upstream attempts for one call, the first included.")
+    backoff_s: float = Field(0.2, ge=0, le=10, description="Before the same target is tried again; doubled each time.")
+    breaker_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open a target's breaker.")
+    breaker_cooldown_s: Seconds = Field(30.0, description="How long it stays open before one call probes.")
+
+
+class ServerConfig(Section):
+    max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
+    max_body_bytes_in_flight: int | None = Field(
+        None,
+        ge=1024,
+        description="What a worker holds of request bodies above 64 KiB, until their calls end; one key may take half. "
+        "More waits a second and gets 503. By default 8 × max_body_bytes.",
+    )
+    body_timeout_s: Seconds = Field(30.0, description="For the client to send the whole request body.")
+    drain_s: int = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="A worker that stops lets its calls go on for this long; then they end as aborted.",
+    )
+    heartbeat_s: Seconds = Field(15.0, description="A comment is sent on a stream after this much silence.")
+    metrics_networks: tuple[str, ...] = Field(
+        ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+        description="Who may read /metrics.",
+    )
+    cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
+
+    @property
+    def body_budget(self) -> int:
+        return self.max_body_bytes_in_flight or 8 * self.max_body_bytes
+
+
+class ReserveConfig(Section):
+    completion_tokens: int = Field(
+        512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens."
+    )
+    worker_timeout_s: Seconds = Field(
+        15.0, description="A worker that shows no sign of life for this long has lost its calls."
+    )
+
+
+class GatewayConfig(Section):
+    """The YAML file."""
+
+    providers: dict[Name, ProviderConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    default_model: Name | None = Field(
+        None,
+        description="For chat calls that name none; may be `auto`. By default, and while it cannot be served or the "
+        "key may not use it: the first model of the file that can and may.",
+    )
+    plans: dict[Name, Plan] = Field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    retry: RetryConfig = RetryConfig()
+    cache: CacheConfig = CacheConfig()
+    server: ServerConfig = ServerConfig()
+    reserve: ReserveConfig = ReserveConfig()
+    queue: QueueConfig = QueueConfig()
+    batch: BatchConfig = BatchConfig()
+    support: SupportConfig = SupportConfig()
+    smart: SmartConfig = SmartConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_plan(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("plans") or {}, dict):
+            data = {**data, "plans": {"default": {}, **(data.get("plans") or {})}}
+        return data
+
+
+_Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
+
+
+def _as(kind: str) -> Any:
+    return Field(None, description=f"By default as {kind}.")
+
+
+class PriceOverride(Section):
+    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
+
+    prompt: _Dollars
+    completion: _Dollars = Decimal(0)
+    cached: _Dollars | None = _as("prompt")
+    cache_write: _Dollars | None = _as("prompt")
+    cache_write_1h: _Dollars | None = _as("cache_write")
+    reasoning: _Dollars | None = _as("completion")
+    citation: _Dollars | None = _as("completion")
+    audio_prompt: _Dollars | None = _as("prompt")
+    audio_cached: _Dollars | None = _as("audio_prompt, then cached")
+    audio_completion: _Dollars | None = _as("completion")
+    image_prompt: _Dollars | None = _as("prompt")
+    image_cached: _Dollars | None = _as("image_prompt, then cached")
+    image_completion: _Dollars | None = _as("completion")
+    video_prompt: _Dollars | None = _as("prompt")
+    video_completion: _Dollars | None = _as("completion")
+    request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
+    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+        None, description="By default unknown: a call that searches is flagged, and refused under a budget."
+    )
+
+
+class PriceFile(Section):
+    """`config/prices.yaml`: provider → upstream model (or "*") → price."""
+
+    prices: dict[Name, dict[str, PriceOverride]] = Field(default_factory=dict)

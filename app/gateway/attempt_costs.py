@@ -1,0 +1,85 @@
+"""The cost of a call's upstream attempts, those included that gave no answer.
+
+A provider bills what it has worked on, whether or not its answer arrived: an attempt that timed out, was cut off, was
+hung up on or was left for a fallback is charged as estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from app.domain.charges import ChargedAttempt
+from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.money import Usage
+from app.errors import ClientGone, UpstreamError
+from app.gateway.implied_usage import billed
+from app.gateway.pricing import Pricing
+
+
+class Unanswered(msgspec.Struct, frozen=True, array_like=True):
+    """An attempt that the provider may bill although its answer never came. `outcome` as in `ChargedAttempt`."""
+
+    provider: str
+    model: str
+    outcome: str
+
+
+def unanswered(provider: str, model: str, exc: BaseException) -> Unanswered | None:
+    """The attempt that ended so, if the provider may bill it."""
+    if isinstance(exc, UpstreamError):
+        return Unanswered(provider, model, exc.kind) if exc.billable else None
+    if isinstance(exc, ClientGone):
+        return Unanswered(provider, model, "client_gone") if exc.billable else None
+    # A bug, or the worker's end, in its middle: nobody knows what was sent.
+    return Unanswered(provider, model, "interrupted")
+
+
+class AttemptCosts:
+    def __init__(self, pricing: Pricing) -> None:
+        self._pricing = pricing
+
+    def answered(self, request: ChatRequest | EmbedRequest, provider: str, model: str, usage: Usage) -> int | None:
+        """The cost of `usage` in nano-dollars; None when nobody knows the price.
+
+        A service tier that was asked for and that the provider does not speak of may or may not have been honoured:
+        the dearer one counts.
+        """
+        card = self._pricing.card(provider, model, usage.service_tier)
+        if card is None:
+            return None
+        cost = card.cost_nanousd(usage)
+        asked = request.service_tier if isinstance(request, ChatRequest) else None
+        if asked and not usage.service_tier:
+            other = self._pricing.card(provider, model, asked)
+            cost = max(cost, other.cost_nanousd(usage)) if other is not None else cost
+        return cost
+
+    def knows(self, provider: str, model: str, usage: Usage) -> bool:
+        """Whether everything in `usage` was priced by `answered`, if it gave a cost."""
+        if usage.details is None:
+            return True
+        card = self._pricing.card(provider, model, usage.service_tier)
+        return card is not None and card.knows(usage)
+
+    def unanswered(
+        self,
+        request: ChatRequest | EmbedRequest,
+        attempts: Sequence[Unanswered],
+        completion_tokens: int,
+        *,
+        ceiling: bool,
+    ) -> list[ChargedAttempt]:
+        """Each attempt as if it had written `completion_tokens`. `ceiling`: at the dearest of the model's rates."""
+        charged = []
+        for attempt in attempts:
+            usage = billed(Usage(request.prompt_likely(), completion_tokens, estimated=True), request, attempt.model)
+            if ceiling:
+                cost = self._pricing.ceiling_nanousd(attempt.provider, attempt.model, *usage[:2], usage.searches)
+            else:
+                cost = self.answered(request, attempt.provider, attempt.model, usage)
+            charged.append(
+                ChargedAttempt(attempt.provider, attempt.model, attempt.outcome, *usage[:2], cost or 0, True)
+            )
+        return charged

@@ -1,0 +1,93 @@
+"""One answer on its way out, from what a WSGI application gives: the head leaves with the first bytes of the body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gunicorn.http.errors import InvalidResponseHeader
+
+from app.net.sockets import send
+from app.server.state import WorkerState
+
+_SEND_S = 60.0  # that a client may take in nothing
+_HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
+    "upgrade", "server", "date",
+})  # fmt: skip
+
+
+class ResponseWriter:
+    """Runs the application for one request and sends what it answers."""
+
+    __slots__ = ("_chunked", "_client", "_head", "_keep", "_left", "_site", "started")
+
+    def __init__(self, client: Any, site: WorkerState, keep: bool) -> None:
+        self._client = client
+        self._site = site
+        self._keep = keep
+        self._head = b""
+        self._chunked = False
+        self._left = 0  # of the promised body, when it is not chunked
+        self.started = False
+
+    def give(self, environ: dict[str, Any]) -> bool:
+        """Runs the application and sends what it answers. Whether the connection can be used again."""
+        result = self._site.application(environ, self.start_response)
+        try:
+            for block in result:
+                if block:
+                    self.write(block)
+            if self._head:
+                self.write(b"")
+            if self._chunked:
+                send(self._client, b"0\r\n\r\n", _SEND_S)
+        except OSError:
+            raise
+        except Exception as exc:
+            if not self.started:
+                raise
+            # Too late for an error: the client must see that the answer is not whole.
+            self._site.worker.log.exception("Error handling request")
+            raise ConnectionAbortedError from exc
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        return self._keep and self._left <= 0
+
+    def start_response(self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Raises `InvalidResponseHeader` for a header that would end its line."""
+        if exc_info is not None and self.started:
+            raise exc_info[1]
+        lines = [""]
+        length = None
+        for name, value in headers:
+            lower = name.lower()
+            if lower in _HOP_BY_HOP:
+                continue
+            if lower == "content-length":
+                length = int(value)
+            lines.append(f"{name}: {value}")
+        bodiless = status[:3] in ("204", "304")
+        self._chunked = length is None and not bodiless
+        self._left = 0 if bodiless else length or 0
+        text = "\r\n".join(lines)
+        if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
+            raise InvalidResponseHeader("a header's value")  # type: ignore[no-untyped-call]
+        self._head = b"HTTP/1.1 %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b%b%b\r\n\r\n" % (
+            status.encode("latin-1"), self._site.date(), b"keep-alive" if self._keep else b"close",
+            text.encode("latin-1"), b"\r\nTransfer-Encoding: chunked" if self._chunked else b"",
+        )  # fmt: skip
+        return self.write
+
+    def write(self, block: bytes) -> None:
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(block), block) if block else b""
+        else:
+            data = block[: self._left]  # never more than was promised: it would pass for the next answer
+            self._left -= len(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        self.started = True
+        send(self._client, data, _SEND_S)

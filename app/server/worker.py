@@ -1,0 +1,186 @@
+"""gunicorn's gevent worker, with a short way for plain requests; and refusals in the application's shape.
+
+What gunicorn refuses before the application sees it would be answered with an HTML page, which SDKs cannot
+parse, and which repeats what the client sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+from http import HTTPStatus
+from typing import Any
+
+import gevent
+import msgspec
+import structlog
+from gevent.server import StreamServer
+from gunicorn.http import errors as http
+from gunicorn.util import write_nonblock
+from gunicorn.workers import ggevent
+
+log = structlog.get_logger()
+_PAUSE_S = 0.1  # until another connection is tried, when descriptors have run out
+_STATUSES: dict[type[Exception], int] = {
+    http.LimitRequestLine: 414,
+    http.LimitRequestHeaders: 431,
+    http.ExpectationFailed: 417,
+    http.UnsupportedTransferCoding: 501,
+}
+_DISCARD_S = 30.0
+_DISCARD_BYTES = 65_536
+_OURS = (http.InvalidResponseHeader, http.InvalidResponseHeaderName, http.ConfigurationProblem)
+
+
+class _Server(StreamServer):
+    """Takes this many connections at a time. gunicorn wants one, to spread them evenly over the workers; but in a rush,
+    while each turn of the event loop serves hundreds of streams, the last of 1,000 then waited for 3 s."""
+
+    max_accept = property(lambda self: 16, lambda self, value: None)
+    _last_look = False
+    _out_of_descriptors = False
+
+    def do_read(self) -> Any:
+        """As gevent's, but when descriptors run out, who connects waits in the kernel's queue for a moment: that is no
+        error of the loop's, with a traceback for each attempt."""
+        try:
+            accepted = super().do_read()
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.stop_accepting()
+            self._timer = self.loop.timer(_PAUSE_S)
+            self._timer.start(self._start_accepting_if_started)  # type: ignore[attr-defined,call-arg]
+            if not self._out_of_descriptors:
+                self._out_of_descriptors = True
+                log.error("out_of_descriptors", reason=exc.strerror)
+            return None
+        if accepted:
+            self._out_of_descriptors = False
+        return accepted
+
+    def close(self) -> None:
+        """Stops listening. Who has connected already is served: the kernel would reset them, and a proxy that has
+        sent a POST does not repeat it."""
+        if not self.closed and not self._last_look:
+            self._last_look = True
+            self._do_read()  # type: ignore[attr-defined]
+        super().close()
+
+
+def discard(body: Any) -> bool:
+    """Reads what the application left of a request's body; False if the connection cannot go on.
+
+    gunicorn would do so in pieces of 1 KiB, and move all that it has read ahead for each: 0.25 s of CPU for 10 MB.
+    """
+    with gevent.Timeout(_DISCARD_S, False):  # type: ignore[arg-type]
+        try:
+            while body.read(_DISCARD_BYTES):
+                gevent.sleep(0)  # a fast client never makes us wait, and the worker's other calls would
+        except Exception:  # noqa: BLE001 - the body is broken, or the client gone: either way this was its last request
+            return False
+        return True
+    return False
+
+
+ggevent.StreamServer = _Server  # type: ignore[attr-defined]
+
+
+class Worker(ggevent.GeventWorker):
+    """Named in gunicorn.conf.py. Imported by the master too, so the application is only imported when needed."""
+
+    settling_s = 10  # before gunicorn's `graceful_timeout` kills it, a worker ends its calls itself, and settles them
+    _site: Any = None
+
+    def run(self) -> None:
+        from app.server.state import WorkerState
+
+        self._site = WorkerState(self)
+        self.wsgi = self._told_of_draining  # for gunicorn's way of serving; the short way tells it itself
+        super().run()  # type: ignore[no-untyped-call]
+
+    def _told_of_draining(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ["penstock.draining"] = not self.alive
+        return self._site.application(environ, start_response)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serves one connection. Never raises."""
+        from app.server.connection import Connection, Unread
+
+        listener = self._site.listening[id(listener)]
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            rest = Connection(self._site, listener, client, addr).serve()
+        except (OSError, gevent.GreenletExit):
+            rest = None  # The client is gone, or the worker is about to be.
+        except Exception as exc:  # noqa: BLE001 - the boundary for bugs: `handle_error` logs it
+            rest = None
+            self.handle_error(None, client, addr, exc)
+        if rest is None:
+            client.close()
+            return
+        me = gevent.getcurrent()
+        self._site.serving.add(me)
+        try:
+            super().handle(listener, Unread(self._site, client, rest), addr)  # type: ignore[no-untyped-call]
+        finally:
+            self._site.serving.discard(me)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """gunicorn's way of serving one request. Raises StopIteration when it was the connection's last."""
+        sock.serving(True)
+        try:
+            super().handle_request(listener_name, req, sock, addr)  # type: ignore[no-untyped-call]
+            if not self.alive or not discard(req.body):
+                raise StopIteration
+        finally:
+            sock.serving(False)
+
+    def notify(self) -> None:
+        """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
+        super().notify()  # type: ignore[no-untyped-call]
+        if not self.alive and self._site is not None:  # None: it has not begun to run
+            self._site.drain()
+
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """gunicorn's master hurries (SIGINT or SIGQUIT to it): calls end now, and are settled, where its own way would
+        lose them."""
+        self.alive = False
+        if self._site is not None:
+            gevent.spawn(self._site.end_calls)
+
+    def counts_request(self) -> bool:
+        """Counts a request towards `max_requests`. False when the worker ends: the connection must, too."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        return bool(self.alive)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answers and logs a request that could not be read. What it said stays out of both."""
+        from app.api.errors import error_body
+        from app.errors import GatewayError, InvalidRequest
+
+        if isinstance(exc, gevent.GreenletExit):
+            return  # the worker is about to end
+        error: GatewayError
+        if isinstance(exc, http.ParseException) and not isinstance(exc, _OURS):
+            status = _STATUSES.get(type(exc), 400)
+            error = InvalidRequest("The request is not valid HTTP, or its headers are too long.")
+            self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", type(exc).__name__)
+        else:
+            status = 500
+            error = GatewayError("The server had an error while processing your request.")
+            self.log.exception("Error handling request")
+        request_id = f"req_{secrets.token_hex(12)}"
+        body = msgspec.json.encode(error_body(error, request_id))
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            write_nonblock(client, head.encode() + body)  # type: ignore[no-untyped-call]
+        except OSError:
+            self.log.debug("The client of a refused request is gone.")

@@ -1,0 +1,46 @@
+"""Streams pause when, and only when, the event loop lags."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from app.providers.pacing import Pacing
+
+
+def busy(seconds: float) -> None:
+    """Keeps the event loop from turning, as much work would."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_loop_that_keeps_up_passes_every_chunk_as_it_comes() -> None:
+    pauses: list[float] = []
+    pace = Pacing(pause=pauses.append)
+    pace.begin()
+    for _ in range(5):
+        gevent.sleep(0.02)
+        pace.breathe()
+    pace.end()
+    assert pauses == []
+
+
+def test_a_loop_that_lags_makes_streams_pause_until_the_last_one_has_ended() -> None:
+    pauses: list[float] = []
+    pace = Pacing(pause=pauses.append)
+    pace.begin()
+    while pace.lag_s < 0.05:
+        busy(0.2)
+        gevent.sleep(0)
+    pace.breathe()
+    assert 0.015 < pauses[0] <= 0.15, "longer pauses would be seen by a reader"
+    pace.end()
+    while pace.lag_s:
+        gevent.sleep(0.01)
+    pace.breathe()
+    assert len(pauses) == 1
+    pace.begin()
+    assert pace.lag_s == 0, "a new stream starts a new watch"
+    pace.end()
