@@ -87,30 +87,49 @@ def build_services(settings: Settings) -> Services:
     callers = Callers(keys=keys, dev_key=settings.dev_api_key, admin_key=settings.admin_key)
     heartbeat = Heartbeat(redis=redis, timeout_s=config.reserve.worker_timeout_s)
     spool = Spool(
-        settings.data_dir / "spool", name=heartbeat.worker_id,
-        never_ran=Redelivery(redis=redis, outbox=outbox).never_ran, figures=metrics,
-    )  # fmt: skip
+        settings.data_dir / "spool",
+        name=heartbeat.worker_id,
+        never_ran=Redelivery(redis=redis, outbox=outbox).never_ran,
+        figures=metrics,
+    )
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
     pricing = Pricing(config=config, overrides=settings.prices)
     pipeline = Pipeline(
-        config=config, admission=admission, router=router, cache=Cache(redis=redis, config=config.cache),
-        pricing=pricing, accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics), metrics=metrics,
-    )  # fmt: skip
+        config=config,
+        admission=admission,
+        router=router,
+        cache=Cache(redis=redis, config=config.cache),
+        pricing=pricing,
+        accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
+        metrics=metrics,
+    )
     return Services(
-        settings=settings, metrics=metrics, redis=redis, database=database, keys=keys, ledger=ledger,
+        settings=settings,
+        metrics=metrics,
+        redis=redis,
+        database=database,
+        keys=keys,
+        ledger=ledger,
         installation=Installation(database=database, redis=redis, data_dir=settings.data_dir),
-        outbox=outbox, spool=spool, callers=callers, providers=providers, router=router,
-        provider_checks=ProviderChecks(config=config, providers=providers), system=System(data_dir=settings.data_dir),
+        outbox=outbox,
+        spool=spool,
+        callers=callers,
+        providers=providers,
+        router=router,
+        provider_checks=ProviderChecks(config=config, providers=providers),
+        system=System(data_dir=settings.data_dir),
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
-        admission=admission, heartbeat=heartbeat, pipeline=pipeline,
+        admission=admission,
+        heartbeat=heartbeat,
+        pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
         support=build_support(settings, pipeline, redis),
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
-    )  # fmt: skip
+    )
 
 
 def check_installation(settings: Settings) -> None:
@@ -142,9 +161,12 @@ def _providers(settings: Settings) -> dict[str, Provider]:
             raise ConfigError(f"{file}: providers.{name}.kind: expected one of: {', '.join(sorted(KINDS))}")
         try:
             built[name] = kind(
-                name=name, config=provider, timeouts=provider.timeouts or config.timeouts,
-                heartbeat_s=config.server.heartbeat_s, secrets=settings.secrets,
-            )  # fmt: skip
+                name=name,
+                config=provider,
+                timeouts=provider.timeouts or config.timeouts,
+                heartbeat_s=config.server.heartbeat_s,
+                secrets=settings.secrets,
+            )
         except ConfigError as exc:
             raise ConfigError(f"{file}: providers.{name}.{exc.message}") from None
     return built

@@ -30,9 +30,15 @@ VERSION = "0.1.0"
 CONFIG_COPY = "PENSTOCK_CONFIG_COPY"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _SECRETS = (
-    "REDIS_URL", "DATABASE_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "ADMIN_KEY", "DEV_API_KEY",
+    "REDIS_URL",
+    "DATABASE_URL",
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "ADMIN_KEY",
+    "DEV_API_KEY",
     "CALLBACK_SECRET",
-)  # fmt: skip
+)
 _WORKER_BYTES = 256 * 1024 * 1024  # 90 MB at rest; the rest is for streams and long answers
 
 M = TypeVar("M", bound=BaseModel)

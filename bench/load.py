@@ -43,11 +43,16 @@ class Load:
         group.join(timeout=300)
         elapsed = time.perf_counter() - started
         return {
-            "seconds": elapsed, "per_second": calls / elapsed, "cpu_s": time.process_time() - cpu,
-            "statuses": self.statuses, "chunks": self.chunks, "done": self.done,
-            **_quantiles("latency", self.latencies), **_quantiles("first", self.firsts),
+            "seconds": elapsed,
+            "per_second": calls / elapsed,
+            "cpu_s": time.process_time() - cpu,
+            "statuses": self.statuses,
+            "chunks": self.chunks,
+            "done": self.done,
+            **_quantiles("latency", self.latencies),
+            **_quantiles("first", self.firsts),
             **_quantiles("late", self.lateness),
-        }  # fmt: skip
+        }
 
     def _client(self, after_s: float) -> None:
         gevent.sleep(after_s)

@@ -24,9 +24,16 @@ def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers:
         f"Authorization: Bearer {key}\r\n{headers}{described}\r\n"
     )
     command = [
-        sys.executable, "-m", "bench.load", str(port), str(scenario.calls), str(scenario.concurrency),
-        str(scenario.chunk_ms), str(scenario.every_ms), *(["tls"] if tls else []),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "bench.load",
+        str(port),
+        str(scenario.calls),
+        str(scenario.concurrency),
+        str(scenario.chunk_ms),
+        str(scenario.every_ms),
+        *(["tls"] if tls else []),
+    ]
     result = subprocess.run(command, input=head.encode() + body, capture_output=True, cwd=ROOT, check=True, timeout=400)
     found: dict[str, Any] = json.loads(result.stdout)
     return found

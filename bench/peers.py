@@ -58,9 +58,16 @@ def _litellm(directory: Path, port: int, url: str) -> list[str]:
         f"general_settings: {{master_key: {_MASTER_KEY}}}\n"
     )
     return [
-        str(HOME / "litellm/bin/litellm"), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1",
-        "--port", str(port), "--num_workers", "2",
-    ]  # fmt: skip
+        str(HOME / "litellm/bin/litellm"),
+        "--config",
+        str(directory / "litellm.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--num_workers",
+        "2",
+    ]
 
 
 def _mlflow(directory: Path, port: int, url: str) -> list[str]:
@@ -71,9 +78,18 @@ def _mlflow(directory: Path, port: int, url: str) -> list[str]:
     )
     (directory / "mlflow.yaml").write_text(f"endpoints:\n{endpoints}\n")
     return [
-        str(HOME / "mlflow/bin/mlflow"), "gateway", "start", "--config-path", str(directory / "mlflow.yaml"),
-        "--host", "127.0.0.1", "--port", str(port), "--workers", "2",
-    ]  # fmt: skip
+        str(HOME / "mlflow/bin/mlflow"),
+        "gateway",
+        "start",
+        "--config-path",
+        str(directory / "mlflow.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "2",
+    ]
 
 
 def _portkey(_directory: Path, port: int, _url: str) -> list[str]:
@@ -83,24 +99,39 @@ def _portkey(_directory: Path, port: int, _url: str) -> list[str]:
 
 PEERS = (
     Peer(
-        name="LiteLLM proxy", install=_python("litellm", "litellm[proxy]"), command=_litellm,
+        name="LiteLLM proxy",
+        install=_python("litellm", "litellm[proxy]"),
+        command=_litellm,
         env={"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"},
         key=_MASTER_KEY,
     ),
     Peer(
-        name="MLflow gateway", install=_python("mlflow", "mlflow[gateway]"), command=_mlflow,
+        name="MLflow gateway",
+        install=_python("mlflow", "mlflow[gateway]"),
+        command=_mlflow,
         env={"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"},
     ),
     Peer(
         name="Portkey gateway",
         # With the node-server that npm chooses by itself (1.19) every stream is a 500 (their issue 1389). node-ws asks
         # for that one, and an earlier install would keep it.
-        install=(("rm", "-rf", str(HOME / "portkey")),
-                 ("npm", "install", "--no-audit", "--prefix", str(HOME / "portkey"), "@portkey-ai/gateway",
-                  "@hono/node-server@1.13.8", "@hono/node-ws@1.2.0")),
-        command=_portkey, headers=lambda url: f"x-portkey-provider: openai\r\nx-portkey-custom-host: {url}\r\n",
+        install=(
+            ("rm", "-rf", str(HOME / "portkey")),
+            (
+                "npm",
+                "install",
+                "--no-audit",
+                "--prefix",
+                str(HOME / "portkey"),
+                "@portkey-ai/gateway",
+                "@hono/node-server@1.13.8",
+                "@hono/node-ws@1.2.0",
+            ),
+        ),
+        command=_portkey,
+        headers=lambda url: f"x-portkey-provider: openai\r\nx-portkey-custom-host: {url}\r\n",
     ),
-)  # fmt: skip
+)
 
 
 def install(peer: Peer) -> None:
@@ -117,9 +148,13 @@ def running(peer: Peer, vendor_url: str, directory: Path) -> Iterator[tuple[psut
     kept["HOME"] = str(directory)  # some write sockets and caches there
     with (directory / f"{peer.name}.log").open("wb") as log:
         process = subprocess.Popen(
-            peer.command(directory, port, vendor_url), cwd=directory, env={**kept, **peer.env}, stdout=log, stderr=log,
+            peer.command(directory, port, vendor_url),
+            cwd=directory,
+            env={**kept, **peer.env},
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         wait_for(lambda: _answers(process, port), timeout_s=180, message="it did not answer within three minutes")
         yield psutil.Process(process.pid), port

@@ -80,9 +80,15 @@ class Bench:
 
 def polls(name: str, path: str, *, status: str = "200", at: str = "gateway") -> Scenario:
     return Scenario(
-        name=name, body=None, path=path, calls=CLIENTS * SECONDS, concurrency=CLIENTS, every_ms=1000, status=status,
+        name=name,
+        body=None,
+        path=path,
+        calls=CLIENTS * SECONDS,
+        concurrency=CLIENTS,
+        every_ms=1000,
+        status=status,
         at=at,
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

@@ -32,10 +32,15 @@ def measure(site: WorkerState, figures: Figures, scenario: Scenario, *, keep: bo
     if wrong:
         raise SystemExit(f"{scenario.name}: {wrong}")
     if keep:
-        note(figures, scenario, {
-            **{name: (now - before[name]) * 1000 / scenario.calls for name, now in site.used(scenario).items()},
-            "generator": result["cpu_s"] * 1000 / scenario.calls, **timings(result, direct),
-        })  # fmt: skip
+        note(
+            figures,
+            scenario,
+            {
+                **{name: (now - before[name]) * 1000 / scenario.calls for name, now in site.used(scenario).items()},
+                "generator": result["cpu_s"] * 1000 / scenario.calls,
+                **timings(result, direct),
+            },
+        )
 
 
 def main() -> None:

@@ -69,9 +69,17 @@ SCENARIOS = (
     Scenario(name="401", body=question("plain"), calls=4000, status="401", key=WRONG, direct=False),
     Scenario(name="429", body=question("plain"), calls=4000, status="429", key=LIMITED, direct=False),
     Scenario(name="50 chunks, 200 streams at once", body=_STREAM, calls=600, concurrency=200, chunks=50, chunk_ms=20),
-    Scenario(name="50 chunks, 1000 streams at once", body=_STREAM, calls=1000, concurrency=1000, chunks=50,
-             chunk_ms=20),
+    Scenario(
+        name="50 chunks, 1000 streams at once", body=_STREAM, calls=1000, concurrency=1000, chunks=50, chunk_ms=20
+    ),
     Scenario(name="bare nginx, completion", body=question("plain"), calls=5000, at="proxy"),
-    Scenario(name="bare nginx, 50 chunks, 200 streams at once", body=_STREAM, calls=600, concurrency=200, chunks=50,
-             chunk_ms=20, at="proxy"),
-)  # fmt: skip
+    Scenario(
+        name="bare nginx, 50 chunks, 200 streams at once",
+        body=_STREAM,
+        calls=600,
+        concurrency=200,
+        chunks=50,
+        chunk_ms=20,
+        at="proxy",
+    ),
+)

@@ -30,25 +30,33 @@ class WorkerState:
         started = time.perf_counter()
         self.gateway = stack.enter_context(
             Gateway(
-                directory / "gateway", CONFIG.format(url=self.upstream.url), redis_url=self.redis.url, prices=PRICES,
+                directory / "gateway",
+                CONFIG.format(url=self.upstream.url),
+                redis_url=self.redis.url,
+                prices=PRICES,
                 env={"GATEWAY_ENV": "production", "DEV_API_KEY": ""},
             )
-        )  # fmt: skip
+        )
         self.start_s = time.perf_counter() - started
         self.keys = {VALID: self.gateway.create_key("bench"), LIMITED: self.gateway.create_key("one", plan="one")}
         self.edge = stack.enter_context(Edge(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json"))
         self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
         self.proxy, self.proxy_port = stack.enter_context(started_proxy(directory / "proxy", self.upstream.port))
         self._trees = {
-            "gateway": self.gateway.master_pid, "redis": self.redis.pid, "ledger": self.gateway.ledger_pid,
-            "nginx": self.edge.pid, "vendor": self.upstream.pid,
-        }  # fmt: skip
+            "gateway": self.gateway.master_pid,
+            "redis": self.redis.pid,
+            "ledger": self.gateway.ledger_pid,
+            "nginx": self.edge.pid,
+            "vendor": self.upstream.pid,
+        }
 
     def port(self, scenario: Scenario) -> int:
         return {
-            "hello": self.hello_port, "proxy": self.proxy_port, "gateway": self.gateway.port,
+            "hello": self.hello_port,
+            "proxy": self.proxy_port,
+            "gateway": self.gateway.port,
             "edge": self.edge.tls_port,
-        }[scenario.at]  # fmt: skip
+        }[scenario.at]
 
     def used(self, scenario: Scenario) -> dict[str, float]:
         """CPU seconds so far, by process tree; a yardstick stands in the gateway's place."""

@@ -30,9 +30,14 @@ from scripts.mutations import Mutant, PythonMutants, lua_mutants
 
 ROOT = Path(__file__).parents[1]
 FILES = (
-    "app/gateway/*.py", "app/domain/*.py", "app/store/redis/lua/**/*.lua",
-    "app/store/jobs.py", "app/store/ledger.py", "app/store/outbox.py", "app/store/spool.py",
-)  # fmt: skip
+    "app/gateway/*.py",
+    "app/domain/*.py",
+    "app/store/redis/lua/**/*.lua",
+    "app/store/jobs.py",
+    "app/store/ledger.py",
+    "app/store/outbox.py",
+    "app/store/spool.py",
+)
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
 _ONE_TEST_S = 60
 _FIRST = 4
@@ -101,9 +106,20 @@ class Tree:
     def first_failure(self, tests: list[str], bound_s: float) -> str | None:
         """The first test that fails; "" when all pass, None when they do not end within `bound_s`."""
         command = [
-            ".venv/bin/python", "-m", "pytest", "-x", "--tb=no", "-q", "-rfE", "-p", "no:cacheprovider",
-            "--hypothesis-profile=no-shrinking", f"--timeout={_ONE_TEST_S}", f"--basetemp={self._temporary}", *tests,
-        ]  # fmt: skip
+            ".venv/bin/python",
+            "-m",
+            "pytest",
+            "-x",
+            "--tb=no",
+            "-q",
+            "-rfE",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-profile=no-shrinking",
+            f"--timeout={_ONE_TEST_S}",
+            f"--basetemp={self._temporary}",
+            *tests,
+        ]
         with subprocess.Popen(
             command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ) as process:
@@ -166,8 +182,12 @@ def _imported(root: Path, path: Path) -> Iterator[Path]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("app", "tests", "scripts"):
             package = root / (node.module or "").replace(".", "/")
             places = [package, *(package / alias.name for alias in node.names)]
-            yield from (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")
-                        if file.is_file() and file != root / "app/__init__.py")  # fmt: skip
+            yield from (
+                file
+                for place in places
+                for file in (place.with_suffix(".py"), place / "__init__.py")
+                if file.is_file() and file != root / "app/__init__.py"
+            )
 
 
 def run(drawn: list[Mutant], jobs: int) -> dict[str, int]:

@@ -12,14 +12,40 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 _PYTHON_PAIRS = {
-    "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "is": "is not", "is not": "is", "in": "not in",
-    "not in": "in", "+": "-", "-": "+", "*": "+", "/": "*", "//": "*", "%": "*", "**": "*", "|": "&", "&": "|",
-    "and": "or", "or": "and",
-}  # fmt: skip
+    "<": "<=",
+    "<=": "<",
+    ">": ">=",
+    ">=": ">",
+    "==": "!=",
+    "!=": "==",
+    "is": "is not",
+    "is not": "is",
+    "in": "not in",
+    "not in": "in",
+    "+": "-",
+    "-": "+",
+    "*": "+",
+    "/": "*",
+    "//": "*",
+    "%": "*",
+    "**": "*",
+    "|": "&",
+    "&": "|",
+    "and": "or",
+    "or": "and",
+}
 _LUA_PAIRS = _PYTHON_PAIRS | {
-    "~=": "==", "==": "~=", "not": "", "true": "false", "false": "true", "..": "", "max": "min", "min": "max",
-    "floor": "ceil", "ceil": "floor",
-}  # fmt: skip
+    "~=": "==",
+    "==": "~=",
+    "not": "",
+    "true": "false",
+    "false": "true",
+    "..": "",
+    "max": "min",
+    "min": "max",
+    "floor": "ceil",
+    "ceil": "floor",
+}
 _Placed = ast.expr | ast.stmt | ast.keyword  # what knows where in the file it stands
 
 
@@ -115,8 +141,10 @@ class PythonMutants:
     _of_tuple = _of_set = _of_list
 
     def _of_dict(self, node: ast.Dict) -> None:
-        pairs = [f"{self._text(key)}: {self._text(value)}" if key else f"**({self._text(value)})"
-                 for key, value in zip(node.keys, node.values, strict=True)]  # fmt: skip
+        pairs = [
+            f"{self._text(key)}: {self._text(value)}" if key else f"**({self._text(value)})"
+            for key, value in zip(node.keys, node.values, strict=True)
+        ]
         if len(pairs) > 1:
             for i, key in enumerate(node.keys):
                 rest = ", ".join(pairs[:i] + pairs[i + 1 :])

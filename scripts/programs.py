@@ -70,10 +70,15 @@ def edge_environment(settings: Settings) -> dict[str, str] | None:
         return None
     directory = settings.data_dir.absolute()
     return {
-        "NGINX_BIN": nginx, "NGINX_WORK": str(directory / "nginx"), "NGINX_WORKERS": "1",
-        "TLS_DIR": str(directory / "tls"), "TLS_LISTEN": f"{settings.host}:{settings.tls_port}", "HTTP_LISTEN": "none",
-        "GATEWAY": f"{settings.host}:{settings.port}", "ACCESS_LOG": "off",
+        "NGINX_BIN": nginx,
+        "NGINX_WORK": str(directory / "nginx"),
+        "NGINX_WORKERS": "1",
+        "TLS_DIR": str(directory / "tls"),
+        "TLS_LISTEN": f"{settings.host}:{settings.tls_port}",
+        "HTTP_LISTEN": "none",
+        "GATEWAY": f"{settings.host}:{settings.port}",
+        "ACCESS_LOG": "off",
         "MAX_BODY": str(settings.config.server.max_body_bytes),
         "MAX_FILE": str(settings.config.batch.max_file_bytes + 262_144),  # the form around it
         "READ_TIMEOUT": f"{int(settings.config.timeouts.total_s) + 60}s",
-    }  # fmt: skip
+    }

@@ -190,10 +190,14 @@ def programs(settings: Settings, env: dict[str, str], edge: dict[str, str] | Non
     if edge is not None:
         found.append(
             Program(
-                name="nginx", command=["sh", "nginx/start.sh"], env={**env, **edge},
-                stop=signal.SIGQUIT, hurry=signal.SIGTERM, patience_s=patience_s,
+                name="nginx",
+                command=["sh", "nginx/start.sh"],
+                env={**env, **edge},
+                stop=signal.SIGQUIT,
+                hurry=signal.SIGTERM,
+                patience_s=patience_s,
             )
-        )  # fmt: skip
+        )
     return found
 
 

@@ -29,11 +29,16 @@ def main() -> int:
     env = {**os.environ, "PATH": beside_this_python, "PYTHONUNBUFFERED": "1"}
     programs = [
         Program(
-            name=name, command=["sh", "-c", command], env=env, patience_s=patience_s, stage=int(name == "ledger"),
-            hurry=signal.SIGINT if name == "web" else None, defers_stop=name == "ledger",
+            name=name,
+            command=["sh", "-c", command],
+            env=env,
+            patience_s=patience_s,
+            stage=int(name == "ledger"),
+            hurry=signal.SIGINT if name == "web" else None,
+            defers_stop=name == "ledger",
         )
         for name, command in re.findall(r"^(\w+): *(.+)$", Path("Procfile").read_text(encoding="utf-8"), re.MULTILINE)
-    ]  # fmt: skip
+    ]
     return Supervisor(programs, console=None, tell=_tell, settled=True).run()
 
 

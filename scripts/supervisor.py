@@ -142,10 +142,16 @@ class Supervisor:
         pipe = subprocess.PIPE if child.printed is not None else None
         try:
             child.process = subprocess.Popen(
-                program.command, env=dict(program.env), stdin=subprocess.DEVNULL, stdout=pipe,
-                stderr=subprocess.STDOUT if pipe else None, start_new_session=True, pass_fds=self._inherited,
-                preexec_fn=end_with_parent(os.getpid(), block=program.defers_stop), bufsize=0,
-            )  # fmt: skip
+                program.command,
+                env=dict(program.env),
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=subprocess.STDOUT if pipe else None,
+                start_new_session=True,
+                pass_fds=self._inherited,
+                preexec_fn=end_with_parent(os.getpid(), block=program.defers_stop),
+                bufsize=0,
+            )
         except OSError as exc:
             self._tell(f"{program.name} could not be started: {program.command[0]}: {exc.strerror}")
             self._code = 1

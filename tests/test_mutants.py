@@ -47,10 +47,17 @@ def test_python_is_changed_where_it_acts() -> None:
     assert made(PYTHON, mutants) >= {
         "def f(a: int, b: int = 3, *, c: bool = True) -> int:",
         "def f(a: int, b: int = 2, *, c: bool = False) -> int:",
-        "if a <= b and not c:", "if a < b or not c:", "if a < b and c:",
-        "g(b, a, key=[a, b])", "g(a, b)", "g(a, b, key=[a])", "pass",
-        'return {"x": a - b, "é": 7}', 'return {"é": 7}', 'return {"x": a + b, "é": 8}',
-    }  # fmt: skip
+        "if a <= b and not c:",
+        "if a < b or not c:",
+        "if a < b and c:",
+        "g(b, a, key=[a, b])",
+        "g(a, b)",
+        "g(a, b, key=[a])",
+        "pass",
+        'return {"x": a - b, "é": 7}',
+        'return {"é": 7}',
+        'return {"x": a + b, "é": 8}',
+    }
     assert {mutant.line for mutant in mutants} <= {7, 10, 11, 12, 13}, "not what only a reader sees"
     assert not any("sentence" in mutant.change and "pass" not in mutant.change for mutant in mutants)
 
@@ -62,8 +69,9 @@ def test_lua_is_changed_where_it_acts() -> None:
         "if n >= 6 and ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end",
         "if n >= 5 or ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end",
         "if n >= 5 and ARGV[2] == '0' then redis.call('DEL', KEYS[1]) end",
-        "n = n + 1", "return {-2, n}",
-    }  # fmt: skip
+        "n = n + 1",
+        "return {-2, n}",
+    }
     assert {mutant.line for mutant in mutants} == {3, 4, 5, 6}, "not the comment"
     removed = [mutant for mutant in mutants if mutant.change.startswith("removed")]
     assert [(mutant.line, applied(LUA, mutant).splitlines()[mutant.line - 1]) for mutant in removed] == [

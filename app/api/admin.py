@@ -52,10 +52,17 @@ def usage() -> Response:
         answer.headers["Content-Disposition"] = f'attachment; filename="usage-by-{by}.csv"'
     else:
         sums = {name: value for name, value in whole.shown(by).items() if name not in (by, "name")}
-        answer = jsonify({
-            "object": "list", "by": by, "since": _stamp(since), "until": _stamp(until), "data": shown, "total": sums,
-            "has_more": more,
-        })  # fmt: skip
+        answer = jsonify(
+            {
+                "object": "list",
+                "by": by,
+                "since": _stamp(since),
+                "until": _stamp(until),
+                "data": shown,
+                "total": sums,
+                "has_more": more,
+            }
+        )
     if more:
         query = urlencode({**request.args, "offset": offset + most})
         answer.headers["Link"] = f'<{request.path}?{query}>; rel="next"'

@@ -20,9 +20,15 @@ bp = Blueprint("batches", __name__)
 _LISTED, _MOST_LISTED = 20, 100
 _MOST_BYTES = 65_536
 _TIMES = (
-    "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
+    "in_progress_at",
+    "expires_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
     "cancelled_at",
-)  # fmt: skip
+)
 
 
 @bp.post("/batches")
@@ -65,11 +71,17 @@ def described(batch: Batch) -> dict[str, Any]:
     errors = None if batch.errors is None else {"object": "list", "data": json.loads(batch.errors)}
     times = {name: getattr(batch, name) for name in _TIMES}
     return {
-        "id": batch.batch_id, "object": "batch", "endpoint": batch.endpoint, "errors": errors,
-        "input_file_id": batch.input_file_id, "completion_window": "24h", "status": batch.status,
-        "output_file_id": batch.output_file_id, "error_file_id": batch.error_file_id,
+        "id": batch.batch_id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": errors,
+        "input_file_id": batch.input_file_id,
+        "completion_window": "24h",
+        "status": batch.status,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
         "created_at": int(batch.created_at),
         **{name: None if moment is None else int(moment) for name, moment in times.items()},
         "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
         "metadata": None if batch.metadata is None else json.loads(batch.metadata),
-    }  # fmt: skip
+    }

@@ -101,8 +101,11 @@ def _head(chat: dict[str, Any]) -> dict[str, Any]:
 
 def _choice(choice: dict[str, Any], text: str) -> dict[str, Any]:
     return {
-        "text": text, "index": choice.get("index", 0), "logprobs": None, "finish_reason": choice.get("finish_reason"),
-    }  # fmt: skip
+        "text": text,
+        "index": choice.get("index", 0),
+        "logprobs": None,
+        "finish_reason": choice.get("finish_reason"),
+    }
 
 
 def _said(message: dict[str, Any]) -> str:

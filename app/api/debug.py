@@ -45,38 +45,50 @@ def _environment(found: Services) -> dict[str, Any]:
         for name, provider in found.settings.config.providers.items()
     }
     return {
-        "version": VERSION, "env": found.settings.env, "python": platform.python_version(),
-        "python_version": platform.python_version(), "libraries": {name: version(name) for name in _LIBRARIES},
-        "openai_key_set": providers.get("openai", {}).get("key_set", False), "providers": providers,
+        "version": VERSION,
+        "env": found.settings.env,
+        "python": platform.python_version(),
+        "python_version": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "openai_key_set": providers.get("openai", {}).get("key_set", False),
+        "providers": providers,
         "redis_url": without_secrets(found.settings.redis_url),
-    }  # fmt: skip
+    }
 
 
 def _system(system: System) -> dict[str, Any]:
     memory, disk = system.memory(), system.disk()
     disk_percent = None if disk is None else _percent(disk[0], disk[1])
     return {
-        "cpu_count": psutil.cpu_count(), "cpu_percent": _cpu_percent(system), "load": os.getloadavg(),
-        "memory_usage_mb": round(memory.used / _MB, 1), "memory_percent": _percent(memory.used, memory.limit),
+        "cpu_count": psutil.cpu_count(),
+        "cpu_percent": _cpu_percent(system),
+        "load": os.getloadavg(),
+        "memory_usage_mb": round(memory.used / _MB, 1),
+        "memory_percent": _percent(memory.used, memory.limit),
         "memory_available_bytes": memory.limit - memory.used,
-        "disk_percent": disk_percent, "disk_usage_percent": disk_percent,
-    }  # fmt: skip
+        "disk_percent": disk_percent,
+        "disk_usage_percent": disk_percent,
+    }
 
 
 def _application(found: Services) -> dict[str, Any]:
     process = psutil.Process()
     shared = shared_figures(found)
     return {
-        "pid": process.pid, "uptime_s": round(time.monotonic() - _STARTED, 1),
-        "rss_bytes": process.memory_info().rss, "worker_id": found.heartbeat.worker_id,
+        "pid": process.pid,
+        "uptime_s": round(time.monotonic() - _STARTED, 1),
+        "rss_bytes": process.memory_info().rss,
+        "worker_id": found.heartbeat.worker_id,
         "active_conversations": _unless_away(found.support.open_conversations),
         "queue_size": shared.get("llm_queue_size"),
         "redis": {"reachable": "redis_memory_used_bytes" in shared, **found.redis.stats()},
         "database": found.database.stats(),
         "providers": {name: provider.stats() for name, provider in found.providers.items()},
-        "breakers": found.router.states(), "shared": shared,
-        "models": list(found.settings.config.models), "plans": list(found.settings.config.plans),
-    }  # fmt: skip
+        "breakers": found.router.states(),
+        "shared": shared,
+        "models": list(found.settings.config.models),
+        "plans": list(found.settings.config.plans),
+    }
 
 
 def _cpu_percent(system: System) -> float:

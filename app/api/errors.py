@@ -25,13 +25,16 @@ from app.errors import (
     RateLimited,
     RequestTooLarge,
     UnsupportedMediaType,
-)  # fmt: skip
+)
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 _BY_STATUS: dict[int, type[GatewayError]] = {
-    404: NotFound, 405: MethodNotAllowed, 413: RequestTooLarge, 415: UnsupportedMediaType,
-}  # fmt: skip
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: RequestTooLarge,
+    415: UnsupportedMediaType,
+}
 # Longer waits hang openai-node and stop openai-python from retrying (CONVENTIONS, "Retries").
 _LONGEST_WAIT_S = 60
 _LONGEST_TYPE = 64

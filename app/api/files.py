@@ -58,9 +58,12 @@ def list_files() -> dict[str, Any]:
     if order not in ("asc", "desc"):
         raise InvalidRequest("Expected asc or desc: `order`.", param="order")
     found, more = services().files.list(
-        caller().key_id, limit=limit(_MOST_LISTED, _MOST_LISTED), after=after(),
-        descending=order == "desc", purpose=request.args.get("purpose"),
-    )  # fmt: skip
+        caller().key_id,
+        limit=limit(_MOST_LISTED, _MOST_LISTED),
+        after=after(),
+        descending=order == "desc",
+        purpose=request.args.get("purpose"),
+    )
     return page([described(file) for file in found], more)
 
 
@@ -95,9 +98,15 @@ def delete_file(file_id: str) -> dict[str, Any]:
 def described(file: StoredFile) -> dict[str, Any]:
     """As OpenAI shows it."""
     return {
-        "id": file.file_id, "object": "file", "bytes": file.bytes, "created_at": int(file.created_at),
-        "expires_at": int(file.expires_at), "filename": file.filename, "purpose": file.purpose, "status": "processed",
-    }  # fmt: skip
+        "id": file.file_id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": int(file.created_at),
+        "expires_at": int(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
 
 
 def page(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
@@ -139,8 +148,9 @@ def _received(upload: Upload) -> tuple[dict[str, str], str]:
     late = gevent.Timeout(_UPLOAD_S)
     try:
         with late:
-            _, form, files = parser.parse(request.stream, request.mimetype, request.content_length,
-                                          dict(request.mimetype_params))  # fmt: skip
+            _, form, files = parser.parse(
+                request.stream, request.mimetype, request.content_length, dict(request.mimetype_params)
+            )
     except gevent.Timeout as exc:
         if exc is not late:
             raise

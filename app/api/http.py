@@ -22,9 +22,13 @@ from app.telemetry.metrics import Metrics
 log = structlog.get_logger()
 _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 # Every few seconds, by health checks and Prometheus.
-_ASKED_BY_MACHINES = frozenset({
-    "/metrics", "/healthz", *(f"{prefix}{path}" for prefix in ("", "/v1", "/api/v1") for path in ("/health", "/ready")),
-})  # fmt: skip
+_ASKED_BY_MACHINES = frozenset(
+    {
+        "/metrics",
+        "/healthz",
+        *(f"{prefix}{path}" for prefix in ("", "/v1", "/api/v1") for path in ("/health", "/ready")),
+    }
+)
 _LONGEST_AGENT = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 _STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
@@ -63,9 +67,13 @@ class HttpRequest:
         environ = self.environ
         tell = log.debug if route in _ASKED_BY_MACHINES else log.info
         tell(
-            "request_started", request_id=self.request_id, method=environ["REQUEST_METHOD"], route=route,
-            client_ip=peers.client_ip(environ), user_agent=environ.get("HTTP_USER_AGENT", "")[:_LONGEST_AGENT],
-        )  # fmt: skip
+            "request_started",
+            request_id=self.request_id,
+            method=environ["REQUEST_METHOD"],
+            route=route,
+            client_ip=peers.client_ip(environ),
+            user_agent=environ.get("HTTP_USER_AGENT", "")[:_LONGEST_AGENT],
+        )
 
     def ended(self, metrics: Metrics, route: str, status: int, **of_no_route: str) -> None:
         """The answer's head is about to go out: its figures and its log line. `route` is a rule, never a path; what the
@@ -75,9 +83,14 @@ class HttpRequest:
         metrics.observe_http(route, method, status, elapsed_s)
         tell = log.debug if route in _ASKED_BY_MACHINES and status < 400 else log.info
         tell(
-            "request_completed", request_id=self.request_id, method=method, route=route, status=status,
-            latency_ms=round(elapsed_s * 1000, 3), **of_no_route,
-        )  # fmt: skip
+            "request_completed",
+            request_id=self.request_id,
+            method=method,
+            route=route,
+            status=status,
+            latency_ms=round(elapsed_s * 1000, 3),
+            **of_no_route,
+        )
 
 
 class HttpResponse(msgspec.Struct):

@@ -89,10 +89,14 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
 
 def _body(shown: JobStatus, http_request: HttpRequest) -> bytes:
     job = described(shown)
-    return _encode({
-        "request_id": job.pop("request_id"), "status": job.pop("status"),
-        "status_url": f"{_prefix(http_request)}/requests/{shown.id}", **job,
-    })  # fmt: skip
+    return _encode(
+        {
+            "request_id": job.pop("request_id"),
+            "status": job.pop("status"),
+            "status_url": f"{_prefix(http_request)}/requests/{shown.id}",
+            **job,
+        }
+    )
 
 
 def _checked(job_id: str) -> str:

@@ -46,10 +46,16 @@ def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
     model = config.models[alias]
     reason = why_not(config, alias)
     return {
-        "id": alias, "object": "model", "created": _CREATED, "owned_by": model.owned_by, "name": model.name or alias,
-        "description": model.description, "max_tokens": model.max_output_tokens if model.kind == "chat" else None,
-        "available": not reason, "reason": reason or None,
-    }  # fmt: skip
+        "id": alias,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": model.owned_by,
+        "name": model.name or alias,
+        "description": model.description,
+        "max_tokens": model.max_output_tokens if model.kind == "chat" else None,
+        "available": not reason,
+        "reason": reason or None,
+    }
 
 
 def _auto(config: GatewayConfig) -> dict[str, Any]:
@@ -57,7 +63,13 @@ def _auto(config: GatewayConfig) -> dict[str, Any]:
     usable = [model for model in model_picker.defaults(config) if caller().may_use(model)]
     reason = why_not(config, usable[0])  # what can be served comes first
     return {
-        "id": AUTO, "object": "model", "created": _CREATED, "owned_by": "penstock", "name": "Auto",
-        "description": "The gateway picks a model that suits the request.", "max_tokens": None,
-        "available": not reason, "reason": reason or None,
-    }  # fmt: skip
+        "id": AUTO,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "penstock",
+        "name": "Auto",
+        "description": "The gateway picks a model that suits the request.",
+        "max_tokens": None,
+        "available": not reason,
+        "reason": reason or None,
+    }

@@ -91,9 +91,11 @@ def health_detailed() -> tuple[dict[str, Any], int]:
 
 def _fullness(size: int, capacity: int) -> dict[str, Any]:
     return {
-        "status": "degraded" if size >= _FULL * capacity else "healthy", "current_size": size, "max_size": capacity,
+        "status": "degraded" if size >= _FULL * capacity else "healthy",
+        "current_size": size,
+        "max_size": capacity,
         "utilization_percent": round(100 * size / capacity, 1),
-    }  # fmt: skip
+    }
 
 
 @bp.get("/queue/metrics")
@@ -104,10 +106,14 @@ def queue_metrics() -> dict[str, Any]:
     depth = found.queue.depth()
     memory, _ = found.redis.memory()
     return {
-        "queue_size": depth.waiting, "max_queue_size": found.queue.capacity, "active_workers": depth.workers,
-        "active_requests": depth.running, "oldest_seconds": round(depth.oldest_s, 3),
-        "redis_memory_usage": memory, "redis_connected_clients": found.redis.clients(),
-    }  # fmt: skip
+        "queue_size": depth.waiting,
+        "max_queue_size": found.queue.capacity,
+        "active_workers": depth.workers,
+        "active_requests": depth.running,
+        "oldest_seconds": round(depth.oldest_s, 3),
+        "redis_memory_usage": memory,
+        "redis_connected_clients": found.redis.clients(),
+    }
 
 
 @root.get("/metrics")

@@ -22,9 +22,11 @@ _COMPARED_CHARS = 48
 _ALIKE = 0.7
 # What clients of other APIs ask for, and what serves them here.
 _INSTEAD = {
-    "responses": "chat/completions", "messages": "chat/completions", "api/chat": "chat/completions",
+    "responses": "chat/completions",
+    "messages": "chat/completions",
+    "api/chat": "chat/completions",
     "api/generate": "chat/completions",
-}  # fmt: skip
+}
 
 
 def canonical(path: str) -> str:

@@ -76,13 +76,19 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
     shown = [_answer(document, status, answer) for status, answer in operation["responses"].items()]
     errors = tuple(answer for answer in shown if _is_error(answer.status) and not answer.fields)
     return Operation(
-        id=operation["operationId"], tags=tuple(operation["tags"]), method=method, path=path,
-        summary=operation["summary"], text=markdown(operation.get("description", "")),
+        id=operation["operationId"],
+        tags=tuple(operation["tags"]),
+        method=method,
+        path=path,
+        summary=operation["summary"],
+        text=markdown(operation.get("description", "")),
         parameters=tuple(_parameter(document, parameter) for parameter in operation.get("parameters", ())),
-        body_types=tuple(content), body=tuple(_fields(document, schema)),
-        answers=tuple(answer for answer in shown if answer not in errors), errors=errors,
+        body_types=tuple(content),
+        body=tuple(_fields(document, schema)),
+        answers=tuple(answer for answer in shown if answer not in errors),
+        errors=errors,
         curl=_curl(operation, path, method, host, content),
-    )  # fmt: skip
+    )
 
 
 def _is_error(status: str) -> bool:

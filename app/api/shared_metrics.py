@@ -17,10 +17,13 @@ def shared_figures(found: Services) -> dict[str, float]:
         figures |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
         depth = found.queue.depth()
         figures |= {
-            "llm_queue_size": depth.waiting, "llm_queue_capacity": found.queue.capacity,
-            "llm_queue_active_requests": depth.running, "llm_queue_oldest_seconds": depth.oldest_s,
-            "llm_queue_workers": depth.workers, "llm_queue_slots": depth.slots,
-        }  # fmt: skip
+            "llm_queue_size": depth.waiting,
+            "llm_queue_capacity": found.queue.capacity,
+            "llm_queue_active_requests": depth.running,
+            "llm_queue_oldest_seconds": depth.oldest_s,
+            "llm_queue_workers": depth.workers,
+            "llm_queue_slots": depth.slots,
+        }
         figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
     except StoreUnavailable:
         pass  # its absence is an alert of its own
@@ -30,9 +33,10 @@ def shared_figures(found: Services) -> dict[str, float]:
         pass  # calls go on without the database, and rows wait
     backlog = found.spool.backlog()
     figures |= {
-        "llm_spool_files": backlog.files, "llm_spool_bytes": backlog.bytes,
+        "llm_spool_files": backlog.files,
+        "llm_spool_bytes": backlog.bytes,
         "llm_spool_refused_files": backlog.refused_files,
-    }  # fmt: skip
+    }
     expires = certificate_end(found.settings.tls_certificate)
     if expires is not None:
         figures["tls_certificate_expiry_timestamp_seconds"] = expires

@@ -59,6 +59,9 @@ def _page() -> str:
     found = document()
     codes = found["components"]["schemas"]["Error"]["properties"]["code"]["x-enumDescriptions"]
     return render_template(
-        "docs.html", document=found, introduction=markdown(found["info"]["description"]),
-        operations=operations(found, _HERE), codes=[(code, inline(text)) for code, text in codes.items()],
-    )  # fmt: skip
+        "docs.html",
+        document=found,
+        introduction=markdown(found["info"]["description"]),
+        operations=operations(found, _HERE),
+        codes=[(code, inline(text)) for code, text in codes.items()],
+    )

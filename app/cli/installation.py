@@ -14,8 +14,10 @@ def show() -> None:
     """Print the id that each of the three has."""
     found = services().installation
     for name, value in (
-        ("DATA_DIR", found.in_directory()), ("database", found.in_database()), ("Redis", found.in_redis()),
-    ):  # fmt: skip
+        ("DATA_DIR", found.in_directory()),
+        ("database", found.in_database()),
+        ("Redis", found.in_redis()),
+    ):
         click.echo(f"{name.ljust(8)}  {value or '-'}")
 
 

@@ -126,12 +126,24 @@ def _facts(job: ListedJob, now: float) -> dict[str, Cell]:
     error = msgspec.json.decode(job.error, type=dict[str, str | None]) if job.error else {}
     finished = stamp(job.finished) if job.state in ENDED else None  # else: the end of an attempt before this one
     return {
-        "id": job.id, "state": job.state, "key_id": job.key_id, "model": job.model, "endpoint": job.endpoint,
-        "age_s": _age_s(job, now), "submitted": stamp(job.submitted), "started": stamp(job.started) or None,
-        "finished": finished, "position": job.position, "attempts": job.attempts, "worker": job.worker or None,
-        "http_status": job.http_status, "error_code": error.get("code"), "error": error.get("message"),
-        "request_bytes": job.size, "callback_url": job.callback_url or None,
-    }  # fmt: skip
+        "id": job.id,
+        "state": job.state,
+        "key_id": job.key_id,
+        "model": job.model,
+        "endpoint": job.endpoint,
+        "age_s": _age_s(job, now),
+        "submitted": stamp(job.submitted),
+        "started": stamp(job.started) or None,
+        "finished": finished,
+        "position": job.position,
+        "attempts": job.attempts,
+        "worker": job.worker or None,
+        "http_status": job.http_status,
+        "error_code": error.get("code"),
+        "error": error.get("message"),
+        "request_bytes": job.size,
+        "callback_url": job.callback_url or None,
+    }
 
 
 def _age_s(job: ListedJob, now: float) -> int:

@@ -197,11 +197,29 @@ _CHAT = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_ChatBody
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # What the gateway acts on, and what else changes the cost of a call.
-_CHAT_FIELDS = frozenset({
-    "model", "messages", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens", "max_completion_tokens",
-    "user", "service_tier", "prediction", "modalities", "web_search_options", "search_parameters",
-    "plugins", "reasoning_effort", "tools", "functions",
-})  # fmt: skip
+_CHAT_FIELDS = frozenset(
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "user",
+        "service_tier",
+        "prediction",
+        "modalities",
+        "web_search_options",
+        "search_parameters",
+        "plugins",
+        "reasoning_effort",
+        "tools",
+        "functions",
+    }
+)
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
 _SPEAKERS = frozenset({"system", "developer", "user"})  # whose message is nothing but its content
 _R = TypeVar("_R", ChatRequest, EmbedRequest)

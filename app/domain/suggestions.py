@@ -21,10 +21,14 @@ _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 # Not alike, but said of the same thing, by other APIs or by people.
 _ALSO_CALLED = {
-    "messages": ("prompt", "input", "conversation"), "input": ("text", "texts", "prompt", "content"),
-    "message": ("prompt", "input", "text", "question", "content"), "prompt": ("messages", "input", "text"),
-    "content": ("text", "message", "value"), "role": ("type", "author", "from"), "input_file_id": ("file_id", "file"),
-}  # fmt: skip
+    "messages": ("prompt", "input", "conversation"),
+    "input": ("text", "texts", "prompt", "content"),
+    "message": ("prompt", "input", "text", "question", "content"),
+    "prompt": ("messages", "input", "text"),
+    "content": ("text", "message", "value"),
+    "role": ("type", "author", "from"),
+    "input_file_id": ("file_id", "file"),
+}
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

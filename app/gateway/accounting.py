@@ -116,18 +116,30 @@ class Accounting:
             admitted, Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd), row
         )
         self._metrics.observe_call(
-            model=row["model"], provider="cache", status=status, duration_s=0.0, ttft_s=None,
-            prompt_tokens=total.prompt_tokens, completion_tokens=total.completion_tokens, cached_tokens=0,
-            reasoning_tokens=0, cost_nanousd=total.cost_nanousd,
-        )  # fmt: skip
+            model=row["model"],
+            provider="cache",
+            status=status,
+            duration_s=0.0,
+            ttft_s=None,
+            prompt_tokens=total.prompt_tokens,
+            completion_tokens=total.completion_tokens,
+            cached_tokens=0,
+            reasoning_tokens=0,
+            cost_nanousd=total.cost_nanousd,
+        )
 
     def report(self, call: RunningCall, cost_nanousd: int | None) -> Report:
         target = call.attempts.target
         return Report(
-            call.route.alias, target.provider.name if target else "cache", call.cache, call.attempts.count,
-            (self._clock() - call.started) * 1000, call.admitted.remaining, cost_nanousd,
+            call.route.alias,
+            target.provider.name if target else "cache",
+            call.cache,
+            call.attempts.count,
+            (self._clock() - call.started) * 1000,
+            call.admitted.remaining,
+            cost_nanousd,
             call.context.notes,
-        )  # fmt: skip
+        )
 
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
         """What an answer used whose provider did not say."""
@@ -167,13 +179,22 @@ class Accounting:
             usage = usage._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, estimated=True)
         latency_s = self._clock() - call.started
         row.update(
-            provider=provider, upstream_model=upstream_model, status=status, http_status=http_status,
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
+            provider=provider,
+            upstream_model=upstream_model,
+            status=status,
+            http_status=http_status,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_nanousd=cost,
             latency_ms=round(latency_s * 1000, 3),
             ttft_ms=None if call.ttft_s is None else round(call.ttft_s * 1000, 3),
-            attempts=call.attempts.count, cache=call.cache, estimated=usage.estimated, **usage.recorded(),
-        )  # fmt: skip
+            attempts=call.attempts.count,
+            cache=call.cache,
+            estimated=usage.estimated,
+            **usage.recorded(),
+        )
         used = Amounts(1, usage.total_tokens, cost)
         self._admission.settle(call.admitted, used, row, answer=keep, ttl_s=ttl_s)
         self._tell(call, status, error, usage, cost, latency_s, provider)
@@ -193,19 +214,37 @@ class Accounting:
         self._metrics.active(-1)
         self._metrics.cache(call.cache)
         self._metrics.observe_call(
-            model=model, provider=provider, status=status, duration_s=latency_s, ttft_s=call.ttft_s,
-            prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens, reasoning_tokens=usage.reasoning_tokens, cost_nanousd=cost,
-        )  # fmt: skip
+            model=model,
+            provider=provider,
+            status=status,
+            duration_s=latency_s,
+            ttft_s=call.ttft_s,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_nanousd=cost,
+        )
         tell, event = (log.info, "llm_request_completed") if status == "ok" else (log.warning, "llm_request_failed")
         if call.context.notes:
             tell = partial(tell, tags=call.context.tags)
         tell(
-            event, request_id=call.context.request_id, model=model, provider=provider, status=status,
-            key_id=call.caller.key_id, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens,
-            cost_usd=usd(cost), latency_ms=call.row["latency_ms"], attempts=call.attempts.count, cache=call.cache,
-            streamed=call.streamed, estimated=usage.estimated, code=error.code if error else None,
-        )  # fmt: skip
+            event,
+            request_id=call.context.request_id,
+            model=model,
+            provider=provider,
+            status=status,
+            key_id=call.caller.key_id,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost_usd=usd(cost),
+            latency_ms=call.row["latency_ms"],
+            attempts=call.attempts.count,
+            cache=call.cache,
+            streamed=call.streamed,
+            estimated=usage.estimated,
+            code=error.code if error else None,
+        )
 
 
 class Settling:

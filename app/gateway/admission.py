@@ -132,10 +132,15 @@ class Admission:
         if answer[0] == b"limited":
             raise refused(answer, charges, binding.most_at_once, now)
         return Admitted(
-            caller=caller, ask=ask, charges=charges, leases=binding.leases,
-            reservations=self._reservations(ask), cached=answer[1] if answer[0] == b"hit" else None,
-            follows=answer[0] == b"follow", remaining=remaining_of(charges, answer[2:], now),
-        )  # fmt: skip
+            caller=caller,
+            ask=ask,
+            charges=charges,
+            leases=binding.leases,
+            reservations=self._reservations(ask),
+            cached=answer[1] if answer[0] == b"hit" else None,
+            follows=answer[0] == b"follow",
+            remaining=remaining_of(charges, answer[2:], now),
+        )
 
     def begin(self) -> None:
         """Once a process: shows its sign of life, and replays what processes that are no more have left."""
@@ -152,8 +157,10 @@ class Admission:
         if self._extend(keys, [number, data, *charge_args(admitted.charges, money)]) != 1:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
-                limit="budget_usd", retry_after_s=LONGEST_WAIT_S, retryable=False,
-            )  # fmt: skip
+                limit="budget_usd",
+                retry_after_s=LONGEST_WAIT_S,
+                retryable=False,
+            )
 
     def settle(
         self, admitted: Admitted, used: Amounts, row: dict[str, Any], *, answer: bytes = b"", ttl_s: int = 0
@@ -164,15 +171,23 @@ class Admission:
         """
         ask = admitted.ask
         keys = [
-            reservation_key(ask.call_id), admitted.reservations,
-            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), admitted.leases, OUTBOX,
+            reservation_key(ask.call_id),
+            admitted.reservations,
+            cache_entry_key(ask.cache_key),
+            flight_key(ask.cache_key),
+            admitted.leases,
+            OUTBOX,
             *(charge.counter.key for charge in admitted.charges),
-        ]  # fmt: skip
+        ]
         args: list[str | bytes | int] = [
-            ask.call_id, "settled", _encode(row), answer, max(ttl_s * 1000, 1),
+            ask.call_id,
+            "settled",
+            _encode(row),
+            answer,
+            max(ttl_s * 1000, 1),
             _QUEUED_SETTLED_MS if ask.queued else _SETTLED_MS,
             *charge_args(admitted.charges, used),
-        ]  # fmt: skip
+        ]
         self._spool.settle(self._settle, keys, args)
 
     def cancel(self, admitted: Admitted, reservations: str) -> None:
@@ -194,14 +209,23 @@ class Admission:
         charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
-            f"penstock:key:{caller.key_hash}", reservation_key(ask.call_id), self._reservations(ask),
-            cache_entry_key(ask.cache_key), flight_key(ask.cache_key), binding.leases,
-        ]  # fmt: skip
+            f"penstock:key:{caller.key_hash}",
+            reservation_key(ask.call_id),
+            self._reservations(ask),
+            cache_entry_key(ask.cache_key),
+            flight_key(ask.cache_key),
+            binding.leases,
+        ]
         args: list[str | bytes | int] = [
-            caller.record, ask.call_id, deadline_ms, _for_reaper(ask, charges, binding.leases), deadline_ms + _KEEP_MS,
-            "1" if ask.read_cache else "0", "1" if ask.single_flight else "0",
+            caller.record,
+            ask.call_id,
+            deadline_ms,
+            _for_reaper(ask, charges, binding.leases),
+            deadline_ms + _KEEP_MS,
+            "1" if ask.read_cache else "0",
+            "1" if ask.single_flight else "0",
             "" if binding.most_at_once is None or ask.queued else binding.most_at_once,
-        ]  # fmt: skip
+        ]
         for charge in charges:
             counter = charge.counter
             keys.append(counter.key)
@@ -257,9 +281,13 @@ def _cancel_args(ask: AdmissionRequest, charges: list[str | int]) -> list[str | 
 
 def _for_reaper(ask: AdmissionRequest, charges: tuple[Charge, ...], leases: str) -> bytes:
     """What `gateway.reaper` needs to settle this call without its worker: a `Recorded`."""
-    return _encode({
-        "row": ask.row, "leases": leases, "flight": flight_key(ask.cache_key),
-        "keys": [charge.counter.key for charge in charges],
-        "args": charge_args(charges, ask.if_lost),
-        "cached_args": charge_args(charges, Amounts(ask.if_lost.requests)) if ask.read_cache else [],
-    })  # fmt: skip
+    return _encode(
+        {
+            "row": ask.row,
+            "leases": leases,
+            "flight": flight_key(ask.cache_key),
+            "keys": [charge.counter.key for charge in charges],
+            "args": charge_args(charges, ask.if_lost),
+            "cached_args": charge_args(charges, Amounts(ask.if_lost.requests)) if ask.read_cache else [],
+        }
+    )

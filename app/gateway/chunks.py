@@ -73,9 +73,11 @@ def _put_together(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
 def _usage(usage: Usage) -> dict[str, Any]:
     of = usage.details or Details()
     prompt = {
-        "cache_write_tokens": of.cache_write_tokens, "audio_tokens": of.audio_prompt_tokens,
-        "image_tokens": of.image_prompt_tokens, "video_tokens": of.video_prompt_tokens,
-    }  # fmt: skip
+        "cache_write_tokens": of.cache_write_tokens,
+        "audio_tokens": of.audio_prompt_tokens,
+        "image_tokens": of.image_prompt_tokens,
+        "video_tokens": of.video_prompt_tokens,
+    }
     completion = {"audio_tokens": of.audio_completion_tokens, "image_tokens": of.image_completion_tokens}
     whole: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,

@@ -49,16 +49,24 @@ class DeferredCall(msgspec.Struct):
     def of(cls, admitted: Admitted, *, read_cache: bool, write_cache: bool) -> DeferredCall:
         ask = admitted.ask
         return cls(
-            row=ask.row, reserve=ask.reserve, if_lost=ask.if_lost, leases=admitted.leases, cache_key=ask.cache_key,
-            read_cache=read_cache, write_cache=write_cache,
+            row=ask.row,
+            reserve=ask.reserve,
+            if_lost=ask.if_lost,
+            leases=admitted.leases,
+            cache_key=ask.cache_key,
+            read_cache=read_cache,
+            write_cache=write_cache,
             charges=[
                 _Charge(
-                    charge.counter.limit.name, charge.counter.key, charge.counter.most, charge.counter.period_ms,
+                    charge.counter.limit.name,
+                    charge.counter.key,
+                    charge.counter.most,
+                    charge.counter.period_ms,
                     charge.reserved,
                 )
                 for charge in admitted.charges
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def decode(cls, data: bytes) -> DeferredCall:
@@ -70,18 +78,29 @@ class DeferredCall(msgspec.Struct):
     def admitted(self, caller: Caller) -> Admitted:
         """The admission, to be settled as `caller`'s."""
         ask = AdmissionRequest(
-            call_id=self.row["call_id"], row=self.row, reserve=self.reserve, if_lost=self.if_lost, deadline_s=0,
-            cache_key=self.cache_key, queued=True,
-        )  # fmt: skip
+            call_id=self.row["call_id"],
+            row=self.row,
+            reserve=self.reserve,
+            if_lost=self.if_lost,
+            deadline_s=0,
+            cache_key=self.cache_key,
+            queued=True,
+        )
         charges = []
         for charge in self.charges:
             limit = _LIMITS[charge.limit]
             bound = counter(limit, charge.most, charge.key, charge.period_ms, 0.0)
             charges.append(Charge(bound, charge.reserved))
         return Admitted(
-            caller=caller, ask=ask, charges=tuple(charges), leases=self.leases, reservations=reservations_of(QUEUE),
-            cached=None, follows=False, remaining=(),
-        )  # fmt: skip
+            caller=caller,
+            ask=ask,
+            charges=tuple(charges),
+            leases=self.leases,
+            reservations=reservations_of(QUEUE),
+            cached=None,
+            follows=False,
+            remaining=(),
+        )
 
 
 _encode = msgspec.json.Encoder().encode

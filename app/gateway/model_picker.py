@@ -37,11 +37,36 @@ _CODE_LINE = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 _WORD = re.compile(r"[a-z+#]+")
-_CODE_WORDS = frozenset({
-    "python", "javascript", "typescript", "golang", "kotlin", "c++", "c#", "sql", "bash", "regex", "regexp",
-    "refactor", "refactoring", "debug", "debugging", "traceback", "stacktrace", "segfault", "codebase", "unittest",
-    "pytest", "dockerfile", "compiler", "linter", "html", "css",
-})  # fmt: skip
+_CODE_WORDS = frozenset(
+    {
+        "python",
+        "javascript",
+        "typescript",
+        "golang",
+        "kotlin",
+        "c++",
+        "c#",
+        "sql",
+        "bash",
+        "regex",
+        "regexp",
+        "refactor",
+        "refactoring",
+        "debug",
+        "debugging",
+        "traceback",
+        "stacktrace",
+        "segfault",
+        "codebase",
+        "unittest",
+        "pytest",
+        "dockerfile",
+        "compiler",
+        "linter",
+        "html",
+        "css",
+    }
+)
 
 
 class Choice(NamedTuple):

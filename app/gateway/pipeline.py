@@ -84,10 +84,14 @@ class Pipeline:
             upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
-                call=call, upstream=upstream, accounting=self._accounting, report=self._accounting.report(call, None),
-                keep_ttl_s=self._cache.ttl_s, keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
+                call=call,
+                upstream=upstream,
+                accounting=self._accounting,
+                report=self._accounting.report(call, None),
+                keep_ttl_s=self._cache.ttl_s,
+                keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
                 not_kept=lambda: self._cache.not_kept(call.admitted),
-            )  # fmt: skip
+            )
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
         """Embeddings. Never cached."""
@@ -145,11 +149,20 @@ class Pipeline:
             raise
         self._metrics.active(1)
         call = RunningCall(
-            context=context, caller=caller, request=request, route=route, endpoint=row["endpoint"], streamed=False,
-            row=row, admitted=admitted, cache="miss" if reads else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s, earlier=tuple(held.charged),
+            context=context,
+            caller=caller,
+            request=request,
+            route=route,
+            endpoint=row["endpoint"],
+            streamed=False,
+            row=row,
+            admitted=admitted,
+            cache="miss" if reads else "bypass",
+            started=started,
+            deadline=started + self._config.timeouts.total_s,
+            earlier=tuple(held.charged),
             attempts=Attempts(covered=held.covered - len(held.charged), key_id=caller.key_id),
-        )  # fmt: skip
+        )
         try:
             with self._accounting.settling(call, stays_open):
                 return self._chat(call) if isinstance(request, ChatRequest) else self._embed(call)
@@ -168,9 +181,13 @@ class Pipeline:
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
         return self._router.run(
-            call.route, call.attempts, call.deadline, call.context.cancel, attempt,
+            call.route,
+            call.attempts,
+            call.deadline,
+            call.context.cancel,
+            attempt,
             cover=partial(self._accounting.cover, call),
-        )  # fmt: skip
+        )
 
     def _chat(self, call: RunningCall) -> Reply:
         context = call.context
@@ -214,10 +231,19 @@ class Pipeline:
         admitted = self._let_in(caller, ask)
         self._metrics.active(1)
         return RunningCall(
-            context=context, caller=admitted.caller, request=request, route=route, endpoint=endpoint, streamed=streamed,
-            row=ask.row, admitted=admitted, cache="miss" if ask.read_cache else "bypass",
-            started=started, deadline=started + self._config.timeouts.total_s, attempts=Attempts(key_id=caller.key_id),
-        )  # fmt: skip
+            context=context,
+            caller=admitted.caller,
+            request=request,
+            route=route,
+            endpoint=endpoint,
+            streamed=streamed,
+            row=ask.row,
+            admitted=admitted,
+            cache="miss" if ask.read_cache else "bypass",
+            started=started,
+            deadline=started + self._config.timeouts.total_s,
+            attempts=Attempts(key_id=caller.key_id),
+        )
 
     def _ask(
         self,
@@ -233,11 +259,15 @@ class Pipeline:
         reserve, if_lost = self._estimates.of(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
         return AdmissionRequest(
-            call_id=context.call_id, row=self._row(caller, request, context, endpoint, streamed, if_lost),
-            reserve=reserve, if_lost=if_lost, deadline_s=self._config.timeouts.total_s + 5,
-            cache_key=cache_key, read_cache=bool(cache_key) and context.read_cache,
+            call_id=context.call_id,
+            row=self._row(caller, request, context, endpoint, streamed, if_lost),
+            reserve=reserve,
+            if_lost=if_lost,
+            deadline_s=self._config.timeouts.total_s + 5,
+            cache_key=cache_key,
+            read_cache=bool(cache_key) and context.read_cache,
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
-        )  # fmt: skip
+        )
 
     def _understood(self, caller: Caller, request: ChatRequest | EmbedRequest) -> ChatRequest | EmbedRequest:
         """The request as it may be made: where money is limited, with nothing in it whose cost nobody knows."""
@@ -266,15 +296,33 @@ class Pipeline:
     ) -> dict[str, object]:
         """The ledger row as the reaper would write it if this worker died now."""
         return {
-            "request_id": context.request_id, "call_id": context.call_id, "ts": self._clock(),
-            "key_id": caller.key_id, "user": request.user or "", "tenant": caller.tenant,
-            "model": request.model, "provider": "", "upstream_model": "", "endpoint": endpoint, "status": "lost",
-            "http_status": 0, "prompt_tokens": request.prompt_estimate(),
-            "completion_tokens": if_lost.tokens - request.prompt_estimate(), "cached_tokens": 0, "reasoning_tokens": 0,
-            "cost_nanousd": if_lost.nanousd, "latency_ms": 0.0, "ttft_ms": None, "attempts": 0, "cache": "bypass",
-            "streamed": streamed, "estimated": True, "unpriced": False, "job_id": None,
+            "request_id": context.request_id,
+            "call_id": context.call_id,
+            "ts": self._clock(),
+            "key_id": caller.key_id,
+            "user": request.user or "",
+            "tenant": caller.tenant,
+            "model": request.model,
+            "provider": "",
+            "upstream_model": "",
+            "endpoint": endpoint,
+            "status": "lost",
+            "http_status": 0,
+            "prompt_tokens": request.prompt_estimate(),
+            "completion_tokens": if_lost.tokens - request.prompt_estimate(),
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+            "cost_nanousd": if_lost.nanousd,
+            "latency_ms": 0.0,
+            "ttft_ms": None,
+            "attempts": 0,
+            "cache": "bypass",
+            "streamed": streamed,
+            "estimated": True,
+            "unpriced": False,
+            "job_id": None,
             "tags": context.tags if context.notes else "",
-        }  # fmt: skip
+        }
 
 
 def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
@@ -285,14 +333,21 @@ def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
 def _attempt(call: RunningCall, target: Target) -> ChatCall:
     context, request = call.context, cast(ChatRequest, call.request)
     return ChatCall(
-        request=request, model=target.model, request_id=context.request_id, deadline=call.deadline,
-        cancel=context.cancel, max_output_tokens=bound_of(call.route, request) if call.has_budget else None,
-    )  # fmt: skip
+        request=request,
+        model=target.model,
+        request_id=context.request_id,
+        deadline=call.deadline,
+        cancel=context.cancel,
+        max_output_tokens=bound_of(call.route, request) if call.has_budget else None,
+    )
 
 
 def _embedding(call: RunningCall, target: Target) -> EmbedCall:
     context = call.context
     return EmbedCall(
-        request=cast(EmbedRequest, call.request), model=target.model, request_id=context.request_id,
-        deadline=call.deadline, cancel=context.cancel,
-    )  # fmt: skip
+        request=cast(EmbedRequest, call.request),
+        model=target.model,
+        request_id=context.request_id,
+        deadline=call.deadline,
+        cancel=context.cancel,
+    )

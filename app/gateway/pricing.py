@@ -29,13 +29,22 @@ _CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch":
 # genai-prices' name of a rate by our name of the kind. It prices a token at the rate of the narrowest kind that has
 # one (`genai_prices.decompose.compute_leaf_values`), as `Tier.rate` does.
 RATES = {
-    "prompt": "input_mtok", "completion": "output_mtok", "cached": "cache_read_mtok",
-    "reasoning": "output_reasoning_mtok", "cache_write": "cache_write_mtok", "cache_write_1h": "cache_write_1h_mtok",
-    "audio_prompt": "input_audio_mtok", "audio_cached": "cache_audio_read_mtok",
-    "audio_completion": "output_audio_mtok", "image_prompt": "input_image_mtok",
-    "image_cached": "cache_image_read_mtok", "image_completion": "output_image_mtok",
-    "video_prompt": "input_video_mtok", "video_completion": "output_video_mtok", "citation": "output_citation_mtok",
-}  # fmt: skip
+    "prompt": "input_mtok",
+    "completion": "output_mtok",
+    "cached": "cache_read_mtok",
+    "reasoning": "output_reasoning_mtok",
+    "cache_write": "cache_write_mtok",
+    "cache_write_1h": "cache_write_1h_mtok",
+    "audio_prompt": "input_audio_mtok",
+    "audio_cached": "cache_audio_read_mtok",
+    "audio_completion": "output_audio_mtok",
+    "image_prompt": "input_image_mtok",
+    "image_cached": "cache_image_read_mtok",
+    "image_completion": "output_image_mtok",
+    "video_prompt": "input_video_mtok",
+    "video_completion": "output_video_mtok",
+    "citation": "output_citation_mtok",
+}
 # Fees by something else than tokens.
 FEES = ("requests_kcount", "web_searches_kcount", "audio_hours", "input_audio_hours")
 # What chat completions and embeddings cannot buy: another endpoint sells it.

@@ -46,8 +46,9 @@ def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int |
     if index == 0:
         return RateLimited(
             f"Too many calls at once: your plan allows {most_at_once}.",
-            limit="concurrency", retry_after_s=retry_ms / 1000,
-        )  # fmt: skip
+            limit="concurrency",
+            retry_after_s=retry_ms / 1000,
+        )
     charge = charges[index - 1]
     limit, most = charge.counter.limit, charge.counter.most
     wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), LONGEST_WAIT_S)
@@ -55,14 +56,20 @@ def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int |
         return BudgetExceeded(
             f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
             f"next {limit.period}.",
-            limit=limit.name, retry_after_s=wait_s, retryable=False,
-        )  # fmt: skip
+            limit=limit.name,
+            retry_after_s=wait_s,
+            retryable=False,
+        )
     if charge.reserved > most:
         return RateLimited(
             f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
-            limit=limit.name, retry_after_s=LONGEST_WAIT_S, retryable=False,
-        )  # fmt: skip
+            limit=limit.name,
+            retry_after_s=LONGEST_WAIT_S,
+            retryable=False,
+        )
     return RateLimited(
         f"Rate limit reached: your plan's {limit.name} is {most}.",
-        limit=limit.name, retry_after_s=wait_s, retryable=retry_ms >= 0,
-    )  # fmt: skip
+        limit=limit.name,
+        retry_after_s=wait_s,
+        retryable=retry_ms >= 0,
+    )

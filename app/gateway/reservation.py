@@ -34,9 +34,7 @@ class Recorded(msgspec.Struct):
     cached_args: list[str | int]
 
     def settle_keys(self, call_id: str, reservations: str) -> list[str]:
-        return [
-            reservation_key(call_id), reservations, NOTHING, self.flight, self.leases, OUTBOX, *self.keys,
-        ]  # fmt: skip
+        return [reservation_key(call_id), reservations, NOTHING, self.flight, self.leases, OUTBOX, *self.keys]
 
     def request_args(self) -> list[str | int]:
         """`args` of a call that is a request, and used nothing."""
@@ -60,6 +58,11 @@ def charge_args(charges: tuple[Charge, ...], used: Amounts) -> list[str | int]:
 def never_made(row: dict[str, Any]) -> dict[str, Any]:
     """The row of a call that was declared lost although it was refused for want of an answer from Redis."""
     return {
-        **row, "status": "error", "http_status": 503, "prompt_tokens": 0, "completion_tokens": 0, "cost_nanousd": 0,
+        **row,
+        "status": "error",
+        "http_status": 503,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "cost_nanousd": 0,
         "estimated": False,
-    }  # fmt: skip
+    }

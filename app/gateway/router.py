@@ -27,10 +27,21 @@ T = TypeVar("T")
 # What says that the vendor is not well. Not a 429 or our own limits, and no refusal: a vendor that answers 401, 403 or
 # 404 costs nobody time, a closed breaker would hide why, and the caller can be the reason (a file that does not exist,
 # words that the vendor does not serve).
-_VENDORS_FAULTS = frozenset({
-    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "status_5xx", "bad_body",
-    "cut", "stream_error", "closed",
-})  # fmt: skip
+_VENDORS_FAULTS = frozenset(
+    {
+        "connect",
+        "tls",
+        "resolve",
+        "timeout_connect",
+        "timeout_first_byte",
+        "timeout_idle",
+        "status_5xx",
+        "bad_body",
+        "cut",
+        "stream_error",
+        "closed",
+    }
+)
 # A second try on the same target would end alike; for a place at a saturated one the call has waited already.
 _NOT_REPEATED = frozenset({"auth", "not_found", "tls", "bad_body", "saturated"})
 
@@ -212,9 +223,13 @@ def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:
     if wait_s > 0:
         return UpstreamUnavailable(
             "The model is unavailable: its provider is limiting the gateway's calls.",
-            provider=target.provider.name, kind="rate_limited", retry_after_s=wait_s,
-        )  # fmt: skip
+            provider=target.provider.name,
+            kind="rate_limited",
+            retry_after_s=wait_s,
+        )
     return UpstreamUnavailable(
         "The model is unavailable: its provider keeps failing.",
-        provider=target.provider.name, kind="breaker_open", retry_after_s=5,
-    )  # fmt: skip
+        provider=target.provider.name,
+        kind="breaker_open",
+        retry_after_s=5,
+    )

@@ -68,9 +68,13 @@ class LiveStream:
         if self._kept and not kept:
             self._not_kept()
         self._accounting.answered(
-            self._call, upstream.usage, text_bytes=upstream.text_bytes, chunks=upstream.chunks,
-            keep=kept or b"", ttl_s=self._keep_ttl_s,
-        )  # fmt: skip
+            self._call,
+            upstream.usage,
+            text_bytes=upstream.text_bytes,
+            chunks=upstream.chunks,
+            keep=kept or b"",
+            ttl_s=self._keep_ttl_s,
+        )
 
     def _end(self, status: str, http_status: int, error: GatewayError | None = None) -> None:
         upstream = self._upstream

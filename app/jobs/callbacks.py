@@ -58,9 +58,11 @@ class Callbacks:
         """Raises `Undelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
         scheme, host, port, path = self._target(url)
         headers = {
-            "Content-Type": "application/json", "User-Agent": "penstock", "Connection": "close",
+            "Content-Type": "application/json",
+            "User-Agent": "penstock",
+            "Connection": "close",
             **signature(self._signing_key(), event_id, int(now), body),
-        }  # fmt: skip
+        }
         limit = gevent.Timeout(_TOTAL_S)
         try:
             with limit, closing(_Pinned(scheme, host, port)) as connection:

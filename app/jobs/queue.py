@@ -92,17 +92,28 @@ class JobQueue:
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
-                context.call_id, caller.key_id, {
-                    "key_hash": caller.key_hash, "endpoint": endpoint_of(request), "model": held.row["model"],
+                context.call_id,
+                caller.key_id,
+                {
+                    "key_hash": caller.key_hash,
+                    "endpoint": endpoint_of(request),
+                    "model": held.row["model"],
                     "request": request.raw,
-                    "held": held.encode(), "priority": self._admission.plan(caller).priority,
-                    "most_at_once": self._admission.plan(caller).concurrency or "", "callback_url": callback_url,
+                    "held": held.encode(),
+                    "priority": self._admission.plan(caller).priority,
+                    "most_at_once": self._admission.plan(caller).concurrency or "",
+                    "callback_url": callback_url,
                     "keep_s": keep_s,
                 },
-                size=len(request.raw), from_reservations=reservations,
-                to_reservations=reservations_of(QUEUE), reservation=reservation_key(context.call_id), held_s=held_s,
-                idempotency=entry, remember=remember, remember_s=_REMEMBER_S,
-            )  # fmt: skip
+                size=len(request.raw),
+                from_reservations=reservations,
+                to_reservations=reservations_of(QUEUE),
+                reservation=reservation_key(context.call_id),
+                held_s=held_s,
+                idempotency=entry,
+                remember=remember,
+                remember_s=_REMEMBER_S,
+            )
         finally:
             if outcome != "queued":
                 self._admission.cancel(held.admitted(caller), reservations)

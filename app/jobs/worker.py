@@ -57,10 +57,14 @@ class Lifecycle(Middleware):
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         found = self._services
         self._runner = Runner(
-            jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
-            worker=found.heartbeat.worker_id, slots=worker.worker_threads,
+            jobs=found.queue.jobs,
+            pipeline=found.pipeline,
+            callers=found.callers,
+            config=found.settings.config,
+            worker=found.heartbeat.worker_id,
+            slots=worker.worker_threads,
             others_wait=lambda: not worker.work_queue.empty(),
-        )  # fmt: skip
+        )
         try:
             found.admission.begin()
             _, redis_bytes = found.redis.memory()
@@ -69,10 +73,15 @@ class Lifecycle(Middleware):
         except StoreUnavailable as exc:
             log.warning("queue_unavailable", reason=exc.message)
         self._feeder = BatchSupervisor(
-            queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
-            config=found.settings.config, directory=found.settings.data_dir / "batches", sync=_sync_elsewhere,
+            queue=found.queue,
+            callers=found.callers,
+            batches=found.batches,
+            files=found.files,
+            config=found.settings.config,
+            directory=found.settings.data_dir / "batches",
+            sync=_sync_elsewhere,
             check=partial(found.installation.check, files=True),
-        )  # fmt: skip
+        )
         for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             self._threads.append(thread)

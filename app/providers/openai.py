@@ -60,9 +60,14 @@ class OpenAIProvider:
         if config.api_key and "authorization" not in {header.lower() for header in headers}:
             headers["Authorization"] = f"Bearer {config.api_key}"
         self._transport = HttpClient(
-            provider=name, base_url=config.base_url, headers=headers, timeouts=timeouts,
-            max_connections=config.max_connections, max_idle=config.max_idle_connections, ca_file=config.ca_file,
-        )  # fmt: skip
+            provider=name,
+            base_url=config.base_url,
+            headers=headers,
+            timeouts=timeouts,
+            max_connections=config.max_connections,
+            max_idle=config.max_idle_connections,
+            ca_file=config.ca_file,
+        )
         self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
 
     def chat(self, call: ChatCall) -> ProviderAnswer:
@@ -86,10 +91,13 @@ class OpenAIProvider:
             if not exchange.header("content-type").lower().startswith("text/event-stream"):
                 self._bad_body()
             stream = OpenAIStream(
-                exchange, provider=self.name, include_usage=call.request.include_usage,
-                heartbeat_s=self._heartbeat_s, timeouts=self._transport.timeouts,
+                exchange,
+                provider=self.name,
+                include_usage=call.request.include_usage,
+                heartbeat_s=self._heartbeat_s,
+                timeouts=self._transport.timeouts,
                 pace=self._pace,
-            )  # fmt: skip
+            )
             stream.await_first()
         except BaseException:
             exchange.close()

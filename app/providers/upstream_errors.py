@@ -45,12 +45,20 @@ def status_error(
     if status in (400, 413, 422):
         return UpstreamRejected(
             message or "The provider refused the request.",
-            provider=provider, kind="rejected", upstream_status=status, param=param,
-        )  # fmt: skip
+            provider=provider,
+            kind="rejected",
+            upstream_status=status,
+            param=param,
+        )
     cls, kind, what = _meaning(status)
-    return cls(f"The provider {provider} {what}.", provider=provider, kind=kind, upstream_status=status,
-               billable=status in _GIVEN_UP_ON,
-               retry_after_s=retry_after_s if cls is UpstreamUnavailable else None)  # fmt: skip
+    return cls(
+        f"The provider {provider} {what}.",
+        provider=provider,
+        kind=kind,
+        upstream_status=status,
+        billable=status in _GIVEN_UP_ON,
+        retry_after_s=retry_after_s if cls is UpstreamUnavailable else None,
+    )
 
 
 def _meaning(status: int) -> tuple[type[UpstreamError], str, str]:

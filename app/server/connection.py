@@ -36,8 +36,11 @@ class Connection:
         self._scheme_headers = site.scheme_headers(peer)
         self._hangup = Hangup(client)
         self._environ: dict[str, Any] = {
-            **site.environ, "gunicorn.socket": client, "penstock.hangup": self._hangup, "wsgi.url_scheme": "http",
-        }  # fmt: skip
+            **site.environ,
+            "gunicorn.socket": client,
+            "penstock.hangup": self._hangup,
+            "wsgi.url_scheme": "http",
+        }
         if isinstance(peer, tuple):
             self._environ["REMOTE_ADDR"], self._environ["REMOTE_PORT"] = peer[0], str(peer[1])
         here = listener.getsockname()

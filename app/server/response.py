@@ -11,10 +11,20 @@ from app.net.sockets import send
 from app.server.state import WorkerState
 
 _SEND_S = 60.0  # that a client may take in nothing
-_HOP_BY_HOP = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
-    "upgrade", "server", "date",
-})  # fmt: skip
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "server",
+        "date",
+    }
+)
 
 
 class ResponseWriter:
@@ -76,9 +86,12 @@ class ResponseWriter:
         if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
             raise InvalidResponseHeader("a header's value")  # type: ignore[no-untyped-call]
         self._head = b"HTTP/1.1 %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b%b%b\r\n\r\n" % (
-            status.encode("latin-1"), self._site.date(), b"keep-alive" if self._keep else b"close",
-            text.encode("latin-1"), b"\r\nTransfer-Encoding: chunked" if self._chunked else b"",
-        )  # fmt: skip
+            status.encode("latin-1"),
+            self._site.date(),
+            b"keep-alive" if self._keep else b"close",
+            text.encode("latin-1"),
+            b"\r\nTransfer-Encoding: chunked" if self._chunked else b"",
+        )
         return self.write
 
     def write(self, block: bytes) -> None:

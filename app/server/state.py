@@ -12,9 +12,9 @@ from gunicorn.http.message import MAX_REQUEST_LINE, _ip_in_allow_list
 from gunicorn.http.wsgi import base_environ
 
 # They change what a message is, or how its environ is made.
-_NOT_PLAIN = frozenset({
-    "TRANSFER-ENCODING", "EXPECT", "UPGRADE", "SCRIPT-NAME", "PROXY-CONNECTION", "TE", "TRAILER", "KEEP-ALIVE",
-})  # fmt: skip
+_NOT_PLAIN = frozenset(
+    {"TRANSFER-ENCODING", "EXPECT", "UPGRADE", "SCRIPT-NAME", "PROXY-CONNECTION", "TE", "TRAILER", "KEEP-ALIVE"}
+)
 _IDLE_S = 6.0  # nginx closes an idle connection to us after 5
 
 

@@ -70,12 +70,19 @@ class Batches:
         values: dict[str, Any] = {
             # The time comes first: ids sort by it.
             "batch_id": f"batch_{int(now * 1000):012x}{secrets.token_hex(6)}",
-            "key_id": caller.key_id, "key_hash": caller.key_hash, "status": "validating",
-            "endpoint": request.endpoint, "input_file_id": request.input_file_id,
+            "key_id": caller.key_id,
+            "key_hash": caller.key_hash,
+            "status": "validating",
+            "endpoint": request.endpoint,
+            "input_file_id": request.input_file_id,
             "metadata": None if request.metadata is None else json.dumps(request.metadata),
             "output_ttl_s": self._config.file_ttl_s if expires is None else expires.seconds,
-            "total": 0, "completed": 0, "failed": 0, "created_at": now, "expires_at": now + WINDOW_S,
-        }  # fmt: skip
+            "total": 0,
+            "completed": 0,
+            "failed": 0,
+            "created_at": now,
+            "expires_at": now + WINDOW_S,
+        }
         with self._database.write() as connection:
             self._check(connection, caller.key_id, request.input_file_id, now)
             connection.execute(batches.insert(), values)

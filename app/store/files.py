@@ -163,9 +163,14 @@ class Files:
         now = self._clock()
         file = StoredFile(
             # The time comes first: ids sort by it.
-            f"file-{int(now * 1000):012x}{secrets.token_hex(8)}", key_id, purpose, filename, upload.size, now,
+            f"file-{int(now * 1000):012x}{secrets.token_hex(8)}",
+            key_id,
+            purpose,
+            filename,
+            upload.size,
+            now,
             now + (ttl_s or self._config.file_ttl_s),
-        )  # fmt: skip
+        )
         upload.path.rename(self.path(file.file_id))
         return file
 

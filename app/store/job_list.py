@@ -15,9 +15,20 @@ from app.store.redis.client import Redis
 STATES = ("queued", "processing", "completed", "failed", "cancelled")
 ENDED = frozenset({"completed", "failed", "cancelled"})
 _FIELDS = (
-    "state", "owner", "model", "endpoint", "submitted", "started", "finished", "attempts", "http_status", "error",
-    "worker", "callback_url", "size",
-)  # fmt: skip
+    "state",
+    "owner",
+    "model",
+    "endpoint",
+    "submitted",
+    "started",
+    "finished",
+    "attempts",
+    "http_status",
+    "error",
+    "worker",
+    "callback_url",
+    "size",
+)
 _SCANNED = 1000  # Redis keys that one step looks at: well below a millisecond of its time
 _BATCH = 200  # jobs read in one round trip
 _MOST_TURNS = 200  # as lua/jobs/status counts
@@ -104,10 +115,22 @@ def _listed(job_id: str, row: Sequence[bytes | None], position: int | None) -> L
         (value or b"").decode("utf-8", "replace") for value in row
     )
     return ListedJob(
-        job_id, state, owner, model, endpoint, int(submitted or 0) / 1000, _seconds(started), _seconds(finished),
-        int(attempts or 0), int(http_status) if http_status else None, error.encode(), worker, url, int(size or 0),
+        job_id,
+        state,
+        owner,
+        model,
+        endpoint,
+        int(submitted or 0) / 1000,
+        _seconds(started),
+        _seconds(finished),
+        int(attempts or 0),
+        int(http_status) if http_status else None,
+        error.encode(),
+        worker,
+        url,
+        int(size or 0),
         position,
-    )  # fmt: skip
+    )
 
 
 def _seconds(milliseconds: str) -> float | None:

@@ -89,14 +89,35 @@ class Jobs:
         """Takes the job in. Returns "queued", "full", "share" (its key holds too many bytes), "gone" (its reservation
         is settled), or "known" and the entry."""
         keys = [
-            _JOB + job_id, _WAITING, _TURNS, _OF + owner, idempotency or NOTHING, from_reservations,
-            to_reservations, reservation, _BELLS, _BELL_MESSAGES, *_BYTES,
-        ]  # fmt: skip
+            _JOB + job_id,
+            _WAITING,
+            _TURNS,
+            _OF + owner,
+            idempotency or NOTHING,
+            from_reservations,
+            to_reservations,
+            reservation,
+            _BELLS,
+            _BELL_MESSAGES,
+            *_BYTES,
+        ]
         named = [part for pair in fields.items() for part in pair]
-        reply = self._submit(keys, [
-            job_id, owner, self._most_jobs, self._most_bytes, size, remember, remember_s * 1000, int(held_s * 1000),
-            *_message(BELLS, RING), _JOB, *named,
-        ])  # fmt: skip
+        reply = self._submit(
+            keys,
+            [
+                job_id,
+                owner,
+                self._most_jobs,
+                self._most_bytes,
+                size,
+                remember,
+                remember_s * 1000,
+                int(held_s * 1000),
+                *_message(BELLS, RING),
+                _JOB,
+                *named,
+            ],
+        )
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
     def claim(self, worker: str, call_s: float, name: str = "") -> Job | None:
@@ -108,18 +129,34 @@ class Jobs:
         keys = [_WAITING, _TURNS, _RUNNING, _BELLS, _BELL_MESSAGES, _CANCELS, claim, *_BYTES]
         reply = self._claim(
             keys,
-            [_JOB, _OF, RUNNING_CALLS, self._lease_ms, int(call_s * 1000), worker, *_message(BELLS, RING),
-             reservation_key("")],
-        )  # fmt: skip
+            [
+                _JOB,
+                _OF,
+                RUNNING_CALLS,
+                self._lease_ms,
+                int(call_s * 1000),
+                worker,
+                *_message(BELLS, RING),
+                reservation_key(""),
+            ],
+        )
         if not reply:
             return None
         fields = dict(zip(reply[3::2], reply[4::2], strict=True))
         return Job(
-            reply[0].decode(), int(fields[b"attempts"]), bool(reply[1]), fields[b"owner"].decode(),
-            fields[b"key_hash"].decode(), fields[b"endpoint"].decode(), fields[b"request"], fields[b"held"],
-            int(fields[b"submitted"]) / 1000, int(fields.get(b"keep_s", 0)),
-            int(fields.get(b"recorded", 0)), refused=reply[2] == b"cancelled",
-        )  # fmt: skip
+            reply[0].decode(),
+            int(fields[b"attempts"]),
+            bool(reply[1]),
+            fields[b"owner"].decode(),
+            fields[b"key_hash"].decode(),
+            fields[b"endpoint"].decode(),
+            fields[b"request"],
+            fields[b"held"],
+            int(fields[b"submitted"]) / 1000,
+            int(fields.get(b"keep_s", 0)),
+            int(fields.get(b"recorded", 0)),
+            refused=reply[2] == b"cancelled",
+        )
 
     def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> str:
         """Ends this attempt; `queued`: it runs again after `keep_s`.
@@ -161,10 +198,16 @@ class Jobs:
             return shown._replace(seen=True)
         submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
         return shown._replace(
-            submitted=int(submitted) / 1000, started=_seconds(started), finished=_seconds(finished),
-            attempts=int(attempts), http_status=int(http_status) if http_status else None, response=response,
-            error=error, about=about, callback_url=callback_url,
-        )  # fmt: skip
+            submitted=int(submitted) / 1000,
+            started=_seconds(started),
+            finished=_seconds(finished),
+            attempts=int(attempts),
+            http_status=int(http_status) if http_status else None,
+            response=response,
+            error=error,
+            about=about,
+            callback_url=callback_url,
+        )
 
     def outcomes(self, job_ids: Sequence[str]) -> list[JobOutcome | None]:
         """What jobs have come to, in one round trip; None for one that is not there any more."""
@@ -195,29 +238,48 @@ class Jobs:
 
         `unanswered`: names of claims that may have been carried out, though no answer came.
         """
-        keys = [
-            _WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _BELLS, _BELL_MESSAGES, _UNSETTLED, *_BYTES,
-        ]  # fmt: skip
+        keys = [_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _BELLS, _BELL_MESSAGES, _UNSETTLED, *_BYTES]
         attempts = [part for pair in running for part in pair]
-        ending, unsettled = self._beat(keys, [
-            f"{worker}:{slots}", self._lease_ms, _JOB, _OF, *_message(BELLS, RING), _FORGET_MS, RUNNING_CALLS, _CLAIM,
-            _SETTLE_MS, len(unanswered), *unanswered, *attempts,
-        ])  # fmt: skip
+        ending, unsettled = self._beat(
+            keys,
+            [
+                f"{worker}:{slots}",
+                self._lease_ms,
+                _JOB,
+                _OF,
+                *_message(BELLS, RING),
+                _FORGET_MS,
+                RUNNING_CALLS,
+                _CLAIM,
+                _SETTLE_MS,
+                len(unanswered),
+                *unanswered,
+                *attempts,
+            ],
+        )
         return BeatReply(
-            [(job_id.decode(), int(number), why.decode())
-             for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)],
+            [
+                (job_id.decode(), int(number), why.decode())
+                for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)
+            ],
             [(job_id.decode(), held) for job_id, held in zip(unsettled[::2], unsettled[1::2], strict=True)],
-        )  # fmt: skip
+        )
 
     def leave(self, worker: str, slots: int) -> None:
         """The worker stops: it is not counted any more."""
         self._redis.execute("ZREM", _WORKERS, f"{worker}:{slots}")
 
     def depth(self) -> QueueDepth:
-        waiting, later, running, oldest, workers, (seconds, micros) = self._redis.pipeline([
-            ("ZCARD", _WAITING), ("ZCARD", _LATER), ("ZCARD", _RUNNING), ("ZRANGE", _WAITING, 0, 0, "WITHSCORES"),
-            ("ZRANGE", _WORKERS, 0, -1, "WITHSCORES"), ("TIME",),
-        ])  # fmt: skip
+        waiting, later, running, oldest, workers, (seconds, micros) = self._redis.pipeline(
+            [
+                ("ZCARD", _WAITING),
+                ("ZCARD", _LATER),
+                ("ZCARD", _RUNNING),
+                ("ZRANGE", _WAITING, 0, 0, "WITHSCORES"),
+                ("ZRANGE", _WORKERS, 0, -1, "WITHSCORES"),
+                ("TIME",),
+            ]
+        )
         now_ms = int(seconds) * 1000 + int(micros) / 1000
         alive = [
             name for name, beat in zip(workers[::2], workers[1::2], strict=True) if now_ms - float(beat) < _DEAD_MS
@@ -230,11 +292,17 @@ class Jobs:
 def _message(queue: str, actor: str, *args: str) -> tuple[str, bytes]:
     """A message's id and text as Dramatiq reads them: `dramatiq.Message.decode`."""
     message_id = secrets.token_hex(8)
-    return message_id, _encode({
-        "queue_name": queue, "actor_name": actor, "args": args, "kwargs": {},
-        "options": {"redis_message_id": message_id}, "message_id": message_id,
-        "message_timestamp": int(time.time() * 1000),
-    })  # fmt: skip
+    return message_id, _encode(
+        {
+            "queue_name": queue,
+            "actor_name": actor,
+            "args": args,
+            "kwargs": {},
+            "options": {"redis_message_id": message_id},
+            "message_id": message_id,
+            "message_timestamp": int(time.time() * 1000),
+        }
+    )
 
 
 def _seconds(milliseconds: bytes | None) -> float | None:

@@ -78,11 +78,19 @@ class Keys:
         key, now = new_key(), self._clock()
         allowed = None if models is None else sorted(set(models))
         values: dict[str, Any] = {
-            "key_id": f"key_{secrets.token_hex(8)}", "key_hash": hash_key(key), "prefix": shown_prefix(key),
-            "name": name, "role": role.value, "plan": plan, "tenant": tenant,
+            "key_id": f"key_{secrets.token_hex(8)}",
+            "key_hash": hash_key(key),
+            "prefix": shown_prefix(key),
+            "name": name,
+            "role": role.value,
+            "plan": plan,
+            "tenant": tenant,
             "models": None if allowed is None else json.dumps(allowed),
-            "expires_at": expires_at, "created_at": now, "revoked_at": None, "updated_at": now,
-        }  # fmt: skip
+            "expires_at": expires_at,
+            "created_at": now,
+            "revoked_at": None,
+            "updated_at": now,
+        }
         with self._database.write() as connection:
             connection.execute(api_keys.insert(), values)
             detail = {"name": name, "role": role.value, "plan": plan, "models": allowed, "expires_at": expires_at}
@@ -199,10 +207,15 @@ def decode_record(record: bytes, key_hash: str) -> Caller | None:
 def _record(row: Row[Any]) -> bytes:
     """The same key always gives the same bytes: admission compares them."""
     fields = {
-        "key_id": row.key_id, "name": row.name, "role": row.role, "plan": row.plan, "tenant": row.tenant,
-        "models": None if row.models is None else json.loads(row.models), "expires_at": row.expires_at,
+        "key_id": row.key_id,
+        "name": row.name,
+        "role": row.role,
+        "plan": row.plan,
+        "tenant": row.tenant,
+        "models": None if row.models is None else json.loads(row.models),
+        "expires_at": row.expires_at,
         "revoked": row.revoked_at is not None,
-    }  # fmt: skip
+    }
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -230,7 +243,14 @@ def _record_change(
 
 def _info(row: Row[Any]) -> KeyInfo:
     return KeyInfo(
-        key_id=row.key_id, prefix=row.prefix, name=row.name, role=Role(row.role), plan=row.plan,
-        models=None if row.models is None else tuple(json.loads(row.models)), tenant=row.tenant,
-        expires_at=row.expires_at, created_at=row.created_at, revoked_at=row.revoked_at,
-    )  # fmt: skip
+        key_id=row.key_id,
+        prefix=row.prefix,
+        name=row.name,
+        role=Role(row.role),
+        plan=row.plan,
+        models=None if row.models is None else tuple(json.loads(row.models)),
+        tenant=row.tenant,
+        expires_at=row.expires_at,
+        created_at=row.created_at,
+        revoked_at=row.revoked_at,
+    )

@@ -162,8 +162,13 @@ class _Turn:
             self.backoff_s = min(longest, self.backoff_s * 2 or first)
             self._next = now + self.backoff_s
             expected = isinstance(exc, GatewayError)
-            log.error("ledger_part_failed", part=self._name, reason=str(exc) if expected else type(exc).__name__,
-                      retry_in_s=self.backoff_s, exc_info=not expected)  # fmt: skip
+            log.error(
+                "ledger_part_failed",
+                part=self._name,
+                reason=str(exc) if expected else type(exc).__name__,
+                retry_in_s=self.backoff_s,
+                exc_info=not expected,
+            )
             return None
         if self.backoff_s:
             self.backoff_s = 0.0

@@ -43,10 +43,12 @@ class Redelivery:
     def _put_back(self, settlement: Settlement, lost: UsageRow) -> None:
         reservation, *others = settlement.keys
         charged = [charged_for(key.decode(), lost) for key in others[5:]]
-        self._redis.pipeline([
-            ("HSET", reservation, "s", "lost", "c", msgspec.json.encode(charged)),
-            ("PEXPIRE", reservation, _RESTORED_MS),
-        ])  # fmt: skip
+        self._redis.pipeline(
+            [
+                ("HSET", reservation, "s", "lost", "c", msgspec.json.encode(charged)),
+                ("PEXPIRE", reservation, _RESTORED_MS),
+            ]
+        )
 
 
 def charged_for(counter: str, row: UsageRow) -> int:

@@ -22,9 +22,11 @@ Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenan
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 COUNTS = ("calls", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 _ROLLED_UP: dict[str, sa.Column[Any]] = {
-    "model": usage_daily.c.model, "key": usage_daily.c.key_id, "day": usage_daily.c.day,
+    "model": usage_daily.c.model,
+    "key": usage_daily.c.key_id,
+    "day": usage_daily.c.day,
     "provider": usage_daily.c.provider,
-}  # fmt: skip
+}
 _DAY_S = 86_400
 _EPOCH = date(1970, 1, 1)
 _SUMS = (*COUNTS, "cost_nanousd")

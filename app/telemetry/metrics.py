@@ -31,11 +31,29 @@ _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 _COST = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1, 10)
 _HTTP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-_UPSTREAM_KINDS = frozenset({
-    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total",
-    "status_4xx", "status_5xx", "rate_limited", "auth", "not_found", "bad_body", "cut", "stream_error", "rejected",
-    "breaker_open", "closed", "saturated",
-})  # fmt: skip
+_UPSTREAM_KINDS = frozenset(
+    {
+        "connect",
+        "tls",
+        "resolve",
+        "timeout_connect",
+        "timeout_first_byte",
+        "timeout_idle",
+        "timeout_total",
+        "status_4xx",
+        "status_5xx",
+        "rate_limited",
+        "auth",
+        "not_found",
+        "bad_body",
+        "cut",
+        "stream_error",
+        "rejected",
+        "breaker_open",
+        "closed",
+        "saturated",
+    }
+)
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 log = structlog.get_logger()
@@ -72,13 +90,20 @@ class Metrics:
             Counter, "llm_requests_total", "Model calls that ended.", "model", "provider", "status"
         )
         self._duration = self._new(
-            Histogram, "llm_request_duration_seconds", "From admission to the end of the answer.", "model", "provider",
+            Histogram,
+            "llm_request_duration_seconds",
+            "From admission to the end of the answer.",
+            "model",
+            "provider",
             buckets=_DURATION,
-        )  # fmt: skip
+        )
         self._first_token = self._new(
-            Histogram, "llm_time_to_first_token_seconds", "From admission to a stream's first chunk.", "model",
+            Histogram,
+            "llm_time_to_first_token_seconds",
+            "From admission to a stream's first chunk.",
+            "model",
             buckets=_FIRST_TOKEN,
-        )  # fmt: skip
+        )
         self._tokens = self._new(
             Counter, "llm_tokens_total", "Tokens; cached is a part of prompt, reasoning of completion.", "model", "kind"
         )
@@ -96,20 +121,30 @@ class Metrics:
         self._cache = self._new(Counter, "llm_cache_requests_total", "Calls by what the cache did.", "result")
         self._upstream = self._new(Counter, "llm_upstream_errors_total", "Failed attempts.", "provider", "kind")
         self._breaker = self._new(
-            Gauge, "llm_breaker_state", "0 closed, 1 half open, 2 open: the worst of the workers.", "target",
+            Gauge,
+            "llm_breaker_state",
+            "0 closed, 1 half open, 2 open: the worst of the workers.",
+            "target",
             multiprocess_mode="livemax",
-        )  # fmt: skip
+        )
         self._held = self._new(
-            Gauge, "llm_settlements_held", "Settlements in memory, since neither Redis nor the disk takes them.",
+            Gauge,
+            "llm_settlements_held",
+            "Settlements in memory, since neither Redis nor the disk takes them.",
             multiprocess_mode="livesum",
-        )  # fmt: skip
+        )
         self._dropped = self._new(
             Counter, "llm_settlements_dropped_total", "Settlements given up: their calls end as lost."
         )
         self._http = self._new(
-            Histogram, "http_request_duration_seconds", "Until the answer's first byte.", "route", "method", "status",
+            Histogram,
+            "http_request_duration_seconds",
+            "Until the answer's first byte.",
+            "route",
+            "method",
+            "status",
             buckets=_HTTP,
-        )  # fmt: skip
+        )
         # Alerts ask these for their increase, and Prometheus sees none from nothing to the first one.
         for plan in self._plans:
             self._child(self._near, plan)
@@ -159,10 +194,15 @@ class Metrics:
         )
         return _OfCall(
             requests=self._requests.labels(model, provider, status),
-            duration=self._duration.labels(model, provider), first_token=self._first_token.labels(model),
-            prompt=prompt, completion=completion, cached=cached, reasoning=reasoning,
-            cost=self._cost.labels(model, provider), call_cost=self._call_cost.labels(model),
-        )  # fmt: skip
+            duration=self._duration.labels(model, provider),
+            first_token=self._first_token.labels(model),
+            prompt=prompt,
+            completion=completion,
+            cached=cached,
+            reasoning=reasoning,
+            cost=self._cost.labels(model, provider),
+            call_cost=self._call_cost.labels(model),
+        )
 
     def active(self, delta: int) -> None:
         """A call began (+1) or ended (-1)."""

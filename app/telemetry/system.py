@@ -71,9 +71,11 @@ class System:
         """For a scrape; by the names of OpenTelemetry's conventions."""
         memory, cpu, disk = self.memory(), self.cpu(), self.disk()
         found = {
-            "system_memory_usage_bytes": memory.used, "system_memory_limit_bytes": memory.limit,
-            "system_cpu_time_seconds_total": cpu.seconds, "system_cpu_limit_cores": cpu.cores,
-        }  # fmt: skip
+            "system_memory_usage_bytes": memory.used,
+            "system_memory_limit_bytes": memory.limit,
+            "system_cpu_time_seconds_total": cpu.seconds,
+            "system_cpu_limit_cores": cpu.cores,
+        }
         if disk is not None:
             found |= {"system_filesystem_usage_bytes": disk[0], "system_filesystem_limit_bytes": disk[1]}
         return found
@@ -111,9 +113,10 @@ def process_figures(*, siblings: bool) -> dict[str, float]:
         except psutil.Error:
             continue
     return {
-        "process_resident_memory_bytes": resident, "process_cpu_seconds_total": seconds,
+        "process_resident_memory_bytes": resident,
+        "process_cpu_seconds_total": seconds,
         "process_open_fds": descriptors,
-    }  # fmt: skip
+    }
 
 
 def _cpu_time(parent: psutil.Process, *, siblings: bool) -> tuple[list[psutil.Process], float]:

@@ -28,10 +28,15 @@ class Feeding(Worker):
         found = edge.services
         self.later_s = 0.0
         self.feeder = BatchSupervisor(
-            queue=found.queue, callers=found.callers, batches=found.batches, files=found.files,
-            config=found.settings.config, directory=found.settings.data_dir / "batches",
-            clock=lambda: time.time() + self.later_s, pause=lambda _: None,
-        )  # fmt: skip
+            queue=found.queue,
+            callers=found.callers,
+            batches=found.batches,
+            files=found.files,
+            config=found.settings.config,
+            directory=found.settings.data_dir / "batches",
+            clock=lambda: time.time() + self.later_s,
+            pause=lambda _: None,
+        )
         self.feeds: list[BatchRunner] = []
 
     def feed(self, times: int = 1) -> None:
@@ -71,8 +76,12 @@ def made(edge: Callable[[str], Edge]) -> Callable[..., Edge]:
 def line(number: int | str = 1, *, custom_id: str | None = None, content: str = "Hi", **more: Any) -> dict[str, Any]:
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
     return {
-        "custom_id": custom_id or f"n{number}", "method": "POST", "url": "/v1/chat/completions", "body": body, **more,
-    }  # fmt: skip
+        "custom_id": custom_id or f"n{number}",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body,
+        **more,
+    }
 
 
 def with_body(number: int = 1, **body: Any) -> dict[str, Any]:

@@ -71,13 +71,20 @@ class Edge:
     def __post_init__(self) -> None:
         self._client = create_app(services=self.services).test_client()
 
-    def chat(self, model: str = "m", *, key: str | None = None, headers: Mapping[str, str] | None = None,
-             **more: Any) -> TestResponse:  # fmt: skip
+    def chat(
+        self, model: str = "m", *, key: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> TestResponse:
         body = {"model": model, "messages": [{"role": "user", "content": "Hello there"}], **more}
         return self.post(json.dumps(body), key=key, headers=headers)
 
-    def post(self, body: str | bytes, *, key: str | None = None, headers: Mapping[str, str] | None = None,
-             path: str = "/v1/chat/completions") -> TestResponse:  # fmt: skip
+    def post(
+        self,
+        body: str | bytes,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        path: str = "/v1/chat/completions",
+    ) -> TestResponse:
         sent = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
         response: TestResponse = self._client.post(path, data=body, content_type="application/json", headers=sent)
         # Reading it to the end and closing it is what a server does; only then is a stream settled.
@@ -122,8 +129,12 @@ def edge(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Edge]]:
 
     def build(config: str) -> Edge:
         (tmp_path / "gateway.yaml").write_text(config)
-        env = {"GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "DATA_DIR": str(tmp_path), "REDIS_URL": redis_url,
-               "DEV_API_KEY": KEY}  # fmt: skip
+        env = {
+            "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+            "DATA_DIR": str(tmp_path),
+            "REDIS_URL": redis_url,
+            "DEV_API_KEY": KEY,
+        }
         names = load_settings(env).config.providers
         (tmp_path / "prices.yaml").write_text("\n".join(f"{name}: {PRICES}" for name in names))
         services = build_services(load_settings(env))
@@ -144,13 +155,20 @@ def _with_seams(services: Services) -> Edge:
     later = [0.0]
     config = services.settings.config
     router = Router(
-        config=config, providers={name: Noted(found, asked) for name, found in services.providers.items()},
-        metrics=services.metrics, clock=lambda: time.monotonic() + later[0], pause=pauses.append,
-    )  # fmt: skip
+        config=config,
+        providers={name: Noted(found, asked) for name, found in services.providers.items()},
+        metrics=services.metrics,
+        clock=lambda: time.monotonic() + later[0],
+        pause=pauses.append,
+    )
     pricing = Pricing(config=config, overrides=services.settings.prices)
     pipeline = Pipeline(
-        config=config, admission=services.admission, router=router, metrics=services.metrics, pricing=pricing,
+        config=config,
+        admission=services.admission,
+        router=router,
+        metrics=services.metrics,
+        pricing=pricing,
         cache=Cache(redis=services.redis, config=config.cache),
         accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
-    )  # fmt: skip
+    )
     return Edge(replace(services, router=router, pipeline=pipeline), asked, pauses, later)

@@ -23,13 +23,28 @@ models: {m: {targets: [{provider: demo}]}}
 NOON = 1_793_534_400.0  # 2026-11-01T12:00:00Z
 DAY = 86_400
 _FIGURES = {
-    "calls": 1, "errors": 0, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0, "reasoning_tokens": 0,
-}  # fmt: skip
+    "calls": 1,
+    "errors": 0,
+    "prompt_tokens": 10,
+    "completion_tokens": 5,
+    "cached_tokens": 0,
+    "reasoning_tokens": 0,
+}
 
 
 def call(number: int, **changes: Any) -> dict[str, Any]:
-    return {"request_id": f"r{number}", "ts": NOON, "key_id": "dev", "model": "fast", "provider": "p", "status": "ok",
-            "prompt_tokens": 10, "completion_tokens": 5, "cost_nanousd": 1500, **changes}  # fmt: skip
+    return {
+        "request_id": f"r{number}",
+        "ts": NOON,
+        "key_id": "dev",
+        "model": "fast",
+        "provider": "p",
+        "status": "ok",
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cost_nanousd": 1500,
+        **changes,
+    }
 
 
 class Admin:
@@ -68,7 +83,10 @@ def test_what_each_user_cost_is_told_exactly(admin: Admin, prefix: str) -> None:
     assert answer.status_code == 200
     two = {name: 2 * value for name, value in _FIGURES.items()}
     assert answer.json == {
-        "object": "list", "by": "user", "since": "2026-11-01T00:00:00Z", "until": None,
+        "object": "list",
+        "by": "user",
+        "since": "2026-11-01T00:00:00Z",
+        "until": None,
         "data": [
             {"user": "ann", **two, "errors": 1, "cost_usd": "2.0000015"},
             {"user": "", **_FIGURES, "cost_usd": "0.0000015"},
@@ -76,16 +94,20 @@ def test_what_each_user_cost_is_told_exactly(admin: Admin, prefix: str) -> None:
         ],
         "total": {name: 4 * value for name, value in _FIGURES.items()} | {"errors": 1, "cost_usd": "2.0000045"},
         "has_more": False,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
     ("by", "groups"),
     [
-        ("endpoint", ["chat.completions", "embeddings"]), ("tenant", ["", "shop"]), ("provider", ["p"]),
-        ("day", ["2026-11-01", "2026-11-02"]), ("model", ["smart", "fast"]), ("key", ["dev"]),
+        ("endpoint", ["chat.completions", "embeddings"]),
+        ("tenant", ["", "shop"]),
+        ("provider", ["p"]),
+        ("day", ["2026-11-01", "2026-11-02"]),
+        ("model", ["smart", "fast"]),
+        ("key", ["dev"]),
     ],
-)  # fmt: skip
+)
 def test_every_dimension_sums_to_the_same_total(admin: Admin, by: str, groups: list[str]) -> None:
     found = admin.get(f"?by={by}").json
     assert found is not None
@@ -120,8 +142,10 @@ def test_a_spreadsheet_never_runs_what_a_caller_wrote(admin: Admin) -> None:
     assert 'rel="next"' in answer.headers["Link"], "a table that is cut off says so"
     rows = list(csv.DictReader(io.StringIO(admin.get("?by=user&format=csv").text)))
     assert [(row["user"], row["cost_usd"]) for row in rows] == [
-        ("ann", "2.0000015"), ("", "0.0000015"), ("'=cmd()", "0.0000015"),
-    ]  # fmt: skip
+        ("ann", "2.0000015"),
+        ("", "0.0000015"),
+        ("'=cmd()", "0.0000015"),
+    ]
 
 
 def test_a_report_of_nothing_is_empty(edge: Callable[[str], Edge]) -> None:
@@ -135,19 +159,28 @@ def test_a_report_of_nothing_is_empty(edge: Callable[[str], Edge]) -> None:
 @pytest.mark.parametrize(
     ("query", "param", "words"),
     [
-        ("?by=users", "by", "model, key, day, provider, user, endpoint, tenant"), ("?by=", "by", "Expected one of"),
-        ("?by=key_id;drop%20table%20usage", "by", "Expected one of"), ("?by=%25", "by", "Expected one of"),
+        ("?by=users", "by", "model, key, day, provider, user, endpoint, tenant"),
+        ("?by=", "by", "Expected one of"),
+        ("?by=key_id;drop%20table%20usage", "by", "Expected one of"),
+        ("?by=%25", "by", "Expected one of"),
         ("?since=yesterday", "since", "Expected 2026-11-01, 2026-11-01T12:00:00Z, 7d or 24h, not 'yesterday'"),
-        ("?since=" + quote("1' or 1=1 --"), "since", "Expected 2026-11-01"), ("?since=", "since", "Expected 2026"),
-        ("?until=9999-12-31", "until", "9999-12-31 is out of range"), ("?since=99999999d", "since", "out of range"),
-        ("?since=2026-11-02&until=2026-11-01", "until", "later than `since`"), ("?since=1d&until=1d", "until", "later"),
-        ("?format=xml", "format", "json, csv"), ("?limit=0", "limit", "from 1 to 10000"),
-        ("?limit=10001", "limit", "from 1 to 10000"), ("?offset=-1", "offset", "a number from 0"),
-        ("?offset=99999999999999999999", "offset", "a number from 0"), ("?limit=%D9%A3", "limit", "a number"),
+        ("?since=" + quote("1' or 1=1 --"), "since", "Expected 2026-11-01"),
+        ("?since=", "since", "Expected 2026"),
+        ("?until=9999-12-31", "until", "9999-12-31 is out of range"),
+        ("?since=99999999d", "since", "out of range"),
+        ("?since=2026-11-02&until=2026-11-01", "until", "later than `since`"),
+        ("?since=1d&until=1d", "until", "later"),
+        ("?format=xml", "format", "json, csv"),
+        ("?limit=0", "limit", "from 1 to 10000"),
+        ("?limit=10001", "limit", "from 1 to 10000"),
+        ("?offset=-1", "offset", "a number from 0"),
+        ("?offset=99999999999999999999", "offset", "a number from 0"),
+        ("?limit=%D9%A3", "limit", "a number"),
         ("?sicne=7d", "sicne", "Unknown parameter, expected one of by, since,"),
-        ("?by=user&by=model", "by", "Expected once"), ("?" + 200 * "x" + "=1", 64 * "x", "Unknown parameter"),
+        ("?by=user&by=model", "by", "Expected once"),
+        ("?" + 200 * "x" + "=1", 64 * "x", "Unknown parameter"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_names_its_parameter(admin: Admin, query: str, param: str, words: str) -> None:
     named, message = admin.refused(query)
     assert named == param

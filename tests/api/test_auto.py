@@ -191,10 +191,16 @@ def test_auto_is_listed_for_the_keys_that_can_use_it(smart: Edge) -> None:
     assert listed(smart, smart.key) == ["small", "coder", "large", "seer", "auto"]
     entry = smart.get("/v1/models/auto", key=smart.key).json
     assert entry == {
-        "id": "auto", "object": "model", "created": 1_700_000_000, "owned_by": "penstock", "name": "Auto",
-        "description": "The gateway picks a model that suits the request.", "max_tokens": None, "available": True,
+        "id": "auto",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "penstock",
+        "name": "Auto",
+        "description": "The gateway picks a model that suits the request.",
+        "max_tokens": None,
+        "available": True,
         "reason": None,
-    }  # fmt: skip
+    }
     assert listed(smart, key(smart, models=["coder"])) == ["coder", "auto"]
     nothing = key(smart, models=["removed"])
     assert listed(smart, nothing) == []
@@ -208,8 +214,11 @@ def test_a_cached_answer_is_shared_with_calls_that_name_the_model(smart: Edge) -
         return answer.headers["x-penstock-cache"]
 
     assert [ask("auto", CODE), ask("coder", CODE), ask("small", CODE), ask("auto", LONG)] == [
-        "miss", "hit", "miss", "miss",
-    ]  # fmt: skip
+        "miss",
+        "hit",
+        "miss",
+        "miss",
+    ]
     assert picked(smart.chat("auto", messages=CODE, temperature=0)) == ("coder", "code"), "a hit says why, too"
     assert [row["tags"] for row in smart.rows()] == ["route=code", "", "", "route=long", "route=code"]
 
@@ -272,8 +281,10 @@ def test_a_queued_call_is_optimised_when_it_is_submitted(edge: Callable[[str], E
     Worker(built).run()
     done = ask(built, job_id).json
     assert (done["optimized"], done["route"], built.rows()[0]["tags"]) == (
-        "trimmed", "default", "route=default optimized=trimmed",
-    )  # fmt: skip
+        "trimmed",
+        "default",
+        "route=default optimized=trimmed",
+    )
     body = json.loads(done["response"]["choices"][0]["message"]["content"].partition("\n\n")[2])
     assert body == {"model": "echo", "messages": [{"role": "system", "content": "x"}, *CODE, *CODE, *CODE]}
 

@@ -148,8 +148,9 @@ def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone_and_its_resul
     before = results_file(edge).read_bytes()
     assert before.count(b"\n") == 3
     stranger = Feeding(edge, name="w2")
-    elsewhere = Files(database=edge.services.database, directory=tmp_path / "b" / "files",
-                      config=edge.services.settings.config.batch)  # fmt: skip
+    elsewhere = Files(
+        database=edge.services.database, directory=tmp_path / "b" / "files", config=edge.services.settings.config.batch
+    )
     stranger.feeder._files, stranger.feeder._directory = elsewhere, tmp_path / "b" / "batches"
     stranger.feed(2)
     stranger.feeder.sweep()

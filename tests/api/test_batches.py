@@ -75,7 +75,8 @@ def test_bad_lines_fail_alone_and_the_error_file_names_them(made: Callable[..., 
         line("good"),
         b'{"custom_id": "torn", "method"',
         b"",
-        line(custom_id="n1"), line(custom_id="n1"),
+        line(custom_id="n1"),
+        line(custom_id="n1"),
         line("get", method="GET"),
         line("url", url="/v1/embeddings"),
         with_body(8, stream=True),
@@ -85,7 +86,7 @@ def test_bad_lines_fail_alone_and_the_error_file_names_them(made: Callable[..., 
         b"[" * 100_000,
         b"\xff\xfe",
         line("last"),
-    ]  # fmt: skip
+    ]
     batch_id = created(edge, lines)
     Feeding(edge).work()
     output, errors = both(edge, batch_id)
@@ -95,9 +96,14 @@ def test_bad_lines_fail_alone_and_the_error_file_names_them(made: Callable[..., 
     assert {row["error"]["line"] for row in errors if row["error"]} == {2, 5, 6, 7, 10, 12, 13}
     found = failures(errors)
     assert {name: found[name] for name in ("n1", "nget", "nurl", "n8", "n9", "no body", "n11")} == {
-        "n1": "duplicate_custom_id", "nget": "invalid_method", "nurl": "url_mismatch", "n8": "INVALID_REQUEST",
-        "n9": "MODEL_NOT_FOUND", "no body": "invalid_line", "n11": "INVALID_REQUEST",
-    }  # fmt: skip
+        "n1": "duplicate_custom_id",
+        "nget": "invalid_method",
+        "nurl": "url_mismatch",
+        "n8": "INVALID_REQUEST",
+        "n9": "MODEL_NOT_FOUND",
+        "no body": "invalid_line",
+        "n11": "INVALID_REQUEST",
+    }
     [streamed] = [row for row in errors if row["custom_id"] == "n8"]
     assert (streamed["response"]["status_code"], streamed["response"]["body"]["error"]["param"]) == (400, "stream")
     assert batch(edge, batch_id)["request_counts"] == {"total": 13, "completed": 3, "failed": 10}

@@ -60,11 +60,17 @@ def one_of_each_state(edge: Edge) -> dict[str, str]:
     jobs = edge.services.queue.jobs
     claimed = jobs.claim("w", 60)
     assert claimed is not None
-    jobs.finish(claimed, "failed", {"error": '{"code":"MODEL_ERROR","message":"bad\\u001b[31m"}', "http_status": 502},
-                keep_s=60)  # fmt: skip
+    jobs.finish(
+        claimed, "failed", {"error": '{"code":"MODEL_ERROR","message":"bad\\u001b[31m"}', "http_status": 502}, keep_s=60
+    )
     assert jobs.claim("w", 60) is not None
-    return {"completed": done, "cancelled": cancelled, "failed": failing, "processing": running,
-            "queued": job_of(submit(edge))}  # fmt: skip
+    return {
+        "completed": done,
+        "cancelled": cancelled,
+        "failed": failing,
+        "processing": running,
+        "queued": job_of(submit(edge)),
+    }
 
 
 def test_jobs_of_all_keys_are_listed_oldest_first_with_their_places(made: Callable[..., Edge]) -> None:
@@ -74,8 +80,10 @@ def test_jobs_of_all_keys_are_listed_oldest_first_with_their_places(made: Callab
     other = job_of(submit(edge, key=key))
     rows = listed(edge)
     assert [(row["id"], row["key_id"], row["position"]) for row in rows] == [
-        (mine[0], "dev", 2), (mine[1], "dev", 3), (other, info.key_id, 2),
-    ]  # fmt: skip
+        (mine[0], "dev", 2),
+        (mine[1], "dev", 3),
+        (other, info.key_id, 2),
+    ]
     assert {(row["state"], row["model"], row["attempts"]) for row in rows} == {("queued", "m", 0)}
     assert all(0 <= row["age_s"] < 60 for row in rows)
 
@@ -195,8 +203,11 @@ def test_a_waiting_job_is_cancelled_as_its_owner_would(made: Callable[..., Edge]
     its_own = ("call_id", "job_id", "request_id", "ts")
     assert {k: v for k, v in first.items() if k not in its_own} == {k: v for k, v in second.items() if k not in its_own}
     assert (second["call_id"], second["key_id"], second["status"], second["cost_nanousd"]) == (
-        by_operator, info.key_id, "aborted", 0,
-    )  # fmt: skip
+        by_operator,
+        info.key_id,
+        "aborted",
+        0,
+    )
     [tokens] = edge.keys(f"penstock:limit:{info.key_id}:tokens_per_day:*")
     assert edge.services.redis.execute("GET", tokens) == b"0"
     assert open_reservations(edge) == []
@@ -209,8 +220,9 @@ def test_a_running_job_is_cancelled_with_its_upstream_call(made: Callable[..., E
     running = started(edge, worker)
     result = flask(edge, "cancel", job_id)
     assert (result.exit_code, result.stdout) == (
-        0, f"{job_id} of dev is running; its worker has been told to end it.\n",
-    )  # fmt: skip
+        0,
+        f"{job_id} of dev is running; its worker has been told to end it.\n",
+    )
     worker.runner.beat()
     running.join(5)
     assert not running.is_alive()
@@ -271,8 +283,16 @@ def batch(made: Callable[..., Edge]) -> Callable[..., Edge]:
     def change(**values: Any) -> Edge:
         if not edge:
             edge.append(made())
-            needed = {"batch_id": BATCH, "key_id": "dev", "key_hash": "h", "endpoint": "/v1/chat/completions",
-                      "input_file_id": "file-1", "output_ttl_s": 3600, "created_at": 1, "expires_at": 2}  # fmt: skip
+            needed = {
+                "batch_id": BATCH,
+                "key_id": "dev",
+                "key_hash": "h",
+                "endpoint": "/v1/chat/completions",
+                "input_file_id": "file-1",
+                "output_ttl_s": 3600,
+                "created_at": 1,
+                "expires_at": 2,
+            }
             statement: Any = batches.insert().values(**needed, **values)
         else:
             statement = batches.update().values(**values)

@@ -107,15 +107,25 @@ def test_bounds_and_stops_are_honoured(complete: Caller) -> None:
 
 
 def test_a_vendor_is_asked_for_a_chat(complete: Caller) -> None:
-    asked = {"temperature": 0.9, "max_tokens": 7, "brand_new": {"x": 1}, "echo": False, "best_of": 1, "suffix": "",
-             "logprobs": None}  # fmt: skip
+    asked = {
+        "temperature": 0.9,
+        "max_tokens": 7,
+        "brand_new": {"x": 1},
+        "echo": False,
+        "best_of": 1,
+        "suffix": "",
+        "logprobs": None,
+    }
     text = complete("Grüß Gott", model="echo", **asked).json["choices"][0]["text"]
     head, _, body = text.partition("\n\n")
     assert head.startswith("POST /v1/chat/completions ")
     assert json.loads(body) == {
-        "model": "echo", "temperature": 0.9, "max_tokens": 7, "brand_new": {"x": 1},
+        "model": "echo",
+        "temperature": 0.9,
+        "max_tokens": 7,
+        "brand_new": {"x": 1},
         "messages": [{"role": "user", "content": "Grüß Gott"}],
-    }  # fmt: skip
+    }
 
 
 def test_the_gateway_picks_the_model_auto_here_too(complete: Caller) -> None:
@@ -156,18 +166,38 @@ def test_a_stream_that_is_cut_ends_with_an_error(complete: Caller) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": []}, "prompt"), ({"prompt": [1, 2]}, "prompt"),
-        ({"prompt": [[1, 2], [3]]}, "prompt"), ({"prompt": [None]}, "prompt"), ({"prompt": ["a", 1]}, "prompt"),
-        ({"prompt": None}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": {"a": 1}}, "prompt"),
-        ({"suffix": "."}, "suffix"), ({"suffix": 5}, "suffix"), ({"logprobs": 0}, "logprobs"),
-        ({"logprobs": 5}, "logprobs"), ({"logprobs": True}, "logprobs"),
-        ({"best_of": 2}, "best_of"), ({"best_of": 3, "n": 2}, "best_of"),
-        ({"best_of": 0}, "best_of"), ({"echo": "yes"}, "echo"), ({"max_tokens": 0}, "max_tokens"), ({"n": 0}, "n"),
-        ({"n": "x"}, "n"), ({"temperature": 9}, "temperature"), ({"model": ""}, "model"), ({"model": 5}, "model"),
-        ({"messages": []}, "messages"), ({"tools": [{}]}, "tools"), ({"Prompt": "x"}, "Prompt"),
-        ({"ECHO": True}, "ECHO"), ({"Max_Tokens": 5}, "Max_Tokens"), ({"stream_options": 5}, "stream_options"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [[1, 2], [3]]}, "prompt"),
+        ({"prompt": [None]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"suffix": "."}, "suffix"),
+        ({"suffix": 5}, "suffix"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"logprobs": 5}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+        ({"best_of": 3, "n": 2}, "best_of"),
+        ({"best_of": 0}, "best_of"),
+        ({"echo": "yes"}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": "x"}, "n"),
+        ({"temperature": 9}, "temperature"),
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+        ({"messages": []}, "messages"),
+        ({"tools": [{}]}, "tools"),
+        ({"Prompt": "x"}, "Prompt"),
+        ({"ECHO": True}, "ECHO"),
+        ({"Max_Tokens": 5}, "Max_Tokens"),
+        ({"stream_options": 5}, "stream_options"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_refused_by_name(complete: Caller, body: dict[str, Any], param: str) -> None:
     status, named, message = complete.refused(**body)
     assert (status, named) == (400, param)
@@ -222,10 +252,13 @@ def test_blocks_of_several_events_heartbeats_and_parts_come_through() -> None:
         return f'data: {{"id":"chatcmpl-1","choices":[{{"index":0,"delta":{delta}{more}}}]}}\n\n'.encode()
 
     chunks = Chunks(
-        chunk('{"role":"assistant","content":""}'), b"",
+        chunk('{"role":"assistant","content":""}'),
+        b"",
         chunk('{"content":"a"}') + chunk('{"content":[{"type":"text","text":"b"},{"type":"x"}]}'),
-        chunk('{"refusal":"No."}'), chunk("null"), chunk("{}", ',"finish_reason":"content_filter"'),
-    )  # fmt: skip
+        chunk('{"refusal":"No."}'),
+        chunk("null"),
+        chunk("{}", ',"finish_reason":"content_filter"'),
+    )
     stream = TextStream(chunks, "")
     blocks = list(stream)
     assert [len(block.split(b"\n\n")) - 1 for block in blocks] == [0, 2, 1, 1]

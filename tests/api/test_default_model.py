@@ -77,8 +77,11 @@ def test_the_configured_default_goes_before_the_files_order(edge: Callable[[str]
     assert model_of(post(edge(CONFIG + "default_model: second\n"))) == "second"
     assert model_of(post(edge(CONFIG + "default_model: vendors\n"))) == "safe", "it cannot be served"
     picking = edge(CONFIG + "default_model: auto\n")
-    answer = post(picking, key=picking.services.keys.create("p", plan="premium")[0],
-                  messages=[{"role": "user", "content": "x" * 1001}])  # fmt: skip
+    answer = post(
+        picking,
+        key=picking.services.keys.create("p", plan="premium")[0],
+        messages=[{"role": "user", "content": "x" * 1001}],
+    )
     assert (model_of(answer), answer.headers["x-penstock-route-reason"]) == ("second", "long")
 
 
@@ -129,8 +132,8 @@ def test_a_model_whose_provider_has_no_key_is_unavailable_and_says_what_to_set(p
     assert open_reservations(plain) == []
     rows = plain.rows()
     assert [(row["status"], row["http_status"], row["attempts"], row["cost_nanousd"]) for row in rows] == [
-        ("error", 503, 0, 0),
-    ] * 2  # fmt: skip
+        ("error", 503, 0, 0)
+    ] * 2
     assert {row["provider"] for row in rows} == {"up"}
 
 
@@ -176,9 +179,16 @@ def test_models_are_listed_with_name_description_length_and_whether_they_can_be_
     assert list(listed) == ["vendors", "safe", "first", "second", "vectors", "auto"]
     entry = listed["vendors"]
     assert entry == {
-        "id": "vendors", "object": "model", "created": 1_700_000_000, "owned_by": "penstock", "name": "The vendor's",
-        "description": "Strong.", "max_tokens": 4096, "available": False, "reason": "up has no API key: set UP_KEY",
-    }  # fmt: skip
+        "id": "vendors",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "penstock",
+        "name": "The vendor's",
+        "description": "Strong.",
+        "max_tokens": 4096,
+        "available": False,
+        "reason": "up has no API key: set UP_KEY",
+    }
     assert plain.get(f"{prefix}/models/vendors", key=plain.key).json == entry
     first = listed["first"]
     assert (first["name"], first["description"], first["max_tokens"]) == ("first", None, 16_384)

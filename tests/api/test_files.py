@@ -19,8 +19,12 @@ def test_a_file_is_uploaded_shown_listed_read_and_deleted(made: Callable[..., Ed
     data = jsonl([line(content="x" * i) for i in range(1500)])
     file = upload(edge, data).json
     assert (file["object"], file["bytes"], file["purpose"], file["filename"], file["status"]) == (
-        "file", len(data), "batch", "in.jsonl", "processed",
-    )  # fmt: skip
+        "file",
+        len(data),
+        "batch",
+        "in.jsonl",
+        "processed",
+    )
     assert file["expires_at"] - file["created_at"] == 30 * 86_400
     assert call(edge, "GET", f"/v1/files/{file['id']}").json == file
     second = uploaded(edge, data)
@@ -42,10 +46,15 @@ def test_only_batch_files_are_taken_and_what_is_refused_leaves_nothing(made: Cal
     edge = made(more="batch: {max_file_bytes: 2000}\n")
     cases = {
         "purpose": upload(edge, b"{}", purpose="fine-tune"),
-        "file": call(edge, "POST", "/v1/files", data={"purpose": "batch", "other": (io.BytesIO(b"x"), "x")},
-                     content_type="multipart/form-data"),
+        "file": call(
+            edge,
+            "POST",
+            "/v1/files",
+            data={"purpose": "batch", "other": (io.BytesIO(b"x"), "x")},
+            content_type="multipart/form-data",
+        ),
         "expires_after": upload(edge, b"{}", **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "5"}),
-    }  # fmt: skip
+    }
     assert {param: (a.status_code, a.json["error"]["param"]) for param, a in cases.items()} == {
         param: (400, param) for param in cases
     }
@@ -127,9 +136,12 @@ def test_the_sweep_removes_what_nobody_has_a_row_of(made: Callable[..., Edge]) -
     directory = edge.services.settings.data_dir / "files"
     long_ago = 2_600_000
     for name, age_s in (
-        ("upload.dev.1", 90_000), ("file-orphan", long_ago), ("file-younger", 90_000), ("upload.dev.2", 10),
+        ("upload.dev.1", 90_000),
+        ("file-orphan", long_ago),
+        ("file-younger", 90_000),
+        ("upload.dev.2", 10),
         (kept, long_ago),
-    ):  # fmt: skip
+    ):
         (directory / name).touch()
         os.utime(directory / name, (time.time() - age_s,) * 2)
     (edge.services.settings.data_dir / "batches").mkdir()

@@ -47,8 +47,12 @@ def refused(built: Edge, path: str, body: Any, *, kind: str = "application/json"
         ("chat/completions", {"model": "gpt-4o", "prompt": "Hello"}, "messages", "prompt"),
         ("chat/completions", {"model": "m", "messages": [{"rol": "user"}]}, "messages[0].role", "rol"),
         ("chat/completions", {"model": "gpt-4o", "messages": [HELLO, {"Role": "user"}]}, "messages[1].role", "Role"),
-        ("chat/completions", {"model": "m", "messages": [{"role": "user", "contents": "x"}]}, "messages[0].content",
-         "contents"),
+        (
+            "chat/completions",
+            {"model": "m", "messages": [{"role": "user", "contents": "x"}]},
+            "messages[0].content",
+            "contents",
+        ),
         ("chat/smart", {"message": [HELLO]}, "messages", "message"),
         ("chat/async", {"model": "gpt-4o", "mesages": [HELLO]}, "messages", "mesages"),
         ("chat/completions", {"modle": "gpt-4o", "messages": [HELLO]}, "model", "modle"),
@@ -58,7 +62,7 @@ def refused(built: Edge, path: str, body: Any, *, kind: str = "application/json"
         ("chat", {"mesage": "Hi", "user_id": "u"}, "message", "mesage"),
         ("batches", {"file_id": "f", "endpoint": "/v1/embeddings"}, "input_file_id", "file_id"),
     ],
-)  # fmt: skip
+)
 def test_a_misspelt_field_is_named(built: Edge, path: str, body: Any, param: str, sent: str) -> None:
     expected = f"Missing required field: `{param}`. There is `{sent}` instead."
     assert refused(built, f"/v1/{path}", body) == (param, expected)
@@ -102,10 +106,13 @@ def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(built: E
         ({"stream": "true"}, "stream", "Expected `bool | null`, got `str`: `stream`."),
         ({"temperature": "0.1"}, "temperature", "Expected `float | null`, got `str`: `temperature`."),
         ({"messages": ["Hello"]}, "messages[0]", "Expected `object`, got `str`: `messages[0]`."),
-        ({"messages": "Hello"}, "messages",
-         'Expected `array`, got `str`: `messages`. An example: [{"role": "user", "content": "…"}].'),
+        (
+            {"messages": "Hello"},
+            "messages",
+            'Expected `array`, got `str`: `messages`. An example: [{"role": "user", "content": "…"}].',
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_type_is_told_with_the_right_one(built: Edge, more: dict[str, Any], param: str, told: str) -> None:
     assert refused(built, "/v1/chat/completions", {"model": "gpt-4o", "messages": [HELLO], **more}) == (param, told)
 
@@ -119,14 +126,17 @@ def test_a_value_that_is_quoted_in_an_error_is_cut(built: Edge) -> None:
 @pytest.mark.parametrize(
     ("path", "sent", "told"),
     [
-        ("chat/completions", "application/x-www-form-urlencoded",
-         "Expected Content-Type: application/json; not `application/x-www-form-urlencoded`."),
+        (
+            "chat/completions",
+            "application/x-www-form-urlencoded",
+            "Expected Content-Type: application/json; not `application/x-www-form-urlencoded`.",
+        ),
         ("chat/completions", "", "Expected Content-Type: application/json; none was sent."),
         ("chat", "text/plain;" + "x" * 100, f"Expected Content-Type: application/json; not `text/plain;{'x' * 53}`."),
         ("batches", "text/plain", "Expected Content-Type: application/json; not `text/plain`."),
         ("files", "application/json", "Expected Content-Type: multipart/form-data; not `application/json`."),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_content_type_is_told_what_was_sent(built: Edge, path: str, sent: str, told: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", **({"Content-Type": sent} if sent else {})}
     answer = built.send("POST", f"/v1/{path}", headers=headers, data=b"{}")
@@ -142,7 +152,7 @@ def test_an_unknown_model_is_told_a_near_one_that_the_key_may_use(built: Edge) -
         ("up/gpt-4o-mini", "The model `up/gpt-4o-mini` does not exist on this gateway. Did you mean `gpt-4o-mini`?"),
         ("secret-modl", "The model `secret-modl` does not exist on this gateway. It has `gpt-4o`, `gpt-4o-mini`."),
         ("x\x1b" * 200, f"The model `{'x?' * 32}` does not exist on this gateway. It has `gpt-4o`, `gpt-4o-mini`."),
-    ):  # fmt: skip
+    ):
         if len(asked) <= 256:
             answer: Any = built.chat(asked, key=key).json
             assert (answer["code"], answer["error"]["param"]) == ("MODEL_NOT_FOUND", "model")

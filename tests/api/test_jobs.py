@@ -28,9 +28,16 @@ class Worker:
     def __init__(self, edge: Edge, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = edge.services
         self.runner = Runner(
-            jobs=found.queue.jobs, pipeline=found.pipeline, callers=found.callers, config=found.settings.config,
-            worker=name, slots=4, others_wait=lambda: False, clock=now, pause=lambda _: None,
-        )  # fmt: skip
+            jobs=found.queue.jobs,
+            pipeline=found.pipeline,
+            callers=found.callers,
+            config=found.settings.config,
+            worker=name,
+            slots=4,
+            others_wait=lambda: False,
+            clock=now,
+            pause=lambda _: None,
+        )
 
     def run(self) -> None:
         self.runner.answer_bell()
@@ -54,8 +61,9 @@ def started(edge: Edge, worker: Worker) -> threading.Thread:
     return running
 
 
-def submit(edge: Edge, content: str = "Hi", *, key: str | None = None, headers: dict[str, str] | None = None,
-           **more: Any) -> TestResponse:  # fmt: skip
+def submit(
+    edge: Edge, content: str = "Hi", *, key: str | None = None, headers: dict[str, str] | None = None, **more: Any
+) -> TestResponse:
     body = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
     return edge.post(json.dumps(body), key=key, headers=headers, path="/v1/chat/async")
 
@@ -264,8 +272,10 @@ def test_a_job_whose_key_was_revoked_meanwhile_fails_and_costs_nothing(made: Cal
 
 
 def test_a_failing_vendor_is_asked_again_later_and_the_call_has_one_row(made: Callable[..., Edge]) -> None:
-    edge = made(script="fail_status: 503, fail_times: 3, prompt_tokens: 7, completion_tokens: 5",
-                more="retry: {max_attempts: 3, breaker_threshold: 100}\nqueue: {retry_backoff_s: 0}\n")  # fmt: skip
+    edge = made(
+        script="fail_status: 503, fail_times: 3, prompt_tokens: 7, completion_tokens: 5",
+        more="retry: {max_attempts: 3, breaker_threshold: 100}\nqueue: {retry_backoff_s: 0}\n",
+    )
     worker = Worker(edge)
     job_id = job_of(submit(edge))
     worker.run()

@@ -199,8 +199,10 @@ def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where attempts leave what they have cost."""
-    edge = made(script=f"fail_status: 503, fail_times: 1, {ANSWERED}",
-                more="retry: {max_attempts: 1}\nqueue: {retry_backoff_s: 0}\n")  # fmt: skip
+    edge = made(
+        script=f"fail_status: 503, fail_times: 1, {ANSWERED}",
+        more="retry: {max_attempts: 1}\nqueue: {retry_backoff_s: 0}\n",
+    )
     resume, seen = edge.services.pipeline.resume, []
 
     def noting(caller: Any, request: Any, held: DeferredCall, *args: Any, **more: Any) -> Any:

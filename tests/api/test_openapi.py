@@ -62,16 +62,25 @@ def test_the_reference_page_shows_markdown_bodies_answers_headers_and_errors(app
     shown = {section.split('"', 1)[0]: section for section in page.split('<section id="')[1:]}
     assert "`" not in page
     assert "<code>data: [DONE]</code>" in shown["createChatCompletion"]
-    for text in ("messages[].role", "application/json, text/event-stream", "x-penstock-cost-usd", "choices[].message",
-                 "<code>429</code>", "Cache-Control (header)"):  # fmt: skip
+    for text in (
+        "messages[].role",
+        "application/json, text/event-stream",
+        "x-penstock-cost-usd",
+        "choices[].message",
+        "<code>429</code>",
+        "Cache-Control (header)",
+    ):
         assert text in shown["createChatCompletion"], text
     assert "expires_after[seconds]" in shown["createFile"]
     assert "-F file=@requests.jsonl" in shown["createFile"]
     for methods in document()["paths"].values():
         for operation in methods.values():
             section = shown[operation["operationId"]]
-            assert all(f"<code>{status}</code>" in section or f"Answer {status}" in section
-                       for status in operation["responses"] if status != "default")  # fmt: skip
+            assert all(
+                f"<code>{status}</code>" in section or f"Answer {status}" in section
+                for status in operation["responses"]
+                if status != "default"
+            )
     for code in document()["components"]["schemas"]["Error"]["properties"]["code"]["enum"]:
         assert f"<td><code>{code}</code></td>" in shown["errors"], "each code says what to do"
 

@@ -130,8 +130,11 @@ def test_a_queue_that_is_four_fifths_full_is_degraded_and_answers_200(edge: Call
         assert queue["duration_ms"] >= 0
         assert queue["response_time_seconds"] >= 0
         assert {name: queue[name] for name in ("status", "current_size", "max_size", "utilization_percent")} == {
-            "status": status, "current_size": waiting, "max_size": 5, "utilization_percent": 20.0 * waiting,
-        }  # fmt: skip
+            "status": status,
+            "current_size": waiting,
+            "max_size": 5,
+            "utilization_percent": 20.0 * waiting,
+        }
         assert found["status"] == status
 
 
@@ -142,12 +145,16 @@ def vendor_config(url: str) -> str:
 @pytest.mark.parametrize(
     ("answer", "healthy", "told"),
     [
-        ("200 OK", True, ""), ("404 Not Found", True, ""), ("429 Too Many", True, ""),
+        ("200 OK", True, ""),
+        ("404 Not Found", True, ""),
+        ("429 Too Many", True, ""),
         ("401 Unauthorized", False, "The provider vendor did not accept the gateway's credentials."),
-        ("403 Forbidden", False, "did not accept the gateway's credentials"), ("500 Oh", False, "failed"),
-        ("503 Busy", False, "is overloaded"), ("301 Moved", False, "failed"),
+        ("403 Forbidden", False, "did not accept the gateway's credentials"),
+        ("500 Oh", False, "failed"),
+        ("503 Busy", False, "is overloaded"),
+        ("301 Moved", False, "failed"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_is_noticed_before_a_call_is_made(
     edge: Callable[[str], Edge], answer: str, healthy: bool, told: str
 ) -> None:
@@ -207,8 +214,9 @@ def test_debug_tells_memory_cpu_disk_and_what_goes_on(edge: Callable[[str], Edge
     environment, system, application = (found[part] for part in ("environment", "system", "application"))
     assert environment["python_version"] == environment["python"]
     assert environment["providers"] == {
-        "demo": {"kind": "demo", "key_set": False}, "vendor": {"kind": "openai", "key_set": True},
-    }  # fmt: skip
+        "demo": {"kind": "demo", "key_set": False},
+        "vendor": {"kind": "openai", "key_set": True},
+    }
     assert environment["openai_key_set"] is False
     assert environment["redis_url"].startswith("redis://127.0.0.1:")
     assert system["memory_usage_mb"] > 10

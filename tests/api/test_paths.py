@@ -102,9 +102,12 @@ def test_the_log_names_an_unknown_path_without_its_query_and_no_other(built: Edg
         built.send("GET", "/a%0d%0alevel=error%1b[31m%00")
     told = [(line["route"], line.get("path")) for line in logs if line["event"] == "request_completed"]
     assert told == [
-        ("unmatched", "/v1/modles"), ("unmatched", "/v1/chat/completions"), ("/v1/models/<path:model_id>", None),
-        ("unmatched", "/" + "x" * 199), ("unmatched", r"/a\r\nlevel=error\x1b[31m\x00"),
-    ]  # fmt: skip
+        ("unmatched", "/v1/modles"),
+        ("unmatched", "/v1/chat/completions"),
+        ("/v1/models/<path:model_id>", None),
+        ("unmatched", "/" + "x" * 199),
+        ("unmatched", r"/a\r\nlevel=error\x1b[31m\x00"),
+    ]
     assert "secret" not in str(logs)
 
 

@@ -29,18 +29,27 @@ def test_a_call_is_told_of_when_it_begins(edge: Callable[[str], Edge]) -> None:
     with capture_logs() as logs:
         opened.chat(headers={"User-Agent": "curl/8.0", "X-Request-ID": "mine"})
     assert logs[0] == {
-        "event": "request_started", "log_level": "info", "request_id": "mine", "method": "POST",
-        "route": "/v1/chat/completions", "client_ip": "127.0.0.1", "user_agent": "curl/8.0",
-    }  # fmt: skip
+        "event": "request_started",
+        "log_level": "info",
+        "request_id": "mine",
+        "method": "POST",
+        "route": "/v1/chat/completions",
+        "client_ip": "127.0.0.1",
+        "user_agent": "curl/8.0",
+    }
     assert logs[-1]["event"] == "request_completed"
     assert logs[-1]["request_id"] == "mine"
 
 
 @pytest.mark.parametrize(
     ("path", "route"),
-    [("/v1/models", "/v1/models"), ("/v1/requests/req_secret", "/v1/requests/<job_id>"), ("/no/such", "unmatched"),
-     ("/v1/chat/history/ann", "/v1/chat/history/<path:user_id>")],
-)  # fmt: skip
+    [
+        ("/v1/models", "/v1/models"),
+        ("/v1/requests/req_secret", "/v1/requests/<job_id>"),
+        ("/no/such", "unmatched"),
+        ("/v1/chat/history/ann", "/v1/chat/history/<path:user_id>"),
+    ],
+)
 def test_every_view_tells_its_rule_and_never_the_path(edge: Callable[[str], Edge], path: str, route: str) -> None:
     opened = edge(CONFIG)
     with capture_logs() as logs:

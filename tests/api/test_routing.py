@@ -61,8 +61,11 @@ def test_fallbacks_are_asked_in_the_order_in_which_they_are_written(routed: Edge
     assert told == ["chain", "spare", "3"]
     [row] = routed.rows()
     assert (row["model"], row["provider"], row["upstream_model"], row["attempts"]) == (
-        "chain", "spare", "other-name", 3,
-    )  # fmt: skip
+        "chain",
+        "spare",
+        "other-name",
+        3,
+    )
     assert row["status"] == "ok"
 
 

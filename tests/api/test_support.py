@@ -92,9 +92,11 @@ def test_a_history_has_the_shape_of_the_contract_and_no_system_prompt(talk: Chat
     talk.say("One")
     talk.say("Two")
     expected = [
-        {"role": "user", "content": "One"}, {"role": "assistant", "content": f"{EIGHT_WORDS} One{NINE_MORE}"},
-        {"role": "user", "content": "Two"}, {"role": "assistant", "content": f"{EIGHT_WORDS} Two"},
-    ]  # fmt: skip
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": f"{EIGHT_WORDS} One{NINE_MORE}"},
+        {"role": "user", "content": "Two"},
+        {"role": "assistant", "content": f"{EIGHT_WORDS} Two"},
+    ]
     response = talk.history()
     assert response.json == {"user_id": "ann", "messages": expected, "message_count": 4}
     assert response.headers["X-Request-ID"]
@@ -156,11 +158,13 @@ def echo(edge: Callable[[str], Edge], upstream: Upstream) -> Callable[..., ChatC
         if prompt is not None and directory is not None:
             (directory / "prompts").mkdir()
             (directory / "prompts" / "support.txt").write_text(prompt)
-        return ChatClient(edge(
-            f"providers: {{up: {{kind: openai, base_url: {upstream.url}}}}}\n"
-            f"models: {{echo: {{targets: [{{provider: up}}]}}, usage-10-5: {{targets: [{{provider: up}}]}}}}\n"
-            f"support: {support}\n"
-        ))  # fmt: skip
+        return ChatClient(
+            edge(
+                f"providers: {{up: {{kind: openai, base_url: {upstream.url}}}}}\n"
+                f"models: {{echo: {{targets: [{{provider: up}}]}}, usage-10-5: {{targets: [{{provider: up}}]}}}}\n"
+                f"support: {support}\n"
+            )
+        )
 
     return build
 
@@ -484,10 +488,16 @@ def without_redis(tmp_path: Path) -> Iterator[Services]:
     with socket.socket() as bound:  # bound but not listening: nobody else can take the port, and it refuses
         bound.bind(("127.0.0.1", 0))
         (tmp_path / "gateway.yaml").write_text(CONFIG)
-        services = build_services(load_settings({
-            "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "DATA_DIR": str(tmp_path), "DEV_API_KEY": KEY,
-            "REDIS_URL": f"redis://127.0.0.1:{bound.getsockname()[1]}/0",
-        }))  # fmt: skip
+        services = build_services(
+            load_settings(
+                {
+                    "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+                    "DATA_DIR": str(tmp_path),
+                    "DEV_API_KEY": KEY,
+                    "REDIS_URL": f"redis://127.0.0.1:{bound.getsockname()[1]}/0",
+                }
+            )
+        )
         yield services
         services.close()
 

@@ -18,13 +18,27 @@ from tests.support.small_disk import SmallDisk
 
 # In this order where there is not time for all.
 FIRST = (
-    "redis_stopped", "disk_full_and_redis_stopped", "redis_busy", "gateway_worker_killed", "redis_killed",
-    "redis_paused", "disk_full",
-)  # fmt: skip
+    "redis_stopped",
+    "disk_full_and_redis_stopped",
+    "redis_busy",
+    "gateway_worker_killed",
+    "redis_killed",
+    "redis_paused",
+    "disk_full",
+)
 REST = (
-    "gateway_worker_stopped", "gateway_killed", "worker_killed", "ledger_killed", "redis_writes_paused",
-    "redis_cut_off", "redis_asleep", "redis_read_only", "redis_stopped", "redis_paused", "everything_killed",
-)  # fmt: skip
+    "gateway_worker_stopped",
+    "gateway_killed",
+    "worker_killed",
+    "ledger_killed",
+    "redis_writes_paused",
+    "redis_cut_off",
+    "redis_asleep",
+    "redis_read_only",
+    "redis_stopped",
+    "redis_paused",
+    "everything_killed",
+)
 
 
 class Faults:

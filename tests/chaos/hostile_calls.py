@@ -16,14 +16,41 @@ from hypothesis import strategies as st
 
 MARK = "[[MARK]]"  # stands in the body where the call's own mark goes
 CHAT_MODELS = (
-    "plain", "plain", "bounded", "bounded", "pair", "pair", "either", "dear", "gpt-4.1-mini", "gpt-4.1-nano",
-    "gpt-5-mini", "gpt-5-nano", "gpt-audio-mini",
-)  # fmt: skip
+    "plain",
+    "plain",
+    "bounded",
+    "bounded",
+    "pair",
+    "pair",
+    "either",
+    "dear",
+    "gpt-4.1-mini",
+    "gpt-4.1-nano",
+    "gpt-5-mini",
+    "gpt-5-nano",
+    "gpt-audio-mini",
+)
 _MANNERS = (
-    *["ok"] * 12, "slow.150", "slow.150", "pace.3", "pace.3", "pace.8", "stall.1500", "stall.1500-once", "cut.3",
-    "cut.0", "cut.3-once", "error.2", "fail.504", "fail.504-once", "fail.524", "refuse.500", "refuse.429",
-    "refuse.503-once", "refuse.400",
-)  # fmt: skip
+    *["ok"] * 12,
+    "slow.150",
+    "slow.150",
+    "pace.3",
+    "pace.3",
+    "pace.8",
+    "stall.1500",
+    "stall.1500-once",
+    "cut.3",
+    "cut.0",
+    "cut.3-once",
+    "error.2",
+    "fail.504",
+    "fail.504-once",
+    "fail.524",
+    "refuse.500",
+    "refuse.429",
+    "refuse.503-once",
+    "refuse.400",
+)
 _UNITS = ("the quick brown fox ", "a b c ", "漢字 ", "7 1 ", "🙂 ", "{}[];", "naïve ", "z")
 _SMALL = st.integers(1, 100)
 _ODD_BOUND = st.sampled_from((None, 0, -1, 10**12, 32_768, 40_000, 1.0, 1e3, "50", True, 2**63))
@@ -55,9 +82,13 @@ def hostile_calls(count: int, number: int) -> list[HostileCall]:
 
     @seed(number)
     @settings(
-        max_examples=count * 10, database=None, deadline=None, phases=[Phase.generate], report_multiple_bugs=False,
+        max_examples=count * 10,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(_calls())
     def build(call: HostileCall) -> None:
         if len(found) == count:
@@ -117,10 +148,18 @@ def _chat_fields(draw: st.DrawFn, *, stream: bool) -> list[tuple[str, Any]]:
 def _bounds(draw: st.DrawFn) -> list[tuple[str, Any]]:
     if _one_in(draw, 25):
         return []
-    names = draw(st.sampled_from((
-        ("max_tokens",), ("max_tokens",), ("max_completion_tokens",), ("max_completion_tokens",),
-        ("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens"),
-    )))  # fmt: skip
+    names = draw(
+        st.sampled_from(
+            (
+                ("max_tokens",),
+                ("max_tokens",),
+                ("max_completion_tokens",),
+                ("max_completion_tokens",),
+                ("max_tokens", "max_completion_tokens"),
+                ("max_completion_tokens", "max_tokens"),
+            )
+        )
+    )
     return [(name, draw(_ODD_BOUND) if _one_in(draw, 8) else draw(_SMALL)) for name in names]
 
 

@@ -123,9 +123,14 @@ class Callers:
         hang_up_after = 3 if kind == "hung-up" else None
         try:
             answer = post(
-                self._port, body, key, path=path, headers=headers, hang_up_after=hang_up_after,
+                self._port,
+                body,
+                key,
+                path=path,
+                headers=headers,
+                hang_up_after=hang_up_after,
                 timeout_s=0.1 if kind == "left" else 30,
-            )  # fmt: skip
+            )
         except TimeoutError:
             return Seen(request_id, mark, "left" if kind == "left" else "no answer in 30 s", False)
         except (OSError, http.client.HTTPException) as exc:

@@ -96,8 +96,9 @@ def test_a_master_that_dies_under_load_costs_seconds_and_no_figure(tmp_path: Pat
                 # Two workers notice, each by itself: the last of the callers is served again.
                 wait_for(
                     lambda killed=killed, dead=dead: redis.master != dead and len(load.served_since(killed)) > 200,
-                    timeout_s=LONGEST_S + 20, message="calls never succeeded again",
-                )  # fmt: skip
+                    timeout_s=LONGEST_S + 20,
+                    message="calls never succeeded again",
+                )
                 refused = [call.started for call in load.calls if call.started >= killed and call.status != 200]
                 took.append(max(refused, default=killed) - killed)
                 redis.start_server(dead)  # it comes back, and Sentinel makes a replica of it
@@ -113,8 +114,10 @@ def test_a_master_that_dies_under_load_costs_seconds_and_no_figure(tmp_path: Pat
         assert execute("KEYS", "penstock:running:*") == []
         log = server.log()
     served = Counter(call.request_id for call in calls if call.status == 200)
-    print(f"\nseconds until calls succeeded again: {[round(s, 2) for s in took]}; {len(served)} calls served, "
-          f"{Counter(call.status for call in calls)}, {Counter(row['status'] for row in rows)}")  # fmt: skip
+    print(
+        f"\nseconds until calls succeeded again: {[round(s, 2) for s in took]}; {len(served)} calls served, "
+        f"{Counter(call.status for call in calls)}, {Counter(row['status'] for row in rows)}"
+    )
     assert max(took) < LONGEST_S
     assert {call.status for call in calls} <= {200, 503}, "refused in our words"
     assert Counter(row["request_id"] for row in rows if row["status"] == "ok") == served, "one row a call, and no other"

@@ -110,11 +110,14 @@ def test_no_key_can_spend_more_than_its_budget_and_the_ledger_has_what_the_vendo
         created = [gateway.services.keys.create(f"key {n}") for n in range(KEYS)]
         key_ids = {f"k{n}": record.key_id for n, (_, record) in enumerate(created)}
         began = time.monotonic()
-        made = at_once([
-            # As many as run at once are one key's: they meet at its budget.
-            partial(make, gateway.port, created[n // AT_ONCE % KEYS][0], f"k{n // AT_ONCE % KEYS}-c{n}", call)
-            for n, call in enumerate(calls)
-        ], threads=AT_ONCE)  # fmt: skip
+        made = at_once(
+            [
+                # As many as run at once are one key's: they meet at its budget.
+                partial(make, gateway.port, created[n // AT_ONCE % KEYS][0], f"k{n // AT_ONCE % KEYS}-c{n}", call)
+                for n, call in enumerate(calls)
+            ],
+            threads=AT_ONCE,
+        )
         took_s = time.monotonic() - began
         gateway.quiet(60)
         bills, rows = vendor.bills(), {row["request_id"]: row for row in gateway.server.rows()}
@@ -179,11 +182,15 @@ def keep(path: Path, made: Iterable[Made], bills: dict[str, list[Bill]], rows: d
     lines = [
         {
             "missing": sum(b.nanousd for b in bills.get(m.mark, [])) - (rows.get(m.mark) or {}).get("cost_nanousd", 0),
-            "mark": m.mark, "kind": m.call.kind, "outcome": m.outcome, "bills": bills.get(m.mark, []),
-            "row": rows.get(m.mark), "body": m.call.body,
+            "mark": m.mark,
+            "kind": m.call.kind,
+            "outcome": m.outcome,
+            "bills": bills.get(m.mark, []),
+            "row": rows.get(m.mark),
+            "body": m.call.body,
         }
         for m in made
-    ]  # fmt: skip
+    ]
     lines.sort(key=lambda line: -line["missing"])
     path.write_text("".join(json.dumps(line, default=vars) + "\n" for line in lines))
 

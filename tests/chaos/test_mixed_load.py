@@ -11,9 +11,19 @@ from tests.support.servers import Gateway, wait_for
 from tests.support.upstream import Upstream
 
 MODELS = (
-    "usage-100-50", "usage-30-7", "stream-20-2", "stream-40-50", "status-500", "status-429-1", "cut-3", "cleancut-2",
-    "garbage", "reset", "errorevent-2", "usage-9-3",
-)  # fmt: skip
+    "usage-100-50",
+    "usage-30-7",
+    "stream-20-2",
+    "stream-40-50",
+    "status-500",
+    "status-429-1",
+    "cut-3",
+    "cleancut-2",
+    "garbage",
+    "reset",
+    "errorevent-2",
+    "usage-9-3",
+)
 CONFIG = """
 providers:
   up: {{kind: openai, base_url: {url}}}

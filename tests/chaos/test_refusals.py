@@ -185,8 +185,13 @@ def test_operators_see_what_waits_and_what_was_set_aside(server: Gateway) -> Non
     server.services.redis.execute("XADD", OUTBOX, "*", "row", "this is no row")
     server.drained()
     figures = ask(server.port, "/metrics", "").body.decode()
-    for line in ("llm_dead_letters 1.0", "llm_spool_files 1.0", "llm_spool_bytes 35.0", "llm_spool_refused_files 1.0",
-                 "llm_settlements_dropped_total 0.0"):  # fmt: skip
+    for line in (
+        "llm_dead_letters 1.0",
+        "llm_spool_files 1.0",
+        "llm_spool_bytes 35.0",
+        "llm_spool_refused_files 1.0",
+        "llm_settlements_dropped_total 0.0",
+    ):
         assert line in figures
     checks = ask(server.port, "/health/detailed", ADMIN_KEY).json["checks"]
     told = {name: checks["spool"][name] for name in ("status", "files", "bytes", "refused_files")}

@@ -28,15 +28,27 @@ def test_every_answer_is_one_that_the_document_describes_and_valid_requests_are_
 ) -> None:
     served = gateway(_CONFIG, env={"CALLBACK_SECRET": "whsec_" + "QUJD" * 11})
     command = [
-        str(Path(sys.executable).parent / "st"), "run", f"{served.url}/openapi.json",
-        "--header", f"Authorization: Bearer {ADMIN_KEY}", "--phases", "examples,coverage,fuzzing,stateful",
-        "--max-examples", _EXAMPLES, "--generation-deterministic", "--continue-on-failure", "--no-color",
-        "--request-timeout", "10",
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "st"),
+        "run",
+        f"{served.url}/openapi.json",
+        "--header",
+        f"Authorization: Bearer {ADMIN_KEY}",
+        "--phases",
+        "examples,coverage,fuzzing,stateful",
+        "--max-examples",
+        _EXAMPLES,
+        "--generation-deterministic",
+        "--continue-on-failure",
+        "--no-color",
+        "--request-timeout",
+        "10",
+    ]
     env = {
-        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
         "SCHEMATHESIS_HOOKS": "tests.contract.openapi_cases",
-    }  # fmt: skip
+    }
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280, check=False)
     summary = ran.stdout[ran.stdout.find("SUMMARY") :]
     print(summary)

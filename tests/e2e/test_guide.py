@@ -45,15 +45,19 @@ class Installation(NamedTuple):
     def curl(self, where: str, path: str, *options: str, key: str = DEV_KEY) -> Said:
         """`where`: gateway, https, or plain for nginx's port of plain HTTP, where no key is sent."""
         urls = {
-            "gateway": f"http://127.0.0.1:{self.deployment.port}", "https": f"https://127.0.0.1:{self.edge.tls_port}",
+            "gateway": f"http://127.0.0.1:{self.deployment.port}",
+            "https": f"https://127.0.0.1:{self.edge.tls_port}",
             "plain": f"http://127.0.0.1:{self.edge.http_port}",
-        }  # fmt: skip
+        }
         sent = [] if where == "plain" else ["-H", f"Authorization: Bearer {key}"]
         after = "\n%{http_code} %{redirect_url}"
         result = subprocess.run(
-            ["curl", "-sk", "-w", after, urls[where] + path, *sent, *options], capture_output=True, text=True,
-            timeout=30, check=True,
-        )  # fmt: skip
+            ["curl", "-sk", "-w", after, urls[where] + path, *sent, *options],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
         body, _, last = result.stdout.rpartition("\n")
         status, _, location = last.partition(" ")
         return Said(int(status), body, location)
@@ -92,8 +96,10 @@ both = pytest.mark.parametrize("where", ["gateway", "https"])
 def test_a_completion_needs_no_more_than_messages(guide: Installation, where: str) -> None:
     said = guide.post(where, "/api/v1/chat/completions", HELLO)
     assert (said.status, said.json["object"], said.json["choices"][0]["finish_reason"]) == (
-        200, "chat.completion", "stop",
-    )  # fmt: skip
+        200,
+        "chat.completion",
+        "stop",
+    )
     assert said.json["choices"][0]["message"]["content"]
     assert set(said.json["usage"]) >= {"prompt_tokens", "completion_tokens", "total_tokens"}
 
@@ -136,9 +142,14 @@ def test_the_queues_figures(guide: Installation) -> None:
     said = guide.curl("https", "/api/v1/queue/metrics", key=ADMIN_KEY)
     assert said.status == 200
     assert said.json.keys() >= {
-        "queue_size", "max_queue_size", "active_workers", "active_requests", "oldest_seconds", "redis_memory_usage",
+        "queue_size",
+        "max_queue_size",
+        "active_workers",
+        "active_requests",
+        "oldest_seconds",
+        "redis_memory_usage",
         "redis_connected_clients",
-    }  # fmt: skip
+    }
     assert guide.curl("https", "/api/v1/queue/metrics").status == 403
 
 

@@ -84,9 +84,12 @@ def project(tmp_path: Path) -> Path:
 
 def environment(project: Path) -> dict[str, str]:
     return {
-        "PATH": os.environ["PATH"], "HOME": str(project), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1",
+        "PATH": os.environ["PATH"],
+        "HOME": str(project),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(project / "wheels"),
-    }  # fmt: skip
+    }
 
 
 def make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

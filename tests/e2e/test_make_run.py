@@ -36,14 +36,20 @@ def started(directory: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[s
     output = directory / "output.txt"
     with output.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.run"], cwd=ROOT, env=env, stdout=file, stderr=file, text=True,
+            [sys.executable, "-m", "scripts.run"],
+            cwd=ROOT,
+            env=env,
+            stdout=file,
+            stderr=file,
+            text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         wait_for(
             lambda: "Penstock is ready" in output.read_text() or process.poll() is not None,
-            timeout_s=60, message=output.read_text(),
-        )  # fmt: skip
+            timeout_s=60,
+            message=output.read_text(),
+        )
         yield process
     finally:
         if process.poll() is None:

@@ -29,9 +29,13 @@ def test_a_stream_outlives_the_signal_that_ends_the_processes(tmp_path: Path, re
     port = free_port()
     env = {
         **{name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COV")},
-        "DATA_DIR": str(tmp_path / "data"), "REDIS_URL": redis_url, "PORT": str(port), "DEV_API_KEY": KEY,
-        "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "WEB_CONCURRENCY": "1",
-    }  # fmt: skip
+        "DATA_DIR": str(tmp_path / "data"),
+        "REDIS_URL": redis_url,
+        "PORT": str(port),
+        "DEV_API_KEY": KEY,
+        "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+        "WEB_CONCURRENCY": "1",
+    }
     output = tmp_path / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "scripts.serve"], cwd=ROOT, env=env, stdout=file, stderr=file)

@@ -24,9 +24,15 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """gunicorn with our worker and its short way, before an application that shows what it is given."""
     port = free_port()
     command = [
-        f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "-b", f"127.0.0.1:{port}", "-w", "1",
+        f"{Path(sys.executable).parent}/gunicorn",
+        "-c",
+        "gunicorn.conf.py",
+        "-b",
+        f"127.0.0.1:{port}",
+        "-w",
+        "1",
         "tests.support.echo:app",
-    ]  # fmt: skip
+    ]
     env = {**os.environ, "DATA_DIR": str(tmp_path_factory.mktemp("echo"))}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
     wait_for(lambda: _listens(port), message="gunicorn did not start")

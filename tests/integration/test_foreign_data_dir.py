@@ -23,9 +23,17 @@ def test_every_process_refuses_a_foreign_data_dir_with_one_line(redis_url: str, 
         Installation(database=database, redis=redis, data_dir=tmp_path / name).check(files=True)
         redis.close()
     (tmp_path / "gateway.yaml").write_text("providers: {d: {kind: demo}}\nmodels: {d: {targets: [{provider: d}]}}\n")
-    env = {"PATH": "/usr/bin:/bin", "DATA_DIR": str(tmp_path / "b"), "REDIS_URL": redis_url, "PORT": str(free_port()),
-           "DATABASE_URL": f"sqlite:///{tmp_path}/a/ledger.db", "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
-           "DEV_API_KEY": DEV_KEY, "ADMIN_KEY": ADMIN_KEY, "PYTHONPATH": str(ROOT)}  # fmt: skip
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "DATA_DIR": str(tmp_path / "b"),
+        "REDIS_URL": redis_url,
+        "PORT": str(free_port()),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/a/ledger.db",
+        "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+        "DEV_API_KEY": DEV_KEY,
+        "ADMIN_KEY": ADMIN_KEY,
+        "PYTHONPATH": str(ROOT),
+    }
     command = {
         "worker": ["dramatiq-gevent", "app.jobs.worker", "--processes", "1", "--threads", "2"],
         "gateway": ["gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"],

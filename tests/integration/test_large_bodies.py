@@ -68,9 +68,8 @@ def unfinished() -> Iterator[Callable[..., Unfinished]]:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [100_000, SIZE])
 def test_a_revoked_key_is_refused_before_its_body_is_there(
-    gateway: Callable[..., Gateway], upstream: Upstream, unfinished: Callable[..., Unfinished],
-    chunked: bool, size: int,
-) -> None:  # fmt: skip
+    gateway: Callable[..., Gateway], upstream: Upstream, unfinished: Callable[..., Unfinished], chunked: bool, size: int
+) -> None:
     server = gateway(CONFIG.format(url=upstream.url), workers=1)
     key, info = server.services.keys.create("gone")
     assert post(server.port, chat("usage-10-5"), key).status == 200  # the worker knows it

@@ -87,10 +87,16 @@ def test_the_processes_and_what_they_may_use_are_told_for_all_workers_together(
 
     before = figures()
     assert set(before) == {
-        "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "system_memory_usage_bytes",
-        "system_memory_limit_bytes", "system_cpu_time_seconds_total", "system_cpu_limit_cores",
-        "system_filesystem_usage_bytes", "system_filesystem_limit_bytes",
-    }  # fmt: skip
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "system_memory_usage_bytes",
+        "system_memory_limit_bytes",
+        "system_cpu_time_seconds_total",
+        "system_cpu_limit_cores",
+        "system_filesystem_usage_bytes",
+        "system_filesystem_limit_bytes",
+    }
     resident = sum(psutil.Process(pid).memory_info().rss for pid in pids)
     assert 0.8 * resident < before["process_resident_memory_bytes"] < 1.2 * resident
     assert before["system_memory_usage_bytes"] < before["system_memory_limit_bytes"]

@@ -105,17 +105,25 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, server: Gateway) -> Ite
     )
     port = free_port()
     process = subprocess.Popen(
-        ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn",
-         f"--web.listen-address=127.0.0.1:{port}"], cwd=directory,
-    )  # fmt: skip
+        [
+            "prometheus",
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            "--log.level=warn",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        cwd=directory,
+    )
     url = f"http://127.0.0.1:{port}"
     wait_for(lambda: _ready(url), message="prometheus did not start")
     for scrapes in (3, 6):
         little = server.create_key(plan="little")
         for body, key in (
-            (chat("usage-10-5"), DEV_KEY), (chat("usage-10-5", temperature=0), DEV_KEY), (chat("status-500"), DEV_KEY),
+            (chat("usage-10-5"), DEV_KEY),
+            (chat("usage-10-5", temperature=0), DEV_KEY),
+            (chat("status-500"), DEV_KEY),
             (chat("stream-5-0", stream=True), DEV_KEY),
-        ):  # fmt: skip
+        ):
             at_once([partial(post, server.port, body, key)] * 10)
         # One after another: while the first is out, its reservation leaves no room for a second.
         spent = [post(server.port, chat("usage-10-5", max_tokens=5), little).status for _ in range(3)]
@@ -198,9 +206,27 @@ def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "3",
-         "-subj", "/CN=x", "-keyout", key, "-out", certificate], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-noenc",
+            "-days",
+            "3",
+            "-subj",
+            "/CN=x",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+    )
     expires = certificate_end(certificate)
     assert expires is not None
     assert 2.9 < (expires - time.time()) / 86400 < 3.1

@@ -156,8 +156,10 @@ def test_nothing_older_than_tls_1_2_and_no_weak_cipher(edge: Edge) -> None:
             edge.connect(maximum_version=tls_1_2, ciphers=f"{weak}:@SECLEVEL=0")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/debug", "/v1/debug",
-                                  "/api/v1/debug/", "/v1/../metrics"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "/metrics/", "//metrics", "/%6detrics", "/debug", "/v1/debug", "/api/v1/debug/", "/v1/../metrics"],
+)
 def test_what_is_for_operators_is_closed_to_the_outside(edge: Edge, path: str) -> None:
     is_ours(*call(edge, path), 404, "NOT_FOUND")
 
@@ -166,9 +168,15 @@ def test_a_body_too_large_is_refused_at_the_edge(edge: Edge) -> None:
     is_ours(*call(edge, body=b"x" * 11_000_000), 413, "REQUEST_TOO_LARGE")
 
 
-@pytest.mark.parametrize("sent", [b"\x00\x01garbage\r\n\r\n", b"GET /../../etc HTTP/1.1\r\nHost: x\r\n\r\n",
-                                  b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
-                                  b"POST /%zz HTTP/1.1\r\nHost: x\r\n\r\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\x01garbage\r\n\r\n",
+        b"GET /../../etc HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"POST /%zz HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
 @pytest.mark.parametrize("secure", [True, False])
 def test_what_is_no_request_at_all_is_an_error_like_any_other(edge: Edge, sent: bytes, secure: bool) -> None:
     client = edge.connect() if secure else socket.create_connection(("127.0.0.1", edge.http_port), timeout=10)
@@ -251,8 +259,9 @@ def plain(
     return response, answer
 
 
-@pytest.mark.parametrize("path", ["/health", "/healthz", "/ready", "/v1/health", "/v1/ready", "/api/v1/health",
-                                  "/api/v1/ready"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path", ["/health", "/healthz", "/ready", "/v1/health", "/v1/ready", "/api/v1/health", "/api/v1/ready"]
+)
 def test_a_load_balancer_is_answered_on_plain_http_as_on_https(edge: Edge, path: str) -> None:
     answers = [plain(edge, path), call(edge, path)]
     assert [response.status for response, _ in answers] == [200, 200]
@@ -268,8 +277,19 @@ def test_a_load_balancer_on_plain_http_learns_that_no_gateway_is_there(tmp_path:
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"{}"), ("DELETE", None)])
-@pytest.mark.parametrize("path", ["/v1/models?a=b", "/health/detailed", "/metrics", "/v1/chat/completions",
-                                  "/healthzz", "/v1/healthz", "/readyz", "//elsewhere.example/"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models?a=b",
+        "/health/detailed",
+        "/metrics",
+        "/v1/chat/completions",
+        "/healthzz",
+        "/v1/healthz",
+        "/readyz",
+        "//elsewhere.example/",
+    ],
+)
 def test_all_else_on_plain_http_is_sent_to_https_with_its_method(
     edge: Edge, path: str, method: str, body: bytes | None
 ) -> None:

@@ -17,9 +17,21 @@ from tests.support.upstream import Upstream
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 MODELS = (
-    "ok", "stream-5-60", "tools", "echo", "cut-3", "silent", "status-400", "status-401", "status-404", "status-500",
-    "status-503", "flaky-1-sdk", "text-embedding-up", "usage-59000-5",
-)  # fmt: skip
+    "ok",
+    "stream-5-60",
+    "tools",
+    "echo",
+    "cut-3",
+    "silent",
+    "status-400",
+    "status-401",
+    "status-404",
+    "status-500",
+    "status-503",
+    "flaky-1-sdk",
+    "text-embedding-up",
+    "usage-59000-5",
+)
 CONFIG = """
 providers:
   up: {{kind: openai, base_url: {url}}}

@@ -226,8 +226,12 @@ def test_operators_see_the_queue_in_figures(server: Gateway) -> None:
         assert figures["redis_connected_clients"] > 0
         del figures["redis_memory_usage"], figures["redis_connected_clients"]
         assert figures == {
-            "queue_size": 0, "max_queue_size": 500, "active_workers": 1, "active_requests": 1, "oldest_seconds": 0.0
-        }  # fmt: skip
+            "queue_size": 0,
+            "max_queue_size": 500,
+            "active_workers": 1,
+            "active_requests": 1,
+            "oldest_seconds": 0.0,
+        }
         assert ask(server.port, "/v1/queue/metrics", DEV_KEY).status == 403
         gateways = ask(server.port, "/metrics", "").body.decode()
         for line in (

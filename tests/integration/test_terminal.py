@@ -45,9 +45,15 @@ class Terminal:
     def __init__(self, gateway: Gateway, *args: str) -> None:
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
-            [*FLASK, *args], stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env={**gateway.env, "TERM": "dumb"},
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+            [*FLASK, *args],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=ROOT,
+            env={**gateway.env, "TERM": "dumb"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
         os.close(slave)
         self.shown = ""
 
@@ -125,9 +131,13 @@ def test_a_pipe_is_the_question_and_its_reader_may_go(running: Gateway) -> None:
 
 def test_a_refused_key_is_one_line_with_the_gateways_code(running: Gateway) -> None:
     done = subprocess.run(
-        [*FLASK, "chat", "Hi"], cwd=ROOT, env={**running.env, "PENSTOCK_KEY": "wrong"}, capture_output=True, timeout=60,
+        [*FLASK, "chat", "Hi"],
+        cwd=ROOT,
+        env={**running.env, "PENSTOCK_KEY": "wrong"},
+        capture_output=True,
+        timeout=60,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"Error: INVALID_API_KEY: Incorrect API key provided.\n"
 

@@ -68,9 +68,11 @@ def test_without_a_key_the_demo_model_answers_and_the_others_say_what_to_set(
 ) -> None:
     started = gateway(shipped(upstream), env={"OPENAI_API_KEY": key})
     for path, body in (
-        ("/api/v1/chat/completions", {"messages": HELLO}), ("/v1/chat", {"message": "Hello", "user_id": "ann"}),
-        ("/v1/chat/completions", {"model": "auto", "messages": CODE}), ("/v1/chat/smart", {"messages": LONG}),
-    ):  # fmt: skip
+        ("/api/v1/chat/completions", {"messages": HELLO}),
+        ("/v1/chat", {"message": "Hello", "user_id": "ann"}),
+        ("/v1/chat/completions", {"model": "auto", "messages": CODE}),
+        ("/v1/chat/smart", {"messages": LONG}),
+    ):
         _, headers = post(started, path, body, started.create_key(plan="premium"))
         assert (headers["x-penstock-model"], headers["x-penstock-provider"]) == ("demo", "demo"), path
     with OpenAI(base_url=f"{started.url}/v1", api_key=DEV_KEY, max_retries=2) as client:

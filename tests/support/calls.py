@@ -30,8 +30,10 @@ from tests.support.aging import let_pass
 
 CALLER = Caller("key_1", "test", plan="default", tenant="acme")
 # Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
-PRICES = {"up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
-          "dear": {"*": {"prompt": 5, "completion": 50}}}  # fmt: skip
+PRICES = {
+    "up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
+    "dear": {"*": {"prompt": 5, "completion": 50}},
+}
 MODELS = {
     "m": {"targets": [{"provider": "up", "model": "up-1"}], "max_output_tokens": 1000},
     "safe": {"targets": [{"provider": "up"}], "fallbacks": ["dear"], "max_output_tokens": 100},
@@ -44,11 +46,18 @@ PLANS = {
 }
 POOR = Caller("key_1", "test", plan="poor")
 CONFIG = {
-    "providers": {"up": {"kind": "demo"}, "dear": {"kind": "demo"},
-                  "nobody": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}},
-    "models": MODELS, "plans": PLANS, "retry": {"max_attempts": 2, "backoff_s": 0.5},
-    "reserve": {"completion_tokens": 512}, "cache": {"ttl_s": 60}, "timeouts": {"total_s": 30},
-}  # fmt: skip
+    "providers": {
+        "up": {"kind": "demo"},
+        "dear": {"kind": "demo"},
+        "nobody": {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"},
+    },
+    "models": MODELS,
+    "plans": PLANS,
+    "retry": {"max_attempts": 2, "backoff_s": 0.5},
+    "reserve": {"completion_tokens": 512},
+    "cache": {"ttl_s": 60},
+    "timeouts": {"total_s": 30},
+}
 
 
 BOOTED_S = 5_000.0  # what the monotonic clock says at first: a latency that adds it up instead of taking it off shows
@@ -162,9 +171,13 @@ class House:
         self.metrics = Metrics(config=self.config)
         self.heartbeat = Heartbeat(redis=redis, timeout_s=3 * 3600)  # beats once
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), plans=self.config.plans, heartbeat=self.heartbeat,
-            spool=Spool(directory / "spool", name="test", retry_s=0.01), clock=clock.wall,
-        )  # fmt: skip
+            redis=redis,
+            callers=Callers(keys=NoKeys()),
+            plans=self.config.plans,
+            heartbeat=self.heartbeat,
+            spool=Spool(directory / "spool", name="test", retry_s=0.01),
+            clock=clock.wall,
+        )
         router = Router(
             config=self.config, providers=self.vendors, metrics=self.metrics, clock=clock.monotonic, pause=clock.step
         )
@@ -174,13 +187,18 @@ class House:
         }
         pricing = Pricing(config=self.config, overrides=overrides, clock=clock.wall)
         self.pipeline = Pipeline(
-            config=self.config, admission=self.admission, router=router, pricing=pricing, metrics=self.metrics,
+            config=self.config,
+            admission=self.admission,
+            router=router,
+            pricing=pricing,
+            metrics=self.metrics,
             cache=Cache(redis=redis, config=self.config.cache, monotonic=clock.monotonic, pause=clock.step),
             accounting=Accounting(
                 admission=self.admission, pricing=pricing, metrics=self.metrics, clock=clock.monotonic
             ),
-            clock=clock.wall, monotonic=clock.monotonic,
-        )  # fmt: skip
+            clock=clock.wall,
+            monotonic=clock.monotonic,
+        )
         self._ids = itertools.count(1)
 
     def close(self) -> None:

@@ -144,9 +144,11 @@ class Deployment:
             held = [name for name in redis.execute("KEYS", "penstock:reservation:*") if _is_open(redis, name)]
             depth = self.services.queue.depth()
             found |= {
-                "open": held, "outbox": self.services.outbox.depth(), "jobs": depth.waiting + depth.running,
+                "open": held,
+                "outbox": self.services.outbox.depth(),
+                "jobs": depth.waiting + depth.running,
                 "spool": [path.name for path in self.data_dir.glob("spool/*.jsonl*")],
-            }  # fmt: skip
+            }
         except GatewayError as exc:
             return {"redis": str(exc)}
         return {name: what for name, what in found.items() if what}
@@ -192,9 +194,13 @@ class Deployment:
         command = _COMMANDS[name]
         with (self._logs / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=ROOT, env=self.server.env,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [str(Path(sys.executable).parent / command[0]), *command[1:]],
+                cwd=ROOT,
+                env=self.server.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _supervise(self) -> None:
         """As a container engine does: what ended is started again, at most twice a second."""

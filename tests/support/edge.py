@@ -22,11 +22,17 @@ class Edge:
         self.directory = directory
         self.tls_port, self.http_port = free_port(), free_port()
         self.env = {
-            "PATH": os.environ["PATH"], "NGINX_BIN": find_nginx() or "nginx", "NGINX_WORK": str(directory / "its work"),
-            "TLS_DIR": str(directory / "its tls"), "TLS_LISTEN": f"127.0.0.1:{self.tls_port}", "NGINX_WORKERS": "1",
-            "HTTP_LISTEN": f"127.0.0.1:{self.http_port}", "GATEWAY": f"127.0.0.1:{gateway_port}",
-            "ACCESS_LOG": f"{directory / 'access.log'} json", **env,
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "NGINX_BIN": find_nginx() or "nginx",
+            "NGINX_WORK": str(directory / "its work"),
+            "TLS_DIR": str(directory / "its tls"),
+            "TLS_LISTEN": f"127.0.0.1:{self.tls_port}",
+            "NGINX_WORKERS": "1",
+            "HTTP_LISTEN": f"127.0.0.1:{self.http_port}",
+            "GATEWAY": f"127.0.0.1:{gateway_port}",
+            "ACCESS_LOG": f"{directory / 'access.log'} json",
+            **env,
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Edge:

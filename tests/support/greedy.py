@@ -171,36 +171,48 @@ def _closed(sock: Any) -> bool:
 def _usage(attempt: Attempt, asked: Asked | None) -> dict[str, Any]:
     completion = attempt.written + attempt.extra
     usage: dict[str, Any] = {
-        "prompt_tokens": attempt.prompt, "completion_tokens": completion, "total_tokens": attempt.prompt + completion
-    }  # fmt: skip
+        "prompt_tokens": attempt.prompt,
+        "completion_tokens": completion,
+        "total_tokens": attempt.prompt + completion,
+    }
     if asked is not None:
         usage["prompt_tokens_details"] = {"cached_tokens": 0, "audio_tokens": attempt.audio_in}
         usage["completion_tokens_details"] = {
-            "reasoning_tokens": attempt.written // 2 if asked.thinks else 0, "audio_tokens": attempt.audio_out,
-            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": attempt.extra,
-        }  # fmt: skip
+            "reasoning_tokens": attempt.written // 2 if asked.thinks else 0,
+            "audio_tokens": attempt.audio_out,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": attempt.extra,
+        }
     return usage
 
 
 def _completion(asked: Asked, attempt: Attempt) -> dict[str, Any]:
     text = "tok " * min(asked.tokens, 500)
     return {
-        "id": "chatcmpl-greedy", "object": "chat.completion", "created": 1_700_000_000, "model": asked.model,
-        "service_tier": asked.tier, "usage": _usage(attempt, asked),
+        "id": "chatcmpl-greedy",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": asked.model,
+        "service_tier": asked.tier,
+        "usage": _usage(attempt, asked),
         "choices": [
             {"index": i, "message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": "length"}
             for i in range(asked.choices)
         ],
-    }  # fmt: skip
+    }
 
 
 def _chunk(asked: Asked, attempt: Attempt, text: str | None, index: int) -> dict[str, Any]:
     delta, reason = ({}, "length") if text is None else ({"content": text}, None)
     return {
-        "id": "chatcmpl-greedy", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": asked.model,
-        "service_tier": asked.tier, "usage": None,
+        "id": "chatcmpl-greedy",
+        "object": "chat.completion.chunk",
+        "created": 1_700_000_000,
+        "model": asked.model,
+        "service_tier": asked.tier,
+        "usage": None,
         "choices": [{"index": index, "delta": delta, "finish_reason": reason}],
-    }  # fmt: skip
+    }
 
 
 def _embedding(attempt: Attempt) -> dict[str, Any]:

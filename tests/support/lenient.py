@@ -21,9 +21,9 @@ TOKENS_OF_IMAGE = {"low": 85, "high": 2_000}
 # What the models cost that prices.yaml names: nano-dollars a token, prompt and completion.
 PRICED_HERE = {"plain": (100, 400), "dear": (5_000, 20_000), "backup": (300, 1_200), "vectors": (50, 0)}
 # And those whose price genai-prices knows.
-PRICED_THERE = frozenset({
-    "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano", "gpt-audio-mini", "text-embedding-3-small",
-})  # fmt: skip
+PRICED_THERE = frozenset(
+    {"gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5-mini", "gpt-5-nano", "gpt-audio-mini", "text-embedding-3-small"}
+)
 _PIECES = re.compile(r"[A-Za-z]{1,6}|[0-9]{1,3}|[^\sA-Za-z0-9]")
 
 
@@ -61,8 +61,10 @@ class Attempt:
             return self.prompt * prompt_rate + completion * completion_rate
         counts: dict[str, int] = {"input_tokens": self.prompt, "output_tokens": completion}
         optional = {
-            "input_audio_tokens": self.audio_in, "output_audio_tokens": self.audio_out, "web_searches": self.searches
-        }  # fmt: skip
+            "input_audio_tokens": self.audio_in,
+            "output_audio_tokens": self.audio_out,
+            "web_searches": self.searches,
+        }
         counts |= {name: count for name, count in optional.items() if count}
         context = {"service_tier": self.tier} if self.tier != "default" else None
         with warnings.catch_warnings():
@@ -124,13 +126,19 @@ def understood(body: bytes, embeddings: bool, chance: int) -> Asked:
         raise Refused("modalities")
     prediction = fields.get("prediction")
     return Asked(
-        model=model, prompt=prompt, audio_in=audio_in, tokens=min(bound, LONGEST), choices=choices or 1,
+        model=model,
+        prompt=prompt,
+        audio_in=audio_in,
+        tokens=min(bound, LONGEST),
+        choices=choices or 1,
         stream=fields.get("stream") is True,
         usage_wanted=isinstance(options, dict) and options.get("include_usage") is True,
-        tier=_tier(fields.get("service_tier"), chance), speaks=speaks, searches=searches,
+        tier=_tier(fields.get("service_tier"), chance),
+        speaks=speaks,
+        searches=searches,
         thinks=fields.get("reasoning_effort") in ("medium", "high"),
         prediction=_tokens(prediction.get("content")) if isinstance(prediction, dict) else 0,
-    )  # fmt: skip
+    )
 
 
 def _whole_number(value: Any, name: str) -> int | None:

@@ -32,9 +32,12 @@ def openai(
 ) -> OpenAIProvider:
     config = ProviderConfig(**{"kind": "openai", "base_url": url, "api_key": SECRET, **fields})
     return OpenAIProvider(
-        name="up", config=config, timeouts=timeouts or Timeouts(), heartbeat_s=heartbeat_s,
+        name="up",
+        config=config,
+        timeouts=timeouts or Timeouts(),
+        heartbeat_s=heartbeat_s,
         secrets=frozenset({SECRET}) if secrets is None else secrets,
-    )  # fmt: skip
+    )
 
 
 def demo(*, timeouts: Timeouts | None = None, heartbeat_s: float = 15.0, **script: Any) -> DemoProvider:
@@ -45,16 +48,25 @@ def demo(*, timeouts: Timeouts | None = None, heartbeat_s: float = 15.0, **scrip
 
 
 def chat_call(
-    model: str = "plain", *, prompt: Any = "Hi", target: str | None = None, raw: bytes | None = None,
-    total_s: float = 10.0, cancel: CancelToken | None = None, **fields: Any,
-) -> ChatCall:  # fmt: skip
+    model: str = "plain",
+    *,
+    prompt: Any = "Hi",
+    target: str | None = None,
+    raw: bytes | None = None,
+    total_s: float = 10.0,
+    cancel: CancelToken | None = None,
+    **fields: Any,
+) -> ChatCall:
     """A call of `model`, which the provider knows as `target`. `raw` is the body, instead of one made up here."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], **fields}
     request = ChatRequest.parse(json.dumps(body).encode() if raw is None else raw)
     return ChatCall(
-        request=request, model=target or request.model, request_id="req_1", deadline=time.monotonic() + total_s,
+        request=request,
+        model=target or request.model,
+        request_id="req_1",
+        deadline=time.monotonic() + total_s,
         cancel=cancel or CancelToken(),
-    )  # fmt: skip
+    )
 
 
 def embed_call(model: str = "plain", *, input: Any = "Hi", target: str | None = None, **fields: Any) -> EmbedCall:

@@ -51,10 +51,27 @@ class Sentinels:
         directory = self._directory / str(port)
         directory.mkdir(exist_ok=True)
         command = [
-            find_redis(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(directory),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", "--repl-diskless-sync-delay",
-            "0", "--repl-ping-replica-period", "1", *more,
-        ]  # fmt: skip
+            find_redis(),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(directory),
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            "--loglevel",
+            "warning",
+            "--repl-diskless-sync-delay",
+            "0",
+            "--repl-ping-replica-period",
+            "1",
+            *more,
+        ]
         self._servers[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(lambda: _answers(port), message="redis-server did not start")
 

@@ -65,9 +65,23 @@ class RedisServer:
 
     def start(self) -> None:
         command = [
-            find_redis(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", *self._options,
-        ]  # fmt: skip
+            find_redis(),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(self._directory),
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            "--loglevel",
+            "warning",
+            *self._options,
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_for(self._answers, message="redis-server did not start")
 
@@ -133,11 +147,19 @@ class Gateway:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {
-            "PATH": os.environ["PATH"], "DATA_DIR": str(directory / "data"), "REDIS_URL": redis_url,
-            "GATEWAY_CONFIG": str(directory / "gateway.yaml"), "DEV_API_KEY": DEV_KEY, "ADMIN_KEY": ADMIN_KEY,
-            "PORT": str(self.port), "WEB_CONCURRENCY": str(workers), "LOG_LEVEL": "info",
-            "PYTHONPATH": str(ROOT), **{k: v for k, v in os.environ.items() if k.startswith("COV")}, **(env or {}),
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "DATA_DIR": str(directory / "data"),
+            "REDIS_URL": redis_url,
+            "GATEWAY_CONFIG": str(directory / "gateway.yaml"),
+            "DEV_API_KEY": DEV_KEY,
+            "ADMIN_KEY": ADMIN_KEY,
+            "PORT": str(self.port),
+            "WEB_CONCURRENCY": str(workers),
+            "LOG_LEVEL": "info",
+            "PYTHONPATH": str(ROOT),
+            **{k: v for k, v in os.environ.items() if k.startswith("COV")},
+            **(env or {}),
+        }
         self._log = directory / "gateway.log"
         self._workers = workers
         self._with_ledger = ledger

@@ -52,9 +52,14 @@ class MakeRun:
         config.write_text(CONFIG)
         kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME") or name.startswith("COV")}
         self.env: Mapping[str, str] = {
-            **kept, "DATA_DIR": str(self.data_dir), "PORT": str(self.port), "TLS_PORT": str(free_port()),
-            "DEV_API_KEY": KEY, "GATEWAY_CONFIG": str(config), **env,
-        }  # fmt: skip
+            **kept,
+            "DATA_DIR": str(self.data_dir),
+            "PORT": str(self.port),
+            "TLS_PORT": str(free_port()),
+            "DEV_API_KEY": KEY,
+            "GATEWAY_CONFIG": str(config),
+            **env,
+        }
         self._command = command
         self._shown = bytearray()
         self.family: list[psutil.Process] = []
@@ -62,9 +67,15 @@ class MakeRun:
     def __enter__(self) -> MakeRun:
         self._terminal, inside = pty.openpty()
         self.process = subprocess.Popen(
-            ["sh", "-c", self._command], cwd=ROOT, env=self.env, stdin=inside, stdout=inside, stderr=inside,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(inside, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+            ["sh", "-c", self._command],
+            cwd=ROOT,
+            env=self.env,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(inside, termios.TIOCSCTTY, 0),
+        )
         os.close(inside)
         Thread(target=self._read, args=(self._terminal,), daemon=True).start()
         wait_for(lambda: "Ctrl-C stops everything" in self.shown() or self.process.poll() is not None, timeout_s=60)

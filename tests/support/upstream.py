@@ -254,10 +254,12 @@ class Vendor:
         prompt, completion, cached, reasoning = [*numbers, 0, 0][:4] if kind == "usage" else (10, 5, 0, 0)
         self.count(prompt, completion)
         usage = {
-            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
-        }  # fmt: skip
+        }
         return json.dumps(usage).encode()
 
     def count(self, prompt: int, completion: int) -> None:

@@ -26,10 +26,16 @@ from tests.support.servers import wait_for
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
 EVERYTHING = {
-    "requests_per_minute": 20, "tokens_per_minute": 60_000, "requests_per_day": 100, "tokens_per_day": 10_000,
-    "requests_per_month": 1000, "tokens_per_month": 100_000, "budget_usd_per_day": 1, "budget_usd_per_month": 10,
+    "requests_per_minute": 20,
+    "tokens_per_minute": 60_000,
+    "requests_per_day": 100,
+    "tokens_per_day": 10_000,
+    "requests_per_month": 1000,
+    "tokens_per_month": 100_000,
+    "budget_usd_per_day": 1,
+    "budget_usd_per_month": 10,
     "concurrency": 3,
-}  # fmt: skip
+}
 
 
 class Lossy(Redis):
@@ -69,10 +75,13 @@ class Gate:
         self.heartbeat = Heartbeat(redis=self.redis, timeout_s=3600)
         self.spool = directory / "spool"
         self.admission = Admission(
-            redis=self.redis, callers=Callers(keys=self.keys), heartbeat=self.heartbeat, clock=lambda: self.now,
+            redis=self.redis,
+            callers=Callers(keys=self.keys),
+            heartbeat=self.heartbeat,
+            clock=lambda: self.now,
             plans={"default": Plan(), **{name: Plan(**plan) for name, plan in plans.items()}},
             spool=Spool(self.spool, name="test", retry_s=0.01),
-        )  # fmt: skip
+        )
         self._ids = ids
 
     def admit(
@@ -211,12 +220,15 @@ def test_what_remains_of_each_limit_is_told_in_its_own_unit(gate: Callable[..., 
     call = gate(**EVERYTHING).admit(tokens=6000, nanousd=250_000_000)
     told = {row.limit: (row.unit, row.most, row.left) for row in call.remaining}
     assert told == {
-        "requests_per_minute": ("requests", 20, 19), "tokens_per_minute": ("tokens", 60_000, 54_000),
-        "requests_per_day": ("requests", 100, 99), "tokens_per_day": ("tokens", 10_000, 4000),
-        "requests_per_month": ("requests", 1000, 999), "tokens_per_month": ("tokens", 100_000, 94_000),
+        "requests_per_minute": ("requests", 20, 19),
+        "tokens_per_minute": ("tokens", 60_000, 54_000),
+        "requests_per_day": ("requests", 100, 99),
+        "tokens_per_day": ("tokens", 10_000, 4000),
+        "requests_per_month": ("requests", 1000, 999),
+        "tokens_per_month": ("tokens", 100_000, 94_000),
         "budget_usd_per_day": ("nanousd", 10**9, 750_000_000),
         "budget_usd_per_month": ("nanousd", 10**10, 9_750_000_000),
-    }  # fmt: skip
+    }
     resets = {row.limit: row.reset_s for row in call.remaining}
     assert resets["requests_per_minute"] == pytest.approx(3, abs=0.002)
     assert resets["tokens_per_minute"] == pytest.approx(6, abs=0.002)
@@ -344,8 +356,9 @@ def test_an_answer_from_the_cache_is_told_and_charged_as_one_request(gate: Calla
     assert everything.redis.execute("EXISTS", "penstock:flight:c", "penstock:running:key_1") == 0
     everything.settle(call)
     assert set(everything.holdings()) == {
-        "penstock:limit:key_1:requests_per_day:2026-02-28", "penstock:limit:key_1:requests_per_month:2026-02",
-    }  # fmt: skip
+        "penstock:limit:key_1:requests_per_day:2026-02-28",
+        "penstock:limit:key_1:requests_per_month:2026-02",
+    }
     assert not everything.admit(cache_key="c").cached, "who does not ask for it gets a fresh one"
 
 

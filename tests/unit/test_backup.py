@@ -27,8 +27,15 @@ NOON = 1_793_534_400.0  # 2026-11-01T12:00:00Z
 
 
 def call(call_id: str) -> dict[str, Any]:
-    return {"call_id": call_id, "request_id": call_id, "ts": NOON, "key_id": "dev", "model": "fast", "status": "ok",
-            "cost_nanousd": 7}  # fmt: skip
+    return {
+        "call_id": call_id,
+        "request_id": call_id,
+        "ts": NOON,
+        "key_id": "dev",
+        "model": "fast",
+        "status": "ok",
+        "cost_nanousd": 7,
+    }
 
 
 def query(path: Path, statement: str) -> list[tuple[Any, ...]]:
@@ -291,8 +298,13 @@ def test_the_commands_copy_through_pipes_between_two_machines(tmp_path: Path, re
     (tmp_path / "gateway.yaml").write_text("providers: {d: {kind: demo}}\nmodels: {d: {targets: [{provider: d}]}}\n")
 
     def flask(home: str, *command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        env = {"PATH": "/usr/bin:/bin", "DATA_DIR": str(tmp_path / home), "REDIS_URL": redis_url,
-               "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "DEV_API_KEY": DEV_KEY}  # fmt: skip
+        env = {
+            "PATH": "/usr/bin:/bin",
+            "DATA_DIR": str(tmp_path / home),
+            "REDIS_URL": redis_url,
+            "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+            "DEV_API_KEY": DEV_KEY,
+        }
         executable = str(Path(sys.executable).parent / "flask")
         return subprocess.run([executable, "--app", "app", *command], cwd=ROOT, env=env, timeout=60, **options)
 

@@ -51,11 +51,13 @@ def test_a_line_that_cannot_says_why(fields: dict[str, Any], code: str, param: s
 
 def test_a_line_that_is_no_object_is_told_from_one_that_is_no_json() -> None:
     for raw, code, custom_id in (
-        (b"{", "invalid_json_line", None), (b"\xff", "invalid_json_line", None),
+        (b"{", "invalid_json_line", None),
+        (b"\xff", "invalid_json_line", None),
         (b'{"a":' * 100_000, "invalid_json_line", None),
-        (b"[]", "invalid_line", None), (b'{"custom_id": 5}', "invalid_line", None),
+        (b"[]", "invalid_line", None),
+        (b'{"custom_id": 5}', "invalid_line", None),
         (b'{"custom_id": "b"}', "invalid_line", "b"),
-    ):  # fmt: skip
+    ):
         found = batch.parse_line(1, raw, CHAT)
         assert isinstance(found, BadBatchLine)
         assert (found.code, found.custom_id) == (code, custom_id)
@@ -66,14 +68,16 @@ def test_a_line_that_is_no_object_is_told_from_one_that_is_no_json() -> None:
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"endpoint": "/v1/completions"}, "endpoint"), ({"completion_window": "1h"}, "completion_window"),
-        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"), ({"metadata": {"x" * 65: ""}}, "metadata"),
+        ({"endpoint": "/v1/completions"}, "endpoint"),
+        ({"completion_window": "1h"}, "completion_window"),
+        ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
+        ({"metadata": {"x" * 65: ""}}, "metadata"),
         ({"metadata": {"x": "y" * 513}}, "metadata[...]"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 3599}}, "output_expires_after.seconds"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 2_592_001}}, "output_expires_after.seconds"),
         ({"output_expires_after": {"anchor": "now", "seconds": 3600}}, "output_expires_after.anchor"),
     ],
-)  # fmt: skip
+)
 def test_a_batch_that_openai_would_refuse_is_refused_by_field(change: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         BatchRequest.parse(json.dumps({**WANTED, **change}).encode())
@@ -103,9 +107,11 @@ def test_an_output_line_is_one_line_with_the_answers_own_bytes() -> None:
     assert b"\n" not in written
     assert b'"n":1.50' in written
     assert json.loads(written) == {
-        "id": "e1", "custom_id": "a", "error": None,
+        "id": "e1",
+        "custom_id": "a",
+        "error": None,
         "response": {"status_code": 200, "request_id": "req_1", "body": {"id": "x", "n": 1.5}},
-    }  # fmt: skip
+    }
 
 
 def test_an_error_line_says_what_the_endpoint_would_have_said() -> None:
@@ -120,9 +126,11 @@ def test_an_error_line_says_what_the_endpoint_would_have_said() -> None:
 def test_a_line_that_was_never_run_says_which_and_why() -> None:
     found = json.loads(batch.not_run("e1", "a", 7, "batch_expired", "Too late.", "n"))
     assert found == {
-        "id": "e1", "custom_id": "a", "response": None,
+        "id": "e1",
+        "custom_id": "a",
+        "response": None,
         "error": {"code": "batch_expired", "message": "Too late.", "param": "n", "line": 7},
-    }  # fmt: skip
+    }
 
 
 def test_which_batches_are_unfinished_and_how_long_one_may_take() -> None:

@@ -38,8 +38,16 @@ def test_entries_come_in_the_order_of_the_lines_whatever_order_they_ended_in(tmp
     assert list(results.entries(ok=False)) == [row(5).entry + b"\n"]
     assert (results.completed, results.failed, len(results)) == (3, 1, 4)
     assert [line in results for line in (0, 1, 2, 3, 5, 69, 70, 71, 10**6)] == [
-        False, True, False, True, True, False, True, False, False,
-    ]  # fmt: skip
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_of_two_results_of_a_line_the_first_counts(tmp_path: Path, path: Path) -> None:

@@ -29,19 +29,34 @@ class Queue:
         self.redis = redis
         self.now = 0.0
         self.events: list[tuple[float, Callable[[], Any]]] = []
-        self.cache = Cache(
-            redis=redis, config=CacheConfig(**config), monotonic=lambda: self.now, pause=self._pause
-        )  # fmt: skip
+        self.cache = Cache(redis=redis, config=CacheConfig(**config), monotonic=lambda: self.now, pause=self._pause)
         self.key = self.cache.key(Caller("key_1", "test"), REQUEST)
         redis.execute("DEL", flight_key(self.key), cache_entry_key(self.key))
         redis.execute("SET", flight_key(self.key), LEADER)
 
     def call(self, call_id: str = "call_1", **more: Any) -> Admitted:
         none = Amounts(0)
-        ask = AdmissionRequest(call_id=call_id, row={}, reserve=none, if_lost=none, deadline_s=60, cache_key=self.key,
-                  read_cache=True, single_flight=True, **more)  # fmt: skip
-        return Admitted(caller=Caller("key_1", "test"), ask=ask, charges=(), leases="", reservations="", cached=None,
-                        follows=True, remaining=())  # fmt: skip
+        ask = AdmissionRequest(
+            call_id=call_id,
+            row={},
+            reserve=none,
+            if_lost=none,
+            deadline_s=60,
+            cache_key=self.key,
+            read_cache=True,
+            single_flight=True,
+            **more,
+        )
+        return Admitted(
+            caller=Caller("key_1", "test"),
+            ask=ask,
+            charges=(),
+            leases="",
+            reservations="",
+            cached=None,
+            follows=True,
+            remaining=(),
+        )
 
     def wait(self, call_id: str = "call_1", *, deadline: float = 600.0, cancel: CancelToken | None = None) -> Any:
         return self.cache.answer(self.call(call_id), deadline, cancel or CancelToken())

@@ -68,9 +68,18 @@ def cache(**config: Any) -> Cache:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"model": "n"}, {"temperature": 0.1}, {"max_tokens": 1}, {"n": 2}, {"unknown": 1}, {"user": "x"}, {"seed": 1},
-     {"messages": [{"role": "user", "content": "Ho"}]}, {"messages": [{"role": "system", "content": "Hi"}]}],
-)  # fmt: skip
+    [
+        {"model": "n"},
+        {"temperature": 0.1},
+        {"max_tokens": 1},
+        {"n": 2},
+        {"unknown": 1},
+        {"user": "x"},
+        {"seed": 1},
+        {"messages": [{"role": "user", "content": "Ho"}]},
+        {"messages": [{"role": "system", "content": "Hi"}]},
+    ],
+)
 def test_another_question_has_another_key(fields: dict[str, Any]) -> None:
     assert cache().key(ANN, request(**fields)) != cache().key(ANN, request())
 
@@ -115,10 +124,14 @@ def test_that_an_answer_is_not_kept_is_known_for_as_long_as_it_would_have_been_k
     assert len(waiting.pauses) == 1
 
 
-@pytest.mark.parametrize("answer", [
-    b' \n{"id": "1", "created": 5, "x": [1.50, {"id": "kept"}]}', b'{"x":[1.50,{"id":"kept"}]}',
-    b'{"id":"1","x":[1.50,{"id":"kept"}],"created":5,"id":"2","cached":false}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b' \n{"id": "1", "created": 5, "x": [1.50, {"id": "kept"}]}',
+        b'{"x":[1.50,{"id":"kept"}]}',
+        b'{"id":"1","x":[1.50,{"id":"kept"}],"created":5,"id":"2","cached":false}',
+    ],
+)
 def test_a_cached_answer_says_so_under_an_id_of_its_own_wherever_the_first_ones_stood(answer: bytes) -> None:
     found = marked(answer, call_id="req_b", created=7)
     expected = {"id": "chatcmpl-req_b", "created": 7, "cached": True, "x": [1.5, {"id": "kept"}]}

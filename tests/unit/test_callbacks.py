@@ -72,16 +72,41 @@ def callbacks(*allow: str, resolve: Callable[[str, int], list[str]] | None = Non
 @pytest.mark.parametrize(
     "url",
     [
-        "", "nonsense", "ftp://example.org/", "file:///etc/passwd", "//example.org/", "https://", "https:///path",
-        "https://user:pass@example.org/", "https://user@example.org/", "https://example.org:0x50/", "https://[::1/",
-        "https://exa mple.org/", "https://example.org/\r\nX-Evil: 1", "https://bücher.example/",
+        "",
+        "nonsense",
+        "ftp://example.org/",
+        "file:///etc/passwd",
+        "//example.org/",
+        "https://",
+        "https:///path",
+        "https://user:pass@example.org/",
+        "https://user@example.org/",
+        "https://example.org:0x50/",
+        "https://[::1/",
+        "https://exa mple.org/",
+        "https://example.org/\r\nX-Evil: 1",
+        "https://bücher.example/",
         "https://example.org/" + "a" * 3000,
-        "http://127.0.0.1/", "http://127.1.2.3:8000/", "http://[::1]/", "http://0.0.0.0/", "http://10.0.0.1/",
-        "http://172.16.0.1/", "http://192.168.1.1/", "http://169.254.169.254/latest/meta-data/", "http://100.64.0.1/",
-        "http://[fe80::1]/", "http://[fd00::1]/", "http://[::ffff:127.0.0.1]/", "http://[::ffff:169.254.169.254]/",
-        "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://224.0.0.1/", "http://255.255.255.255/", "http://[::]/",
+        "http://127.0.0.1/",
+        "http://127.1.2.3:8000/",
+        "http://[::1]/",
+        "http://0.0.0.0/",
+        "http://10.0.0.1/",
+        "http://172.16.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://100.64.0.1/",
+        "http://[fe80::1]/",
+        "http://[fd00::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://[2002:7f00:1::]/",
+        "http://224.0.0.1/",
+        "http://255.255.255.255/",
+        "http://[::]/",
     ],
-)  # fmt: skip
+)
 def test_bug_08_a_callback_to_what_is_not_public_is_refused_when_it_is_named(url: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         callbacks().check(url)
@@ -206,10 +231,29 @@ def test_an_answer_that_drips_is_given_up() -> None:
 def test_a_certificate_that_nobody_vouches_for_is_not_delivered_to(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "3",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-noenc",
+            "-days",
+            "3",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     requests: list[bytes] = []

@@ -82,8 +82,10 @@ def test_embeddings_and_answers_from_the_cache_are_timed_too(house: House) -> No
     house.pipeline.chat(CALLER, chat(temperature=0), house.context())
     house.pipeline.chat(CALLER, chat(temperature=0), house.context())
     assert [(row["endpoint"], row["cache"], row["latency_ms"]) for row in house.rows()] == [
-        ("embeddings", "bypass", 1500.0), ("chat.completions", "miss", 1500.0), ("chat.completions", "hit", 0.0),
-    ]  # fmt: skip
+        ("embeddings", "bypass", 1500.0),
+        ("chat.completions", "miss", 1500.0),
+        ("chat.completions", "hit", 0.0),
+    ]
 
 
 def test_a_job_is_timed_from_when_it_runs(house: House) -> None:
@@ -106,12 +108,31 @@ def test_a_row_says_what_was_asked_for_who_answered_and_what_it_cost(house: Hous
     cost = 60 * 1000 + 40 * 250 + 40 * 2000 + 10 * 3000
     has(
         only_row(house),
-        request_id="req_1", call_id="call_1", ts=began, key_id="key_1", user="ann", tenant="acme", model="m",
-        provider="up", upstream_model="up-1", endpoint="chat.completions", status="ok", http_status=200,
-        prompt_tokens=100, completion_tokens=50, cached_tokens=40, reasoning_tokens=10, cost_nanousd=cost,
-        attempts=1, cache="bypass", streamed=False, estimated=False, unpriced=False, job_id=None,
+        request_id="req_1",
+        call_id="call_1",
+        ts=began,
+        key_id="key_1",
+        user="ann",
+        tenant="acme",
+        model="m",
+        provider="up",
+        upstream_model="up-1",
+        endpoint="chat.completions",
+        status="ok",
+        http_status=200,
+        prompt_tokens=100,
+        completion_tokens=50,
+        cached_tokens=40,
+        reasoning_tokens=10,
+        cost_nanousd=cost,
+        attempts=1,
+        cache="bypass",
+        streamed=False,
+        estimated=False,
+        unpriced=False,
+        job_id=None,
         tags="route=code optimized=trimmed",
-    )  # fmt: skip
+    )
     assert reply.body == house.vendors["up"].body
     report = reply.report
     assert (report.model, report.provider, report.cache, report.attempts) == ("m", "up", "bypass", 1)
@@ -156,8 +177,15 @@ def test_a_stream_that_the_client_gives_up_is_charged_for_what_came(house: House
     stream.close()
     stream.close()
     prompt = request.prompt_likely()
-    has(only_row(house), status="aborted", http_status=499, prompt_tokens=prompt, completion_tokens=1, estimated=True,
-        cost_nanousd=prompt * 1000 + 2000)  # fmt: skip
+    has(
+        only_row(house),
+        status="aborted",
+        http_status=499,
+        prompt_tokens=prompt,
+        completion_tokens=1,
+        estimated=True,
+        cost_nanousd=prompt * 1000 + 2000,
+    )
     assert vendor.streams[0].closed > 0
     assert house.counted("tokens_per_day") == prompt + 1
     assert house.metric("llm_active_requests") == 0
@@ -167,8 +195,17 @@ def test_a_refused_call_costs_nothing_and_says_so(house: House) -> None:
     house.vendors["up"].fails = [UpstreamRejected("no", provider="up", kind="rejected")]
     with capture_logs() as logs, pytest.raises(UpstreamRejected):
         house.pipeline.chat(CALLER, chat(), house.context())
-    has(only_row(house), status="error", http_status=400, prompt_tokens=0, completion_tokens=0, cost_nanousd=0,
-        provider="up", attempts=1, unpriced=False)  # fmt: skip
+    has(
+        only_row(house),
+        status="error",
+        http_status=400,
+        prompt_tokens=0,
+        completion_tokens=0,
+        cost_nanousd=0,
+        provider="up",
+        attempts=1,
+        unpriced=False,
+    )
     assert (house.counted("tokens_per_day"), house.counted("requests_per_day")) == (0, 1)
     assert house.metric("llm_requests_total", model="m", provider="up", status="error") == 1
     [told] = [log for log in logs if log["event"] == "llm_request_failed"]
@@ -181,8 +218,15 @@ def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_
     with pytest.raises(ZeroDivisionError):
         house.pipeline.chat(CALLER, request, house.context())
     prompt = request.prompt_likely()
-    has(only_row(house), status="error", http_status=500, prompt_tokens=prompt, completion_tokens=9, estimated=True,
-        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    has(
+        only_row(house),
+        status="error",
+        http_status=500,
+        prompt_tokens=prompt,
+        completion_tokens=9,
+        estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000,
+    )
     assert [attempt[:3] for attempt in only_row(house)["charged_attempts"]] == [["up", "up-1", "interrupted"]]
     assert house.counted("tokens_per_day") == prompt + 9
     assert house.metric("llm_active_requests") == 0
@@ -258,12 +302,33 @@ def test_a_worker_that_dies_leaves_a_row_as_likely(house: House) -> None:
     prompt = len(request.raw) // 4 + 1
     has(
         house.rows()[0],
-        request_id="req_1", call_id="call_1", ts=began, key_id="key_1", user="ann", tenant="acme", model="m",
-        provider="", upstream_model="", endpoint="chat.completions", status="lost", http_status=0,
-        prompt_tokens=prompt, completion_tokens=9, cached_tokens=0, reasoning_tokens=0,
-        cost_nanousd=prompt * 1000 + 9 * 2000, latency_ms=0.0, ttft_ms=None, attempts=0, cache="bypass",
-        streamed=True, estimated=True, unpriced=False, job_id=None, tags="route=code",
-    )  # fmt: skip
+        request_id="req_1",
+        call_id="call_1",
+        ts=began,
+        key_id="key_1",
+        user="ann",
+        tenant="acme",
+        model="m",
+        provider="",
+        upstream_model="",
+        endpoint="chat.completions",
+        status="lost",
+        http_status=0,
+        prompt_tokens=prompt,
+        completion_tokens=9,
+        cached_tokens=0,
+        reasoning_tokens=0,
+        cost_nanousd=prompt * 1000 + 9 * 2000,
+        latency_ms=0.0,
+        ttft_ms=None,
+        attempts=0,
+        cache="bypass",
+        streamed=True,
+        estimated=True,
+        unpriced=False,
+        job_id=None,
+        tags="route=code",
+    )
 
 
 def test_a_call_may_take_as_long_as_configured_and_its_reservation_a_little_longer(house: House) -> None:
@@ -334,8 +399,16 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
 def test_a_held_call_that_will_not_run_gives_back_everything_but_its_request(house: House) -> None:
     held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
     house.pipeline.drop(held, "aborted", 499)
-    has(only_row(house), status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0,
-        estimated=False, job_id="call_1")  # fmt: skip
+    has(
+        only_row(house),
+        status="aborted",
+        http_status=499,
+        prompt_tokens=0,
+        completion_tokens=0,
+        cost_nanousd=0,
+        estimated=False,
+        job_id="call_1",
+    )
     assert (house.counted("tokens_per_day"), house.counted("requests_per_day")) == (0, 1)
     assert house.metric("llm_requests_total", model="m", provider="cache", status="aborted") == 1
 
@@ -389,8 +462,16 @@ def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that
         ChargedAttempt("up", "safe", "timeout_first_byte", prompt, 9, lost_cost, True),
         ChargedAttempt("dear", "safe", "ok", 10, 20, cost, False),
     ]
-    has(row, status="ok", provider="dear", attempts=2, estimated=True, prompt_tokens=prompt + 10, completion_tokens=29,
-        cost_nanousd=lost_cost + cost)  # fmt: skip
+    has(
+        row,
+        status="ok",
+        provider="dear",
+        attempts=2,
+        estimated=True,
+        prompt_tokens=prompt + 10,
+        completion_tokens=29,
+        cost_nanousd=lost_cost + cost,
+    )
     assert house.counted("tokens_per_day") == prompt + 10 + 29
 
 
@@ -410,8 +491,15 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) 
             house.pipeline.chat(CALLER, request, house.context())
     paid, free = house.rows()
     prompt = request.prompt_likely()
-    has(paid, status="aborted", http_status=499, prompt_tokens=prompt, completion_tokens=9, estimated=True,
-        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    has(
+        paid,
+        status="aborted",
+        http_status=499,
+        prompt_tokens=prompt,
+        completion_tokens=9,
+        estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000,
+    )
     assert [attempt[:3] for attempt in paid["charged_attempts"]] == [["up", "up-1", "client_gone"]]
     has(free, status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0)
 
@@ -435,8 +523,15 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     with pytest.raises(UpstreamTimeout):
         house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: True)
     house.pipeline.drop(held, "error", 504)
-    has(house.rows()[1], status="error", http_status=504, prompt_tokens=prompt, completion_tokens=9, estimated=True,
-        cost_nanousd=prompt * 1000 + 9 * 2000)  # fmt: skip
+    has(
+        house.rows()[1],
+        status="error",
+        http_status=504,
+        prompt_tokens=prompt,
+        completion_tokens=9,
+        estimated=True,
+        cost_nanousd=prompt * 1000 + 9 * 2000,
+    )
     assert [attempt[2] for attempt in house.rows()[1]["charged_attempts"]] == ["timeout_first_byte"]
     assert house.counted("tokens_per_day") == 2 * (prompt + 9) + 30
 
@@ -447,8 +542,20 @@ def test_an_answer_from_the_cache_has_no_provider_and_costs_nothing(house: House
     row = house.rows()[1]
     own = {"id": f"chatcmpl-{row['call_id']}", "created": int(row["ts"]), "cached": True}
     assert json.loads(free.body) == {**json.loads(paid.body), **own}
-    has(house.rows()[1], provider="cache", upstream_model="", status="ok", http_status=200, prompt_tokens=0,
-        completion_tokens=0, cost_nanousd=0, attempts=0, cache="hit", estimated=False, unpriced=False)  # fmt: skip
+    has(
+        house.rows()[1],
+        provider="cache",
+        upstream_model="",
+        status="ok",
+        http_status=200,
+        prompt_tokens=0,
+        completion_tokens=0,
+        cost_nanousd=0,
+        attempts=0,
+        cache="hit",
+        estimated=False,
+        unpriced=False,
+    )
     report = free.report
     assert (report.provider, report.cache, report.attempts, report.cost_nanousd) == ("cache", "hit", 0, 0)
     assert house.metric("llm_cache_requests_total", result="hit") == 1

@@ -37,18 +37,24 @@ def events(completion: Any, *, include_usage: bool = False) -> list[Any]:
 
 def test_a_streams_pieces_become_one_message_with_the_usage_of_the_ledger() -> None:
     answer = whole(
-        chunk(piece({"role": "assistant", "content": ""})), chunk(piece({"content": "Hel"})) + b": a comment\n\n",
-        chunk(piece({"content": "lo"})), chunk(piece({}, "stop")), chunk(usage={"prompt_tokens": 1}),
-    )  # fmt: skip
+        chunk(piece({"role": "assistant", "content": ""})),
+        chunk(piece({"content": "Hel"})) + b": a comment\n\n",
+        chunk(piece({"content": "lo"})),
+        chunk(piece({}, "stop")),
+        chunk(usage={"prompt_tokens": 1}),
+    )
     assert answer["object"] == "chat.completion"
     assert (answer["id"], answer["model"]) == ("c1", "m")
     assert answer["choices"] == [
         {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}
     ]
     assert answer["usage"] == {
-        "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
-        "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2},
-    }  # fmt: skip
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "total_tokens": 15,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
 
 
 def test_tool_calls_are_put_together_by_index() -> None:
@@ -58,14 +64,16 @@ def test_tool_calls_are_put_together_by_index() -> None:
     answer = whole(
         chunk(call(0, id="a", type="function", function={"name": "weather", "arguments": ""})),
         chunk(call(1, id="b", type="function", function={"name": "time", "arguments": "{}"})),
-        chunk(call(0, function={"arguments": '{"city":'})), chunk(call(0, function={"arguments": '"Ulm"}'})),
+        chunk(call(0, function={"arguments": '{"city":'})),
+        chunk(call(0, function={"arguments": '"Ulm"}'})),
         chunk(piece({}, "tool_calls")),
-    )  # fmt: skip
+    )
     message = answer["choices"][0]["message"]
     assert message["content"] is None
     assert [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in message["tool_calls"]] == [
-        ("a", "weather", '{"city":"Ulm"}'), ("b", "time", "{}"),
-    ]  # fmt: skip
+        ("a", "weather", '{"city":"Ulm"}'),
+        ("b", "time", "{}"),
+    ]
 
 
 def test_several_choices_logprobs_and_line_ends_of_another_kind() -> None:
@@ -112,9 +120,13 @@ def test_what_makes_no_whole_answer_is_not_kept_and_raises_nothing(blocks: list[
 def test_a_replayed_answer_is_marked_and_ends_as_a_stream_does() -> None:
     message = {"role": "assistant", "content": "Hello", "refusal": None}
     completion = {
-        "id": "c1", "object": "chat.completion", "created": 1, "model": "m", "usage": {"total_tokens": 3},
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "usage": {"total_tokens": 3},
         "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
-    }  # fmt: skip
+    }
     head, tail = events(completion)
     assert head["choices"] == [{"index": 0, "delta": {"role": "assistant", "content": "Hello"}, "finish_reason": None}]
     assert tail["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
@@ -137,12 +149,17 @@ texts = st.text(max_size=20)
 tool_calls = st.lists(
     st.builds(
         lambda id_, name, arguments: {
-            "id": id_, "type": "function", "function": {"name": name, "arguments": arguments}
+            "id": id_,
+            "type": "function",
+            "function": {"name": name, "arguments": arguments},
         },
-        texts.filter(bool), texts, texts,
+        texts.filter(bool),
+        texts,
+        texts,
     ),
-    min_size=1, max_size=3,
-)  # fmt: skip
+    min_size=1,
+    max_size=3,
+)
 messages = st.one_of(
     st.builds(lambda text: {"role": "assistant", "content": text}, texts),
     st.builds(lambda calls: {"role": "assistant", "content": None, "tool_calls": calls}, tool_calls),

@@ -89,8 +89,12 @@ def test_a_created_key_is_alone_on_the_last_line_and_works(shell: Shell, service
     assert is_well_formed(key)
     caller = services.keys.authenticate(hash_key(key))
     assert (caller.name, caller.plan, caller.role, caller.models, caller.expires_at) == (
-        "billing", "free", Role.ADMIN, frozenset({"fast", "smart"}), None,
-    )  # fmt: skip
+        "billing",
+        "free",
+        Role.ADMIN,
+        frozenset({"fast", "smart"}),
+        None,
+    )
 
 
 @pytest.mark.parametrize(("expires", "at"), [("30d", None), ("2199-01-01", 7226582400.0)])
@@ -126,8 +130,10 @@ def test_keys_are_listed_with_what_they_may_do_and_without_themselves(shell: She
     services.keys.revoke(services.keys.create("gone")[1].key_id)
     listed = json.loads(shell("keys", "list", "--format", "json").stdout)
     assert [(entry["name"], entry["status"], entry["models"]) for entry in listed] == [
-        ("billing", "active", "fast,smart"), ("old", "expired", ""), ("gone", "revoked", ""),
-    ]  # fmt: skip
+        ("billing", "active", "fast,smart"),
+        ("old", "expired", ""),
+        ("gone", "revoked", ""),
+    ]
     assert listed[1]["expires"] == "2026-11-01T12:00:00Z"
     table = shell("keys", "list").stdout
     assert len(table.splitlines()) == 4
@@ -152,8 +158,17 @@ def test_revoking_says_what_could_not_be_done(
 
 
 def call(request_id: str, **changes: Any) -> dict[str, Any]:
-    return {"request_id": request_id, "ts": NOON, "key_id": "dev", "model": "fast", "status": "ok",
-            "prompt_tokens": 10, "completion_tokens": 5, "cost_nanousd": 1500, **changes}  # fmt: skip
+    return {
+        "request_id": request_id,
+        "ts": NOON,
+        "key_id": "dev",
+        "model": "fast",
+        "status": "ok",
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cost_nanousd": 1500,
+        **changes,
+    }
 
 
 @pytest.fixture
@@ -173,9 +188,15 @@ def test_usage_is_shown_by_model_key_or_day_with_exact_costs(used: SimpleNamespa
     shell = Shell(used)
     by_model = json.loads(shell("usage", "--by", "model", "--format", "json").stdout)
     assert by_model[0] == {
-        "model": "smart", "calls": 1, "errors": 1, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 0,
-        "reasoning_tokens": 0, "cost_usd": "2",
-    }  # fmt: skip
+        "model": "smart",
+        "calls": 1,
+        "errors": 1,
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cached_tokens": 0,
+        "reasoning_tokens": 0,
+        "cost_usd": "2",
+    }
     assert [(line["model"], line["cost_usd"]) for line in by_model] == [("smart", "2"), ("fast", "0.000003")]
     by_day = json.loads(shell("usage", "--by", "day", "--format", "json").stdout)
     assert [(line["day"], line["calls"]) for line in by_day] == [("2026-11-01", 1), ("2026-11-02", 2)]
@@ -185,9 +206,13 @@ def test_usage_is_shown_by_model_key_or_day_with_exact_costs(used: SimpleNamespa
 
 @pytest.mark.parametrize(
     ("by", "groups"),
-    [("user", ["ann", ""]), ("endpoint", ["embeddings", "chat.completions"]), ("tenant", ["shop", ""]),
-     ("provider", ["openai", ""])],
-)  # fmt: skip
+    [
+        ("user", ["ann", ""]),
+        ("endpoint", ["embeddings", "chat.completions"]),
+        ("tenant", ["shop", ""]),
+        ("provider", ["openai", ""]),
+    ],
+)
 def test_usage_is_shown_by_what_only_the_rows_know(
     services: SimpleNamespace, shell: Shell, by: str, groups: list[str]
 ) -> None:
@@ -196,8 +221,9 @@ def test_usage_is_shown_by_what_only_the_rows_know(
     since = "2026-11-01"
     lines = json.loads(shell("usage", "--by", by, "--since", since, "--format", "json").stdout)
     assert [(line[by], line["calls"], line["cost_usd"]) for line in lines] == [
-        (groups[0], 1, "2"), (groups[1], 1, "0.0000015"),
-    ]  # fmt: skip
+        (groups[0], 1, "2"),
+        (groups[1], 1, "0.0000015"),
+    ]
     table = shell("usage", "--by", by, "--since", since).stdout.splitlines()
     assert table[2].split()[0] == (groups[1] or "-")
     assert table[-1].split() == ["total", "2", "0", "20", "10", "0", "0", "2.0000015"]
@@ -244,8 +270,9 @@ def test_a_distance_counts_from_now(text: str, seconds: int) -> None:
 def test_csv_never_holds_a_formula(used: SimpleNamespace) -> None:
     rows = list(csv.DictReader(io.StringIO(Shell(used)("usage", "--by", "key", "--format", "csv").stdout)))
     assert [(row["name"], row["calls"], row["cost_usd"]) for row in rows] == [
-        ("", "2", "2.0000015"), ("'=HYPERLINK(1)", "1", "0.0000015"),
-    ]  # fmt: skip
+        ("", "2", "2.0000015"),
+        ("'=HYPERLINK(1)", "1", "0.0000015"),
+    ]
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])

@@ -102,8 +102,12 @@ def chat(tmp_path: Path, played: Played) -> Iterator[Callable[..., Result]]:
     """Runs the command with the settings' gateway played."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     (tmp_path / "prices.yaml").write_text(PRICES)
-    env = {"GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"), "DATA_DIR": str(tmp_path), "PORT": str(played.port),
-           "DEV_API_KEY": "dev-key"}  # fmt: skip
+    env = {
+        "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
+        "DATA_DIR": str(tmp_path),
+        "PORT": str(played.port),
+        "DEV_API_KEY": "dev-key",
+    }
     services = build_services(load_settings(env))
     app = Flask(__name__)
     app.extensions["penstock"] = services
@@ -122,8 +126,9 @@ def test_one_question_is_answered_on_standard_output_and_nothing_else(
     result = chat("Hi", "--system", "Be brief.")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello there.\n", "")
     assert played.asked[0]["messages"] == [
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
-    ]  # fmt: skip
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,8 +298,11 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(played: 
     played.events = finish  # type: ignore[method-assign]
     talk.ask("Two", shown.append)
     assert [(m["role"], m["content"]) for m in played.asked[-1]["messages"]] == [
-        ("system", "Be brief."), ("user", "One"), ("assistant", "Hello there."), ("user", "Two"),
-    ]  # fmt: skip
+        ("system", "Be brief."),
+        ("user", "One"),
+        ("assistant", "Hello there."),
+        ("user", "Two"),
+    ]
 
 
 def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Played) -> None:

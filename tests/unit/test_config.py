@@ -46,8 +46,11 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (ProviderConfig, "max_idle_connections", 100, (0, 10_000)),
     (TargetConfig, "weight", 1, (0, 1_000_000)),
     (ModelConfig, "max_output_tokens", 16_384, COUNT),
-    *((Plan, f"{unit}_per_{period}", None, COUNT) for unit in ("requests", "tokens")
-      for period in ("minute", "day", "month")),
+    *(
+        (Plan, f"{unit}_per_{period}", None, COUNT)
+        for unit in ("requests", "tokens")
+        for period in ("minute", "day", "month")
+    ),
     (Plan, "budget_usd_per_day", None, (Decimal("1e-9"), 1_000_000)),
     (Plan, "budget_usd_per_month", None, (Decimal("1e-9"), 1_000_000)),
     (Plan, "concurrency", None, (1, 100_000)),
@@ -92,9 +95,11 @@ NUMBERS: list[tuple[type[Section], str, Any, tuple[Any, Any]]] = [
     (OptimizerConfig, "keep_messages", 20, (1, 100_000)),
     (OptimizerConfig, "keep_tokens", None, COUNT),
     (OptimizerConfig, "small_talk_max_tokens", 256, COUNT),
-    *((PriceOverride, name, default, (0, 1_000_000)) for name, default in
-      (("completion", 0), ("cached", None), ("reasoning", None))),
-]  # fmt: skip
+    *(
+        (PriceOverride, name, default, (0, 1_000_000))
+        for name, default in (("completion", 0), ("cached", None), ("reasoning", None))
+    ),
+]
 # What the sections cannot do without.
 NEEDED: dict[type[Section], dict[str, Any]] = {
     ProviderConfig: {"kind": "demo"},
@@ -140,8 +145,13 @@ def test_what_is_off_and_on_by_default() -> None:
     assert ModelConfig(**NEEDED[ModelConfig]).owned_by == "penstock"
     assert (QueueConfig().callback_allow, ServerConfig().cors_origins) == ((), ())
     assert ServerConfig().metrics_networks == (
-        "127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7",
-    )  # fmt: skip
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "fc00::/7",
+    )
 
 
 @pytest.mark.parametrize("field", ["optimizer", "smart", "support", "queue", "cache"])
@@ -165,9 +175,17 @@ def test_the_default_plan_is_there_beside_others_and_can_be_set() -> None:
 
 @pytest.mark.parametrize(
     ("name", "right"),
-    [("a", True), ("gpt-4.1 mini_x:y/z@1", True), ("x" * 256, True), ("", False), ("-a", False), ("a\n", False),
-     ("x" * 257, False), ("ü", False)],
-)  # fmt: skip
+    [
+        ("a", True),
+        ("gpt-4.1 mini_x:y/z@1", True),
+        ("x" * 256, True),
+        ("", False),
+        ("-a", False),
+        ("a\n", False),
+        ("x" * 257, False),
+        ("ü", False),
+    ],
+)
 def test_names_are_short_and_plain(name: str, right: bool) -> None:
     whole = {"providers": {name: {"kind": "demo"}}, "models": {name: {"targets": [{"provider": name}]}}}
     assert refused(GatewayConfig, **whole) is not right
@@ -175,10 +193,18 @@ def test_names_are_short_and_plain(name: str, right: bool) -> None:
 
 @pytest.mark.parametrize(
     ("url", "right"),
-    [("https://api.example.com/v1", True), ("http://host:8000", True), ("https://h/v1/", True), ("ftp://h", False),
-     ("https://user@h/v1", False), ("https://h/v1?x=1", False), ("https://h/v1#x", False), ("https://", False),
-     ("x https://h", False)],
-)  # fmt: skip
+    [
+        ("https://api.example.com/v1", True),
+        ("http://host:8000", True),
+        ("https://h/v1/", True),
+        ("ftp://h", False),
+        ("https://user@h/v1", False),
+        ("https://h/v1?x=1", False),
+        ("https://h/v1#x", False),
+        ("https://", False),
+        ("x https://h", False),
+    ],
+)
 def test_a_providers_address_is_plain(url: str, right: bool) -> None:
     assert refused(ProviderConfig, kind="openai", base_url=url) is not right
 

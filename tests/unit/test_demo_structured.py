@@ -71,16 +71,27 @@ def calls_of(**fields: Any) -> list[tuple[str, Any]]:
         {"type": "string", "pattern": r"^[A-Z]{3}-\d{4}(foo|bar)\w*$", "minLength": 20},
         {"type": "string", "pattern": "^[^a-z]+$"},
         *({"type": "string", "format": name} for name in ("date", "date-time", "time", "email", "uuid", "uri", "ipv4")),
-        {"type": "integer", "minimum": 7, "maximum": 9}, {"type": "integer", "exclusiveMinimum": 7, "multipleOf": 5},
-        {"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.2}, {"type": "number", "maximum": -3.5},
-        {"type": "integer", "maximum": -3, "multipleOf": 2}, {"type": "number", "multipleOf": 0.25, "minimum": 10.1},
-        {"enum": ["red", "green"]}, {"const": {"a": [1]}}, {"type": "boolean"}, {"type": "null"}, True, {},
-        {"type": ["string", "null"], "minLength": 1}, {"type": "string", "nullable": True},
+        {"type": "integer", "minimum": 7, "maximum": 9},
+        {"type": "integer", "exclusiveMinimum": 7, "multipleOf": 5},
+        {"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.2},
+        {"type": "number", "maximum": -3.5},
+        {"type": "integer", "maximum": -3, "multipleOf": 2},
+        {"type": "number", "multipleOf": 0.25, "minimum": 10.1},
+        {"enum": ["red", "green"]},
+        {"const": {"a": [1]}},
+        {"type": "boolean"},
+        {"type": "null"},
+        True,
+        {},
+        {"type": ["string", "null"], "minLength": 1},
+        {"type": "string", "nullable": True},
         {"type": "array", "items": {"type": "integer"}, "minItems": 3, "uniqueItems": True},
         {"type": "array", "items": {"type": "string", "format": "email"}, "minItems": 3, "uniqueItems": True},
         {"type": "array", "items": {"enum": ["a", "b", "c"]}, "minItems": 3, "uniqueItems": True},
         {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 2},
-        {"type": "array", "maxItems": 0}, {"minProperties": 2}, {"type": "object", "maxProperties": 0},
+        {"type": "array", "maxItems": 0},
+        {"minProperties": 2},
+        {"type": "object", "maxProperties": 0},
         {"type": "object", "additionalProperties": {"type": "integer"}},
         objects(a=objects(b=objects(c={"type": "array", "items": objects(d={"type": "string"}), "minItems": 2}))),
         {"allOf": [objects(a={"type": "integer"}) | {"additionalProperties": True}, LIKED]},
@@ -88,15 +99,17 @@ def calls_of(**fields: Any) -> list[tuple[str, Any]]:
         {"oneOf": [objects(kind={"const": "cat"}, lives={"type": "integer"}), objects(kind={"const": "dog"})]},
         {"anyOf": [{"type": "string", "minLength": 10**9}, {"type": "integer"}]},
         {"anyOf": [False, {"type": "integer"}], "minimum": 12},
-        {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}}, {**TREE, "$defs": {"tree": TREE}},
+        {"$ref": "#/$defs/tree", "$defs": {"tree": TREE}},
+        {**TREE, "$defs": {"tree": TREE}},
         {"$ref": "#/$defs/a~1b%20c", "$defs": {"a/b c": LIKED}},
         objects(**{f"p{i}": {"type": "string"} for i in range(5_000)}),
         {"properties": {"a": {"type": "integer"}}, "dependentRequired": {"a": ["b"]}, "required": ["a"]},
         {"if": {"properties": {"a": {"const": 1}}, "required": ["a"]}, "then": {"required": ["b"]}, "else": False},
         {"type": "object", "properties": {"a": {"not": {"enum": ["x"]}, "enum": ["x", "y"]}}, "required": ["a"]},
-        {"type": "integer", "default": 3, "minimum": 5}, {"type": "string", "examples": [1, "x"], "minLength": 2},
+        {"type": "integer", "default": 3, "minimum": 5},
+        {"type": "string", "examples": [1, "x"], "minLength": 2},
     ],
-)  # fmt: skip
+)
 def test_a_value_fits_its_schema(schema: Any) -> None:
     made = value_of(schema, "Please add 12 and 30 for Ann in Paris.")
     Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(made)
@@ -105,8 +118,10 @@ def test_a_value_fits_its_schema(schema: Any) -> None:
 def test_values_come_from_the_message_where_that_reads_well() -> None:
     person = objects(name={"type": "string"}, age={"type": "integer"}, email={"type": "string", "format": "email"})
     assert value_of(person, "Jason Liu is 25 years old, jason@example.org.") == {
-        "name": "Jason Liu", "age": 25, "email": "jason@example.org",
-    }  # fmt: skip
+        "name": "Jason Liu",
+        "age": 25,
+        "email": "jason@example.org",
+    }
     event = objects(day={"type": "string"}, participants={"type": "array", "items": {"type": "string"}})
     assert value_of(event, "Alice and Bob go to a fair on Friday.") == {
         "day": "Friday",
@@ -115,15 +130,17 @@ def test_values_come_from_the_message_where_that_reads_well() -> None:
     assert value_of(objects(a={"type": "number"}, b={"type": "number"}), "Add 2 and 3.5") == {"a": 2, "b": 3.5}
     mood = {"enum": ["neutral", "happy", "sad"]}
     assert value_of(objects(mood=mood, query={"type": "string"}), "I am so Happy!") == {
-        "mood": "happy", "query": "I am so Happy!",
-    }  # fmt: skip
+        "mood": "happy",
+        "query": "I am so Happy!",
+    }
 
 
 def test_what_the_schema_names_itself_is_preferred() -> None:
     given = {"type": "string", "examples": ["Ulm"], "default": "Bonn"}
     assert value_of(objects(city=given, town={"type": "string", "default": "Bonn"}), "In Paris") == {
-        "city": "Ulm", "town": "Bonn",
-    }  # fmt: skip
+        "city": "Ulm",
+        "town": "Bonn",
+    }
 
 
 def test_what_need_not_be_there_is_left_out_unless_nothing_need_be() -> None:
@@ -136,14 +153,24 @@ def test_what_need_not_be_there_is_left_out_unless_nothing_need_be() -> None:
 @pytest.mark.parametrize(
     "schema",
     [
-        False, {"$ref": "#"}, objects(again={"$ref": "#"}), {"$ref": "#/nowhere"}, {"$ref": "https://example.com/s"},
-        {"enum": []}, {"type": "integer", "minimum": 2, "maximum": 1}, {"type": "integer", "minimum": 10**30},
-        {"type": "string", "minLength": 10**12}, {"type": "array", "minItems": 10**9}, {"minProperties": 10**9},
-        {"type": "object", "required": ["a"], "additionalProperties": False}, {"type": "cow"},
+        False,
+        {"$ref": "#"},
+        objects(again={"$ref": "#"}),
+        {"$ref": "#/nowhere"},
+        {"$ref": "https://example.com/s"},
+        {"enum": []},
+        {"type": "integer", "minimum": 2, "maximum": 1},
+        {"type": "integer", "minimum": 10**30},
+        {"type": "string", "minLength": 10**12},
+        {"type": "array", "minItems": 10**9},
+        {"minProperties": 10**9},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "cow"},
         {"type": "array", "items": {"type": "boolean"}, "minItems": 3, "uniqueItems": True},
-        {"allOf": [{"const": 1}, {"const": 2}]}, {"allOf": [{"type": "string"}, {"type": "integer"}]},
+        {"allOf": [{"const": 1}, {"const": 2}]},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
     ],
-)  # fmt: skip
+)
 def test_a_schema_that_nothing_fits_is_refused_by_name(schema: Any) -> None:
     with pytest.raises(Unfillable):
         value_of(schema)
@@ -177,10 +204,19 @@ def hostile() -> dict[str, Any]:
         "a pattern that repeats itself": {"type": "string", "pattern": r"(a{1000})(\1{100})(\2{100})(\3{100})"},
         "a pattern that nests": {"type": "string", "pattern": "(" * 249 + ")" * 249},
         "nothing of the right kind": {
-            "type": ["object", 3], "required": [1, {}], "properties": [1], "$ref": 5, "allOf": 3, "anyOf": {},
-            "enum": 5, "minProperties": "x", "additionalProperties": 7, "dependentRequired": {"a": 5}, "examples": 5,
+            "type": ["object", 3],
+            "required": [1, {}],
+            "properties": [1],
+            "$ref": 5,
+            "allOf": 3,
+            "anyOf": {},
+            "enum": 5,
+            "minProperties": "x",
+            "additionalProperties": 7,
+            "dependentRequired": {"a": 5},
+            "examples": 5,
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", hostile())
@@ -216,8 +252,9 @@ def test_an_answer_fits_the_response_format() -> None:
     schema = objects(city={"type": "string"}, steps={"type": "array", "items": objects(n={"type": "integer"})})
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
     assert json.loads(message_of(response_format=wanted, prompt="Is Ulm nice?")["content"]) == {
-        "city": "Ulm", "steps": [{"n": 1}],
-    }  # fmt: skip
+        "city": "Ulm",
+        "steps": [{"n": 1}],
+    }
     assert len(json.loads(demo().chat(chat_call(response_format=wanted, n=3)).body)["choices"]) == 3
     cut = json.loads(demo().chat(chat_call(response_format=wanted, max_tokens=2)).body)["choices"][0]
     assert (cut["message"]["content"], cut["finish_reason"]) == ('{"city":"sample ', "length")
@@ -226,11 +263,15 @@ def test_an_answer_fits_the_response_format() -> None:
 @pytest.mark.parametrize(
     "wanted",
     [
-        5, {"type": "xml"}, {"type": ["text"]}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 5},
+        5,
+        {"type": "xml"},
+        {"type": ["text"]},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": 5},
         {"type": "json_schema", "json_schema": {"name": "x", "schema": 5}},
         {"type": "json_schema", "json_schema": {"name": "x", "schema": objects(a=False)}},
     ],
-)  # fmt: skip
+)
 def test_a_response_format_that_it_cannot_obey_is_refused_by_name(wanted: Any) -> None:
     for ask in (demo().chat, demo().stream):
         with pytest.raises(UpstreamRejected) as caught:
@@ -263,13 +304,16 @@ def test_a_tool_is_called_with_what_its_parameters_ask_for() -> None:
 @pytest.mark.parametrize(
     ("more", "called"),
     [
-        ({}, ["get_weather", "send_email"]), ({"parallel_tool_calls": False}, ["send_email"]),
-        ({"tool_choice": "none"}, []), ({"tool_choice": "required"}, ["send_email"]), ({"prompt": "Good day!"}, []),
+        ({}, ["get_weather", "send_email"]),
+        ({"parallel_tool_calls": False}, ["send_email"]),
+        ({"tool_choice": "none"}, []),
+        ({"tool_choice": "required"}, ["send_email"]),
+        ({"prompt": "Good day!"}, []),
         ({"prompt": "Good morning!", "tool_choice": "required"}, ["get_weather"]),
         ({"tool_choice": {"allowed_tools": {"mode": "required", "tools": [WEATHER]}}}, ["get_weather"]),
         ({"tool_choice": {"allowed_tools": {"mode": "auto", "tools": []}}}, []),
     ],
-)  # fmt: skip
+)
 def test_it_calls_the_tools_that_a_message_speaks_of(more: dict[str, Any], called: list[str]) -> None:
     fields = {"tools": [WEATHER, MAIL], "prompt": "Send an email about the weather in Ulm.", **more}
     assert [name for name, _ in calls_of(**fields)] == called
@@ -280,8 +324,9 @@ def conversation(*more: dict[str, Any], **fields: Any) -> bytes:
     messages = [
         {"role": "user", "content": "What is the weather in Paris?"},
         {"role": "assistant", "content": None, "tool_calls": [called]},
-        {"role": "tool", "tool_call_id": "1", "content": "Sunny, 21 degrees"}, *more,
-    ]  # fmt: skip
+        {"role": "tool", "tool_call_id": "1", "content": "Sunny, 21 degrees"},
+        *more,
+    ]
     return json.dumps({"model": "m", "messages": messages, **fields}).encode()
 
 

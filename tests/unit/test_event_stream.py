@@ -171,9 +171,7 @@ def broken(stream: OpenAIStream) -> tuple[bytes, UpstreamError]:
     return b"".join(passed_on), caught.value
 
 
-@pytest.mark.parametrize(
-    "model", ["cut-2", "cutchunk-2", "cleancut-2", "silentmid-2", "errorevent-2"]
-)  # fmt: skip
+@pytest.mark.parametrize("model", ["cut-2", "cutchunk-2", "cleancut-2", "silentmid-2", "errorevent-2"])
 def test_bug_02_a_stream_that_breaks_off_is_never_a_clean_end(upstream: Upstream, model: str) -> None:
     provider = openai(upstream.url, timeouts=Timeouts(idle_s=0.2))
     stream = provider.stream(chat_call(model, stream=True))

@@ -78,10 +78,20 @@ def test_whatever_is_not_plain_is_left_to_the_strict_parser(data: bytes) -> None
 
 
 FIELDS = [
-    LENGTH, b"Content-Type: application/json", b"X-Empty:", b"X-Request-ID:  req_1\t", b"Set-Cookie: a=1",
-    b"Connection: keep-alive", b"Connection: close", b"Transfer-Encoding: chunked", b"Retry-After: 1",
-    b"Proxy-Connection: close", b"Upgrade: h2c", b"Trailer: X", b"Keep-Alive: timeout=5",
-]  # fmt: skip
+    LENGTH,
+    b"Content-Type: application/json",
+    b"X-Empty:",
+    b"X-Request-ID:  req_1\t",
+    b"Set-Cookie: a=1",
+    b"Connection: keep-alive",
+    b"Connection: close",
+    b"Transfer-Encoding: chunked",
+    b"Retry-After: 1",
+    b"Proxy-Connection: close",
+    b"Upgrade: h2c",
+    b"Trailer: X",
+    b"Keep-Alive: timeout=5",
+]
 NASTY = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"\x7f", b"\xe9", b"1", b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n"]
 
 

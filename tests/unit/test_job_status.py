@@ -17,10 +17,22 @@ from app.store.redis.client import Redis
 from app.store.redis.keys import reservation_key
 
 SHOWN = JobStatus(
-    "j1", before=3, slots=2, mean_s=1.5, tag='"queued-0---3"', state="queued", submitted=1_793_534_400.25,
-    started=1_793_534_402.5, finished=1_793_534_403.75, attempts=2, http_status=200, response=b'{"id":"x"}',
-    error=b'{"code":"C"}', about=b'{"model":"m","cost_usd":"0.1"}', callback_url=b"https://a",
-)  # fmt: skip
+    "j1",
+    before=3,
+    slots=2,
+    mean_s=1.5,
+    tag='"queued-0---3"',
+    state="queued",
+    submitted=1_793_534_400.25,
+    started=1_793_534_402.5,
+    finished=1_793_534_403.75,
+    attempts=2,
+    http_status=200,
+    response=b'{"id":"x"}',
+    error=b'{"code":"C"}',
+    about=b'{"model":"m","cost_usd":"0.1"}',
+    callback_url=b"https://a",
+)
 BASE = {"request_id": "j1", "created_at": "2026-11-01T12:00:00.250Z", "attempts": 2}
 STARTED = {"started_at": "2026-11-01T12:00:02.500Z", "queued_ms": 2250}
 ENDED = {**STARTED, "finished_at": "2026-11-01T12:00:03.750Z", "run_ms": 1250}
@@ -60,9 +72,16 @@ def test_the_estimate_is_the_jobs_before_shared_among_the_slots_times_the_mean(
 
 @pytest.mark.parametrize(
     ("state", "before", "mean_s", "asks_again_s"),
-    [("queued", 6, 1.5, 5), ("queued", 0, 1.5, 1), ("queued", 6, None, 1), ("queued", 600, 9.0, 30),
-     ("processing", 6, 2.1, 3), ("processing", 6, None, 1), ("processing", 6, 99.0, 30)],
-)  # fmt: skip
+    [
+        ("queued", 6, 1.5, 5),
+        ("queued", 0, 1.5, 1),
+        ("queued", 6, None, 1),
+        ("queued", 600, 9.0, 30),
+        ("processing", 6, 2.1, 3),
+        ("processing", 6, None, 1),
+        ("processing", 6, 99.0, 30),
+    ],
+)
 def test_when_asking_again_is_worth_it(state: str, before: int, mean_s: float | None, asks_again_s: int) -> None:
     assert _worth_asking_again_s(SHOWN._replace(state=state, before=before, mean_s=mean_s)) == asks_again_s
 
@@ -76,12 +95,28 @@ class Queue:
 
     def submit(self, job_id: str, owner: str = "a", **more: Any) -> None:
         self.redis.execute("HSET", reservation_key(job_id), "s", "open")
-        fields = {"key_hash": "hash", "endpoint": "chat.completions", "model": "m", "request": b"req", "held": b"{}",
-                  "priority": 1, "most_at_once": "", "callback_url": "", "keep_s": 7, **more}  # fmt: skip
+        fields = {
+            "key_hash": "hash",
+            "endpoint": "chat.completions",
+            "model": "m",
+            "request": b"req",
+            "held": b"{}",
+            "priority": 1,
+            "most_at_once": "",
+            "callback_url": "",
+            "keep_s": 7,
+            **more,
+        }
         outcome, _ = self.jobs.submit(
-            job_id, owner, fields, size=3, from_reservations="penstock:reservations:w", held_s=60,
-            to_reservations="penstock:reservations:queue", reservation=reservation_key(job_id),
-        )  # fmt: skip
+            job_id,
+            owner,
+            fields,
+            size=3,
+            from_reservations="penstock:reservations:w",
+            held_s=60,
+            to_reservations="penstock:reservations:queue",
+            reservation=reservation_key(job_id),
+        )
         assert outcome == "queued"
 
     def claim(self) -> Job:
@@ -127,9 +162,17 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     claimed = queue.shown("j1")
     assert claimed.started is not None
     assert claimed == JobStatus(
-        "j1", -1, 0, None, claimed.tag, "processing", submitted=shown.submitted, started=claimed.started, attempts=1,
+        "j1",
+        -1,
+        0,
+        None,
+        claimed.tag,
+        "processing",
+        submitted=shown.submitted,
+        started=claimed.started,
+        attempts=1,
         callback_url=b"https://a",
-    )  # fmt: skip
+    )
     assert shown.submitted <= claimed.started <= queue.now()
     assert claimed.tag == f'"processing-1-{round(claimed.started * 1000)}---1"'
 
@@ -138,9 +181,15 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     ended = queue.shown("j1")
     assert ended.finished is not None
     assert ended == claimed._replace(
-        tag=ended.tag, state="completed", finished=ended.finished, mean_s=ended.mean_s, http_status=201, response=b"{}",
-        error=b"e", about=b"[]",
-    )  # fmt: skip
+        tag=ended.tag,
+        state="completed",
+        finished=ended.finished,
+        mean_s=ended.mean_s,
+        http_status=201,
+        response=b"{}",
+        error=b"e",
+        about=b"[]",
+    )
     assert claimed.started <= ended.finished <= queue.now()
     assert ended.mean_s == pytest.approx(ended.finished - claimed.started, abs=0.002)
     assert len({shown.tag, claimed.tag, ended.tag}) == 3
@@ -205,10 +254,22 @@ def test_an_operator_sees_each_field_with_its_own_value(queue: Queue) -> None:
     shown = queue.shown("j1")
     assert found is not None
     assert found._asdict() == {
-        "id": "j1", "state": "failed", "key_id": "a", "model": "m", "endpoint": "chat.completions",
-        "submitted": shown.submitted, "started": shown.started, "finished": shown.finished, "attempts": 1,
-        "http_status": 502, "error": b"{}", "worker": "", "callback_url": "https://a", "size": 3, "position": None,
-    }  # fmt: skip
+        "id": "j1",
+        "state": "failed",
+        "key_id": "a",
+        "model": "m",
+        "endpoint": "chat.completions",
+        "submitted": shown.submitted,
+        "started": shown.started,
+        "finished": shown.finished,
+        "attempts": 1,
+        "http_status": 502,
+        "error": b"{}",
+        "worker": "",
+        "callback_url": "https://a",
+        "size": 3,
+        "position": None,
+    }
 
 
 def test_the_oldest_waiting_jobs_age_is_by_redis_own_clock(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

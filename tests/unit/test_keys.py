@@ -60,9 +60,16 @@ def test_a_new_key_works_at_once_and_is_nowhere_in_clear(database: Database, red
     assert is_well_formed(key)
     caller = keys.authenticate(hash_key(key))
     assert caller == Caller(
-        info.key_id, "billing", Role.ADMIN, "free", frozenset({"a", "b"}), "t", NOW + 5, hash_key(key),
+        info.key_id,
+        "billing",
+        Role.ADMIN,
+        "free",
+        frozenset({"a", "b"}),
+        "t",
+        NOW + 5,
+        hash_key(key),
         redis.execute("GET", mirror(key)),
-    )  # fmt: skip
+    )
     assert keys.get(info.key_id) == info
     with database.read() as connection:
         stored = [str(connection.execute(sa.select(table)).all()) for table in (api_keys, audit)]
@@ -77,9 +84,7 @@ def test_the_record_is_the_same_bytes_from_every_path(database: Database, redis:
     read = keys.authenticate(hash_key(key))
     assert read is not None
     assert read.record == created == redis.execute("GET", mirror(key))
-    assert list(json.loads(created)) == [
-        "expires_at", "key_id", "models", "name", "plan", "revoked", "role", "tenant",
-    ]  # fmt: skip
+    assert list(json.loads(created)) == ["expires_at", "key_id", "models", "name", "plan", "revoked", "role", "tenant"]
 
 
 def test_the_database_is_asked_once_for_a_key_and_once_for_an_unknown_one(

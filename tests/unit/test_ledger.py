@@ -26,13 +26,36 @@ SUMS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens
 
 def row(request_id: str = "req_1", **changes: Any) -> dict[str, Any]:
     return {
-        "call_id": request_id, "request_id": request_id, "ts": NOON, "key_id": "key_1", "user": "", "tenant": "",
-        "model": "fast", "provider": "demo", "upstream_model": "demo-1", "endpoint": "chat.completions", "status": "ok",
-        "http_status": 200, "prompt_tokens": 10, "completion_tokens": 5, "cached_tokens": 2, "reasoning_tokens": 1,
-        "cost_nanousd": 1500, "latency_ms": 12.5, "ttft_ms": None, "attempts": 1, "cache": "miss", "streamed": False,
-        "estimated": False, "unpriced": False, "job_id": None, "tags": "", "service_tier": "",
-        **dict.fromkeys(Details._fields, 0), **changes,
-    }  # fmt: skip
+        "call_id": request_id,
+        "request_id": request_id,
+        "ts": NOON,
+        "key_id": "key_1",
+        "user": "",
+        "tenant": "",
+        "model": "fast",
+        "provider": "demo",
+        "upstream_model": "demo-1",
+        "endpoint": "chat.completions",
+        "status": "ok",
+        "http_status": 200,
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cached_tokens": 2,
+        "reasoning_tokens": 1,
+        "cost_nanousd": 1500,
+        "latency_ms": 12.5,
+        "ttft_ms": None,
+        "attempts": 1,
+        "cache": "miss",
+        "streamed": False,
+        "estimated": False,
+        "unpriced": False,
+        "job_id": None,
+        "tags": "",
+        "service_tier": "",
+        **dict.fromkeys(Details._fields, 0),
+        **changes,
+    }
 
 
 @pytest.fixture
@@ -154,10 +177,18 @@ def test_for_any_range_a_report_counts_exactly_the_calls_that_began_in_it(
         connection.execute(usage.delete())
         connection.execute(usage_daily.delete())
     rows = [
-        row(f"req_{i}", ts=moment(t), model=f"m{i % 2}", key_id=f"key_{i % 3}", provider=f"p{i % 2}", user=f"u{i % 4}",
-            tenant=f"t{i % 5}", endpoint=f"e{i % 2}")
+        row(
+            f"req_{i}",
+            ts=moment(t),
+            model=f"m{i % 2}",
+            key_id=f"key_{i % 3}",
+            provider=f"p{i % 2}",
+            user=f"u{i % 4}",
+            tenant=f"t{i % 5}",
+            endpoint=f"e{i % 2}",
+        )
         for i, t in enumerate(times)
-    ]  # fmt: skip
+    ]
     ledger.write(rows)
     inside = [
         r for r, t in zip(rows, times, strict=True) if (since is None or t >= since) and (until is None or t < until)
@@ -188,7 +219,12 @@ def test_a_report_names_keys_and_gives_the_exact_cost(database: Database, ledger
 @pytest.mark.parametrize(
     "bad",
     [
-        b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"a":' + b"[" * 100_000,
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"a":' + b"[" * 100_000,
         json.dumps(row(ts=-1)).encode(),
         json.dumps(row(ts=1e300)).encode(),
         json.dumps(row(status="maybe")).encode(),
@@ -199,7 +235,7 @@ def test_a_report_names_keys_and_gives_the_exact_cost(database: Database, ledger
         json.dumps(row(user="\ud800")).encode(),
     ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_a_row_that_cannot_be_read_is_set_aside_once_and_the_others_are_written(
     database: Database, ledger: Ledger, bad: bytes
 ) -> None:

@@ -42,9 +42,13 @@ class Desk:
         self.now = NOON
         self.heartbeat = Heartbeat(redis=redis, timeout_s=600)
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), plans={"default": Plan(**plan)}, heartbeat=self.heartbeat,
-            spool=Spool(spool, name="test"), clock=lambda: self.now,
-        )  # fmt: skip
+            redis=redis,
+            callers=Callers(keys=NoKeys()),
+            plans={"default": Plan(**plan)},
+            heartbeat=self.heartbeat,
+            spool=Spool(spool, name="test"),
+            clock=lambda: self.now,
+        )
         self._ids = itertools.count(1)
 
     def admit(

@@ -90,13 +90,13 @@ def test_prose_is_not_code(text: str) -> None:
         (draft([{"type": "text", "text": "What is it?"}, PICTURE]), {"images"}),
         (draft([{"type": "text", "text": "import os"}, PICTURE], tools=[TOOL]), {"code", "images", "tools"}),
         (draft("Hello", tools=[]), set()),
-        (draft("Hello", tools=None, functions=[ ]), set()),
+        (draft("Hello", tools=None, functions=[]), set()),
         (draft("Hello", functions=[{"name": "f"}]), {"tools"}),
         (Draft(ChatRequest.parse(b'{"model":"auto","tools":[ \n ],"messages":[{"role":"user"}]}')), set()),
         (Draft(ChatRequest.parse(b'{"model":"a","messages":[{"role":"tool","content":"7"}]}')), {"tools"}),
         (Draft(ChatRequest.parse(b'{"model":"a","messages":[{"role":"system","content":"```"}]}')), set()),
     ],
-)  # fmt: skip
+)
 def test_what_a_request_has(request_: Draft, expected: set[str]) -> None:
     assert model_picker.facts_of(request_, "default", EVERYTHING).has == expected
 
@@ -183,10 +183,14 @@ def test_rules_are_skipped_whose_model_the_key_may_not_use() -> None:
 
 
 def config(models: tuple[str, ...] = ("small", "big"), **given: Any) -> GatewayConfig:
-    return GatewayConfig.model_validate({
-        "providers": {"demo": {"kind": "demo"}}, "plans": {"paid": {}}, "smart": given,
-        "models": {name: {"targets": [{"provider": "demo"}]} for name in models},
-    })  # fmt: skip
+    return GatewayConfig.model_validate(
+        {
+            "providers": {"demo": {"kind": "demo"}},
+            "plans": {"paid": {}},
+            "smart": given,
+            "models": {name: {"targets": [{"provider": "demo"}]} for name in models},
+        }
+    )
 
 
 def test_without_rules_it_is_the_first_model_of_the_file() -> None:

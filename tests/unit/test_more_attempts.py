@@ -44,8 +44,9 @@ def test_while_a_second_attempt_runs_money_for_both_is_reserved(house: House) ->
     [row] = house.rows()
     assert (row["cost_nanousd"], spent(house)) == (CHARGED + answer, CHARGED + answer)
     assert [ChargedAttempt(*attempt)[:6] for attempt in row["charged_attempts"]] == [
-        ("up", "safe", "timeout_first_byte", PROMPT, 9, CHARGED), ("dear", "safe", "ok", 10, 20, answer),
-    ]  # fmt: skip
+        ("up", "safe", "timeout_first_byte", PROMPT, 9, CHARGED),
+        ("dear", "safe", "ok", 10, 20, answer),
+    ]
     assert house.lose() == 0
 
 

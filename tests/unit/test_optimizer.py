@@ -192,8 +192,10 @@ def test_whatever_is_trimmed_what_is_left_is_a_conversation(
     "text", ["Hello", "hi there!", "Good morning :)", "Thanks a lot!", "hey, what's up?", "Danke!", "Привет", "bye 👋"]
 )
 def test_small_talk_gets_a_short_answer(text: str) -> None:
-    assert optimized([SYSTEM, user(text)]) == ("capped", {"model": "m", "messages": [SYSTEM, user(text)],
-                                                         "max_tokens": 256})  # fmt: skip
+    assert optimized([SYSTEM, user(text)]) == (
+        "capped",
+        {"model": "m", "messages": [SYSTEM, user(text)], "max_tokens": 256},
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,10 +216,20 @@ def test_small_talk_gets_a_short_answer(text: str) -> None:
         ([user("Hello")], {"response_format": {"type": "json_object"}}),
         ([user("Hello")], {"max_tokens": 256}),
         ([user("Hello")], {"max_completion_tokens": 9}),
-        ([{"role": "user", "content": [{"type": "text", "text": "Hi"},
-                                       {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}], {}),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "Hi"},
+                        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+                    ],
+                }
+            ],
+            {},
+        ),
     ],
-)  # fmt: skip
+)
 def test_nothing_else_is_capped(messages: ChatClient, more: dict[str, Any]) -> None:
     assert optimized(messages, more=more)[0] == ""
 
@@ -242,5 +254,6 @@ def test_the_cap_goes_where_the_caller_put_its_own(
 
 def test_both_can_happen_to_one_call() -> None:
     assert optimized([*TURNS, user("Thank you!")], keep_messages=2) == (
-        "trimmed,capped", {"model": "m", "messages": [user("Thank you!")], "max_tokens": 256},
-    )  # fmt: skip
+        "trimmed,capped",
+        {"model": "m", "messages": [user("Thank you!")], "max_tokens": 256},
+    )

@@ -94,10 +94,17 @@ def request(*fields: bytes, line: bytes = b"POST /v1/chat/completions HTTP/1.1",
 
 HOST = b"Host: localhost:8000"
 SDK = (
-    HOST, b"Accept-Encoding: gzip, deflate", b"Connection: keep-alive", b"Accept: application/json",
-    b"Content-Type: application/json", b"User-Agent: OpenAI/Python 3.52.0", b"X-Stainless-Lang: python",
-    b"x-stainless-os: Linux", b"X-Stainless-Retry-Count: 0", b"Authorization: Bearer pstk_0123456789",
-)  # fmt: skip
+    HOST,
+    b"Accept-Encoding: gzip, deflate",
+    b"Connection: keep-alive",
+    b"Accept: application/json",
+    b"Content-Type: application/json",
+    b"User-Agent: OpenAI/Python 3.52.0",
+    b"X-Stainless-Lang: python",
+    b"x-stainless-os: Linux",
+    b"X-Stainless-Retry-Count: 0",
+    b"Authorization: Bearer pstk_0123456789",
+)
 PLAIN = {
     "an SDK's": request(*SDK, body=b'{"model": "x"}'),
     "nginx's": request(HOST, b"X-Forwarded-Proto: https", b"X-Forwarded-For: 1.2.3.4", b"X-Request-ID: 5", body=b"{}"),
@@ -252,8 +259,29 @@ def test_the_limits_of_a_head_are_gunicorns_to_the_byte(settings: dict[str, int]
 
 
 PIECES = [*SDK, b"Content-Length: 35", b"Transfer-Encoding: chunked", b"Connection: close", b"X: a", b"X-Y:\t", b"\t"]
-NASTY = [b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"_", b"-", b"\x7f", b"\xe9", b"%", b"#", b"/", b"?", b"0",
-         b"\r\n\r\n", b" HTTP/1.1\r\n", b"Host", b"content-length: 5\r\n", b"chunked"]  # fmt: skip
+NASTY = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b" ",
+    b"\t",
+    b":",
+    b"_",
+    b"-",
+    b"\x7f",
+    b"\xe9",
+    b"%",
+    b"#",
+    b"/",
+    b"?",
+    b"0",
+    b"\r\n\r\n",
+    b" HTTP/1.1\r\n",
+    b"Host",
+    b"content-length: 5\r\n",
+    b"chunked",
+]
 
 
 def mangled(chance: random.Random) -> bytes:

@@ -20,16 +20,26 @@ from tests.support.calls import Clock, Vendor
 ANYBODY = Caller("key_1", "test")
 TALK = [{"role": "user", "content": f"question {number}"} for number in range(5)]
 CODE = [{"role": "user", "content": "```\nprint(1)\n```"}]
-RULES = {"smart": {"rules": [{"name": "code", "has": ["code"], "model": "coder"},
-                             {"name": "paid", "plans": ["paid"], "model": "large"}]}}  # fmt: skip
+RULES = {
+    "smart": {
+        "rules": [
+            {"name": "code", "has": ["code"], "model": "coder"},
+            {"name": "paid", "plans": ["paid"], "model": "large"},
+        ]
+    }
+}
 TRIMS = {"optimizer": {"enabled": True, "keep_messages": 2}}
 
 
 def steering(more: dict[str, Any] | None = None, models: tuple[str, ...] = ("small", "coder", "large")) -> Preprocessor:
-    config = GatewayConfig.model_validate({
-        "providers": {"demo": {"kind": "demo"}}, "plans": {"paid": {}},
-        "models": {name: {"targets": [{"provider": "demo"}]} for name in models}, **(more or {}),
-    })  # fmt: skip
+    config = GatewayConfig.model_validate(
+        {
+            "providers": {"demo": {"kind": "demo"}},
+            "plans": {"paid": {}},
+            "models": {name: {"targets": [{"provider": "demo"}]} for name in models},
+            **(more or {}),
+        }
+    )
     vendors = {"demo": Vendor("demo", Clock(0))}
     return Preprocessor(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
 

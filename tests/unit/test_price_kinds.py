@@ -29,10 +29,12 @@ NOT_TOLD = {"speed", "route", "search_type"}
 
 
 def pricing(provider: str = "openai", overrides: Mapping[str, object] | None = None) -> Pricing:
-    config = GatewayConfig.model_validate({
-        "providers": {"up": {"kind": "openai", "base_url": "http://up.test/v1", "prices": provider}},
-        "models": {"m": {"targets": [{"provider": "up"}]}},
-    })  # fmt: skip
+    config = GatewayConfig.model_validate(
+        {
+            "providers": {"up": {"kind": "openai", "base_url": "http://up.test/v1", "prices": provider}},
+            "models": {"m": {"targets": [{"provider": "up"}]}},
+        }
+    )
     prices = {name: PriceOverride.model_validate(price) for name, price in (overrides or {}).items()}
     return Pricing(config=config, overrides={"up": prices}, clock=NOW.timestamp)
 

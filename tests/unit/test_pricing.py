@@ -57,8 +57,10 @@ def test_it_agrees_with_genai_prices_on_either_side_of_every_tier(provider: str,
     for model, cached in itertools.product(models[provider], (0, prompt // 3)):
         priced = genai_prices.calc_price(
             types.Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=777),
-            model_ref=model, provider_id=provider, genai_request_timestamp=NOON,
-        )  # fmt: skip
+            model_ref=model,
+            provider_id=provider,
+            genai_request_timestamp=NOON,
+        )
         ours = card(provider, model).cost_nanousd(Usage(prompt, 777, cached_tokens=cached))
         assert 0 <= ours - priced.total_price * NANO < 1, (model, cached)
 
@@ -124,10 +126,15 @@ def test_a_cost_is_exact_rounded_up_once_and_never_above_its_ceiling(rows: tuple
     tier = [row for row in rows if row.above == 0 or usage.prompt_tokens > row.above][-1]
     cached = min(usage.cached_tokens, usage.prompt_tokens)
     reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
-    exact = Decimal(
-        (usage.prompt_tokens - cached) * tier.prompt + cached * tier.cached
-        + (usage.completion_tokens - reasoning) * tier.completion + reasoning * tier.reasoning
-    ) / 10**6  # fmt: skip
+    exact = (
+        Decimal(
+            (usage.prompt_tokens - cached) * tier.prompt
+            + cached * tier.cached
+            + (usage.completion_tokens - reasoning) * tier.completion
+            + reasoning * tier.reasoning
+        )
+        / 10**6
+    )
     cost = price.cost_nanousd(usage)
     assert 0 <= cost - exact < 1
     assert price.ceiling_nanousd(usage.prompt_tokens, usage.completion_tokens) >= cost

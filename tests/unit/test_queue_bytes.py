@@ -26,12 +26,28 @@ def jobs(redis: Redis) -> Jobs:
 def submit(redis: Redis, jobs: Jobs) -> Callable[..., str]:
     def submit(job_id: str, owner: str = "a", size: int = 10, **more: Any) -> str:
         redis.execute("HSET", reservation_key(job_id), "s", "open")
-        fields = {"key_hash": "h", "endpoint": "chat.completions", "model": "m", "request": b"x" * size, "held": b"{}",
-                  "priority": 1, "most_at_once": "", "callback_url": "", "keep_s": 0}  # fmt: skip
+        fields = {
+            "key_hash": "h",
+            "endpoint": "chat.completions",
+            "model": "m",
+            "request": b"x" * size,
+            "held": b"{}",
+            "priority": 1,
+            "most_at_once": "",
+            "callback_url": "",
+            "keep_s": 0,
+        }
         outcome, _ = jobs.submit(
-            job_id, owner, fields, size=size, from_reservations="penstock:reservations:w",
-            to_reservations="penstock:reservations:queue", reservation=reservation_key(job_id), held_s=60, **more,
-        )  # fmt: skip
+            job_id,
+            owner,
+            fields,
+            size=size,
+            from_reservations="penstock:reservations:w",
+            to_reservations="penstock:reservations:queue",
+            reservation=reservation_key(job_id),
+            held_s=60,
+            **more,
+        )
         return outcome
 
     return submit

@@ -80,14 +80,31 @@ class World:
         self.ids.append(job_id)
         self.redis.execute("HSET", reservation_key(job_id), "s", "open")
         self.redis.execute("ZADD", WORKER, 1, job_id)
-        fields = {"key_hash": "h", "endpoint": "chat.completions", "model": "m", "request": b"x" * 3000, "held": b"{}",
-                  "priority": 1, "most_at_once": "", "callback_url": "https://a", "keep_s": 0}  # fmt: skip
+        fields = {
+            "key_hash": "h",
+            "endpoint": "chat.completions",
+            "model": "m",
+            "request": b"x" * 3000,
+            "held": b"{}",
+            "priority": 1,
+            "most_at_once": "",
+            "callback_url": "https://a",
+            "keep_s": 0,
+        }
         try:
             outcome, _ = self.jobs.submit(
-                job_id, owner, fields, size=3000, from_reservations=WORKER, to_reservations=QUEUE,
-                reservation=reservation_key(job_id), held_s=60, idempotency=f"penstock:idempotency:{job_id}",
-                remember=f"body:{job_id}", remember_s=60,
-            )  # fmt: skip
+                job_id,
+                owner,
+                fields,
+                size=3000,
+                from_reservations=WORKER,
+                to_reservations=QUEUE,
+                reservation=reservation_key(job_id),
+                held_s=60,
+                idempotency=f"penstock:idempotency:{job_id}",
+                remember=f"body:{job_id}",
+                remember_s=60,
+            )
         except StoreUnavailable:
             outcome = "unknown"
         assert outcome in ("queued", "share", "unknown")

@@ -38,18 +38,27 @@ class Shop:
         self.worker = Heartbeat(redis=redis, timeout_s=3 * 3600)  # beats when the test says so
         self.reaper = Reaper(redis=redis, timeout_s=TIMEOUT_S, monotonic=lambda: self.monotonic)
         self.admission = Admission(
-            redis=redis, callers=Callers(keys=NoKeys()), heartbeat=self.worker,
+            redis=redis,
+            callers=Callers(keys=NoKeys()),
+            heartbeat=self.worker,
             plans={"default": Plan(tokens_per_day=1000, requests_per_day=100, concurrency=10)},
             spool=Spool(spool, name="test"),
-        )  # fmt: skip
+        )
 
     def wait(self, seconds: float) -> None:
         let_pass(self.redis, seconds)
         self.monotonic += seconds
 
     def admit(self, call_id: str, **more: Any) -> Admitted:
-        row = {"call_id": call_id, "status": "lost", "model": "m", "prompt_tokens": 40, "completion_tokens": 10,
-               "cost_nanousd": 99, "cache": "bypass"}  # fmt: skip
+        row = {
+            "call_id": call_id,
+            "status": "lost",
+            "model": "m",
+            "prompt_tokens": 40,
+            "completion_tokens": 10,
+            "cost_nanousd": 99,
+            "cache": "bypass",
+        }
         wanted = {"if_lost": Amounts(1, 50, 99), "deadline_s": 600, **more}
         ask = AdmissionRequest(call_id=call_id, row=row, reserve=Amounts(1, 60, 0), **wanted)
         return self.admission.admit(Caller("key_1", "test"), ask)
@@ -203,8 +212,10 @@ class Forwards:
 
     def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies = self._redis.pipeline(commands)
-        return [[int(reply[0]) + 3600, reply[1]] if command == ("TIME",) else reply
-                for command, reply in zip(commands, replies, strict=True)]  # fmt: skip
+        return [
+            [int(reply[0]) + 3600, reply[1]] if command == ("TIME",) else reply
+            for command, reply in zip(commands, replies, strict=True)
+        ]
 
 
 def test_nobody_is_lost_because_redis_clock_was_set_forwards(shop: Shop) -> None:

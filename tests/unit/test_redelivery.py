@@ -21,8 +21,18 @@ from app.store.spool import Spool
 from app.store.sql.database import Database
 
 COUNTER = "penstock:limit:key_1:budget_usd_per_month:2026-11"
-ROW = {"request_id": "r", "call_id": "call_1", "ts": 1.0, "key_id": "key_1", "model": "m", "provider": "p",
-       "prompt_tokens": 3, "completion_tokens": 4, "cost_nanousd": 70, "status": "ok"}  # fmt: skip
+ROW = {
+    "request_id": "r",
+    "call_id": "call_1",
+    "ts": 1.0,
+    "key_id": "key_1",
+    "model": "m",
+    "provider": "p",
+    "prompt_tokens": 3,
+    "completion_tokens": 4,
+    "cost_nanousd": 70,
+    "status": "ok",
+}
 
 
 class Shop:
@@ -150,8 +160,16 @@ def test_a_row_is_found_among_many_that_wait(shop: Shop) -> None:
 
 
 def test_every_limit_is_known_by_what_it_counts() -> None:
-    row = UsageRow(request_id="r", ts=1.0, key_id="k", model="m", status="lost", prompt_tokens=3, completion_tokens=4,
-                   cost_nanousd=70)  # fmt: skip
+    row = UsageRow(
+        request_id="r",
+        ts=1.0,
+        key_id="k",
+        model="m",
+        status="lost",
+        prompt_tokens=3,
+        completion_tokens=4,
+        cost_nanousd=70,
+    )
     used = Amounts(1, 7, 70)
     for limit in LIMITS:
         for window in ("", ":2026-11", ":2026-11-21"):

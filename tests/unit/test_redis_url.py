@@ -24,9 +24,14 @@ def test_a_sentinel_address_names_servers_sentinels_and_service() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sentinel://:secret@10.0.0.1:26379", "sentinel://:secret@/service", "sentinel://:secret@host:port/service",
-            "sentinel://:secret@host:1/service/db"]
-)  # fmt: skip
+    "url",
+    [
+        "sentinel://:secret@10.0.0.1:26379",
+        "sentinel://:secret@/service",
+        "sentinel://:secret@host:port/service",
+        "sentinel://:secret@host:1/service/db",
+    ],
+)
 def test_a_wrong_sentinel_address_stops_the_start_and_repeats_no_secret(url: str) -> None:
     with pytest.raises(ConfigError, match="environment: REDIS_URL: expected sentinel://") as raised:
         Redis(url)

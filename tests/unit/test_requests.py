@@ -28,19 +28,30 @@ def refusal(parse: Any, raw: bytes) -> InvalidRequest:
 
 
 @pytest.mark.parametrize(
-    ("field", "smallest", "too_small"), [("temperature", 0, -0.01), ("top_p", 0, -0.01), ("n", 1, 0),
-                                         ("max_tokens", 1, 0), ("max_completion_tokens", 1, 0)],
-)  # fmt: skip
+    ("field", "smallest", "too_small"),
+    [
+        ("temperature", 0, -0.01),
+        ("top_p", 0, -0.01),
+        ("n", 1, 0),
+        ("max_tokens", 1, 0),
+        ("max_completion_tokens", 1, 0),
+    ],
+)
 def test_a_number_that_is_too_small_is_refused_by_name(field: str, smallest: float, too_small: float) -> None:
     assert getattr(ChatRequest.parse(body(**{field: smallest})), field) == smallest
     assert refusal(ChatRequest.parse, body(**{field: too_small})).param == field
 
 
 @pytest.mark.parametrize(
-    ("field", "largest", "too_large"), [("temperature", 2, 2.01), ("top_p", 1, 1.01), ("n", 128, 129),
-                                        ("max_tokens", 10_000_000, 10_000_001),
-                                        ("max_completion_tokens", 10_000_000, 10_000_001)],
-)  # fmt: skip
+    ("field", "largest", "too_large"),
+    [
+        ("temperature", 2, 2.01),
+        ("top_p", 1, 1.01),
+        ("n", 128, 129),
+        ("max_tokens", 10_000_000, 10_000_001),
+        ("max_completion_tokens", 10_000_000, 10_000_001),
+    ],
+)
 def test_a_number_that_is_too_large_is_refused_by_name(field: str, largest: float, too_large: float) -> None:
     assert getattr(ChatRequest.parse(body(**{field: largest})), field) == largest
     assert refusal(ChatRequest.parse, body(**{field: too_large})).param == field

@@ -26,9 +26,12 @@ from tests.support.aging import let_pass
 from tests.unit.test_limits import NoKeys
 
 PLAN = Plan(
-    requests_per_day=1_000, tokens_per_minute=1_000_000, tokens_per_day=100_000, budget_usd_per_month="0.001",
+    requests_per_day=1_000,
+    tokens_per_minute=1_000_000,
+    tokens_per_day=100_000,
+    budget_usd_per_month="0.001",
     concurrency=50,
-)  # fmt: skip
+)
 CALLER = Caller("key_1", "test")
 ANSWER = b'{"choices":[]}'
 RESERVED, LIKELY, HIT = Amounts(1, 60, 20_000), Amounts(1, 50, 4_000), Amounts(1)
@@ -88,9 +91,13 @@ class Desk:
         network: Any = self.network
         spool: Any = self.spool
         return Admission(
-            redis=network, callers=Callers(keys=NoKeys()), plans={"default": plan}, heartbeat=self.heartbeat,
-            spool=spool, **more,
-        )  # fmt: skip
+            redis=network,
+            callers=Callers(keys=NoKeys()),
+            plans={"default": plan},
+            heartbeat=self.heartbeat,
+            spool=spool,
+            **more,
+        )
 
     def ask(self, call_id: str, **more: Any) -> AdmissionRequest:
         row = {"call_id": call_id, "model": "m", "status": "lost", "cost_nanousd": LIKELY.nanousd}
@@ -132,8 +139,11 @@ class Desk:
         return self.redis.execute("HGET", reservation_key(call_id), "s")
 
     def open_calls(self) -> list[bytes]:
-        return [key for key in self.redis.execute("KEYS", "penstock:reservation:*")
-                if self.redis.execute("HGET", key, "s") == b"open"]  # fmt: skip
+        return [
+            key
+            for key in self.redis.execute("KEYS", "penstock:reservation:*")
+            if self.redis.execute("HGET", key, "s") == b"open"
+        ]
 
     def running(self) -> int:
         return int(self.redis.execute("ZCARD", "penstock:running:key_1"))
@@ -326,8 +336,11 @@ def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk,
     taken = json.loads(desk.redis.execute("HGET", reservation_key("call"), "c"))
     names = [charge.counter.limit.name for charge in call.charges]
     assert dict(zip(names, taken, strict=True)) == {
-        "requests_per_day": 1, "tokens_per_minute": 60, "tokens_per_day": 60, "budget_usd_per_month": 20_000,
-    }  # fmt: skip
+        "requests_per_day": 1,
+        "tokens_per_minute": 60,
+        "tokens_per_day": 60,
+        "budget_usd_per_month": 20_000,
+    }
     taken[-1] += 500
     desk.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
     desk.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
@@ -361,9 +374,14 @@ def test_amounts_of_any_size_come_back_to_the_nanodollar(desk: Desk) -> None:
 def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(desk: Desk) -> None:
     """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
     desk.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
-    old = {"row": {"call_id": "old", "model": "m"}, "leases": "penstock:none", "flight": "penstock:none",
-           "keys": ["penstock:limit:key_1:tokens_per_day:x"], "args": ["window", 60, 50, "1000", "60000"],
-           "cached_args": []}  # fmt: skip
+    old = {
+        "row": {"call_id": "old", "model": "m"},
+        "leases": "penstock:none",
+        "flight": "penstock:none",
+        "keys": ["penstock:limit:key_1:tokens_per_day:x"],
+        "args": ["window", 60, 50, "1000", "60000"],
+        "cached_args": [],
+    }
     for end in ("reaper", "spool"):
         desk.redis.execute("HSET", reservation_key("old"), "s", "open", "h", "0", "d", json.dumps(old))
         if end == "reaper":

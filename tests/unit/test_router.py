@@ -62,9 +62,13 @@ class Road:
         self.pauses: list[float] = []
         self.asked: list[str] = []
         self.router = Router(
-            config=config, providers={name: Vendor(name) for name in names}, metrics=Metrics(config=config),
-            clock=lambda: self.now, draw=draw, pause=self._pause,
-        )  # fmt: skip
+            config=config,
+            providers={name: Vendor(name) for name in names},
+            metrics=Metrics(config=config),
+            clock=lambda: self.now,
+            draw=draw,
+            pause=self._pause,
+        )
 
     def run(
         self,
@@ -240,9 +244,19 @@ def test_when_every_breaker_is_open_the_answer_comes_at_once() -> None:
 # What counts as the vendor's fault, and what does not
 
 VENDORS = {
-    "connect", "tls", "resolve", "timeout_connect", "timeout_first_byte", "timeout_idle", "timeout_total", "status_5xx",
-    "bad_body", "cut", "stream_error", "closed",
-}  # fmt: skip
+    "connect",
+    "tls",
+    "resolve",
+    "timeout_connect",
+    "timeout_first_byte",
+    "timeout_idle",
+    "timeout_total",
+    "status_5xx",
+    "bad_body",
+    "cut",
+    "stream_error",
+    "closed",
+}
 
 
 @pytest.mark.parametrize("kind", sorted(_UPSTREAM_KINDS - {"breaker_open"}))
@@ -358,11 +372,13 @@ def test_what_two_keys_were_told_to_wait_holds_for_every_key() -> None:
 
 def lending() -> Road:
     """Model m falls back on models n and o, and on a target of its own that is o's too."""
-    return Road({
-        **one("a", fallbacks=["n", {"provider": "c", "model": "o"}, "o"]),
-        "n": {"targets": [{"provider": "b", "model": "n"}]},
-        "o": {"targets": [{"provider": "c", "model": "o"}, {"provider": "c", "model": "p"}]},
-    })  # fmt: skip
+    return Road(
+        {
+            **one("a", fallbacks=["n", {"provider": "c", "model": "o"}, "o"]),
+            "n": {"targets": [{"provider": "b", "model": "n"}]},
+            "o": {"targets": [{"provider": "c", "model": "o"}, {"provider": "c", "model": "p"}]},
+        }
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,19 @@ UP = {"kind": "openai", "base_url": "http://127.0.0.1/v1"}
 
 def config(**models: Any) -> GatewayConfig:
     """Models on `up` and `other`, which lack their keys, and on `local` and `demo`, which need none."""
-    return GatewayConfig.model_validate({
-        "providers": {
-            "up": {**UP, "api_key": None, "key_variable": "UP_KEY"}, "other": {**UP, "api_key": " "}, "local": UP,
-            "demo": {"kind": "demo", "api_key": ""},
-        },
-        "models": {name: model if isinstance(model, dict) else {"targets": model} for name, model in models.items()},
-    })  # fmt: skip
+    return GatewayConfig.model_validate(
+        {
+            "providers": {
+                "up": {**UP, "api_key": None, "key_variable": "UP_KEY"},
+                "other": {**UP, "api_key": " "},
+                "local": UP,
+                "demo": {"kind": "demo", "api_key": ""},
+            },
+            "models": {
+                name: model if isinstance(model, dict) else {"targets": model} for name, model in models.items()
+            },
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,8 +92,9 @@ def test_what_is_missing_is_told_with_the_models_that_it_concerns() -> None:
     many = {f"m{number}": ["up"] for number in range(7)}
     found = config(**many, kept={"targets": ["up"], "fallbacks": ["demo"]}, d=["demo"])
     assert serving.missing_keys(found) == [
-        ("up", "UP_KEY", "m0, m1, m2, m3, m4 and 2 more"), ("other", "providers.other.api_key", "none"),
-    ]  # fmt: skip
+        ("up", "UP_KEY", "m0, m1, m2, m3, m4 and 2 more"),
+        ("other", "providers.other.api_key", "none"),
+    ]
 
 
 KEYED = """
@@ -131,10 +138,32 @@ def test_a_default_model_that_is_not_there_or_makes_embeddings_is_one_line(tmp_p
 
 
 TYPED = (
-    "gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-5.1",
-    "gpt-5.2", "gpt-5.4", "gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.5", "gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "o1",
-    "o3", "o3-mini", "o4-mini", "text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002", "demo",
-)  # fmt: skip
+    "gpt-4o",
+    "gpt-4o-mini",
+    "gpt-4.1",
+    "gpt-4.1-mini",
+    "gpt-4.1-nano",
+    "gpt-5",
+    "gpt-5-mini",
+    "gpt-5-nano",
+    "gpt-5.1",
+    "gpt-5.2",
+    "gpt-5.4",
+    "gpt-5.4-mini",
+    "gpt-5.4-nano",
+    "gpt-5.5",
+    "gpt-3.5-turbo",
+    "gpt-4",
+    "gpt-4-turbo",
+    "o1",
+    "o3",
+    "o3-mini",
+    "o4-mini",
+    "text-embedding-3-small",
+    "text-embedding-3-large",
+    "text-embedding-ada-002",
+    "demo",
+)
 
 
 def test_the_shipped_models_are_those_that_people_type_and_each_has_a_price_and_a_description() -> None:

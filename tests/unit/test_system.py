@@ -76,13 +76,14 @@ def test_a_process_tells_of_itself() -> None:
     [
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("rediss://penstock:hunter2@redis.example:6380/1?password=hunter2", "rediss://redis.example:6380/1"),
-        ("redis://:p@ss/wo#rd@host:6379/0", "redis://host:6379/0"), ("redis://:p@ss?word@host:6379/0", "redis://***"),
+        ("redis://:p@ss/wo#rd@host:6379/0", "redis://host:6379/0"),
+        ("redis://:p@ss?word@host:6379/0", "redis://***"),
         ("sentinel://:hunter2@a:1,b:2/main/0?sentinel_password=hunter2", "sentinel://a:1,b:2/main/0"),
         ("unix:///run/redis.sock?db=1&password=hunter2", "unix:///run/redis.sock"),
         ("unix://user:hunter2@/run/redis.sock", "unix:///run/redis.sock"),
         ("redis://host/0?password=hun@ter2", "redis://***"),
     ],
-)  # fmt: skip
+)
 def test_where_redis_is_can_be_shown(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
 

@@ -7,9 +7,14 @@ import pytest
 from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, Details, RateCard, Tier, Usage
 
 OF_PROMPT = Details(
-    cache_write_tokens=500, cache_write_1h_tokens=200, audio_prompt_tokens=1000, audio_cached_tokens=10,
-    image_prompt_tokens=2000, image_cached_tokens=20, video_prompt_tokens=3000,
-)  # fmt: skip
+    cache_write_tokens=500,
+    cache_write_1h_tokens=200,
+    audio_prompt_tokens=1000,
+    audio_cached_tokens=10,
+    image_prompt_tokens=2000,
+    image_cached_tokens=20,
+    video_prompt_tokens=3000,
+)
 OF_COMPLETION = Details(
     audio_completion_tokens=20, image_completion_tokens=300, video_completion_tokens=4000, citation_tokens=50_000
 )
@@ -17,26 +22,40 @@ OF_COMPLETION = Details(
 # A dollar figure of its own for each kind: nano-dollars a token.
 RATES = {kind: number for number, kind in enumerate(PROMPT_KINDS | COMPLETION_KINDS, start=1)}
 EVERYTHING = Usage(
-    100_000, 100_000, 100, 1,
+    100_000,
+    100_000,
+    100,
+    1,
     details=OF_PROMPT._replace(**{name: value for name, value in OF_COMPLETION._asdict().items() if value}),
-)  # fmt: skip
+)
 
 
 def test_a_prompts_parts_do_not_overlap_and_make_up_the_whole() -> None:
     parts = Usage(prompt_tokens=100_000, cached_tokens=100, details=OF_PROMPT).prompt_parts()
     assert parts == {
-        "audio_cached": 10, "image_cached": 20, "cached": 70, "cache_write_1h": 200, "cache_write": 300,
-        "audio_prompt": 990, "image_prompt": 1980, "video_prompt": 3000, "prompt": 93_430,
-    }  # fmt: skip
+        "audio_cached": 10,
+        "image_cached": 20,
+        "cached": 70,
+        "cache_write_1h": 200,
+        "cache_write": 300,
+        "audio_prompt": 990,
+        "image_prompt": 1980,
+        "video_prompt": 3000,
+        "prompt": 93_430,
+    }
     assert (sum(parts.values()), parts.keys()) == (100_000, PROMPT_KINDS.keys())
 
 
 def test_a_completions_parts_do_not_overlap_and_make_up_the_whole() -> None:
     parts = Usage(completion_tokens=100_000, reasoning_tokens=1, details=OF_COMPLETION).completion_parts()
     assert parts == {
-        "reasoning": 1, "citation": 50_000, "audio_completion": 20, "image_completion": 300, "video_completion": 4000,
+        "reasoning": 1,
+        "citation": 50_000,
+        "audio_completion": 20,
+        "image_completion": 300,
+        "video_completion": 4000,
         "completion": 45_679,
-    }  # fmt: skip
+    }
     assert (sum(parts.values()), parts.keys()) == (100_000, COMPLETION_KINDS.keys())
 
 
@@ -60,11 +79,22 @@ def test_every_kind_is_priced_at_its_own_rate() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "instead"),
-    [("cached", "prompt"), ("cache_write", "prompt"), ("cache_write_1h", "cache_write"), ("audio_prompt", "prompt"),
-     ("audio_cached", "audio_prompt"), ("image_prompt", "prompt"), ("image_cached", "image_prompt"),
-     ("video_prompt", "prompt"), ("reasoning", "completion"), ("citation", "completion"),
-     ("audio_completion", "completion"), ("image_completion", "completion"), ("video_completion", "completion")],
-)  # fmt: skip
+    [
+        ("cached", "prompt"),
+        ("cache_write", "prompt"),
+        ("cache_write_1h", "cache_write"),
+        ("audio_prompt", "prompt"),
+        ("audio_cached", "audio_prompt"),
+        ("image_prompt", "prompt"),
+        ("image_cached", "image_prompt"),
+        ("video_prompt", "prompt"),
+        ("reasoning", "completion"),
+        ("citation", "completion"),
+        ("audio_completion", "completion"),
+        ("image_completion", "completion"),
+        ("video_completion", "completion"),
+    ],
+)
 def test_a_kind_without_a_rate_is_priced_as_the_one_it_is_a_part_of(kind: str, instead: str) -> None:
     parts = EVERYTHING.prompt_parts() | EVERYTHING.completion_parts()
     without = card({other: rate for other, rate in RATES.items() if other != kind})

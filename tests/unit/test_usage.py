@@ -17,15 +17,31 @@ from app.gateway.implied_usage import MOST_SEARCHES, billed, most_searches
 from app.providers.reported_usage import WireUsage, usage_of
 
 DETAILS = {
-    "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2, "audio_tokens": 3, "image_tokens": 4,
-                              "video_tokens": 5, "text_tokens": 85},
-    "completion_tokens_details": {"reasoning_tokens": 6, "audio_tokens": 7, "image_tokens": 8, "text_tokens": 29,
-                                  "accepted_prediction_tokens": 10, "rejected_prediction_tokens": 11},
-}  # fmt: skip
+    "prompt_tokens_details": {
+        "cached_tokens": 1,
+        "cache_write_tokens": 2,
+        "audio_tokens": 3,
+        "image_tokens": 4,
+        "video_tokens": 5,
+        "text_tokens": 85,
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": 6,
+        "audio_tokens": 7,
+        "image_tokens": 8,
+        "text_tokens": 29,
+        "accepted_prediction_tokens": 10,
+        "rejected_prediction_tokens": 11,
+    },
+}
 READ = Details(
-    cache_write_tokens=2, audio_prompt_tokens=3, image_prompt_tokens=4, video_prompt_tokens=5,
-    audio_completion_tokens=7, image_completion_tokens=8,
-)  # fmt: skip
+    cache_write_tokens=2,
+    audio_prompt_tokens=3,
+    image_prompt_tokens=4,
+    video_prompt_tokens=5,
+    audio_completion_tokens=7,
+    image_completion_tokens=8,
+)
 
 
 def read(prompt: Any = 100, completion: Any = 50, tier: str | None = None, **more: Any) -> Usage:

@@ -72,9 +72,13 @@ class OutputFiles:
                 if count % _PAUSE_EVERY == 0:
                     self._pause(0)
             return self._files.put(
-                upload, batch.key_id, purpose="batch_output", ttl_s=batch.output_ttl_s, sync=self._sync,
+                upload,
+                batch.key_id,
+                purpose="batch_output",
+                ttl_s=batch.output_ttl_s,
+                sync=self._sync,
                 filename=f"{batch.batch_id}_{'output' if ok else 'error'}.jsonl",
-            )  # fmt: skip
+            )
         except BaseException:
             upload.discard()
             raise

@@ -125,9 +125,12 @@ class BatchRunner:
     def _begin(self, batch: Batch) -> float | None:
         """Looks at the whole file: a line that cannot be used fails, a file without any that can fails the batch."""
         found = check(
-            self._files.path(batch.input_file_id), batch.endpoint, most_lines=self._config.batch.max_lines,
-            longest=self._config.server.max_body_bytes, pause=self._pause,
-        )  # fmt: skip
+            self._files.path(batch.input_file_id),
+            batch.endpoint,
+            most_lines=self._config.batch.max_lines,
+            longest=self._config.server.max_body_bytes,
+            pause=self._pause,
+        )
         if found.errors:
             return self._fail(batch, found)
         self._results.add([self._entries.bad(line) for line in found.bad])
@@ -241,9 +244,13 @@ class BatchRunner:
         # A call that the queue did not take was settled; to be admitted again it needs another id.
         call_id = self._entries.call_id(number, self._refusals.get(number, 0))
         submitted = self._queue.submit(
-            caller, line.request, CallContext(self._entries.call_id(number), call_id),
-            idempotency_key=self._entries.key(number), repeatable=True, keep_s=WINDOW_S,
-        )  # fmt: skip
+            caller,
+            line.request,
+            CallContext(self._entries.call_id(number), call_id),
+            idempotency_key=self._entries.key(number),
+            repeatable=True,
+            keep_s=WINDOW_S,
+        )
         self._in_flight[number] = _Job(submitted.job_id, line.custom_id)
         self._refusals.pop(number, None)
         self._waits_for = ""
@@ -271,10 +278,12 @@ class BatchRunner:
 
     def _give_up(self, batch: Batch, why: str) -> None:
         for chunk in self._rest(batch).chunks(_CHUNK):
-            self._results.add([
-                self._entries.not_run(number, parse_line(number, raw, batch.endpoint).custom_id, why)
-                for number, raw in chunk
-            ])  # fmt: skip
+            self._results.add(
+                [
+                    self._entries.not_run(number, parse_line(number, raw, batch.endpoint).custom_id, why)
+                    for number, raw in chunk
+                ]
+            )
 
     def _finalize(self, batch: Batch, why: str) -> float | None:
         if batch.status == "in_progress" and not why:
@@ -294,7 +303,9 @@ class BatchRunner:
         """The lines that have no result and are not in flight."""
         if self._lines is None:
             self._lines = RemainingLines(
-                self._files.path(batch.input_file_id), self._config.server.max_body_bytes, pause=self._pause,
+                self._files.path(batch.input_file_id),
+                self._config.server.max_body_bytes,
+                pause=self._pause,
                 done=lambda number: number in self._results or number in self._in_flight,
-            )  # fmt: skip
+            )
         return self._lines

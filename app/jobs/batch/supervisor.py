@@ -102,8 +102,9 @@ class BatchSupervisor:
         found = []
         unfinished = self._batches.unfinished()
         self._unfinished = Counter(batch.key_id for batch in unfinished)
-        self._missing = {batch.batch_id: self._missing[batch.batch_id] for batch in unfinished
-                         if batch.batch_id in self._missing}  # fmt: skip
+        self._missing = {
+            batch.batch_id: self._missing[batch.batch_id] for batch in unfinished if batch.batch_id in self._missing
+        }
         for batch in unfinished:
             if len(self._feeding) >= _MOST_AT_ONCE:
                 break
@@ -113,19 +114,32 @@ class BatchSupervisor:
             if results is None:
                 continue
             self._feeding[batch.batch_id] = None
-            found.append(BatchRunner(
-                batch_id=batch.batch_id, results=results, queue=self._queue, callers=self._callers,
-                batches=self._batches, files=self._files, ending=self._ending, config=self._config,
-                share=self.share, clock=self._clock, pause=self._pause,
-            ))  # fmt: skip
+            found.append(
+                BatchRunner(
+                    batch_id=batch.batch_id,
+                    results=results,
+                    queue=self._queue,
+                    callers=self._callers,
+                    batches=self._batches,
+                    files=self._files,
+                    ending=self._ending,
+                    config=self._config,
+                    share=self.share,
+                    clock=self._clock,
+                    pause=self._pause,
+                )
+            )
         return found
 
     def _claim(self, batch: Batch) -> BatchResults | None:
         try:
             return BatchResults.claim(
-                self._directory, batch.batch_id, begun=batch.in_progress_at is not None, sync=self._sync,
+                self._directory,
+                batch.batch_id,
+                begun=batch.in_progress_at is not None,
+                sync=self._sync,
                 pause=self._pause,
-            )  # fmt: skip
+            )
         except FileNotFoundError:
             # On another disk, or lost: to run it again would charge it again, and to fail it is for a human to decide.
             self._say_missing(batch, "results")

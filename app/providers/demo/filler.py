@@ -24,14 +24,28 @@ _MOST_LISTED = 8
 _SCALARS = (str, int, float, bool)
 # What a schema without a type is about.
 _TYPE_OF = {
-    "properties": "object", "required": "object", "additionalProperties": "object", "minProperties": "object",
-    "items": "array", "prefixItems": "array", "minItems": "array", "minimum": "number", "maximum": "number",
-    "exclusiveMinimum": "number", "exclusiveMaximum": "number", "multipleOf": "number",
-}  # fmt: skip
+    "properties": "object",
+    "required": "object",
+    "additionalProperties": "object",
+    "minProperties": "object",
+    "items": "array",
+    "prefixItems": "array",
+    "minItems": "array",
+    "minimum": "number",
+    "maximum": "number",
+    "exclusiveMinimum": "number",
+    "exclusiveMaximum": "number",
+    "multipleOf": "number",
+}
 _TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
-    "boolean": (bool,), "null": (type(None),),
-}  # fmt: skip
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
 _encode = msgspec.json.Encoder().encode
 
 

@@ -85,12 +85,14 @@ class _Writer:
 
 
 _CATEGORIES = {
-    "CATEGORY_DIGIT": "0", "CATEGORY_WORD": "a", "CATEGORY_SPACE": " ", "CATEGORY_NOT_DIGIT": "a",
-    "CATEGORY_NOT_WORD": "-", "CATEGORY_NOT_SPACE": "a",
-}  # fmt: skip
-_IS_CATEGORY = {
-    "DIGIT": str.isdigit, "WORD": lambda char: char.isalnum() or char == "_", "SPACE": str.isspace,
-}  # fmt: skip
+    "CATEGORY_DIGIT": "0",
+    "CATEGORY_WORD": "a",
+    "CATEGORY_SPACE": " ",
+    "CATEGORY_NOT_DIGIT": "a",
+    "CATEGORY_NOT_WORD": "-",
+    "CATEGORY_NOT_SPACE": "a",
+}
+_IS_CATEGORY = {"DIGIT": str.isdigit, "WORD": lambda char: char.isalnum() or char == "_", "SPACE": str.isspace}
 
 
 def _member(items: Any) -> str:

@@ -31,9 +31,7 @@ _MOST_NODES, _FEWEST_NODES = 10_000, 500
 _MOST_STOPS, _MOST_STOP_CHARS = 16, 1_000
 _MOST_CHUNKS = 200
 _MOST_PROMPT_SCHEMA_CHARS, _MOST_PROMPT_OBJECTS = 100_000, 20
-_FIELDS = (
-    "tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format", "stop",
-)  # fmt: skip
+_FIELDS = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format", "stop")
 _ACTED_ON = frozenset({"tool", "function"})
 _JSON_PIECE = re.compile(r"[^,: ]*[,: ]*")
 _encode = msgspec.json.Encoder().encode
@@ -90,9 +88,10 @@ class Reply:
     def wire_usage(self) -> dict[str, Any]:
         usage = self.usage
         return {
-            "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
-        }  # fmt: skip
+        }
 
     def completion(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}

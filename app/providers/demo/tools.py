@@ -9,11 +9,42 @@ import msgspec
 
 _WORD = re.compile(r"[a-z]{3,}")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_COMMON = frozenset({
-    "about", "and", "any", "are", "can", "for", "from", "get", "give", "has", "have", "into", "list", "not", "one",
-    "out", "set", "tell", "that", "the", "their", "them", "then", "this", "tool", "use", "user", "when", "which",
-    "with", "you", "your",
-})  # fmt: skip
+_COMMON = frozenset(
+    {
+        "about",
+        "and",
+        "any",
+        "are",
+        "can",
+        "for",
+        "from",
+        "get",
+        "give",
+        "has",
+        "have",
+        "into",
+        "list",
+        "not",
+        "one",
+        "out",
+        "set",
+        "tell",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "this",
+        "tool",
+        "use",
+        "user",
+        "when",
+        "which",
+        "with",
+        "you",
+        "your",
+    }
+)
 _MOST_TOOLS = 128
 _MOST_CALLS = 8
 _MOST_READ_CHARS = 2_000
@@ -85,10 +116,13 @@ def _offered(given: Any, *, legacy: bool) -> list[Tool]:
         description = function.get("description")
         tools.append(
             Tool(
-                name, description if isinstance(description, str) else "", function.get("parameters"),
-                legacy=legacy, custom=custom,
+                name,
+                description if isinstance(description, str) else "",
+                function.get("parameters"),
+                legacy=legacy,
+                custom=custom,
             )
-        )  # fmt: skip
+        )
     return tools
 
 

@@ -19,41 +19,169 @@ _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,4}", re.ASCII
 _QUOTED = re.compile(r"[\"“]([^\"”\n]{1,200})[\"”]|(?<!\w)'([^'\n]{1,200})'(?!\w)")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # Words that are capitals only because they begin a sentence.
-_NO_NAMES = frozenset({
-    "a", "an", "and", "are", "at", "book", "can", "classify", "could", "create", "describe", "do", "does",
-    "explain", "extract", "find", "for", "from", "generate", "get", "give", "he", "hello", "hey", "hi", "how", "i",
-    "if", "in", "is", "it", "list", "make", "my", "of", "on", "parse", "please", "return", "schedule", "search",
-    "send", "she", "show", "summarize", "tell", "the", "there", "they", "this", "to", "translate", "use", "we",
-    "what", "when", "where", "which", "who", "why", "will", "with", "would", "write", "you", "your",
-})  # fmt: skip
-_DAYS = frozenset({
-    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "january", "february", "march",
-    "april", "may", "june", "july", "august", "september", "october", "november", "december",
-})  # fmt: skip
+_NO_NAMES = frozenset(
+    {
+        "a",
+        "an",
+        "and",
+        "are",
+        "at",
+        "book",
+        "can",
+        "classify",
+        "could",
+        "create",
+        "describe",
+        "do",
+        "does",
+        "explain",
+        "extract",
+        "find",
+        "for",
+        "from",
+        "generate",
+        "get",
+        "give",
+        "he",
+        "hello",
+        "hey",
+        "hi",
+        "how",
+        "i",
+        "if",
+        "in",
+        "is",
+        "it",
+        "list",
+        "make",
+        "my",
+        "of",
+        "on",
+        "parse",
+        "please",
+        "return",
+        "schedule",
+        "search",
+        "send",
+        "she",
+        "show",
+        "summarize",
+        "tell",
+        "the",
+        "there",
+        "they",
+        "this",
+        "to",
+        "translate",
+        "use",
+        "we",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+        "would",
+        "write",
+        "you",
+        "your",
+    }
+)
+_DAYS = frozenset(
+    {
+        "monday",
+        "tuesday",
+        "wednesday",
+        "thursday",
+        "friday",
+        "saturday",
+        "sunday",
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    }
+)
 # The last word of a property's name, and what it asks for.
-_NAMES = frozenset({
-    "name", "person", "author", "user", "customer", "company", "title", "recipient", "sender", "names", "people",
-    "persons", "participants", "attendees", "guests", "users", "authors", "companies",
-})  # fmt: skip
-_PLACES = frozenset({
-    "city", "country", "location", "place", "destination", "origin", "town", "cities", "countries", "places",
-})  # fmt: skip
+_NAMES = frozenset(
+    {
+        "name",
+        "person",
+        "author",
+        "user",
+        "customer",
+        "company",
+        "title",
+        "recipient",
+        "sender",
+        "names",
+        "people",
+        "persons",
+        "participants",
+        "attendees",
+        "guests",
+        "users",
+        "authors",
+        "companies",
+    }
+)
+_PLACES = frozenset(
+    {"city", "country", "location", "place", "destination", "origin", "town", "cities", "countries", "places"}
+)
 _LISTS = frozenset(name for name in _NAMES | _PLACES if name.endswith("s")) | {"people"}
 _BEFORE_PLACES = frozenset({"in", "at", "to", "from", "near", "around"})
-_TEXTS = frozenset({
-    "query", "question", "text", "message", "prompt", "input", "content", "description", "summary", "body",
-    "comment", "request", "task", "expression",
-})  # fmt: skip
+_TEXTS = frozenset(
+    {
+        "query",
+        "question",
+        "text",
+        "message",
+        "prompt",
+        "input",
+        "content",
+        "description",
+        "summary",
+        "body",
+        "comment",
+        "request",
+        "task",
+        "expression",
+    }
+)
 _DATES = frozenset({"date", "day", "when", "deadline", "due"})
 _FORMATS = {
-    "date": "2025-01-{day:02}", "date-time": "2025-01-{day:02}T12:00:00Z", "time": "12:{day:02}:00Z",
-    "duration": "P{day}D", "email": "demo{n}@example.com", "idn-email": "demo{n}@example.com",
-    "hostname": "demo{n}.example.com", "idn-hostname": "demo{n}.example.com", "ipv4": "192.0.2.{day}",
-    "ipv6": "2001:db8::{day}", "uri": "https://example.com/{n}", "url": "https://example.com/{n}",
-    "uri-reference": "/demo{n}", "iri": "https://example.com/{n}", "iri-reference": "/demo{n}",
-    "uri-template": "https://example.com/{n}", "uuid": "00000000-0000-4000-8000-{day:012}",
-    "json-pointer": "/demo{n}", "relative-json-pointer": "{day}", "regex": "demo{n}", "byte": "ZGVtbw==",
-}  # fmt: skip
+    "date": "2025-01-{day:02}",
+    "date-time": "2025-01-{day:02}T12:00:00Z",
+    "time": "12:{day:02}:00Z",
+    "duration": "P{day}D",
+    "email": "demo{n}@example.com",
+    "idn-email": "demo{n}@example.com",
+    "hostname": "demo{n}.example.com",
+    "idn-hostname": "demo{n}.example.com",
+    "ipv4": "192.0.2.{day}",
+    "ipv6": "2001:db8::{day}",
+    "uri": "https://example.com/{n}",
+    "url": "https://example.com/{n}",
+    "uri-reference": "/demo{n}",
+    "iri": "https://example.com/{n}",
+    "iri-reference": "/demo{n}",
+    "uri-template": "https://example.com/{n}",
+    "uuid": "00000000-0000-4000-8000-{day:012}",
+    "json-pointer": "/demo{n}",
+    "relative-json-pointer": "{day}",
+    "regex": "demo{n}",
+    "byte": "ZGVtbw==",
+}
 
 
 class Hints:

@@ -91,9 +91,13 @@ class HttpClient:
         message = b"GET %b HTTP/1.1\r\n%b\r\n" % (self._target(path), self._headers)
         sock = self._connect(timeout_s, deadline + timeout_s, cancel)
         exchange = Exchange(
-            sock, provider=self.provider, timeouts=self.timeouts, deadline=deadline, cancel=cancel,
+            sock,
+            provider=self.provider,
+            timeouts=self.timeouts,
+            deadline=deadline,
+            cancel=cancel,
             give_back=lambda used, _: used.close(),
-        )  # fmt: skip
+        )
         try:
             exchange.begin(message)
         except Broken as exc:
@@ -140,9 +144,13 @@ class HttpClient:
 
     def _exchange_on(self, sock: Any, deadline: float, cancel: CancelToken) -> Exchange:
         return Exchange(
-            sock, provider=self.provider, timeouts=self.timeouts, deadline=deadline, cancel=cancel,
+            sock,
+            provider=self.provider,
+            timeouts=self.timeouts,
+            deadline=deadline,
+            cancel=cancel,
             give_back=self._give_back,
-        )  # fmt: skip
+        )
 
     def _pooled(self) -> Any:
         while self._idle:
@@ -214,7 +222,7 @@ class HttpClient:
                 # Wrapped before it is shaken: a handshake that fails must leave us the one object to close.
                 sock = SSLSocket(
                     sock=sock, server_hostname=self._host, do_handshake_on_connect=False, _context=self._tls
-                )  # fmt: skip
+                )
                 cancel.on_cancel(sock.close)
                 sock.do_handshake()
                 return sock

@@ -35,10 +35,30 @@ _SAME_EVERYWHERE = frozenset({"OOM", "BUSY"})
 _FAIL_FAST_S = 0.25
 _READY_MS = 10_000
 # They may wait inside Redis, or change what the connection is: everybody behind them would wait, or be misread.
-_NOT_SHARED = frozenset({
-    "XREAD", "XREADGROUP", "BLPOP", "BRPOP", "BLMOVE", "BLMPOP", "BRPOPLPUSH", "BZPOPMIN", "BZPOPMAX", "BZMPOP",
-    "WAIT", "WAITAOF", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "MONITOR", "MULTI", "WATCH", "SELECT", "CLIENT",
-})  # fmt: skip
+_NOT_SHARED = frozenset(
+    {
+        "XREAD",
+        "XREADGROUP",
+        "BLPOP",
+        "BRPOP",
+        "BLMOVE",
+        "BLMPOP",
+        "BRPOPLPUSH",
+        "BZPOPMIN",
+        "BZPOPMAX",
+        "BZMPOP",
+        "WAIT",
+        "WAITAOF",
+        "SUBSCRIBE",
+        "PSUBSCRIBE",
+        "SSUBSCRIBE",
+        "MONITOR",
+        "MULTI",
+        "WATCH",
+        "SELECT",
+        "CLIENT",
+    }
+)
 
 
 class Redis:
@@ -61,9 +81,13 @@ class Redis:
     ) -> None:
         """`shared`: one connection for all greenlets. Left out, in processes whose sockets are gevent's."""
         kind, self._new = connector(
-            url, protocol=2, socket_timeout=socket_timeout_s, socket_connect_timeout=connect_timeout_s,
-            socket_keepalive=True, health_check_interval=0,
-        )  # fmt: skip
+            url,
+            protocol=2,
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=connect_timeout_s,
+            socket_keepalive=True,
+            health_check_interval=0,
+        )
         self._timeout_s = socket_timeout_s
         self._own = ConnectionPool(self._new, timeout_s=socket_timeout_s, most=max_connections)
         gevents = is_module_patched("socket") and not issubclass(kind, SSLConnection)

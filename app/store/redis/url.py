@@ -86,8 +86,11 @@ def _parsed(url: str) -> tuple[Sentinel, str, dict[str, Any]]:
     if not service:
         raise ConfigError(_EXPECTED)
     asked = {
-        "socket_timeout": _ASK_S, "socket_connect_timeout": _ASK_S, "retry": Retry(NoBackoff(), 0), "password": own,
-    }  # fmt: skip
+        "socket_timeout": _ASK_S,
+        "socket_connect_timeout": _ASK_S,
+        "retry": Retry(NoBackoff(), 0),
+        "password": own,
+    }
     return Sentinel(hosts, sentinel_kwargs=asked), unquote(service), options
 
 

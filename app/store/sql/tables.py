@@ -20,15 +20,26 @@ metadata = MetaData(
 
 # What most calls have none of. A process of the version before writes rows without these columns.
 _DETAILS = (
-    "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_cached_tokens",
-    "audio_completion_tokens", "image_prompt_tokens", "image_cached_tokens", "image_completion_tokens",
-    "video_prompt_tokens", "video_completion_tokens", "citation_tokens", "searches", "audio_seconds",
-)  # fmt: skip
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_prompt_tokens",
+    "audio_cached_tokens",
+    "audio_completion_tokens",
+    "image_prompt_tokens",
+    "image_cached_tokens",
+    "image_completion_tokens",
+    "video_prompt_tokens",
+    "video_completion_tokens",
+    "citation_tokens",
+    "searches",
+    "audio_seconds",
+)
 
 # One row a call. The call id is the key: that is what makes writing a row twice impossible. The request id is what
 # the client saw; a client may choose it, and choose the same one twice.
 usage = Table(
-    "usage", metadata,
+    "usage",
+    metadata,
     Column("call_id", Text, primary_key=True),
     Column("request_id", Text, nullable=False),
     Column("ts", Double, nullable=False),  # when the call began
@@ -61,12 +72,13 @@ usage = Table(
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),
-)  # fmt: skip
+)
 
 # What a call cost that was tried more than once, or whose answer never came: one row an attempt that a provider may
 # bill. Together they are the call's tokens and cost. Of every other call `usage` says all there is.
 usage_attempts = Table(
-    "usage_attempts", metadata,
+    "usage_attempts",
+    metadata,
     Column("call_id", Text, primary_key=True),
     Column("attempt", Integer, primary_key=True, autoincrement=False),  # from 1, in order
     Column("provider", Text, nullable=False),
@@ -77,11 +89,12 @@ usage_attempts = Table(
     Column("cost_nanousd", BigInteger, nullable=False),
     Column("estimated", Boolean, nullable=False),
     Column("unpriced", Boolean, nullable=False),
-)  # fmt: skip
+)
 
 # The roll-up of `usage`, kept exact in the transaction that writes the rows.
 usage_daily = Table(
-    "usage_daily", metadata,
+    "usage_daily",
+    metadata,
     Column("day", Text, primary_key=True),
     Column("key_id", Text, primary_key=True),
     Column("model", Text, primary_key=True),
@@ -93,20 +106,22 @@ usage_daily = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger, nullable=False),
-)  # fmt: skip
+)
 
 # Rows that could not be read, kept for a human. The digest of the row is the key, so a retry adds nothing.
 dead_letter = Table(
-    "dead_letter", metadata,
+    "dead_letter",
+    metadata,
     Column("digest", Text, primary_key=True),
     Column("ts", Double, nullable=False),
     Column("reason", Text, nullable=False),
     Column("row", Text, nullable=False),
     Index("ix_dead_letter_ts", "ts"),
-)  # fmt: skip
+)
 
 api_keys = Table(
-    "api_keys", metadata,
+    "api_keys",
+    metadata,
     Column("key_id", Text, primary_key=True),
     Column("key_hash", Text, nullable=False, unique=True),  # SHA-256, hex; the key itself is nowhere
     Column("prefix", Text, nullable=False),  # the key's first characters, to recognise it by
@@ -120,11 +135,12 @@ api_keys = Table(
     Column("revoked_at", Double),
     Column("updated_at", Double, nullable=False),
     Index("ix_api_keys_updated_at", "updated_at"),
-)  # fmt: skip
+)
 
 # Who changed what.
 audit = Table(
-    "audit", metadata,
+    "audit",
+    metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("ts", Double, nullable=False),
     Column("actor", Text, nullable=False),
@@ -132,11 +148,12 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),  # JSON
     Index("ix_audit_ts", "ts"),
-)  # fmt: skip
+)
 
 # Files below DATA_DIR/files, each named by its id.
 files = Table(
-    "files", metadata,
+    "files",
+    metadata,
     Column("file_id", Text, primary_key=True),
     Column("key_id", Text, nullable=False),  # whose it is
     Column("purpose", Text, nullable=False),  # batch, batch_output
@@ -146,10 +163,11 @@ files = Table(
     Column("expires_at", Double, nullable=False),
     Index("ix_files_key_id", "key_id"),
     Index("ix_files_expires_at", "expires_at"),
-)  # fmt: skip
+)
 
 batches = Table(
-    "batches", metadata,
+    "batches",
+    metadata,
     Column("batch_id", Text, primary_key=True),
     Column("key_id", Text, nullable=False),
     Column("key_hash", Text, nullable=False),  # as whom its lines are run
@@ -176,12 +194,13 @@ batches = Table(
     Index("ix_batches_key_id", "key_id"),
     Index("ix_batches_status", "status"),
     Index("ix_batches_input_file_id", "input_file_id"),
-)  # fmt: skip
+)
 
 # One row: which installation's the database is. DATA_DIR and Redis have the same id.
 installation = Table(
-    "installation", metadata,
+    "installation",
+    metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # 1
     Column("installation_id", Text, nullable=False),
     Column("created_at", Double, nullable=False),
-)  # fmt: skip
+)

@@ -19,9 +19,12 @@ def docker_host() -> Iterator[str]:
     try:
         with engine() as address:
             made = subprocess.run(
-                [str(Path(__file__).with_name("bases.sh"))], env={**os.environ, "DOCKER_HOST": address},
-                capture_output=True, text=True, timeout=900,
-            )  # fmt: skip
+                [str(Path(__file__).with_name("bases.sh"))],
+                env={**os.environ, "DOCKER_HOST": address},
+                capture_output=True,
+                text=True,
+                timeout=900,
+            )
             assert made.returncode == 0, f"no base images:\n{made.stdout}{made.stderr}"
             yield address
     except NoEngine as exc:

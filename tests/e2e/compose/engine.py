@@ -52,15 +52,25 @@ def _started() -> Iterator[str]:
     # Below /tmp: the path of a socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="penstock-engine-") as home:
         address = f"unix://{home}/docker.sock"
-        command = ["dockerd", "--host", address, "--data-root", str(_STORE), "--exec-root", f"{home}/exec",
-                   "--pidfile", f"{home}/pid"]  # fmt: skip
+        command = [
+            "dockerd",
+            "--host",
+            address,
+            "--data-root",
+            str(_STORE),
+            "--exec-root",
+            f"{home}/exec",
+            "--pidfile",
+            f"{home}/pid",
+        ]
         log = Path(home) / "log"
         # In a session of its own: Ctrl-C must reach the tests, which then take the containers down, and not the engine.
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
         try:
-            wait_for(lambda: process.poll() is not None or _answers(address), timeout_s=60,
-                     message="dockerd does not answer")  # fmt: skip
+            wait_for(
+                lambda: process.poll() is not None or _answers(address), timeout_s=60, message="dockerd does not answer"
+            )
             if process.poll() is not None:
                 reason = log.read_text(errors="replace").strip().splitlines()[-1:]
                 raise NoEngine(f"No container engine can be started here: {' '.join(reason)}")

@@ -38,10 +38,15 @@ class Installation:
         self.http_port, self.https_port = free_port(), free_port()
         self._env = {
             **{name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
-            **BASES, "DOCKER_HOST": docker_host, "DOCKER_BUILDKIT": "0", "PENSTOCK_IMAGE": IMAGE,
-            "COMPOSE_PROJECT_NAME": "penstock-test", "OPENAI_API_KEY": VENDOR_KEY,
-            "PUBLISH_HTTP": f"127.0.0.1:{self.http_port}", "PUBLISH_HTTPS": f"127.0.0.1:{self.https_port}",
-        }  # fmt: skip
+            **BASES,
+            "DOCKER_HOST": docker_host,
+            "DOCKER_BUILDKIT": "0",
+            "PENSTOCK_IMAGE": IMAGE,
+            "COMPOSE_PROJECT_NAME": "penstock-test",
+            "OPENAI_API_KEY": VENDOR_KEY,
+            "PUBLISH_HTTP": f"127.0.0.1:{self.http_port}",
+            "PUBLISH_HTTPS": f"127.0.0.1:{self.https_port}",
+        }
         listed = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
         )
@@ -90,8 +95,16 @@ class Installation:
         """At http://vendor:8000, for the containers that reach the outside."""
         script = Path(__file__).with_name("vendor.py").read_text()
         name = f"{self._env['COMPOSE_PROJECT_NAME']}-vendor"
-        options = ["--rm", "--detach", "--name", name, "--network-alias", "vendor",
-                   "--network", f"{self._env['COMPOSE_PROJECT_NAME']}_egress"]  # fmt: skip
+        options = [
+            "--rm",
+            "--detach",
+            "--name",
+            name,
+            "--network-alias",
+            "vendor",
+            "--network",
+            f"{self._env['COMPOSE_PROJECT_NAME']}_egress",
+        ]
         self.run("docker", "run", *options, BASES["PENSTOCK_PYTHON_IMAGE"], "python3", "-c", script, VENDOR_KEY)
         try:
             wait_for(lambda: b"listening" in self.run("docker", "logs", name), message="no vendor")

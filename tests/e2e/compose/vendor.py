@@ -11,10 +11,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         allowed = self.headers["Authorization"] == f"Bearer {sys.argv[1]}"
         message = {"role": "assistant", "content": f"{asked['model']} answers"}
         answer = {
-            "id": "chatcmpl-played", "object": "chat.completion", "created": 1700000000, "model": asked["model"],
+            "id": "chatcmpl-played",
+            "object": "chat.completion",
+            "created": 1700000000,
+            "model": asked["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-        }  # fmt: skip
+        }
         refusal = {"error": {"message": "wrong key", "type": "invalid_request_error", "code": "invalid_api_key"}}
         body = json.dumps(answer if allowed else refusal).encode()
         self.send_response(200 if allowed else 401)

@@ -36,11 +36,17 @@ def upgrade() -> None:
         *[sa.Column(name, sa.Integer(), nullable=False) for name in ("output_ttl_s", "total", "completed", "failed")],
         *_times("created_at", "expires_at", nullable=False),
         *_times(
-            "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
-            "cancelled_at", nullable=True,
+            "in_progress_at",
+            "finalizing_at",
+            "completed_at",
+            "failed_at",
+            "expired_at",
+            "cancelling_at",
+            "cancelled_at",
+            nullable=True,
         ),
         sa.PrimaryKeyConstraint("batch_id", name="pk_batches"),
-    )  # fmt: skip
+    )
     op.create_index("ix_batches_key_id", "batches", ["key_id"])
     op.create_index("ix_batches_status", "batches", ["status"])
     op.create_index("ix_batches_input_file_id", "batches", ["input_file_id"])

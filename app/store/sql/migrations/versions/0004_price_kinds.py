@@ -11,10 +11,20 @@ branch_labels = None
 depends_on = None
 
 _DETAILS = (
-    "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_cached_tokens",
-    "audio_completion_tokens", "image_prompt_tokens", "image_cached_tokens", "image_completion_tokens",
-    "video_prompt_tokens", "video_completion_tokens", "citation_tokens", "searches", "audio_seconds",
-)  # fmt: skip
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "audio_prompt_tokens",
+    "audio_cached_tokens",
+    "audio_completion_tokens",
+    "image_prompt_tokens",
+    "image_cached_tokens",
+    "image_completion_tokens",
+    "video_prompt_tokens",
+    "video_completion_tokens",
+    "citation_tokens",
+    "searches",
+    "audio_seconds",
+)
 
 
 def upgrade() -> None:
