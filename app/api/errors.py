@@ -35,7 +35,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     413: RequestTooLarge,
     415: UnsupportedMediaType,
 }
-# Longer waits hang openai-node and stop openai-python from retrying (CONVENTIONS, "Retries").
+# Longer waits hang openai-node and stop openai-python from retrying (docs/clients.md, "Retries").
 _LONGEST_WAIT_S = 60
 _LONGEST_TYPE = 64
 
@@ -45,7 +45,7 @@ def utc_timestamp() -> str:
 
 
 def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
-    """The shape of DESIGN §6. No request context is needed: a stream outlives its own."""
+    """The one error shape (docs/api.md). No request context is needed: a stream outlives its own."""
     return {
         "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
         "code": error.code,

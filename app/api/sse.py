@@ -1,7 +1,7 @@
 """A stream as server-sent events: chunks as they come, heartbeats, and an honest end.
 
 After the first byte an error can only be an event: `data: {"error": …}`, then the end of the stream without
-`[DONE]`, which clients would take for success (CONVENTIONS, "Server-sent events").
+`[DONE]`, which clients would take for success (docs/clients.md, "Server-sent events").
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Accounting:
         usage: Usage | None = None,
     ) -> None:
         """The call failed or was hung up on. `usage` is what was streamed until then; attempts that never answered are
-        charged besides: the provider has read the prompt, and may have written (CONVENTIONS, bug 1)."""
+        charged besides: the provider has read the prompt, and may have written (docs/clients.md, bug 1)."""
         self._settle(call, status, http_status, usage or Usage(), error)
 
     def dropped(self, admitted: Admitted, charged: list[ChargedAttempt], status: str, http_status: int) -> None:

@@ -1,8 +1,8 @@
 """Which answers are kept, under which key, and how identical calls share one upstream call.
 
 Exact match only: the key covers every field of the request, the model's alias, and the API key unless the
-configuration shares answers between keys (CONVENTIONS, bug 7). Calls of different keys never wait for each other: one
-that is made to last would hold up the others.
+configuration shares answers between keys (docs/clients.md, bug 7). Calls of different keys never wait for each other:
+one that is made to last would hold up the others.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Estimates:
         self._completion_tokens = completion_tokens
 
     def of(self, route: Route, request: ChatRequest | EmbedRequest, *, has_budget: bool) -> Estimate:
-        """Raises `Forbidden` when money is limited and a target's price is unknown (CONVENTIONS, bug 6)."""
+        """Raises `Forbidden` when money is limited and a target's price is unknown (docs/clients.md, bug 6)."""
         prompt = request.prompt_estimate()
         likely = lost = most = 0
         tier = ""

@@ -9,7 +9,7 @@ import msgspec
 from app.errors import BudgetExceeded, RateLimited
 from app.gateway.reservation import Charge
 
-# A refusal never asks clients to wait longer: the SDKs sleep the whole time (CONVENTIONS, "Retries").
+# A refusal never asks clients to wait longer: the SDKs sleep the whole time (docs/clients.md, "Retries").
 LONGEST_WAIT_S = 60.0
 
 

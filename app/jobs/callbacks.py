@@ -4,7 +4,7 @@ The signature is that of Standard Webhooks, which OpenAI's SDKs verify (`client.
 `webhook-timestamp` and `webhook-signature: v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`.
 
 A name is resolved once, each of its addresses is checked, and the connection goes to the address that was checked: a
-name that changes its mind in between changes nothing (CONVENTIONS, bug 8). Redirects are not followed.
+name that changes its mind in between changes nothing (docs/clients.md, bug 8). Redirects are not followed.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def _moment(seconds: float) -> str:
 
 
 def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[str, str]:
-    """Where an Idempotency-Key is remembered, and as what. Two keys' are two things (CONVENTIONS, bug 7)."""
+    """Where an Idempotency-Key is remembered, and as what. Two keys' are two things (docs/clients.md, bug 7)."""
     if not key:
         return "", ""
     return _entry(caller.key_id, key), f"{hashlib.sha256(body).hexdigest()}:{job_id}"

@@ -1,7 +1,7 @@
 """Batches in the database: who asked for what, how far it is, and what it has come to.
 
-A batch is its key's; to any other it does not exist (CONVENTIONS, bug 7). Its status is only ever changed from one that
-is named, so that a cancellation and the worker that feeds it cannot overwrite each other.
+A batch is its key's; to any other it does not exist (docs/clients.md, bug 7). Its status is only ever changed from one
+that is named, so that a cancellation and the worker that feeds it cannot overwrite each other.
 """
 
 from __future__ import annotations

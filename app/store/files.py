@@ -2,7 +2,7 @@
 
 A file is written under another name first, synced, and has its row last: whatever breaks off leaves a file without a
 row, which `sweep` removes when it would have expired with one. A file is its key's; to any other it does not exist
-(CONVENTIONS, bug 7).
+(docs/clients.md, bug 7).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A conversation is a list of exchanges, each a message with its answer, appended 
 user cannot lose each other or come between a message and its answer, no lock is held while a model thinks, and however
 much is trimmed, what is left begins with a user's message.
 
-Its key holds the API key's id, so that one customer never reads another's (CONVENTIONS, bug 7), and a digest of the
+Its key holds the API key's id, so that one customer never reads another's (docs/clients.md, bug 7), and a digest of the
 user's id: any text makes a key of the same shape, and Redis's own logs name nobody.
 """
 
