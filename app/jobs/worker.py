@@ -22,6 +22,7 @@ import structlog
 from dramatiq.middleware import Middleware, Retries
 
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
+from app.jobs.batch.services import BatchServices
 from app.jobs.batch.supervisor import BatchSupervisor
 from app.jobs.broker import Broker
 from app.jobs.queue import job_object
@@ -45,7 +46,7 @@ class Lifecycle(Middleware):
     def __init__(self, services: Services) -> None:
         self._services = services
         self._runner: JobRunner | None = None
-        self._feeder: BatchSupervisor | None = None
+        self._batches: BatchSupervisor | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -72,17 +73,19 @@ class Lifecycle(Middleware):
                 log.warning("queue_max_bytes_too_large", redis_maxmemory=redis_bytes, expected="half of it at most")
         except StoreUnavailable as exc:
             log.warning("queue_unavailable", reason=exc.message)
-        self._feeder = BatchSupervisor(
-            queue=found.queue,
-            callers=found.callers,
-            batches=found.batches,
-            files=found.files,
-            config=found.settings.config,
-            directory=found.settings.data_dir / "batches",
-            sync=_sync_elsewhere,
+        self._batches = BatchSupervisor(
+            BatchServices(
+                queue=found.queue,
+                callers=found.callers,
+                batches=found.batches,
+                files=found.files,
+                config=found.settings.config,
+                sync=_sync_in_thread,
+            ),
+            results_dir=found.settings.data_dir / "batches",
             check=partial(found.installation.check, files=True),
         )
-        for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
+        for name, work in (("beat", self._runner.keep_beating), ("batches", self._batches.run)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -92,8 +95,8 @@ class Lifecycle(Middleware):
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.runner.stop()
-        if self._feeder is not None:
-            self._feeder.stop()
+        if self._batches is not None:
+            self._batches.stop()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         for thread in self._threads:
@@ -102,7 +105,7 @@ class Lifecycle(Middleware):
         log.info("worker_stopped")
 
 
-def _sync_elsewhere(fileno: int) -> None:
+def _sync_in_thread(fileno: int) -> None:
     """A slow disk must not stop the jobs of this process."""
     gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
@@ -129,7 +132,7 @@ def _build() -> Services:
         services = build_services(settings)
         try:
             services.installation.check(files=True)
-        except StoreUnavailable as exc:  # the feeder waits for it
+        except StoreUnavailable as exc:  # the batch supervisor waits for it
             log.warning("installation_unchecked", reason=exc.message)
         return services
     except ConfigError as exc:

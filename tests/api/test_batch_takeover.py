@@ -1,4 +1,4 @@
-"""Whoever feeds a batch may die at any point: no line is lost, repeated or charged twice."""
+"""The process that runs a batch may die at any point: no line is lost, repeated or charged twice."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import pytest
 
 from app import create_app
 from app.errors import StoreUnavailable
-from app.store.files import Files
-from tests.api.batching import Feeding, batch, both, call, created, failures, idle, line, results_file
+from tests.api.batching import BatchWorker, batch, both, call, created, failures, idle, line, results_file
 from tests.api.batching import made as made
 from tests.api.conftest import Edge
 from tests.api.test_jobs import open_reservations
 from tests.support.disk import AlmostFull
 
 
-def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callable[..., Edge]) -> None:
+def test_one_worker_runs_a_batch_and_another_goes_on_when_it_dies(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 4}\n")
     batch_id = created(edge, [line(i) for i in range(10)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
-    first.feed(2)
-    second.feed(2)
-    assert (len(first.feeds), second.feeds) == (1, [])
+    first, second = BatchWorker(edge), BatchWorker(edge, name="w2")
+    first.step(2)
+    second.step(2)
+    assert (len(first.runners), second.runners) == (1, [])
     first.run()
-    first.feed()
+    first.step()
     first.die()
     second.work()
     output, errors = both(edge, batch_id)
@@ -43,7 +42,7 @@ def test_results_that_were_kept_but_whose_jobs_were_not_dropped_are_not_fetched_
 ) -> None:
     edge = made()
     batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
-    second = Feeding(edge, name="w2")
+    second = BatchWorker(edge, name="w2")
     second.work()
     assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 3
 
@@ -51,7 +50,7 @@ def test_results_that_were_kept_but_whose_jobs_were_not_dropped_are_not_fetched_
 def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch) -> None:
     edge = made()
     batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
-    second = Feeding(edge, name="w2")
+    second = BatchWorker(edge, name="w2")
     path = results_file(edge)
     path.write_bytes(path.read_bytes()[:-20])
     second.work()
@@ -61,13 +60,13 @@ def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monk
 
 
 @pytest.mark.parametrize("step", ["admitted", "queued"])
-def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
+def test_a_worker_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     edge = made(more="plans: {default: {requests_per_day: 100}}\n")
     batch_id = created(edge, [line(i) for i in range(3)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
-    first.feed()
+    first, second = BatchWorker(edge), BatchWorker(edge, name="w2")
+    first.step()
     submit = edge.services.queue.jobs.submit
 
     def killed(*args: Any, **more: Any) -> Any:
@@ -79,7 +78,7 @@ def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
         patch.setattr(edge.services.queue.jobs, "submit", killed)
         patch.setattr(edge.services.admission, "cancel", lambda *_: None)  # the dead do not tidy up
         with pytest.raises(_Killed):
-            first.feed()
+            first.step()
     first.die()
     assert len(open_reservations(edge)) == 1
     edge.services.redis.execute("ZADD", "penstock:workers", 1, edge.services.heartbeat.worker_id)
@@ -96,11 +95,11 @@ def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
 def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
-    first.feed(2)
+    first, second = BatchWorker(edge), BatchWorker(edge, name="w2")
+    first.step(2)
     first.die()
     call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
-    second.feed(3)
+    second.step(3)
     assert batch(edge, batch_id)["status"] == "cancelled"
     assert [row["status"] for row in edge.rows()] == ["aborted"] * 3
     idle(edge)
@@ -109,8 +108,8 @@ def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(made: C
 def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge]) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     edge.services.redis.execute("FLUSHDB")
     worker.work()
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
@@ -122,7 +121,7 @@ def test_a_batch_whose_results_are_lost_is_not_run_again_and_fails_when_an_opera
     """As after the restore of an older database: the batch ended long ago."""
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+    worker = BatchWorker(edge)
     worker.work()
     with edge.services.database.write() as connection:
         connection.exec_driver_sql("UPDATE batches SET status = 'in_progress'")
@@ -141,20 +140,16 @@ def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone_and_its_resul
 ) -> None:
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
-    healthy = Feeding(edge)
-    healthy.feed(2)
+    healthy = BatchWorker(edge)
+    healthy.step(2)
     healthy.run()
-    healthy.feed()
+    healthy.step()
     before = results_file(edge).read_bytes()
     assert before.count(b"\n") == 3
-    stranger = Feeding(edge, name="w2")
-    elsewhere = Files(
-        database=edge.services.database, directory=tmp_path / "b" / "files", config=edge.services.settings.config.batch
-    )
-    stranger.feeder._files, stranger.feeder._directory = elsewhere, tmp_path / "b" / "batches"
-    stranger.feed(2)
-    stranger.feeder.sweep()
-    healthy.feed()
+    stranger = BatchWorker(edge, name="w2", disk=tmp_path / "b")
+    stranger.step(2)
+    stranger.supervisor.remove_expired()
+    healthy.step()
     assert batch(edge, batch_id)["status"] == "in_progress"
     assert results_file(edge).read_bytes().startswith(before)
     healthy.work()
@@ -166,14 +161,14 @@ def test_a_batch_whose_files_come_back_goes_on(made: Callable[..., Edge], missin
     """A disk that is mounted late."""
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
-    first = Feeding(edge)
-    first.feed(2)
+    first = BatchWorker(edge)
+    first.step(2)
     first.die()
     directory = edge.services.settings.data_dir / missing
     directory.rename(directory.with_name("away"))
-    second = Feeding(edge, name="w2")
-    second.feed(3)
-    assert (second.feeds, batch(edge, batch_id)["status"]) == ([], "in_progress")
+    second = BatchWorker(edge, name="w2")
+    second.step(3)
+    assert (second.runners, batch(edge, batch_id)["status"]) == ([], "in_progress")
     shutil.rmtree(directory, ignore_errors=True)
     directory.with_name("away").rename(directory)
     second.work()
@@ -183,15 +178,15 @@ def test_a_batch_whose_files_come_back_goes_on(made: Callable[..., Edge], missin
 def test_results_that_were_paid_for_stay_when_somebody_else_has_failed_their_batch(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     before = results_file(edge).read_bytes()
     edge.services.batches.change(batch_id, ("in_progress",), status="failed", failed_at=1.0)
-    worker.feed()
-    worker.feeder.sweep()
-    assert worker.feeds == []
+    worker.step()
+    worker.supervisor.remove_expired()
+    assert worker.runners == []
     assert results_file(edge).read_bytes() == before
 
 
@@ -200,8 +195,8 @@ def test_output_files_stay_when_the_database_has_taken_them_but_its_answer_was_l
 ) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
     finish = edge.services.batches.finish
 
@@ -212,7 +207,7 @@ def test_output_files_stay_when_the_database_has_taken_them_but_its_answer_was_l
     with monkeypatch.context() as patch:
         patch.setattr(edge.services.batches, "finish", unanswered)
         with pytest.raises(StoreUnavailable):
-            worker.feed()
+            worker.step()
     worker.work()
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
     idle(edge)
@@ -221,19 +216,19 @@ def test_output_files_stay_when_the_database_has_taken_them_but_its_answer_was_l
 def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(made: Callable[..., Edge]) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feeds += worker.feeder.look()
+    worker = BatchWorker(edge)
+    worker.runners += worker.supervisor.claim()
     edge.services.batches.change(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
-    worker.feed(3)
-    assert (worker.feeds, edge.services.queue.depth().waiting) == ([], 0)
+    worker.step(3)
+    assert (worker.runners, edge.services.queue.depth().waiting) == ([], 0)
     assert batch(edge, batch_id)["status"] == "in_progress"
 
 
 def test_a_result_that_nobody_collected_is_that_lines_error(made: Callable[..., Edge]) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(2)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
     edge.services.redis.execute("DEL", f"penstock:job:{batch_id}-1")
     worker.work()
@@ -247,15 +242,15 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
 ) -> None:
     edge = made()
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
-    results = worker.feeds[0]._results
+    results = worker.runners[0]._results
     [part] = [results._file]
     with monkeypatch.context() as patch:
         patch.setattr(results, "_file", AlmostFull(part))
         with pytest.raises(OSError, match="No space left"):
-            worker.feed()
+            worker.step()
     worker.work()
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
     assert len(edge.rows()) == 3
@@ -264,13 +259,13 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
 def died_before_its_jobs_were_dropped(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> str:
     """A batch of three whose results are kept; the worker that fed it is dead. Returns its id."""
     batch_id = created(edge, [line(i) for i in range(3)])
-    first = Feeding(edge)
-    first.feed(2)
+    first = BatchWorker(edge)
+    first.step(2)
     first.run()
     with monkeypatch.context() as patch:
         patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
         with pytest.raises(StoreUnavailable):
-            first.feed()
+            first.step()
     first.die()
     return batch_id
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.batching import (
-    Feeding,
+    BatchWorker,
     batch,
     both,
     call,
@@ -33,8 +33,8 @@ def test_a_batch_runs_line_by_line_and_answers_in_openais_shapes(made: Callable[
     new = batch(edge, batch_id)
     assert (new["object"], new["completion_window"], new["metadata"]) == ("batch", "24h", {"run": "7"})
     assert new["expires_at"] - new["created_at"] == 86_400
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     running = batch(edge, batch_id)
     assert (running["status"], running["request_counts"]["total"]) == ("in_progress", 3)
     worker.work()
@@ -63,7 +63,7 @@ def test_embeddings_can_be_batched(made: Callable[..., Edge]) -> None:
     edge = made()
     lines = [{**line(i), "url": "/v1/embeddings", "body": {"model": "m", "input": f"text {i}"}} for i in (1, 2)]
     batch_id = created(edge, lines, endpoint="/v1/embeddings")
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     output, errors = both(edge, batch_id)
     assert [row["response"]["body"]["object"] for row in output] == ["list", "list"]
     assert errors == []
@@ -88,7 +88,7 @@ def test_bad_lines_fail_alone_and_the_error_file_names_them(made: Callable[..., 
         line("last"),
     ]
     batch_id = created(edge, lines)
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     output, errors = both(edge, batch_id)
     assert [row["custom_id"] for row in output] == ["ngood", "n1", "nlast"]
     torn = next(row for row in errors if row["error"] and row["error"]["line"] == 2)
@@ -115,7 +115,7 @@ def test_a_model_that_the_key_may_not_use_is_that_lines_error(made: Callable[...
     edge = made(more="  other:\n    targets: [{provider: a}]\n")
     key, _ = edge.services.keys.create("narrow", models=["m"])
     batch_id = created(edge, [line(1), with_body(2, model="other")], key=key)
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     found = call(edge, "GET", f"/v1/batches/{batch_id}", key=key).json
     errors = call(edge, "GET", f"/v1/files/{found['error_file_id']}/content", key=key)
     assert failures([json.loads(errors.text)]) == {"n2": "FORBIDDEN"}
@@ -136,7 +136,7 @@ def test_a_file_of_which_nothing_can_be_run_fails_the_batch(
 ) -> None:
     edge = made(more="batch: {max_lines: 5}\n")
     batch_id = create(edge, uploaded(edge, data)).json["id"]
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     found = batch(edge, batch_id)
     assert found["status"] == "failed"
     assert found["failed_at"] >= found["created_at"]
@@ -150,7 +150,7 @@ def test_a_file_of_which_nothing_can_be_run_fails_the_batch(
 def test_a_line_that_the_provider_refuses_is_in_the_error_file_with_what_it_said(made: Callable[..., Edge]) -> None:
     edge = made(script="fail_status: 400")
     batch_id = created(edge, [line()])
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     output, [error] = both(edge, batch_id)
     assert output == []
     assert (error["error"], error["response"]["status_code"]) == (None, 400)
@@ -162,8 +162,8 @@ def test_a_line_that_the_provider_refuses_is_in_the_error_file_with_what_it_said
 def test_only_a_window_of_lines_is_in_the_queue(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 3}\n")
     created(edge, [line(i) for i in range(10)])
-    worker = Feeding(edge)
-    worker.feed(4)
+    worker = BatchWorker(edge)
+    worker.step(4)
     assert edge.services.queue.depth().waiting == 3
     worker.work()
     assert len(edge.rows()) == 10
@@ -173,12 +173,12 @@ def test_batches_fill_half_of_the_queue_and_each_key_has_the_same_share_of_it(ma
     edge = made(more="queue: {max_jobs: 40}\n")
     key, info = edge.services.keys.create("other")
     ids = [created(edge, [line(i) for i in range(20)]) for _ in range(3)]
-    worker = Feeding(edge)
-    worker.feed(3)
+    worker = BatchWorker(edge)
+    worker.step(3)
     assert edge.services.queue.depth().waiting == 18, "six each"
     worker.run()
     created(edge, [line(i) for i in range(20)], key=key)
-    worker.feed(3)
+    worker.step(3)
     [theirs] = edge.keys(f"penstock:queue:of:{info.key_id}")
     assert edge.services.redis.execute("ZCARD", theirs) == 10
     assert edge.services.queue.depth().waiting == 19, "three each of the other three"
@@ -186,14 +186,27 @@ def test_batches_fill_half_of_the_queue_and_each_key_has_the_same_share_of_it(ma
     assert {batch(edge, batch_id)["request_counts"]["completed"] for batch_id in ids} == {20}
 
 
+def test_a_runner_keeps_to_the_share_that_it_is_given_and_to_twice_its_plans_concurrency(
+    made: Callable[..., Edge],
+) -> None:
+    edge = made(more="plans: {default: {concurrency: 3}}\n")
+    created(edge, [line(i) for i in range(20)])
+    [runner] = BatchWorker(edge).supervisor.claim()
+    waiting = []
+    for queue_share in (0, 2, 5, 50):
+        assert not runner.step(queue_share).done
+        waiting.append(edge.services.queue.depth().waiting)
+    assert waiting == [0, 2, 5, 6], "the first step only looks through the file"
+
+
 def test_a_full_queue_and_a_rate_limit_make_lines_wait_and_none_fails(made: Callable[..., Edge]) -> None:
     edge = made(more="plans: {default: {requests_per_minute: 2, requests_per_month: 100}}\n")
     batch_id = created(edge, [line(i) for i in range(4)])
-    worker = Feeding(edge)
-    worker.feed(3)
+    worker = BatchWorker(edge)
+    worker.step(3)
     assert edge.services.queue.depth().waiting == 2
     worker.run()
-    worker.feed(3)
+    worker.step(3)
     assert edge.services.queue.depth().waiting == 0, "it waits as long as the limit says"
     edge.services.redis.execute("DEL", *edge.keys("penstock:limit:dev:requests_per_minute*"))
     worker.later_s = 61
@@ -206,13 +219,13 @@ def test_a_full_queue_and_a_rate_limit_make_lines_wait_and_none_fails(made: Call
 def test_a_queue_that_others_have_filled_is_waited_for(made: Callable[..., Edge]) -> None:
     edge = made(more="queue: {max_bytes: 16384}\n")
     batch_id = created(edge, [line(i, content="x" * 2400) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feed(4)
+    worker = BatchWorker(edge)
+    worker.step(4)
     assert edge.services.queue.depth().waiting == 1
     for _ in range(3):
         worker.run()
         worker.later_s += 61
-        worker.feed(2)
+        worker.step(2)
     worker.work()
     assert batch(edge, batch_id)["request_counts"]["completed"] == 3
     assert [row["status"] for row in edge.rows()] == ["ok"] * 3
@@ -222,7 +235,7 @@ def test_a_queue_that_others_have_filled_is_waited_for(made: Callable[..., Edge]
 def test_what_the_budget_does_not_allow_is_that_lines_error(made: Callable[..., Edge]) -> None:
     edge = made(more="plans: {default: {budget_usd_per_month: 0.0005}}\n")
     batch_id = created(edge, [with_body(i, max_tokens=100) for i in range(3)])
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     output, errors = both(edge, batch_id)
     assert len(output) == 1
     assert set(failures(errors).values()) == {"BUDGET_EXCEEDED"}
@@ -234,8 +247,8 @@ def test_the_lines_of_a_key_that_was_revoked_fail(made: Callable[..., Edge]) -> 
     edge = made(more="batch: {window: 1}\n")
     key, info = edge.services.keys.create("short lived")
     created(edge, [line(i) for i in range(3)], key=key)
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
     edge.services.keys.revoke(info.key_id)
     worker.work()
@@ -247,14 +260,14 @@ def test_the_lines_of_a_key_that_was_revoked_fail(made: Callable[..., Edge]) -> 
 def test_cancelling_ends_what_waits_and_keeps_what_was_finished(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 2}\nplans: {default: {tokens_per_day: 10000}}\n")
     batch_id = created(edge, [line(i) for i in range(5)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     answer = call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
     assert (answer.status_code, answer.json["status"]) == (200, "cancelling")
     assert call(edge, "POST", f"/v1/batches/{batch_id}/cancel").json["status"] == "cancelling"
-    worker.feed(3)
+    worker.step(3)
     found = batch(edge, batch_id)
     assert found["status"] == "cancelled"
     assert found["created_at"] <= found["cancelling_at"] <= found["cancelled_at"]
@@ -274,7 +287,7 @@ def test_a_batch_that_was_cancelled_before_it_began_has_no_files(made: Callable[
     edge = made()
     batch_id = created(edge, [line()])
     call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     found = batch(edge, batch_id)
     assert (found["status"], found["output_file_id"], found["error_file_id"]) == ("cancelled", None, None)
     assert edge.rows() == []
@@ -283,7 +296,7 @@ def test_a_batch_that_was_cancelled_before_it_began_has_no_files(made: Callable[
 def test_a_batch_that_has_ended_cannot_be_cancelled(made: Callable[..., Edge]) -> None:
     edge = made()
     batch_id = created(edge, [line()])
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     answer = call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
     assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
     assert "completed" in answer.json["error"]["message"]
@@ -292,12 +305,12 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(made: Callable[..., Edge]) -
 def test_what_is_not_done_when_the_window_closes_has_expired(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 1}\n")
     batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
-    worker.feed(2)
+    worker = BatchWorker(edge)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     worker.later_s = 86_401
-    worker.feed(3)
+    worker.step(3)
     found = batch(edge, batch_id)
     assert (found["status"], found["expired_at"] > found["expires_at"]) == ("expired", True)
     output, errors = both(edge, batch_id)
@@ -338,5 +351,5 @@ def test_a_key_has_only_so_many_batches_that_have_not_ended(made: Callable[..., 
     assert ([row["id"] for row in listed["data"]], listed["has_more"]) == ([ids[1]], True)
     older = call(edge, "GET", f"/v1/batches?after={ids[1]}").json
     assert ([row["id"] for row in older["data"]], older["has_more"]) == ([ids[0]], False)
-    Feeding(edge).work()
+    BatchWorker(edge).work()
     assert create(edge, file_id).status_code == 200

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api.batching import Feeding, batch, call, create, created, jsonl, line, upload, uploaded
+from tests.api.batching import BatchWorker, batch, call, create, created, jsonl, line, upload, uploaded
 from tests.api.batching import made as made
 from tests.api.conftest import Edge
 
@@ -120,12 +120,12 @@ def test_a_file_that_a_batch_reads_is_neither_deleted_nor_swept(made: Callable[.
     assert (answer.status_code, batch_id in answer.json["error"]["message"]) == (409, True)
     with edge.services.database.write() as connection:
         connection.exec_driver_sql("UPDATE files SET expires_at = 1")
-    worker = Feeding(edge)
-    worker.feeder.sweep()
+    worker = BatchWorker(edge)
+    worker.supervisor.remove_expired()
     worker.work()
     assert batch(edge, batch_id)["status"] == "completed"
     worker.later_s = 3601
-    worker.feeder.sweep()
+    worker.supervisor.remove_expired()
     [left] = (edge.services.settings.data_dir / "files").iterdir()
     assert left.name == batch(edge, batch_id)["output_file_id"]
 
@@ -146,6 +146,6 @@ def test_the_sweep_removes_what_nobody_has_a_row_of(made: Callable[..., Edge]) -
         os.utime(directory / name, (time.time() - age_s,) * 2)
     (edge.services.settings.data_dir / "batches").mkdir()
     (edge.services.settings.data_dir / "batches" / "batch_ended.results").touch()
-    Feeding(edge).feeder.sweep()
+    BatchWorker(edge).supervisor.remove_expired()
     assert {path.name for path in directory.iterdir()} == {kept, "upload.dev.2", "file-younger"}
     assert list((edge.services.settings.data_dir / "batches").iterdir()) == []

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from app.domain.identity import hash_key
 from app.store.sql.tables import api_keys
-from tests.api.batching import Feeding, created, failures, line, made  # noqa: F401 - a fixture
+from tests.api.batching import BatchWorker, created, failures, line, made  # noqa: F401 - a fixture
 from tests.api.batching import call as asked
 from tests.api.conftest import Edge
 
@@ -88,7 +88,7 @@ def test_a_revoked_key_on_an_unknown_plan_is_a_revoked_key(known: Edge) -> None:
 def test_a_batch_whose_key_is_on_an_unknown_plan_runs_none_of_its_lines(known: Edge) -> None:
     key = without_plan(known)
     batch_id = created(known, [line(1), line(2)], key=key)
-    Feeding(known).work()
+    BatchWorker(known).work()
     found = asked(known, "GET", f"/v1/batches/{batch_id}", key=key).json
     errors = asked(known, "GET", f"/v1/files/{found['error_file_id']}/content", key=key)
     assert failures([json.loads(text) for text in errors.text.splitlines()]) == {"n1": "FORBIDDEN", "n2": "FORBIDDEN"}
