@@ -47,7 +47,7 @@ class Installation:
         Any other process may join from a machine of its own, where only what waits for Redis is kept in DATA_DIR.
         What has no id yet gets one.
         """
-        here, there = self.in_directory(), self.in_database()
+        here, there = self.id_in_directory(), self.id_in_database()
         if (here is None and there is None and files) or (self._travel_together() and (here is None or there is None)):
             there = self._into_database(there or here or secrets.token_hex(16))
             here = self._into_directory(there)
@@ -66,7 +66,7 @@ class Installation:
 
     def _check_redis(self, mine: str) -> None:
         self._redis.execute("SET", _KEY, mine, "NX", "EX", _KEEP_S)
-        found = self.in_redis()
+        found = self.id_in_redis()
         if found == mine:
             self._redis.execute("EXPIRE", _KEY, _KEEP_S)
             return
@@ -82,20 +82,20 @@ class Installation:
 
     def adopt(self) -> str:
         """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
-        found = self._into_database(self.in_database() or self.in_directory() or secrets.token_hex(16))
+        found = self._into_database(self.id_in_database() or self.id_in_directory() or secrets.token_hex(16))
         self._into_directory(found, replace=True)
         self._redis.execute("SET", _KEY, found, "EX", _KEEP_S)
         return found
 
-    def keep(self) -> None:
+    def adopt_database(self) -> None:
         """The database, which has just been restored here, is this DATA_DIR's, wherever its backup was made."""
-        here = self.in_directory()
+        here = self.id_in_directory()
         if here is not None:
             self._into_database(here, replace=True)
-        elif (there := self.in_database()) is not None:
+        elif (there := self.id_in_database()) is not None:
             self._into_directory(there)
 
-    def in_directory(self) -> str | None:
+    def id_in_directory(self) -> str | None:
         try:
             return (self._directory / _FILE).read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
@@ -103,12 +103,12 @@ class Installation:
         except (OSError, UnicodeDecodeError) as exc:
             raise StoreUnavailable(f"{self._directory / _FILE}: cannot be read.") from exc
 
-    def in_database(self) -> str | None:
+    def id_in_database(self) -> str | None:
         with self._database.read() as connection:
             found: str | None = connection.execute(sa.select(installation.c.installation_id)).scalar()
         return found
 
-    def in_redis(self) -> str | None:
+    def id_in_redis(self) -> str | None:
         found: bytes | None = self._redis.execute("GET", _KEY)
         return found.decode() if found else None
 
@@ -144,7 +144,7 @@ class Installation:
             raise StoreUnavailable(f"{path}: {exc.strerror}.") from exc
         finally:
             new.unlink(missing_ok=True)
-        return self.in_directory()
+        return self.id_in_directory()
 
     def _travel_together(self) -> bool:
         file = self._database.file

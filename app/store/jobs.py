@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from app.store.job_types import BeatReply, Job, JobOutcome, JobStatus, QueueDepth
+from app.store.job_records import HeartbeatReply, Job, JobOutcome, JobStatus, QueueDepth
 from app.store.redis.client import Redis
 from app.store.redis.keys import NOTHING, RUNNING_CALLS, reservation_key
 
@@ -52,9 +52,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Jobs:
-    def __init__(self, *, redis: Redis, most_jobs: int, most_bytes: int, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, max_jobs: int, max_bytes: int, lease_s: float) -> None:
         self._redis = redis
-        self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._max_jobs, self._max_bytes = max_jobs, max_bytes
         self._lease_ms = int(lease_s * 1000)
         self._submit = redis.script("jobs/bytes", "jobs/submit")
         self._claim = redis.script("jobs/bytes", "jobs/claim")
@@ -66,10 +66,10 @@ class Jobs:
         self._forget = redis.script("jobs/bytes", "jobs/forget")
         self._recount = redis.script("jobs/bytes", "jobs/recount")
 
-    def known(self, idempotency: str) -> tuple[bytes | None, bool]:
+    def precheck(self, idempotency: str) -> tuple[bytes | None, bool]:
         """What was remembered under `idempotency` ("" for none), and whether the queue is full."""
         entry, waiting = self._redis.pipeline([("GET", idempotency or NOTHING), ("ZCARD", _WAITING)])
-        return entry, waiting >= self._most_jobs
+        return entry, waiting >= self._max_jobs
 
     def submit(
         self,
@@ -107,8 +107,8 @@ class Jobs:
             [
                 job_id,
                 owner,
-                self._most_jobs,
-                self._most_bytes,
+                self._max_jobs,
+                self._max_bytes,
                 size,
                 remember,
                 remember_s * 1000,
@@ -169,7 +169,7 @@ class Jobs:
         leases = RUNNING_CALLS + job.owner
         told = _message(CALLBACKS, CALL_BACK, job.id, job.owner)
         keep_ms = max(int(keep_s * 1000), 1)
-        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._most_bytes, _JOB, *named]
+        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._max_bytes, _JOB, *named]
         now: bytes = self._finish(keys, args)
         return now.decode()
 
@@ -183,7 +183,7 @@ class Jobs:
         reply = self._cancel([*keys, *_BYTES], [job_id, owner, int(keep_s * 1000), *told])
         return reply[0].decode(), reply[1] if len(reply) > 1 else None
 
-    def settled(self, job_id: str) -> None:
+    def mark_settled(self, job_id: str) -> None:
         """What a cancelled job had reserved has been settled."""
         self._settled([_JOB + job_id, _UNSETTLED, *_BYTES], [job_id])
 
@@ -195,7 +195,7 @@ class Jobs:
         before, slots, mean, tag, state, *fields = reply
         shown = JobStatus(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
         if not fields:
-            return shown._replace(seen=True)
+            return shown._replace(not_modified=True)
         submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
         return shown._replace(
             submitted=int(submitted) / 1000,
@@ -217,7 +217,7 @@ class Jobs:
             for state, status, response, error in rows
         ]
 
-    def remembered(self, idempotency: Sequence[str]) -> list[bytes | None]:
+    def idempotency_entries(self, idempotency: Sequence[str]) -> list[bytes | None]:
         """What was remembered under each."""
         found: list[bytes | None] = self._redis.execute("MGET", *idempotency) if idempotency else []
         return found
@@ -233,7 +233,7 @@ class Jobs:
 
     def beat(
         self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()
-    ) -> BeatReply:
+    ) -> HeartbeatReply:
         """A sign of life for `running`, each a job and the number of its attempt.
 
         `unanswered`: names of claims that may have been carried out, though no answer came.
@@ -257,7 +257,7 @@ class Jobs:
                 *attempts,
             ],
         )
-        return BeatReply(
+        return HeartbeatReply(
             [
                 (job_id.decode(), int(number), why.decode())
                 for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)
@@ -265,7 +265,7 @@ class Jobs:
             [(job_id.decode(), held) for job_id, held in zip(unsettled[::2], unsettled[1::2], strict=True)],
         )
 
-    def leave(self, worker: str, slots: int) -> None:
+    def remove_worker(self, worker: str, slots: int) -> None:
         """The worker stops: it is not counted any more."""
         self._redis.execute("ZREM", _WORKERS, f"{worker}:{slots}")
 

@@ -149,7 +149,7 @@ class Keys:
             mirrored = record if won else self._redis.execute("GET", _mirror(key_hash)) or record
         return decode_record(mirrored, key_hash)
 
-    def look_up(self, key_hash: str) -> Caller | None:
+    def authenticate_from_database(self, key_hash: str) -> Caller | None:
         """As `authenticate`, from the database alone: for the time that Redis is away."""
         return decode_record(self._stored(key_hash), key_hash)
 
