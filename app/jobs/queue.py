@@ -25,7 +25,7 @@ from app.gateway.pipeline import Pipeline, endpoint_of
 from app.store.job_records import JobStatus, QueueDepth
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
-from app.store.redis.keys import reservation_key
+from app.store.redis.keys import IDEMPOTENCY, reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -208,7 +208,7 @@ def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[st
 
 
 def _entry(key_id: str, key: str) -> str:
-    return f"penstock:idempotency:{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{IDEMPOTENCY}{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _repeated(known: bytes, remember: str) -> Submitted:

@@ -15,6 +15,7 @@ import hashlib
 import msgspec
 
 from app.store.redis.client import Redis
+from app.store.redis.keys import CONVERSATIONS, history_key
 
 
 class ConversationTurn(msgspec.Struct, frozen=True):
@@ -25,7 +26,6 @@ class ConversationTurn(msgspec.Struct, frozen=True):
     answer: str
 
 
-_OPEN = "penstock:conversations"
 _decode = msgspec.json.Decoder(ConversationTurn).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -58,17 +58,17 @@ class History:
             cut = answer[: max(len(answer) - excess, 0)].decode(errors="ignore")
             data = _encode(msgspec.structs.replace(turn, answer=cut))
         args = (data, self._max_turns, self._max_bytes, self._ttl_s * 1000)
-        self._remember((_key(key_id, user_id), _OPEN), args)
+        self._remember((_key(key_id, user_id), CONVERSATIONS), args)
 
     def clear(self, key_id: str, user_id: str) -> None:
         key = _key(key_id, user_id)
-        self._redis.pipeline([("DEL", key), ("ZREM", _OPEN, key)])
+        self._redis.pipeline([("DEL", key), ("ZREM", CONVERSATIONS, key)])
 
     def count(self) -> int:
         """Conversations that are remembered, of everybody: without looking at every key that Redis has."""
         seconds, _ = self._redis.execute("TIME")
-        return int(self._redis.execute("ZCOUNT", _OPEN, f"({int(seconds) * 1000}", "+inf"))
+        return int(self._redis.execute("ZCOUNT", CONVERSATIONS, f"({int(seconds) * 1000}", "+inf"))
 
 
 def _key(key_id: str, user_id: str) -> str:
-    return f"penstock:history:{key_id}:{hashlib.sha256(user_id.encode()).hexdigest()}"
+    return history_key(key_id, hashlib.sha256(user_id.encode()).hexdigest())

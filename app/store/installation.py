@@ -17,13 +17,12 @@ import structlog
 
 from app.errors import ConfigError, StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS
+from app.store.redis.keys import INSTALLATION, WORKERS
 from app.store.sql.database import Database
 from app.store.sql.tables import installation
 
 log = structlog.get_logger()
 _FILE = "installation"
-_KEY = "penstock:installation"
 _KEEP_S = 30 * 86_400  # after the last start
 _ALIVE_S = 30  # since a worker's last sign of life, which it shows every few seconds
 _ADOPT = "if they are to belong together from now on, run: flask --app app installation adopt"
@@ -65,10 +64,10 @@ class Installation:
             log.warning("installation_unchecked", reason=exc.message)
 
     def _check_redis(self, mine: str) -> None:
-        self._redis.execute("SET", _KEY, mine, "NX", "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, mine, "NX", "EX", _KEEP_S)
         found = self.id_in_redis()
         if found == mine:
-            self._redis.execute("EXPIRE", _KEY, _KEEP_S)
+            self._redis.execute("EXPIRE", INSTALLATION, _KEEP_S)
             return
         [(seconds, _)] = self._redis.pipeline([("TIME",)])
         if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _ALIVE_S, "+inf"):
@@ -78,13 +77,13 @@ class Installation:
             )
         # Nobody of it has shown a sign of life: it was begun anew with another DATA_DIR and database.
         log.warning("redis_taken_over", of=_short(found))
-        self._redis.execute("SET", _KEY, mine, "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, mine, "EX", _KEEP_S)
 
     def adopt(self) -> str:
         """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
         found = self._into_database(self.id_in_database() or self.id_in_directory() or secrets.token_hex(16))
         self._into_directory(found, replace=True)
-        self._redis.execute("SET", _KEY, found, "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, found, "EX", _KEEP_S)
         return found
 
     def adopt_database(self) -> None:
@@ -109,7 +108,7 @@ class Installation:
         return found
 
     def id_in_redis(self) -> str | None:
-        found: bytes | None = self._redis.execute("GET", _KEY)
+        found: bytes | None = self._redis.execute("GET", INSTALLATION)
         return found.decode() if found else None
 
     def _into_database(self, found: str, *, replace: bool = False) -> str:
