@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from app.cli.command import StopSignal, one_line_errors, services
+from app.cli.command import one_line_errors, services
 from app.cli.rendering import harmless
 from app.domain.money import usd
 from app.gateway.pricing import Pricing
 from app.runfile import running
 from app.services import Services
+from app.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from app.cli.chat_client import ChatAnswer, ChatClient
