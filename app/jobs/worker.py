@@ -16,7 +16,6 @@ from functools import partial
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
-import gevent
 import msgspec
 import structlog
 from dramatiq.middleware import Middleware, Retries
@@ -30,7 +29,8 @@ from app.jobs.runner import JobRunner
 from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
+from app.store.fsync import fsync_in_thread
+from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
 from app.store.redis.url import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE
@@ -80,7 +80,7 @@ class Lifecycle(Middleware):
                 batches=found.batches,
                 files=found.files,
                 config=found.settings.config,
-                sync=_sync_in_thread,
+                sync=fsync_in_thread,
             ),
             results_dir=found.settings.data_dir / "batches",
             check=partial(found.installation.check, files=True),
@@ -103,11 +103,6 @@ class Lifecycle(Middleware):
             thread.join(5)
         self._services.close()
         log.info("worker_stopped")
-
-
-def _sync_in_thread(fileno: int) -> None:
-    """A slow disk must not stop the jobs of this process."""
-    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 class _Quiet(WSGIRequestHandler):
@@ -144,7 +139,7 @@ services = _build()
 _lifecycle = Lifecycle(services)
 broker = Broker(
     client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
-    namespace=NAMESPACE,
+    namespace=DRAMATIQ_NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),
     dead_message_ttl=_DEAD_LETTERS_MS,
@@ -153,14 +148,14 @@ broker = Broker(
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(actor_name=RING, queue_name=BELLS, max_retries=0)
+@dramatiq.actor(actor_name=JOBS_ACTOR, queue_name=JOBS_QUEUE, max_retries=0)
 def run_jobs() -> None:
     _lifecycle.runner.run_jobs()
 
 
 @dramatiq.actor(
-    actor_name=CALL_BACK,
-    queue_name=CALLBACKS,
+    actor_name=CALLBACKS_ACTOR,
+    queue_name=CALLBACKS_QUEUE,
     min_backoff=_RETRY_MS,
     max_retries=services.settings.config.queue.callback_attempts - 1,
 )

@@ -13,7 +13,7 @@ from app.jobs.batch.services import BatchServices
 from app.store.batch_results import BatchResults, LineResult
 from app.store.batches import Batch
 from app.store.files import StoredFile
-from app.store.job_types import JobOutcome
+from app.store.job_records import JobOutcome
 
 log = structlog.get_logger()
 _PAUSE_EVERY = 500  # lines
@@ -105,13 +105,13 @@ class OutputFiles:
             self._files.path(file.file_id).unlink(missing_ok=True)
 
     def _write(self, batch: Batch, results: BatchResults, *, ok: bool) -> StoredFile:
-        upload = self._files.write(batch.batch_id)
+        upload = self._files.begin_output(batch.batch_id)
         try:
             for count, entry in enumerate(results.entries(ok=ok), 1):
                 upload.write(entry)
                 if count % _PAUSE_EVERY == 0:
                     self._pause(0)
-            return self._files.put(
+            return self._files.place(
                 upload,
                 batch.key_id,
                 purpose="batch_output",

@@ -64,7 +64,7 @@ class BatchRunner:
 
         Raises `NotReady` for what may pass, and `OSError` of the disk.
         """
-        batch = self._batches.now(self.batch_id)
+        batch = self._batches.find(self.batch_id)
         if batch is None or batch.status not in UNFINISHED:
             return self._close_ended()
         if not self._services.files.path(batch.input_file_id).exists():
@@ -115,10 +115,10 @@ class BatchRunner:
         if found.errors:
             return self._fail(batch, found)
         self._results.add([self._lines.bad(line) for line in found.bad_lines])
-        self._results.secure()
+        self._results.sync()
         failed, now = self._results.failed, self._services.clock()
         changes = {"status": "in_progress", "in_progress_at": now, "total": found.total, "failed": failed}
-        if not self._batches.change(self.batch_id, ("validating",), **changes):
+        if not self._batches.update(self.batch_id, ("validating",), **changes):
             return _AGAIN  # cancelled just now, or begun on another disk
         self._recovered = True
         log.info("batch_started", batch_id=self.batch_id, lines=found.total, failed=failed)
@@ -133,7 +133,7 @@ class BatchRunner:
     def _finalize(self, batch: Batch, stop_reason: str) -> Step:
         if batch.status == "in_progress" and not stop_reason:
             changes = {"status": "finalizing", "finalizing_at": self._services.clock()}
-            if not self._batches.change(self.batch_id, ("in_progress",), **changes):
+            if not self._batches.update(self.batch_id, ("in_progress",), **changes):
                 return _AGAIN  # cancelled just now
             batch = batch._replace(status="finalizing")
         ended = self._output_files.publish(batch, self._results, _FINAL_STATUS[stop_reason])
@@ -142,7 +142,7 @@ class BatchRunner:
     def _close_ended(self) -> Step:
         """Removes the results of a batch that has ended, unless its files do not hold them: it may have been ended by
         an operator, and they are paid for."""
-        if len(self._results) and not self._batches.written_out(self.batch_id):
+        if len(self._results) and not self._batches.has_output(self.batch_id):
             log.error("batch_ended_elsewhere", batch_id=self.batch_id, results=len(self._results))
         else:
             self._results.remove()
@@ -228,7 +228,7 @@ class BatchRunner:
         now = self._services.clock()
         if counts != (batch.completed, batch.failed) and now - self._counts_written_at >= _COUNTS_EVERY_S:
             self._counts_written_at = now
-            self._batches.change(self.batch_id, UNFINISHED, completed=counts[0], failed=counts[1])
+            self._batches.update(self.batch_id, UNFINISHED, completed=counts[0], failed=counts[1])
 
     def _unread_lines(self, batch: Batch) -> RemainingLines:
         """The lines that have no result and are not in flight."""

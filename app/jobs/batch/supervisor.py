@@ -78,7 +78,7 @@ class BatchSupervisor:
     def claim(self) -> list[BatchRunner]:
         """Returns runners of the batches that this process runs from now on."""
         runners = []
-        unfinished = self._services.batches.unfinished()
+        unfinished = self._services.batches.list_unfinished()
         self._unfinished = Counter(batch.key_id for batch in unfinished)
         self._missing = {
             batch.batch_id: self._missing[batch.batch_id] for batch in unfinished if batch.batch_id in self._missing
@@ -117,8 +117,8 @@ class BatchSupervisor:
             return
         self._expired_removed_at = now
         removed = self._services.files.sweep()
-        self._services.batches.forget()
-        kept = remove_leftovers(self._results_dir, self._services.batches.written_out)
+        self._services.batches.delete_old()
+        kept = remove_leftovers(self._results_dir, self._services.batches.has_output)
         if kept:
             log.warning("batch_results_kept", count=kept, directory=str(self._results_dir))
         if removed:
