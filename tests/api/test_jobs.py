@@ -32,9 +32,9 @@ class Worker:
             pipeline=found.pipeline,
             callers=found.callers,
             config=found.settings.config,
-            worker=name,
+            worker_id=name,
             slots=4,
-            others_wait=lambda: False,
+            has_other_messages=lambda: False,
             clock=now,
             pause=lambda _: None,
         )
