@@ -60,7 +60,7 @@ class BatchRunner:
         self._pause_s = _BUSY_S
 
     def step(self, queue_share: int) -> Step:
-        """Does what can be done now; at most `queue_share` lines of the batch may be in the queue after it.
+        """Moves the batch on as far as it goes now; at most `queue_share` of its lines may be in the queue after that.
 
         Raises `NotReady` for what may pass, and `OSError` of the disk.
         """
