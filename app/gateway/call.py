@@ -80,3 +80,10 @@ class Report(msgspec.Struct, frozen=True):
     remaining: tuple[Remaining, ...]
     cost_nanousd: int | None
     notes: tuple[tuple[str, str], ...] = ()
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer in OpenAI's wire format, and what its caller is told about it."""
+
+    body: bytes
+    report: Report

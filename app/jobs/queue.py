@@ -86,9 +86,9 @@ class JobQueue:
         tries = self._config.max_attempts
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
-            request, context = self._pipeline.steer(caller, request, context)
+            request, context = self._pipeline.preprocess(caller, request, context)
         reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
-        held = self._pipeline.hold(caller, request, context, for_s=held_s, reservations=reservations)
+        held = self._pipeline.defer(caller, request, context, for_s=held_s, reservations=reservations)
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
@@ -159,7 +159,7 @@ class JobQueue:
 
     def _settle(self, job_id: str, held: bytes) -> None:
         if held:
-            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
+            self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
         try:
             self.jobs.settled(job_id)
         except StoreUnavailable:

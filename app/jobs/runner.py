@@ -18,9 +18,10 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
 from app.domain.money import usd
 from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
+from app.gateway.call import Reply
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
-from app.gateway.pipeline import Pipeline, Reply
+from app.gateway.pipeline import Pipeline
 from app.providers.base import CancelToken
 from app.store.job_types import Job
 from app.store.jobs import Jobs
@@ -130,7 +131,7 @@ class Runner:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
         for job_id, held in told.unsettled:
-            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
+            self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
             self._jobs.settled(job_id)
             log.warning("job_settled_late", job_id=job_id)
 
@@ -180,16 +181,16 @@ class Runner:
     def _reply(self, job: Job, held: DeferredCall, attempt: _Attempt) -> Reply:
         queue = self._config.queue
         if job.refused:
-            self._pipeline.withdraw(held)
+            self._pipeline.cancel(held)
             raise ClientGone("It was refused: its submission got no answer in time.")
         if job.cancelled:
-            self._pipeline.drop(held, "aborted", ClientGone.status)
+            self._pipeline.abandon(held, "aborted", ClientGone.status)
             raise ClientGone("Cancelled.")
         if job.attempt > queue.max_attempts:
-            self._pipeline.drop(held, "error", 500)
+            self._pipeline.abandon(held, "error", 500)
             raise GatewayError(f"The request was tried {queue.max_attempts} times; each time its worker died.")
         if self._clock() - job.submitted > queue.max_wait_s:
-            self._pipeline.drop(held, "error", UpstreamTimeout.status)
+            self._pipeline.abandon(held, "error", UpstreamTimeout.status)
             raise _Expired("The request waited too long in the queue.", provider="", kind="timeout_total")
         try:
             caller = self._callers.of(job.key_hash)
@@ -197,7 +198,7 @@ class Runner:
                 raise Forbidden("This API key may not use the endpoint any more.")
         except GatewayError as exc:
             if not self._stays_open(job, attempt, exc):
-                self._pipeline.drop(held, "error", exc.status)
+                self._pipeline.abandon(held, "error", exc.status)
             raise
         parsed = (ChatRequest if job.endpoint == "chat.completions" else EmbedRequest).parse(job.request)
         return self._pipeline.resume(
