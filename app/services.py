@@ -147,7 +147,7 @@ def check_installation(settings: Settings) -> None:
 def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Support:
     config = settings.config.support
     history = History(
-        redis=redis, exchanges=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
+        redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
     return Support(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 

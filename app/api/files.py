@@ -37,7 +37,7 @@ def create_file() -> dict[str, Any]:
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
         raise wrong_type("multipart/form-data", request.content_type or "")
-    upload = files.begin(key_id)
+    upload = files.begin_upload(key_id)
     try:
         form, filename = _received(upload)
         if form.get("purpose") != "batch":
@@ -45,7 +45,7 @@ def create_file() -> dict[str, Any]:
         expires = _expires_after(form)
         ttl_s = None if expires is None else float(expires.seconds)
         return described(
-            files.keep(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=sync_elsewhere)
+            files.commit(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=sync_elsewhere)
         )
     finally:
         upload.discard()  # what was kept has another name now

@@ -20,7 +20,7 @@ from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.queue import described, estimated_wait_s
 from app.providers.base import CancelToken
 from app.services import Services
-from app.store.job_types import JobStatus
+from app.store.job_records import JobStatus
 
 _LONGEST_WAIT_S = 30
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -55,10 +55,10 @@ def show(services: Services, caller: Caller, http_request: HttpRequest, job_id: 
     """How the job is. Raises `NotFound`."""
     seen = http_request.environ.get("HTTP_IF_NONE_MATCH", "")
     shown = services.queue.status(caller, _checked(job_id), seen)
-    headers = [("ETag", shown.tag), ("Cache-Control", "private, no-cache")]
+    headers = [("ETag", shown.etag), ("Cache-Control", "private, no-cache")]
     if shown.state in ("queued", "processing"):
         headers.append(("Retry-After", str(_worth_asking_again_s(shown))))
-    if shown.seen:
+    if shown.not_modified:
         return HttpResponse(304, headers, b"")
     headers.append(("Content-Type", "application/json"))
     return HttpResponse(200, headers, _body(shown, http_request))
@@ -110,5 +110,5 @@ def _prefix(http_request: HttpRequest) -> str:
 
 
 def _worth_asking_again_s(shown: JobStatus) -> int:
-    wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_s
+    wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_duration_s
     return min(max(math.ceil(wait_s or 1), 1), _LONGEST_WAIT_S)

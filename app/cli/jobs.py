@@ -88,7 +88,7 @@ def _watch_batch(batch_id: str, stop: StopSignal) -> str | None:
 
     def text() -> str:
         nonlocal ended
-        batch = batches.now(batch_id) if batch_id.isascii() else None
+        batch = batches.find(batch_id) if batch_id.isascii() else None
         if batch is None:
             raise NotFound(f"There is no batch {batch_id!r}, or it has expired.")
         if has_ended(batch):

@@ -20,7 +20,7 @@ def run_ledger() -> None:
     stop = StopSignal.by_signal()
     alive = found.settings.data_dir / "ledger-alive"  # its age tells a health check whether the loop turns
     alive.parent.mkdir(parents=True, exist_ok=True)
-    with Backups(database=found.database).kept_out():
+    with Backups(database=found.database).hold_off_restores():
         found.database.migrate()
         found.installation.check()
         adopt = partial(found.spool.replay, found.redis.script("settle"), _ADOPTED_AT_ONCE)
@@ -52,7 +52,7 @@ def restore(file: str) -> None:
     found.settings.data_dir.mkdir(parents=True, exist_ok=True)
     with standing_in(file, "in", below=found.settings.data_dir) as path:
         restored = Backups(database=found.database).restore(path)
-    found.installation.keep()
+    found.installation.adopt_database()
     click.echo(f"Restored {restored.contents}; {restored.revoked} keys revoked since then stay revoked.", err=True)
     if restored.kept:
         click.echo(f"What was there before: {restored.kept}", err=True)

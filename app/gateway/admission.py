@@ -27,7 +27,15 @@ from app.gateway.plans import Plans
 from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis.client import Redis
-from app.store.redis.keys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
+from app.store.redis.keys import (
+    KEY_RECORD,
+    NOTHING,
+    OUTBOX,
+    RUNNING_CALLS,
+    cache_entry_key,
+    flight_key,
+    reservation_key,
+)
 from app.store.spool import Spool
 
 log = structlog.get_logger()
@@ -209,7 +217,7 @@ class Admission:
         charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
-            f"penstock:key:{caller.key_hash}",
+            KEY_RECORD + caller.key_hash,
             reservation_key(ask.call_id),
             self._reservations(ask),
             cache_entry_key(ask.cache_key),

@@ -14,7 +14,7 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS
+from app.store.redis.keys import RESERVATIONS, WORKERS
 
 # Whose the reservations of queued calls are: nobody's who could die.
 QUEUE = "queue"
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def reservations_of(worker_id: str) -> str:
-    return f"penstock:reservations:{worker_id}"
+    return RESERVATIONS + worker_id
 
 
 class Heartbeat:

@@ -22,10 +22,10 @@ from app.gateway.call import CallContext
 from app.gateway.deferred import DeferredCall
 from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
 from app.gateway.pipeline import Pipeline, endpoint_of
-from app.store.job_types import JobStatus, QueueDepth
+from app.store.job_records import JobStatus, QueueDepth
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
-from app.store.redis.keys import reservation_key
+from app.store.redis.keys import IDEMPOTENCY, reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -53,7 +53,7 @@ class JobQueue:
         self._pipeline = pipeline
         self._admission = admission
         self._heartbeat = heartbeat
-        self.jobs = Jobs(redis=redis, most_jobs=queue.max_jobs, most_bytes=queue.max_bytes, lease_s=queue.lease_s)
+        self.jobs = Jobs(redis=redis, max_jobs=queue.max_jobs, max_bytes=queue.max_bytes, lease_s=queue.lease_s)
 
     @property
     def capacity(self) -> int:
@@ -78,7 +78,7 @@ class JobQueue:
         Raises what admission raises, `QueueFull`, and `Conflict` when the key was used for another request.
         """
         entry, remember = _idempotency(caller, idempotency_key, request.raw, context.call_id)
-        known, full = self.jobs.known(entry)
+        known, full = self.jobs.precheck(entry)
         if known is not None:
             return _repeated(known, remember)
         if full:
@@ -129,7 +129,7 @@ class JobQueue:
 
     def submitted(self, key_id: str, idempotency_keys: Sequence[str]) -> list[str | None]:
         """The jobs that were submitted under these keys; None for a key that is not remembered."""
-        entries = self.jobs.remembered([_entry(key_id, key) for key in idempotency_keys])
+        entries = self.jobs.idempotency_entries([_entry(key_id, key) for key in idempotency_keys])
         return [None if entry is None else entry.decode().partition(":")[2] for entry in entries]
 
     def forget(self, key_id: str, jobs: Mapping[str, str]) -> None:
@@ -161,7 +161,7 @@ class JobQueue:
         if held:
             self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
         try:
-            self.jobs.settled(job_id)
+            self.jobs.mark_settled(job_id)
         except StoreUnavailable:
             pass  # a worker settles it once more, which does nothing
 
@@ -174,7 +174,7 @@ def described(shown: JobStatus) -> dict[str, Any]:
     job: dict[str, Any] = {"request_id": shown.id, "status": shown.state, "created_at": _moment(shown.submitted)}
     if shown.state == "queued":
         wait_s = estimated_wait_s(shown)
-        job |= {"position": shown.before + 1, "estimated_wait_s": None if wait_s is None else round(wait_s, 1)}
+        job |= {"position": shown.jobs_ahead + 1, "estimated_wait_s": None if wait_s is None else round(wait_s, 1)}
     if shown.started is not None and shown.state != "queued":
         job |= {"started_at": _moment(shown.started), "queued_ms": round((shown.started - shown.submitted) * 1000)}
         if shown.finished is not None and shown.state in _FINAL:
@@ -191,9 +191,9 @@ def described(shown: JobStatus) -> dict[str, Any]:
 
 def estimated_wait_s(shown: JobStatus) -> float | None:
     """Until a waiting job runs; None when nobody can tell: no worker is there, or none has run a job yet."""
-    if not shown.slots or shown.mean_s is None:
+    if not shown.slots or shown.mean_duration_s is None:
         return None
-    return shown.before / shown.slots * shown.mean_s
+    return shown.jobs_ahead / shown.slots * shown.mean_duration_s
 
 
 def _moment(seconds: float) -> str:
@@ -208,7 +208,7 @@ def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[st
 
 
 def _entry(key_id: str, key: str) -> str:
-    return f"penstock:idempotency:{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{IDEMPOTENCY}{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
 def _repeated(known: bytes, remember: str) -> Submitted:

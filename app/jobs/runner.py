@@ -23,7 +23,7 @@ from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
 from app.gateway.pipeline import Pipeline
 from app.providers.base import CancelToken
-from app.store.job_types import Job
+from app.store.job_records import Job
 from app.store.jobs import Jobs
 
 log = structlog.get_logger()
@@ -117,7 +117,7 @@ class Runner:
             if self._stopping.wait(_BEAT_S):
                 self._pause(_BEAT_S)
         try:
-            self._jobs.leave(self._worker, self._slots)
+            self._jobs.remove_worker(self._worker, self._slots)
         except StoreUnavailable:
             pass  # forgotten after a minute anyway
 
@@ -125,14 +125,14 @@ class Runner:
         unanswered = list(self._unanswered)
         told = self._jobs.beat(self._worker, self._slots, list(self._running), unanswered)
         self._unanswered.difference_update(unanswered)
-        for job_id, number, why in told.ending:
+        for job_id, number, why in told.attempts_to_end:
             attempt = self._running.get((job_id, number))
             if attempt is not None:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
-        for job_id, held in told.unsettled:
+        for job_id, held in told.jobs_to_settle:
             self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
-            self._jobs.settled(job_id)
+            self._jobs.mark_settled(job_id)
             log.warning("job_settled_late", job_id=job_id)
 
     def stop(self) -> None:
@@ -233,12 +233,12 @@ class Runner:
 
 def _held(job: Job) -> DeferredCall:
     """What the job holds. An attempt that ended with its worker may be billed: it is charged what is likely."""
-    held = DeferredCall.decode(job.held)
+    held = DeferredCall.decode(job.deferred_call)
     row = held.row
     lost = ChargedAttempt(
         "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True
     )
-    held.charged += [lost] * job.unrecorded
+    held.charged += [lost] * job.unrecorded_attempts
     return held
 
 

@@ -29,7 +29,7 @@ from app.jobs.runner import Runner
 from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
+from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
 from app.store.redis.url import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE
@@ -141,7 +141,7 @@ services = _build()
 _lifecycle = Lifecycle(services)
 broker = Broker(
     client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
-    namespace=NAMESPACE,
+    namespace=DRAMATIQ_NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),
     dead_message_ttl=_DEAD_LETTERS_MS,
@@ -150,14 +150,14 @@ broker = Broker(
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(actor_name=RING, queue_name=BELLS, max_retries=0)
+@dramatiq.actor(actor_name=JOBS_ACTOR, queue_name=JOBS_QUEUE, max_retries=0)
 def run_jobs() -> None:
     _lifecycle.runner.answer_bell()
 
 
 @dramatiq.actor(
-    actor_name=CALL_BACK,
-    queue_name=CALLBACKS,
+    actor_name=CALLBACKS_ACTOR,
+    queue_name=CALLBACKS_QUEUE,
     min_backoff=_RETRY_MS,
     max_retries=services.settings.config.queue.callback_attempts - 1,
 )

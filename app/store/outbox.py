@@ -70,7 +70,7 @@ class Outbox:
         log.debug("outbox_drained", entries=len(entries), written=written)
         return len(entries)
 
-    def written(self, call_ids: Collection[str]) -> dict[str, UsageRow]:
+    def find_rows(self, call_ids: Collection[str]) -> dict[str, UsageRow]:
         """The rows that these calls have, here or in the ledger; a `lost` one only where there is no other.
 
         Here first: a row leaves only when the ledger has it.
@@ -83,7 +83,7 @@ class Outbox:
                 row = readable(_row(fields))
                 if row is not None and row.call_id in call_ids and (row.status != "lost" or row.call_id not in found):
                     found[row.call_id] = row
-        in_ledger = self._ledger.rows([id for id in call_ids if id not in found or found[id].status == "lost"])
+        in_ledger = self._ledger.find_rows([id for id in call_ids if id not in found or found[id].status == "lost"])
         return found | in_ledger
 
     def depth(self) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
 from app.store import jobs as stored
-from app.store.job_types import Job
+from app.store.job_records import Job
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis, Script
 from app.store.redis.keys import reservation_key
@@ -68,7 +68,7 @@ class World:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.storm = Stormy(redis)
-        self.jobs = Jobs(redis=self.storm, most_jobs=50, most_bytes=60_000, lease_s=15)  # type: ignore[arg-type]
+        self.jobs = Jobs(redis=self.storm, max_jobs=50, max_bytes=60_000, lease_s=15)  # type: ignore[arg-type]
         scripts = [found for found in vars(self.jobs).values() if isinstance(found, Script)]
         self.storm.texts = {script._sha: script._text for script in scripts}
         self.running: list[Job] = []
@@ -160,8 +160,8 @@ class World:
         except StoreUnavailable:
             return
         self.unanswered = [name for name in self.unanswered if name not in names]
-        assert [why for _, _, why in told.ending if why == "lost"] == []
-        for job_id, _ in told.unsettled:
+        assert [why for _, _, why in told.attempts_to_end if why == "lost"] == []
+        for job_id, _ in told.jobs_to_settle:
             self.settle(job_id)
             self.settled(job_id)
 
@@ -170,7 +170,7 @@ class World:
 
     def settled(self, job_id: str) -> None:
         try:
-            self.jobs.settled(job_id)
+            self.jobs.mark_settled(job_id)
         except StoreUnavailable:
             pass
 

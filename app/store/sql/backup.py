@@ -100,7 +100,7 @@ class Backups:
                 return self._restore(source, live, Path(directory) / "ledger.db")
 
     @contextmanager
-    def kept_out(self) -> Iterator[None]:
+    def hold_off_restores(self) -> Iterator[None]:
         """While a ledger process is in here, nobody restores. Any other database has nothing to be kept from."""
         if self._database.file is None:
             yield
