@@ -10,12 +10,13 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from app.cli.command import Group, StopSignal, services
+from app.cli.command import Group, services
 from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
 from app.cli.rendering import format_option, printable, rendered, stamp
 from app.domain.csv_export import Cell
 from app.domain.identity import Caller
 from app.errors import NotFound, StoreUnavailable
+from app.stop_signal import StopSignal
 from app.store.batches import Batches
 from app.store.job_list import ENDED, STATES, JobList, ListedJob
 

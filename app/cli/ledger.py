@@ -6,7 +6,8 @@ from functools import partial
 
 import click
 
-from app.cli.command import Group, StopSignal, services
+from app.cli.command import Group, services
+from app.stop_signal import StopSignal
 from app.store.sql.backup import Backups, standing_in
 
 _ADOPTED_AT_ONCE = 2000  # settlements, some 0.3 s: rows must not wait longer for their turn

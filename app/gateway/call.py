@@ -9,8 +9,8 @@ import msgspec
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
+from app.errors import Remaining
 from app.gateway.admission import Admitted
-from app.gateway.remaining import Remaining
 from app.gateway.router import Attempts
 from app.gateway.routes import Route
 from app.providers.base import CancelToken

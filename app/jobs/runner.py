@@ -17,7 +17,16 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
 from app.domain.money import usd
-from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
+from app.errors import (
+    ClientGone,
+    Forbidden,
+    GatewayError,
+    QueueFull,
+    QueueTimeout,
+    StoreUnavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from app.gateway.call import Reply
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
@@ -53,7 +62,7 @@ class _Ended(NamedTuple):
     keep_s: float
 
 
-class Runner:
+class JobRunner:
     """Runs jobs until told to stop.
 
     `others_wait` tells whether Dramatiq has other messages for this process.
@@ -86,7 +95,7 @@ class Runner:
         self._unanswered: set[str] = set()  # claims, by their names
         self._stopping = threading.Event()
 
-    def answer_bell(self) -> None:
+    def run_jobs(self) -> None:
         """Runs jobs one after the other until there is none to run, or other messages want this greenlet."""
         while not self._stopping.is_set():
             try:
@@ -191,7 +200,7 @@ class Runner:
             raise GatewayError(f"The request was tried {queue.max_attempts} times; each time its worker died.")
         if self._clock() - job.submitted > queue.max_wait_s:
             self._pipeline.abandon(held, "error", UpstreamTimeout.status)
-            raise _Expired("The request waited too long in the queue.", provider="", kind="timeout_total")
+            raise QueueTimeout("The request waited too long in the queue.", provider="", kind="timeout_total")
         try:
             caller = self._callers.of(job.key_hash)
             if not caller.has(Scope.CHAT):
@@ -210,7 +219,7 @@ class Runner:
         if attempt.lost:
             return True
         again = (isinstance(exc, UpstreamError) and exc.fall_back) or isinstance(exc, StoreUnavailable)
-        return again and not isinstance(exc, _Expired) and job.attempt < self._config.queue.max_attempts
+        return again and job.attempt < self._config.queue.max_attempts
 
     def _finish(self, job: Job, ended: _Ended) -> str:
         """Says how the job ended, also to a Redis that is away for a while: its answer is paid for.
@@ -258,7 +267,3 @@ def _not_kept(ended: _Ended) -> _Ended:
     error = QueueFull(_NO_ROOM)
     fields: dict[str, str | bytes | int] = {"error": _error(error), "http_status": error.status}
     return _Ended("failed", fields, ended.keep_s)
-
-
-class _Expired(UpstreamTimeout):
-    """It waited longer than the queue allows."""

@@ -13,7 +13,7 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from werkzeug.test import TestResponse
 
-from app.jobs.runner import Runner
+from app.jobs.runner import JobRunner
 from app.store import jobs as stored
 from tests.api.conftest import Edge
 from tests.support.servers import wait_for
@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, edge: Edge, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = edge.services
-        self.runner = Runner(
+        self.runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -40,7 +40,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        self.runner.answer_bell()
+        self.runner.run_jobs()
 
 
 @pytest.fixture
