@@ -1,4 +1,4 @@
-"""Stop signal: a flag that SIGTERM and SIGINT set, for a loop that is to end at its next turn."""
+"""A flag that SIGTERM and SIGINT set, for commands and processes that run until they are told to stop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class StopSignal:
 
     @classmethod
     def by_signal(cls) -> StopSignal:
-        """Returns one that SIGTERM and SIGINT set from now on."""
+        """Returns a flag that SIGTERM and SIGINT set from now on."""
         stop = cls()
         signal.signal(signal.SIGTERM, stop.set)
         signal.signal(signal.SIGINT, stop.set)
-        # Which the process that started this one may have held back until now.
+        # Our supervisor may have blocked it until now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return stop
 
@@ -29,9 +29,9 @@ class StopSignal:
     def is_set(self) -> bool:
         return self._stopped
 
-    def wait(self, timeout: float) -> bool:
-        """Waits for the signal, at most `timeout` seconds; returns whether it has come."""
-        deadline = time.monotonic() + timeout
-        while not self._stopped and (left_s := deadline - time.monotonic()) > 0:
-            time.sleep(min(left_s, 0.05))
+    def wait(self, timeout_s: float) -> bool:
+        """Returns True as soon as the flag is set, False after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._stopped and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.05))
         return self._stopped

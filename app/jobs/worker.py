@@ -16,7 +16,6 @@ from functools import partial
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
-import gevent
 import msgspec
 import structlog
 from dramatiq.middleware import Middleware, Retries
@@ -29,6 +28,7 @@ from app.jobs.runner import JobRunner
 from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
+from app.store.fsync import fsync_in_thread
 from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
 from app.store.redis.url import client
 from app.telemetry.logging import configure_logging
@@ -79,7 +79,7 @@ class Lifecycle(Middleware):
             files=found.files,
             config=found.settings.config,
             directory=found.settings.data_dir / "batches",
-            sync=_sync_elsewhere,
+            sync=fsync_in_thread,
             check=partial(found.installation.check, files=True),
         )
         for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
@@ -100,11 +100,6 @@ class Lifecycle(Middleware):
             thread.join(5)
         self._services.close()
         log.info("worker_stopped")
-
-
-def _sync_elsewhere(fileno: int) -> None:
-    """A slow disk must not stop the jobs of this process."""
-    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 class _Quiet(WSGIRequestHandler):
