@@ -47,7 +47,7 @@ class Accounting:
 
     def requeued(self) -> None:
         """The call does not run for now, and will be tried again."""
-        self._metrics.active(-1)
+        self._metrics.add_active_calls(-1)
 
     def cover(self, call: RunningCall) -> None:
         """Reserves money for one more attempt, and notes for the reaper what those before it cost.
@@ -212,8 +212,8 @@ class Accounting:
         provider: str,
     ) -> None:
         model = call.route.alias
-        self._metrics.active(-1)
-        self._metrics.cache(call.cache)
+        self._metrics.add_active_calls(-1)
+        self._metrics.count_cache_result(call.cache)
         self._metrics.observe_call(
             model=model,
             provider=provider,

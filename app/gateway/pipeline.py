@@ -142,7 +142,7 @@ class Pipeline:
             if not stays_open(exc):
                 self.abandon(held, "error", exc.status)
             raise
-        self._metrics.active(1)
+        self._metrics.add_active_calls(1)
         call = RunningCall(
             context=context,
             caller=caller,
@@ -224,7 +224,7 @@ class Pipeline:
         request = self._understood(caller, request)
         ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
         admitted = self._let_in(caller, ask)
-        self._metrics.active(1)
+        self._metrics.add_active_calls(1)
         return RunningCall(
             context=context,
             caller=admitted.caller,
@@ -274,10 +274,10 @@ class Pipeline:
         try:
             admitted = self._admission.admit(caller, ask)
         except RateLimited as exc:
-            self._metrics.rate_limited(exc.limit)
+            self._metrics.count_rate_limited(exc.limit)
             raise
         if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
-            self._metrics.budget_near(admitted.caller.plan)
+            self._metrics.count_budget_near(admitted.caller.plan)
         return admitted
 
     def _row(

@@ -124,7 +124,7 @@ class Pricing:
         if override is not None:
             return _same(_from_override(override))
         config = self._providers[provider]
-        if config.kind == "demo":
+        if config.is_built_in:
             return _same(FREE)
         info = _info(config, model)
         return None if info is None else _from_genai_prices(info, at)

@@ -12,7 +12,7 @@ from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.call import Report, RunningCall
-from app.providers.base import AnswerStream
+from app.providers.base import ProviderStream
 
 
 class LiveStream:
@@ -22,7 +22,7 @@ class LiveStream:
         self,
         *,
         call: RunningCall,
-        upstream: AnswerStream,
+        upstream: ProviderStream,
         accounting: Accounting,
         report: Report,
         keep_ttl_s: int,

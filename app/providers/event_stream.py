@@ -49,7 +49,7 @@ _chunk = msgspec.json.Decoder(_Chunk)
 
 
 class OpenAIStream:
-    """See `providers.base.AnswerStream`. A block is what one read brought, cut at its last whole event."""
+    """See `providers.base.ProviderStream`. A block is what one read brought, cut at its last whole event."""
 
     def __init__(
         self,
