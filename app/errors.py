@@ -101,7 +101,7 @@ class ModelNotFound(NotFound):
 
 
 class Remaining(msgspec.Struct, frozen=True):
-    """What is left of one limit after a call. `reset_s` is when it is full again."""
+    """The state of one limit after a call: `left` of `most`; `reset_s` is when it is full again."""
 
     limit: str
     unit: str

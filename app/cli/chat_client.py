@@ -34,7 +34,7 @@ logging.getLogger("httpx2").setLevel(logging.WARNING)  # the SDK's client tells 
 
 @dataclass(slots=True)  # not frozen: it is filled while the answer streams
 class ChatAnswer:
-    """An answer with its usage and times. `usage` is None if the provider reports none; `ttft_s` is to the first text."""
+    """An answer with usage and times. `usage` is None if the provider reports none; `ttft_s` is to the first text."""
 
     text: str = ""
     finished: bool = False
