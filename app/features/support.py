@@ -117,6 +117,7 @@ class SupportAssistant:
         self._history.clear(caller.key_id, user_id)
 
     def open_conversations(self) -> int:
+        """Returns how many conversations are remembered, of all keys."""
         return self._history.count()
 
     def _request(self, caller: Caller, message: SupportMessage) -> ChatRequest:

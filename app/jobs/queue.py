@@ -68,6 +68,7 @@ class JobQueue:
 
     @property
     def capacity(self) -> int:
+        """The most jobs that may wait."""
         return self._config.max_jobs
 
     def submit(
@@ -182,6 +183,7 @@ class JobQueue:
         return self.status(caller, job_id)
 
     def depth(self) -> QueueDepth:
+        """Returns how many jobs wait and run, of all keys."""
         return self.jobs.depth()
 
     def _settle(self, job_id: str, encoded_call: bytes) -> None:

@@ -46,7 +46,7 @@ class Lifecycle(Middleware):
     def __init__(self, services: Services) -> None:
         self._services = services
         self._runner: JobRunner | None = None
-        self._batches: BatchSupervisor | None = None
+        self._supervisor: BatchSupervisor | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -58,8 +58,8 @@ class Lifecycle(Middleware):
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self._runner = self._job_runner(worker)
         self._check_redis()
-        self._batches = self._batch_supervisor()
-        for name, work in (("heartbeat", self._runner.send_heartbeats), ("batches", self._batches.run)):
+        self._supervisor = self._batch_supervisor()
+        for name, work in (("heartbeat", self._runner.send_heartbeats), ("batches", self._supervisor.run)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -70,8 +70,8 @@ class Lifecycle(Middleware):
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         self.runner.stop()
-        if self._batches is not None:
-            self._batches.stop()
+        if self._supervisor is not None:
+            self._supervisor.stop()
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         for thread in self._threads:

@@ -31,7 +31,7 @@ _FINAL_STATUS = {"": "completed", "batch_cancelled": "cancelled", "batch_expired
 
 
 class Step(NamedTuple):
-    """The outcome of a step: seconds until the next one, or that this process has nothing left to do."""
+    """The outcome of a step. `wait_s`: seconds until the next one; `done`: this process has nothing left to do."""
 
     wait_s: float = 0.0
     done: bool = False
@@ -82,6 +82,7 @@ class BatchRunner:
         return self._advance(batch, queue_share)
 
     def release(self) -> None:
+        """Lets the results go, for the next process that claims the batch."""
         self._results.close()
 
     def _advance(self, batch: Batch, queue_share: int) -> Step:
