@@ -14,7 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 from werkzeug.test import TestResponse
 
 from app.jobs.runner import Runner
-from app.store import jobs as stored
+from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
 from tests.api.conftest import Edge
 from tests.support.servers import wait_for
 
@@ -536,12 +536,12 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(made: Callabl
 def test_what_is_rung_is_a_message_that_dramatiq_reads(made: Callable[..., Edge], redis_url: str) -> None:
     edge = made()
     submit(edge)
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.BELLS)
-    messages: Iterator[Any] = broker.consume(stored.BELLS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(JOBS_QUEUE)
+    messages: Iterator[Any] = broker.consume(JOBS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args, message.kwargs) == (stored.RING, (), {})
-    broker.consume(stored.BELLS).ack(message)
+    assert (message.actor_name, message.args, message.kwargs) == (JOBS_ACTOR, (), {})
+    broker.consume(JOBS_QUEUE).ack(message)
     assert edge.keys("penstock:dramatiq:jobs*") == []
     assert isinstance(message, dramatiq.MessageProxy)
     broker.close()
@@ -566,11 +566,11 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     Worker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.CALLBACKS)
-    messages: Iterator[Any] = broker.consume(stored.CALLBACKS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(CALLBACKS_QUEUE)
+    messages: Iterator[Any] = broker.consume(CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
+    assert (message.actor_name, message.args) == (CALLBACKS_ACTOR, (told, "dev"))
     assert next(messages) is None
     broker.close()
 
