@@ -17,7 +17,7 @@ from app.domain.body import field_bytes, with_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs.queue import described, estimated_wait_s
+from app.jobs.queue import estimated_wait_s, job_object
 from app.providers.base import CancelToken
 from app.services import Services
 from app.store.job_records import JobStatus
@@ -45,7 +45,7 @@ def submit(services: Services, caller: Caller, http_request: HttpRequest, body: 
             shown = services.queue.status(caller, submitted.job_id)
         except NotFound:
             raise Conflict("The request of this Idempotency-Key has ended and its result has expired.") from None
-        job |= {**described(shown), "status_url": url}
+        job |= {**job_object(shown), "status_url": url}
         wait_s = _worth_asking_again_s(shown)
     headers = [("Content-Type", "application/json"), ("Location", url), ("Retry-After", str(wait_s))]
     return HttpResponse(202, headers, _encode(job))
@@ -88,7 +88,7 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
 
 
 def _body(shown: JobStatus, http_request: HttpRequest) -> bytes:
-    job = described(shown)
+    job = job_object(shown)
     return _encode(
         {
             "request_id": job.pop("request_id"),

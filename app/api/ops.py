@@ -122,7 +122,7 @@ def metrics() -> Response:
     found = services()
     _only_from_inside(found)
     for target, state in found.router.states().items():
-        found.metrics.breaker(target, state)
+        found.metrics.set_breaker_state(target, state)
     return Response(found.metrics.render(shared_figures(found) | found.system.figures()), content_type=CONTENT_TYPE)
 
 

@@ -1,4 +1,4 @@
-"""What every command is made of: its services, its errors as one line."""
+"""Base of the commands: access to the services, and errors shown as one line."""
 
 from __future__ import annotations
 

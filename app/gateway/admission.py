@@ -19,12 +19,12 @@ from msgspec.structs import replace as replace_fields
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
-from app.errors import BudgetExceeded, StoreUnavailable
+from app.errors import BudgetExceeded, Remaining, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
+from app.gateway.remaining import LONGEST_WAIT_S, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis.client import Redis
 from app.store.redis.keys import (

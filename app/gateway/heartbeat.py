@@ -43,7 +43,7 @@ class Heartbeat:
         self.beat()
         if self._beating is not None:  # another greenlet was here while this one waited for Redis
             return False
-        self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+        self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
         self._beating.start()
         return True
 

@@ -34,7 +34,7 @@ _SHARE = "This key's requests and results take all the room in the queue that is
 _UNKNOWN = "There is no such request, or it has expired."
 
 
-class Submitted(NamedTuple):
+class Submission(NamedTuple):
     """`repeated`: the caller had submitted it before, under the same Idempotency-Key."""
 
     job_id: str
@@ -69,7 +69,7 @@ class JobQueue:
         callback_url: str = "",
         repeatable: bool = False,
         keep_s: int = 0,
-    ) -> Submitted:
+    ) -> Submission:
         """Takes a call into the queue; `context.call_id` is the job's id.
 
         `repeatable`: should this process die in here, another one submits the call again under the same id, so its
@@ -86,9 +86,9 @@ class JobQueue:
         tries = self._config.max_attempts
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
-            request, context = self._pipeline.steer(caller, request, context)
+            request, context = self._pipeline.preprocess(caller, request, context)
         reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
-        held = self._pipeline.hold(caller, request, context, for_s=held_s, reservations=reservations)
+        held = self._pipeline.defer(caller, request, context, for_s=held_s, reservations=reservations)
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
@@ -125,7 +125,7 @@ class JobQueue:
             raise QueueFull(_SHARE, retry_after_s=5)
         if outcome != "queued":
             raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
-        return Submitted(context.call_id, repeated=False)
+        return Submission(context.call_id, repeated=False)
 
     def submitted(self, key_id: str, idempotency_keys: Sequence[str]) -> list[str | None]:
         """The jobs that were submitted under these keys; None for a key that is not remembered."""
@@ -159,7 +159,7 @@ class JobQueue:
 
     def _settle(self, job_id: str, held: bytes) -> None:
         if held:
-            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
+            self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
         try:
             self.jobs.mark_settled(job_id)
         except StoreUnavailable:
@@ -169,7 +169,7 @@ class JobQueue:
         return self.jobs.depth()
 
 
-def described(shown: JobStatus) -> dict[str, Any]:
+def job_object(shown: JobStatus) -> dict[str, Any]:
     """A job as its owner sees it, in JSON's types. Nothing in it changes while nothing happens."""
     job: dict[str, Any] = {"request_id": shown.id, "status": shown.state, "created_at": _moment(shown.submitted)}
     if shown.state == "queued":
@@ -211,11 +211,11 @@ def _entry(key_id: str, key: str) -> str:
     return f"{IDEMPOTENCY}{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _repeated(known: bytes, remember: str) -> Submitted:
+def _repeated(known: bytes, remember: str) -> Submission:
     body, _, job_id = known.decode().partition(":")
     if body != remember.partition(":")[0]:
         raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key")
-    return Submitted(job_id, repeated=True)
+    return Submission(job_id, repeated=True)
 
 
 def _full() -> QueueFull:

@@ -23,8 +23,8 @@ from dramatiq.middleware import Middleware, Retries
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batch.supervisor import BatchSupervisor
 from app.jobs.broker import Broker
-from app.jobs.queue import described
-from app.jobs.runner import Runner
+from app.jobs.queue import job_object
+from app.jobs.runner import JobRunner
 from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
@@ -44,19 +44,19 @@ class Lifecycle(Middleware):
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._runner: Runner | None = None
+        self._runner: JobRunner | None = None
         self._feeder: BatchSupervisor | None = None
         self._threads: list[threading.Thread] = []
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> JobRunner:
         if self._runner is None:
             raise RuntimeError("the worker has not booted")
         return self._runner
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         found = self._services
-        self._runner = Runner(
+        self._runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -147,7 +147,7 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(actor_name=JOBS_ACTOR, queue_name=JOBS_QUEUE, max_retries=0)
 def run_jobs() -> None:
-    _lifecycle.runner.answer_bell()
+    _lifecycle.runner.run_jobs()
 
 
 @dramatiq.actor(
@@ -161,7 +161,7 @@ def call_back(job_id: str, owner: str) -> None:
     shown = services.queue.jobs.status(job_id, owner)
     if shown is None or not shown.callback_url:
         return  # its result has expired
-    event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": described(shown)}
+    event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": job_object(shown)}
     try:
         services.callbacks.deliver(
             shown.callback_url.decode(), f"evt_{job_id}", msgspec.json.encode(event), now=time.time()

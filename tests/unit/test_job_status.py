@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from app.api.jobs import _worth_asking_again_s
-from app.jobs.queue import described, estimated_wait_s
+from app.jobs.queue import estimated_wait_s, job_object
 from app.store.job_list import JobList
 from app.store.job_records import Job, JobStatus
 from app.store.jobs import Jobs
@@ -49,25 +49,25 @@ ENDED = {**STARTED, "finished_at": "2026-11-01T12:00:03.750Z", "run_ms": 1250}
     ],
 )
 def test_each_state_shows_exactly_its_fields(state: str, shown: dict[str, Any]) -> None:
-    found = msgspec.json.decode(msgspec.json.encode(described(SHOWN._replace(state=state))))
+    found = msgspec.json.decode(msgspec.json.encode(job_object(SHOWN._replace(state=state))))
     assert found == {**shown, "status": state}
 
 
 def test_what_never_ran_has_no_times_of_a_run_and_no_attempts() -> None:
     cancelled = SHOWN._replace(state="cancelled", started=None, attempts=0, error=None)
-    assert described(cancelled) == {"request_id": "j1", "status": "cancelled", "created_at": BASE["created_at"]}
+    assert job_object(cancelled) == {"request_id": "j1", "status": "cancelled", "created_at": BASE["created_at"]}
 
 
 @pytest.mark.parametrize(
     ("before", "slots", "mean_s", "wait_s"),
     [(6, 2, 1.5, 4.5), (0, 2, 1.5, 0.0), (5, 10, 3.0, 1.5), (6, 0, 1.5, None), (6, 2, None, None)],
 )
-def test_the_estimate_is_the_jobs_before_shared_among_the_slots_times_the_mean(
+def test_the_estimate_is_the_jobs_before_over_the_slots_times_the_mean(
     before: int, slots: int, mean_s: float | None, wait_s: float | None
 ) -> None:
     shown = SHOWN._replace(jobs_ahead=before, slots=slots, mean_duration_s=mean_s)
     assert estimated_wait_s(shown) == wait_s
-    assert described(shown)["estimated_wait_s"] == wait_s
+    assert job_object(shown)["estimated_wait_s"] == wait_s
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     assert len({shown.etag, claimed.etag, ended.etag}) == 3
 
 
-def test_the_place_counts_the_own_jobs_before_and_of_each_other_key_as_many_as_come_first(queue: Queue) -> None:
+def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: Queue) -> None:
     for owner, count in (("a", 3), ("b", 1), ("c", 5)):
         for number in range(count):
             queue.submit(f"{owner}{number}", owner)
