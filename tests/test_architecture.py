@@ -1,4 +1,4 @@
-"""The shape of the code, held by tests: layers, no circles, one reader of the environment, no globals, files of a size."""
+"""The shape of the code, held by tests: layers, no circles, one reader of the environment, no globals, short files."""
 
 from __future__ import annotations
 
