@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from app.api.pagination import after, limit, page
 from app.domain.batch import ExpiresAfter, expires_after
 from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
+from app.store.fsync import fsync_in_thread
 
 log = structlog.get_logger()
 _FORM_BYTES = 262_144  # of an upload, besides the file itself; the parser wants it longer than two of its reads
@@ -34,7 +34,7 @@ def create_file() -> dict[str, Any]:
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
         raise unsupported_media_type("multipart/form-data", request.content_type or "")
-    upload = files.begin(key_id)
+    upload = files.begin_upload(key_id)
     try:
         form, filename = _received(upload)
         if form.get("purpose") != "batch":
@@ -42,7 +42,7 @@ def create_file() -> dict[str, Any]:
         expires = _expires_after(form)
         ttl_s = None if expires is None else float(expires.seconds)
         return described(
-            files.keep(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=sync_elsewhere)
+            files.commit(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=fsync_in_thread)
         )
     finally:
         upload.discard()  # what was kept has another name now
@@ -96,11 +96,6 @@ def described(file: StoredFile) -> dict[str, Any]:
         "purpose": file.purpose,
         "status": "processed",
     }
-
-
-def sync_elsewhere(fileno: int) -> None:
-    """A slow disk must not stop the other calls of this process."""
-    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 def _received(upload: Upload) -> tuple[dict[str, str], str]:
