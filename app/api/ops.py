@@ -75,7 +75,7 @@ def health_detailed() -> tuple[dict[str, Any], int]:
         "database": partial(found.database.ping, _CHECK_S),
         "outbox": found.outbox.lag_s,
         "spool": lambda: found.spool.backlog()._asdict(),
-        "ledger": lambda: {"dead_letters": found.ledger.dead_letters()},
+        "ledger": lambda: {"dead_letters": found.ledger.count_dead_letters()},
         "queue": lambda: _fullness(found.queue.depth().waiting, found.queue.capacity),
     }
     for name in found.providers:

@@ -16,7 +16,8 @@ from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
 from app.config.gateway import GatewayConfig, PriceOverride, ProviderConfig
-from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, Tier
+from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, Tier
+from app.domain.usage import SERVICE_TIERS
 
 _REFRESH_S = 60.0
 _MOST_MODELS = 10_000

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Usage
+from app.domain.usage import Usage
 
 
 class CancelToken:

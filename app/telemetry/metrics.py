@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from app.config.gateway import GatewayConfig
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.telemetry import archive, series
 from app.telemetry.buffer import MetricBuffer
 from app.telemetry.mmap_files import use_preallocated_files

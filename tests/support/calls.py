@@ -11,7 +11,7 @@ from typing import Any
 from app.config.gateway import GatewayConfig, PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
 from app.gateway.cache import Cache

@@ -17,7 +17,7 @@ import msgspec
 from gevent.event import Event
 
 from app.config.gateway import DemoScript, ProviderConfig, Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
 from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
 from app.providers.demo.reply import Reply
