@@ -39,7 +39,7 @@ def _time_of_the_event_loop() -> None:
     gevent.get_hub().loop.update_now()
 
 
-SERVERS = {"redis_server", "gateway", "docker_host"}
+SERVERS = {"redis_server", "own_server", "own_redis", "gateway", "docker_host"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
