@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from app.api.completions import TextStream, text_completion
 from app.errors import UpstreamError
 from app.gateway.call import Report
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -31,8 +31,8 @@ retry: {max_attempts: 1}
 
 
 class Caller:
-    def __init__(self, edge: Edge) -> None:
-        self.edge = edge
+    def __init__(self, client: AppClient) -> None:
+        self.edge = client
 
     def __call__(self, prompt: Any = "Say it", *, path: str = "/v1/completions", **more: Any) -> TestResponse:
         return self.edge.post(json.dumps({"model": "m", "prompt": prompt, **more}), path=path)
@@ -43,8 +43,8 @@ class Caller:
 
 
 @pytest.fixture
-def complete(edge: Callable[[str], Edge], upstream: Upstream) -> Caller:
-    return Caller(edge(CONFIG % upstream.url))
+def complete(client_with: Callable[[str], AppClient], upstream: Upstream) -> Caller:
+    return Caller(client_with(CONFIG % upstream.url))
 
 
 def events(response: TestResponse) -> list[str]:

@@ -19,7 +19,7 @@ from app.gateway.call import CallContext
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.history import ConversationTurn, History
-from tests.api.conftest import KEY, Edge
+from tests.api.conftest import KEY, AppClient
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -36,9 +36,9 @@ NINE_MORE = "\n\nFor real answers, set a vendor's key, such as OPENAI_API_KEY." 
 class ChatClient:
     """A client of the assistant, with one key."""
 
-    def __init__(self, edge: Edge, key: str = KEY) -> None:
-        self.edge = edge
-        self._http: Client = create_app(services=edge.services).test_client()
+    def __init__(self, client: AppClient, key: str = KEY) -> None:
+        self.edge = client
+        self._http: Client = create_app(services=client.services).test_client()
         self._headers = {"Authorization": f"Bearer {key}"}
 
     def send(self, body: Any, *, path: str = "/v1/chat", headers: dict[str, str] | None = None) -> TestResponse:
@@ -63,8 +63,8 @@ class ChatClient:
 
 
 @pytest.fixture
-def talk(edge: Callable[[str], Edge]) -> ChatClient:
-    return ChatClient(edge(CONFIG))
+def talk(client_with: Callable[[str], AppClient]) -> ChatClient:
+    return ChatClient(client_with(CONFIG))
 
 
 def refusal(response: TestResponse) -> tuple[int, str, str | None]:
@@ -151,13 +151,13 @@ class Heard:
 
 
 @pytest.fixture
-def echo(edge: Callable[[str], Edge], upstream: Upstream) -> Callable[..., ChatClient]:
+def echo(client_with: Callable[[str], AppClient], upstream: Upstream) -> Callable[..., ChatClient]:
     def build(support: str = "{}", prompt: str | None = None, directory: Path | None = None) -> ChatClient:
         if prompt is not None and directory is not None:
             (directory / "prompts").mkdir()
             (directory / "prompts" / "support.txt").write_text(prompt)
         return ChatClient(
-            edge(
+            client_with(
                 f"providers: {{up: {{kind: openai, base_url: {upstream.url}}}}}\n"
                 f"models: {{echo: {{targets: [{{provider: up}}]}}, usage-10-5: {{targets: [{{provider: up}}]}}}}\n"
                 f"support: {support}\n"
@@ -191,21 +191,21 @@ def test_model_length_and_temperature_are_configured(echo: Callable[..., ChatCli
     assert echo("{model: usage-10-5}").say("Hi", "eve").headers["x-penstock-model"] == "usage-10-5"
 
 
-def test_the_last_messages_are_kept_and_the_first_is_never_an_answer(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG))
+def test_the_last_messages_are_kept_and_the_first_is_never_an_answer(client_with: Callable[[str], AppClient]) -> None:
+    talk = ChatClient(client_with(CONFIG))
     for i in range(13):
         talk.say(f"Message {i}")
     texts = talk.texts()
     assert (len(texts), texts[0], texts[-2]) == (20, "Message 3", "Message 12")
     [key] = talk.edge.keys("penstock:history:*")
     assert talk.edge.services.redis.execute("LLEN", key) == 10, "what is beyond them is forgotten, not only hidden"
-    talk = ChatClient(edge(CONFIG + "support: {history_messages: 5}\n"))
+    talk = ChatClient(client_with(CONFIG + "support: {history_messages: 5}\n"))
     talk.say("Message 13")
     assert talk.texts()[::2] == ["Message 12", "Message 13"], "five messages are two whole exchanges"
 
 
-def test_a_history_is_bounded_in_bytes(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
+def test_a_history_is_bounded_in_bytes(client_with: Callable[[str], AppClient]) -> None:
+    talk = ChatClient(client_with(CONFIG + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
     for letter in "abcdef":
         talk.say(letter * 120)
     texts = talk.texts()
@@ -216,10 +216,10 @@ def test_a_history_is_bounded_in_bytes(edge: Callable[[str], Edge]) -> None:
     assert sum(map(len, kept)) <= 1024
 
 
-def test_a_long_answer_is_given_in_full_and_remembered_in_part(edge: Callable[[str], Edge]) -> None:
+def test_a_long_answer_is_given_in_full_and_remembered_in_part(client_with: Callable[[str], AppClient]) -> None:
     reply = "ä" * 3000
     config = CONFIG.replace("chunk_delay_s: 0", f'chunk_delay_s: 0, reply: "{reply}"')
-    talk = ChatClient(edge(config + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
+    talk = ChatClient(client_with(config + "support: {history_bytes: 1024, max_message_chars: 128}\n"))
     assert talk.say("\x01" * 128, "ann").json["response"] == reply
     message, answer = talk.texts()
     assert (message, set(answer)) == ("\x01" * 128, {"ä"})
@@ -229,8 +229,8 @@ def test_a_long_answer_is_given_in_full_and_remembered_in_part(edge: Callable[[s
         assert 1000 < len(talk.edge.services.redis.execute("LINDEX", key, 0)) <= 1024
 
 
-def test_a_history_lives_as_long_as_configured_from_its_last_message(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG + "support: {history_ttl_s: 100}\n"))
+def test_a_history_lives_as_long_as_configured_from_its_last_message(client_with: Callable[[str], AppClient]) -> None:
+    talk = ChatClient(client_with(CONFIG + "support: {history_ttl_s: 100}\n"))
     talk.say("One")
     [key] = talk.edge.keys("penstock:history:*")
     redis = talk.edge.services.redis
@@ -286,9 +286,9 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(talk: ChatCli
     ],
 )
 def test_a_stream_is_remembered_before_its_end_is_sent(
-    edge: Callable[[str], Edge], script: str, end: bytes, kept: str
+    client_with: Callable[[str], AppClient], script: str, end: bytes, kept: str
 ) -> None:
-    talk = ChatClient(edge(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
+    talk = ChatClient(client_with(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
     app = create_app(services=talk.edge.services)
     body = {"message": "Hi", "user_id": "ann", "stream": True}
     response = app.test_client().post("/v1/chat", json=body, headers={"Authorization": f"Bearer {KEY}"}, buffered=False)
@@ -302,10 +302,10 @@ def test_a_stream_is_remembered_before_its_end_is_sent(
 
 @pytest.mark.parametrize(("chunks", "kept"), [(3, ["Hi", "This is Penstock's"]), (0, [])])
 def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
-    edge: Callable[[str], Edge], chunks: int, kept: list[str]
+    client_with: Callable[[str], AppClient], chunks: int, kept: list[str]
 ) -> None:
     config = CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0, cut_after_chunks: {chunks}")
-    talk = ChatClient(edge(config + "retry: {max_attempts: 1}\n"))
+    talk = ChatClient(client_with(config + "retry: {max_attempts: 1}\n"))
     response = talk.say("Hi", stream=True)
     assert "[DONE]" not in response.text
     assert response.status_code == (200 if chunks else 502)
@@ -327,24 +327,28 @@ def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(talk: ChatC
     assert [row["status"] for row in talk.edge.rows()] == ["aborted", "aborted"]
 
 
-def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(edge: Callable[[str], Edge]) -> None:
+def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(
+    client_with: Callable[[str], AppClient],
+) -> None:
     config = CONFIG.replace("chunk_delay_s: 0", "chunk_delay_s: 0, fail_status: 500, fail_times: 1")
-    talk = ChatClient(edge(config + "retry: {max_attempts: 1}\n"))
+    talk = ChatClient(client_with(config + "retry: {max_attempts: 1}\n"))
     assert refusal(talk.say("Hi")) == (502, "MODEL_ERROR", None)
     assert talk.texts() == []
     assert talk.say("Hi").status_code == 200
     assert talk.texts() == ["Hi", f"{EIGHT_WORDS} Hi{NINE_MORE}"]
 
 
-def test_an_answer_without_words_leaves_the_message_and_no_empty_answer(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG.replace("chunk_delay_s: 0", 'chunk_delay_s: 0, reply: ""')))
+def test_an_answer_without_words_leaves_the_message_and_no_empty_answer(
+    client_with: Callable[[str], AppClient],
+) -> None:
+    talk = ChatClient(client_with(CONFIG.replace("chunk_delay_s: 0", 'chunk_delay_s: 0, reply: ""')))
     for stream in (False, True):
         assert talk.say("Hi", stream=stream).status_code == 200
     assert talk.history().json["messages"] == [{"role": "user", "content": "Hi"}] * 2
 
 
-def test_a_cool_assistants_answers_are_cached_and_marked(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG + "support: {temperature: 0}\n"))
+def test_a_cool_assistants_answers_are_cached_and_marked(client_with: Callable[[str], AppClient]) -> None:
+    talk = ChatClient(client_with(CONFIG + "support: {temperature: 0}\n"))
     first, second = talk.say("Hi", "ann"), talk.say("Hi", "bob")
     assert "cached" not in first.json
     assert second.json["cached"] is True
@@ -463,18 +467,18 @@ def test_keys_that_open_nothing(talk: ChatClient) -> None:
 
 
 def test_a_key_without_the_assistants_model_gets_its_own_default(
-    edge: Callable[[str], Edge],
+    client_with: Callable[[str], AppClient],
 ) -> None:
-    talk = ChatClient(edge(CONFIG))
+    talk = ChatClient(client_with(CONFIG))
     restricted, _ = talk.edge.services.keys.create("restricted", models=["other"])
     assert ChatClient(talk.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
-    named = ChatClient(edge(CONFIG + "support: {model: m}\n"))
+    named = ChatClient(client_with(CONFIG + "support: {model: m}\n"))
     restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
     assert refusal(ChatClient(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
-def test_limits_hold_for_the_assistant_too(edge: Callable[[str], Edge]) -> None:
-    talk = ChatClient(edge(CONFIG + "plans: {two: {requests_per_minute: 2}}\n"))
+def test_limits_hold_for_the_assistant_too(client_with: Callable[[str], AppClient]) -> None:
+    talk = ChatClient(client_with(CONFIG + "plans: {two: {requests_per_minute: 2}}\n"))
     key, _ = talk.edge.services.keys.create("two", plan="two")
     limited = ChatClient(talk.edge, key)
     assert [limited.say(f"{i}").status_code for i in range(3)] == [200, 200, 429]
@@ -501,7 +505,7 @@ def without_redis(tmp_path: Path) -> Iterator[Services]:
 
 
 def test_without_redis_nothing_is_answered_and_everyone_is_told_so(without_redis: Services) -> None:
-    talk = ChatClient(Edge(without_redis, [], [], []))
+    talk = ChatClient(AppClient(without_redis, [], [], []))
     for response in (talk.say("Hi"), talk.say("Hi", stream=True), talk.history(), talk.history(method="DELETE")):
         assert refusal(response) == (503, "NOT_READY", None)
         assert response.headers["Retry-After"] == "1"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.support.deployment import Deployment
-from tests.support.edge import Edge
+from tests.support.nginx import Nginx
 from tests.support.servers import ADMIN_KEY, DEV_KEY, ROOT, RedisServer, flushed, need, wait_for
 
 _LOAD = re.search(r"^## Load test$.*?^```bash$(.*?)^```$", (ROOT / "docs/performance.md").read_text(), re.M | re.S)
@@ -40,14 +40,14 @@ class Installation(NamedTuple):
     """Gateway, worker and ledger, and nginx in front, with the configuration that is shipped."""
 
     deployment: Deployment
-    edge: Edge
+    nginx: Nginx
 
     def curl(self, where: str, path: str, *options: str, key: str = DEV_KEY) -> Said:
         """`where`: gateway, https, or plain for nginx's port of plain HTTP, where no key is sent."""
         urls = {
             "gateway": f"http://127.0.0.1:{self.deployment.port}",
-            "https": f"https://127.0.0.1:{self.edge.tls_port}",
-            "plain": f"http://127.0.0.1:{self.edge.http_port}",
+            "https": f"https://127.0.0.1:{self.nginx.tls_port}",
+            "plain": f"http://127.0.0.1:{self.nginx.http_port}",
         }
         sent = [] if where == "plain" else ["-H", f"Authorization: Bearer {key}"]
         after = "\n%{http_code} %{redirect_url}"
@@ -82,11 +82,11 @@ def guide(redis_server: RedisServer) -> Iterator[Installation]:
         with (
             Deployment(directory / "here", config, redis_url=redis_server.url, prices=prices) as deployment,
             # wrk has an idle machine make more calls in its two seconds than an address may.
-            Edge(
+            Nginx(
                 directory / "edge", deployment.port, PER_IP_REQUESTS_PER_SECOND="100000", PER_IP_BURST="100000"
-            ) as edge,
+            ) as nginx,
         ):
-            yield Installation(deployment, edge)
+            yield Installation(deployment, nginx)
 
 
 both = pytest.mark.parametrize("where", ["gateway", "https"])
@@ -237,7 +237,7 @@ def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation,
     need(program, "apache2-utils" if program == "ab" else program)
     url = f"http://127.0.0.1:{guide.deployment.port}"
     if where == "https":
-        url = f"https://127.0.0.1:{guide.edge.tls_port}"
+        url = f"https://127.0.0.1:{guide.nginx.tls_port}"
     told = command.replace("http://127.0.0.1:8000", url)
     assert told != command
     env = {"PATH": os.environ["PATH"], "PENSTOCK_KEY": DEV_KEY}

@@ -15,7 +15,7 @@ from app.gateway.call import CallContext, notes_of
 from app.gateway.preprocess import Preprocessor
 from app.gateway.router import Router
 from app.telemetry.metrics import Metrics
-from tests.support.calls import Clock, Vendor
+from tests.support.calls import Clock, FakeProvider
 
 ANYBODY = Caller("key_1", "test")
 TALK = [{"role": "user", "content": f"question {number}"} for number in range(5)]
@@ -40,7 +40,7 @@ def steering(more: dict[str, Any] | None = None, models: tuple[str, ...] = ("sma
             **(more or {}),
         }
     )
-    vendors = {"demo": Vendor("demo", Clock(0))}
+    vendors = {"demo": FakeProvider("demo", Clock(0))}
     return Preprocessor(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
 
 
@@ -151,7 +151,7 @@ def test_rules_and_defaults_pass_over_what_cannot_be_served() -> None:
     models = {"coder": {"targets": ["up"]}, "large": {"targets": ["up"]}, "small": {"targets": ["demo"]}}
     given = {"providers": providers, "models": models, "plans": {"paid": {}}, **RULES, "default_model": "large"}
     config = GatewayConfig.model_validate({**given, "smart": {**RULES["smart"], "default": "large"}})
-    vendors = {name: Vendor(name, Clock(0)) for name in providers}
+    vendors = {name: FakeProvider(name, Clock(0)) for name in providers}
     found = Preprocessor(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
     assert steered(found, without_model())[0] == "small"
     assert steered(found, request(messages=CODE))[:2] == ("small", (("route", "default"),))
