@@ -15,12 +15,12 @@ from werkzeug.test import TestResponse
 from app.jobs.batch.runner import BatchRunner
 from app.jobs.batch.supervisor import BatchSupervisor
 from tests.api.conftest import AppClient
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, open_reservations
+from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, open_reservations
 
 _NO_LINES: list[dict[str, Any]] = []
 
 
-class BatchWorker(Worker):
+class BatchWorker(JobWorker):
     """A worker process: its runner, and its feeder with a clock to step."""
 
     def __init__(self, client: AppClient, *, name: str = "w1") -> None:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import AppClient
-from tests.api.test_jobs import Worker, ask, job_of, submit
+from tests.api.test_jobs import JobWorker, ask, job_of, submit
 from tests.support.upstream import Upstream
 
 PLAIN = """
@@ -51,7 +51,7 @@ def picked(answer: TestResponse) -> tuple[str, str | None]:
     return answer.headers["x-penstock-model"], answer.headers.get("x-penstock-route-reason")
 
 
-def refused(answer: TestResponse) -> tuple[int, str, str | None]:
+def error_of(answer: TestResponse) -> tuple[int, str, str | None]:
     """Status, code and param of an error in the shape that OpenAI's clients parse."""
     body = answer.json
     assert body["error"].keys() == {"message", "type", "param", "code"}
@@ -116,8 +116,8 @@ def test_a_model_that_is_named_at_chat_smart_is_the_callers_own_default(smart: A
     hello = [{"role": "user", "content": "Hello"}]
     assert picked(ask("large", hello)) == ("large", "named")
     assert picked(ask("large", CODE)) == ("coder", "code")
-    assert refused(ask("nothing", CODE)) == (404, "MODEL_NOT_FOUND", "model")
-    assert refused(ask("large", CODE, key(smart, models=["coder"]))) == (403, "FORBIDDEN", "model")
+    assert error_of(ask("nothing", CODE)) == (404, "MODEL_NOT_FOUND", "model")
+    assert error_of(ask("large", CODE, key(smart, models=["coder"]))) == (403, "FORBIDDEN", "model")
     assert len(smart.rows()) == 2, "nothing is written for what was not admitted"
 
 
@@ -145,7 +145,7 @@ def test_a_rule_is_skipped_whose_model_the_key_may_not_use(smart: AppClient) -> 
 @pytest.mark.parametrize("stream", [False, True])
 def test_when_no_model_is_left_for_the_key_the_call_is_forbidden(smart: AppClient, path: str, stream: bool) -> None:
     body = json.dumps({"model": "auto", "messages": LONG, "stream": stream})
-    assert refused(smart.post(body, path=path, key=key(smart, models=["removed"]))) == (403, "FORBIDDEN", "model")
+    assert error_of(smart.post(body, path=path, key=key(smart, models=["removed"]))) == (403, "FORBIDDEN", "model")
     assert smart.rows() == []
 
 
@@ -169,16 +169,16 @@ def test_the_default_of_a_key_is_a_model_that_it_may_use(smart: AppClient) -> No
 def test_what_is_wrong_with_a_smart_call_is_said_as_everywhere(
     smart: AppClient, body: str, expected: tuple[int, str, str | None]
 ) -> None:
-    assert refused(smart.post(body, path="/v1/chat/smart")) == expected
+    assert error_of(smart.post(body, path="/v1/chat/smart")) == expected
 
 
 def test_chat_smart_wants_a_key(smart: AppClient) -> None:
-    assert refused(smart.post("{}", path="/v1/chat/smart", key="wrong")) == (401, "INVALID_API_KEY", None)
+    assert error_of(smart.post("{}", path="/v1/chat/smart", key="wrong")) == (401, "INVALID_API_KEY", None)
 
 
 def test_auto_is_no_model_for_embeddings(smart: AppClient) -> None:
     answer = smart.post(json.dumps({"model": "auto", "input": "x"}), path="/v1/embeddings")
-    assert refused(answer) == (404, "MODEL_NOT_FOUND", "model")
+    assert error_of(answer) == (404, "MODEL_NOT_FOUND", "model")
 
 
 def listed(client: AppClient, key: str) -> list[str]:
@@ -204,7 +204,7 @@ def test_auto_is_listed_for_the_keys_that_can_use_it(smart: AppClient) -> None:
     assert listed(smart, key(smart, models=["coder"])) == ["coder", "auto"]
     nothing = key(smart, models=["removed"])
     assert listed(smart, nothing) == []
-    assert refused(smart.get("/v1/models/auto", key=nothing)) == (404, "MODEL_NOT_FOUND", "model")
+    assert error_of(smart.get("/v1/models/auto", key=nothing)) == (404, "MODEL_NOT_FOUND", "model")
 
 
 def test_a_cached_answer_is_shared_with_calls_that_name_the_model(smart: AppClient) -> None:
@@ -266,7 +266,7 @@ def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: AppClient) -
     jobs = [job_of(submit(smart, "```\nx\n```", model="auto", headers=headers)) for _ in range(2)]
     assert jobs[0] == jobs[1], "the same request, as its caller wrote it"
     with capture_logs() as logs:
-        Worker(smart).run()
+        JobWorker(smart).run()
     done = ask(smart, jobs[0]).json
     assert (done["status"], done["model"], done["route"]) == ("completed", "coder", "code")
     [row] = smart.rows()
@@ -274,7 +274,7 @@ def test_a_queued_calls_model_is_picked_when_it_is_submitted(smart: AppClient) -
     assert [line["tags"] for line in logs if line["event"] == "llm_request_completed"] == ["route=code"]
 
     refusal = submit(smart, "Hello", model="auto", key=key(smart, models=["removed"]))
-    assert refused(refusal) == (403, "FORBIDDEN", "model")
+    assert error_of(refusal) == (403, "FORBIDDEN", "model")
 
 
 def test_a_queued_call_is_optimised_when_it_is_submitted(
@@ -284,7 +284,7 @@ def test_a_queued_call_is_optimised_when_it_is_submitted(
     job_id = job_of(
         submit(client, model="auto", messages=[{"role": "system", "content": "x"}, *CODE, *CODE, *CODE, *CODE])
     )
-    Worker(client).run()
+    JobWorker(client).run()
     done = ask(client, job_id).json
     assert (done["optimized"], done["route"], client.rows()[0]["tags"]) == (
         "trimmed",

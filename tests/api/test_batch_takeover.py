@@ -16,7 +16,7 @@ from tests.api.batching import BatchWorker, batch, both, call, created, failures
 from tests.api.batching import build_client as build_client
 from tests.api.conftest import AppClient
 from tests.api.test_jobs import open_reservations
-from tests.support.disk import AlmostFull
+from tests.support.disk import AlmostFullFile
 
 
 def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(build_client: Callable[..., AppClient]) -> None:
@@ -259,7 +259,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
     results = worker.feeds[0]._results
     [part] = [results._file]
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_file", AlmostFull(part))
+        patch.setattr(results, "_file", AlmostFullFile(part))
         with pytest.raises(OSError, match="No space left"):
             worker.feed()
     worker.work()

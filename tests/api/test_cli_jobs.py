@@ -19,7 +19,7 @@ from app.store.job_list import STATES, JobList
 from app.store.redis.client import Redis
 from app.store.sql.tables import batches
 from tests.api.conftest import AppClient
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, started, submit
+from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, ask, job_of, open_reservations, started, submit
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def one_of_each_state(client: AppClient) -> dict[str, str]:
     """A job in each state, the oldest first: their ids."""
     done, cancelled = job_of(submit(client)), job_of(submit(client))
     assert ask(client, cancelled, method="DELETE").status_code == 200
-    Worker(client).run()
+    JobWorker(client).run()
     failing, running = job_of(submit(client)), job_of(submit(client))
     jobs = client.services.queue.jobs
     claimed = jobs.claim("w", 60)
@@ -148,7 +148,7 @@ def test_no_step_of_the_list_asks_redis_for_more_than_a_bounded_part(build_clien
 def test_a_job_that_waits_for_its_next_attempt_has_no_place_yet(build_client: Callable[..., AppClient]) -> None:
     client = build_client(script="fail_status: 503", more="queue: {retry_backoff_s: 60}\n")
     job_id = job_of(submit(client))
-    Worker(client).run()
+    JobWorker(client).run()
     [row] = listed(client, "--state", "queued")
     assert (row["id"], row["attempts"], row["position"]) == (job_id, 1, None)
     shown = json.loads(flask(client, "show", job_id, "--format", "json").stdout)
@@ -201,7 +201,7 @@ def test_a_waiting_job_is_cancelled_as_its_owner_would(build_client: Callable[..
     result = flask(client, "cancel", by_operator)
     assert (result.exit_code, result.stdout) == (0, f"Cancelled {by_operator} of {info.key_id}.\n")
     assert ask(client, by_operator, key=key).json["status"] == "cancelled"
-    Worker(client).run()
+    JobWorker(client).run()
     assert client.asked == []
     first, second = client.rows()
     its_own = ("call_id", "job_id", "request_id", "ts")
@@ -219,7 +219,7 @@ def test_a_waiting_job_is_cancelled_as_its_owner_would(build_client: Callable[..
 
 def test_a_running_job_is_cancelled_with_its_upstream_call(build_client: Callable[..., AppClient]) -> None:
     client = build_client(script="delay_s: 30")
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     running = started(client, worker)
     result = flask(client, "cancel", job_id)
@@ -237,7 +237,7 @@ def test_a_running_job_is_cancelled_with_its_upstream_call(build_client: Callabl
 def test_what_has_ended_cannot_be_cancelled(build_client: Callable[..., AppClient]) -> None:
     client = build_client()
     job_id = job_of(submit(client))
-    Worker(client).run()
+    JobWorker(client).run()
     assert "it is completed" in failed(flask(client, "cancel", job_id))
     assert len(client.rows()) == 1
 

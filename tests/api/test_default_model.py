@@ -10,8 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import AppClient
-from tests.api.test_auto import refused, sent
-from tests.api.test_jobs import Worker, ask, job_of, open_reservations
+from tests.api.test_auto import error_of, sent
+from tests.api.test_jobs import JobWorker, ask, job_of, open_reservations
 from tests.support.upstream import Upstream
 
 HELLO = [{"role": "user", "content": "Hello there"}]
@@ -91,8 +91,8 @@ def test_the_default_is_a_model_that_the_key_may_use(plain: AppClient) -> None:
 
     assert model_of(post(plain, key=key("second", "vendors"))) == "second"
     answer = post(plain, key=key("vendors"))
-    assert (refused(answer), "UP_KEY" in answer.json["error"]["message"]) == ((503, "MODEL_UNAVAILABLE", None), True)
-    assert refused(post(plain, key=key("vectors"))) == (400, "INVALID_REQUEST", "model")
+    assert (error_of(answer), "UP_KEY" in answer.json["error"]["message"]) == ((503, "MODEL_UNAVAILABLE", None), True)
+    assert error_of(post(plain, key=key("vectors"))) == (400, "INVALID_REQUEST", "model")
 
 
 def test_the_vendor_reads_the_default_models_name(client_with: Callable[[str], AppClient], upstream: Upstream) -> None:
@@ -108,7 +108,7 @@ def test_a_queued_call_needs_no_model_and_its_repetition_is_the_same_job(plain: 
     headers = {"Idempotency-Key": "once"}
     jobs = [job_of(post(plain, "/api/v1/chat/async", headers=headers)) for _ in range(2)]
     assert jobs[0] == jobs[1]
-    Worker(plain).run()
+    JobWorker(plain).run()
     done = ask(plain, jobs[0]).json
     assert (done["status"], done["model"], done["provider"]) == ("completed", "safe", "demo")
     assert [row["model"] for row in plain.rows()] == ["safe"]
@@ -117,7 +117,7 @@ def test_a_queued_call_needs_no_model_and_its_repetition_is_the_same_job(plain: 
 def test_embeddings_have_no_default(plain: AppClient) -> None:
     """A vector is of use only beside others of the same model."""
     answer = plain.post(json.dumps({"input": "x"}), path="/v1/embeddings")
-    assert refused(answer) == (400, "INVALID_REQUEST", "model")
+    assert error_of(answer) == (400, "INVALID_REQUEST", "model")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -125,7 +125,7 @@ def test_a_model_without_its_providers_key_is_unavailable_and_says_so(plain: App
     key = plain.services.keys.create("cents", plan="cents")[0]
     for _ in range(2):  # what was reserved is free again
         answer = plain.chat("vendors", key=key, stream=stream)
-        assert refused(answer) == (503, "MODEL_UNAVAILABLE", None)
+        assert error_of(answer) == (503, "MODEL_UNAVAILABLE", None)
         assert answer.json["error"]["message"] == "The model is unavailable: up has no API key: set UP_KEY."
         assert (answer.headers["x-should-retry"], "Retry-After" in answer.headers) == ("false", False)
     assert plain.asked == []
@@ -145,7 +145,7 @@ def test_a_fallback_stands_in_for_a_provider_without_a_key(plain: AppClient) -> 
 
 def test_a_job_for_a_model_without_a_key_fails_at_once(plain: AppClient) -> None:
     job = job_of(post(plain, "/v1/chat/async", model="vendors"))
-    Worker(plain).run()
+    JobWorker(plain).run()
     done = ask(plain, job).json
     assert (done["status"], done["error"]["code"], done["attempts"]) == ("failed", "MODEL_UNAVAILABLE", 1)
     assert "UP_KEY" in done["error"]["message"]
@@ -155,7 +155,7 @@ def test_a_job_for_a_model_without_a_key_fails_at_once(plain: AppClient) -> None
 def test_embeddings_of_a_provider_without_a_key_say_so_too(client_with: Callable[[str], AppClient]) -> None:
     client = client_with(CONFIG.replace("vectors: {kind: embedding, targets: [demo]}", "vectors: {targets: [up]}"))
     answer = client.post(json.dumps({"model": "vectors", "input": "x"}), path="/v1/embeddings")
-    assert refused(answer) == (503, "MODEL_UNAVAILABLE", None)
+    assert error_of(answer) == (503, "MODEL_UNAVAILABLE", None)
     assert "UP_KEY" in answer.json["error"]["message"]
     assert client.asked == []
 

@@ -28,7 +28,7 @@ def client(client_with: Callable[[str], AppClient]) -> AppClient:
     return client_with(CONFIG)
 
 
-def refused(client: AppClient, path: str, body: Any, *, kind: str = "application/json") -> tuple[str | None, str]:
+def refusal_of(client: AppClient, path: str, body: Any, *, kind: str = "application/json") -> tuple[str | None, str]:
     """The `param` and the message of the 400 that `body` gets."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
@@ -65,12 +65,12 @@ def refused(client: AppClient, path: str, body: Any, *, kind: str = "application
 )
 def test_a_misspelt_field_is_named(client: AppClient, path: str, body: Any, param: str, sent: str) -> None:
     expected = f"Missing required field: `{param}`. There is `{sent}` instead."
-    assert refused(client, f"/v1/{path}", body) == (param, expected)
+    assert refusal_of(client, f"/v1/{path}", body) == (param, expected)
 
 
 def test_a_field_that_is_simply_missing_is_all_that_is_named(client: AppClient) -> None:
     body = {"model": "gpt-4o", "metadata": {}, "max_tokens": 5, "x" * 70: 1}
-    assert refused(client, "/v1/chat/completions", body) == ("messages", "Missing required field: `messages`.")
+    assert refusal_of(client, "/v1/chat/completions", body) == ("messages", "Missing required field: `messages`.")
 
 
 def test_fields_that_nobody_knows_still_go_to_the_vendor(client: AppClient) -> None:
@@ -99,7 +99,7 @@ def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(
     client: AppClient, body: bytes, told: str
 ) -> None:
     for path in ("chat/completions", "embeddings", "chat", "chat/async", "batches"):
-        assert refused(client, f"/v1/{path}", body) == (None, told)
+        assert refusal_of(client, f"/v1/{path}", body) == (None, told)
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(
 def test_a_wrong_type_is_told_with_the_right_one(
     client: AppClient, more: dict[str, Any], param: str, told: str
 ) -> None:
-    assert refused(client, "/v1/chat/completions", {"model": "gpt-4o", "messages": [HELLO], **more}) == (param, told)
+    assert refusal_of(client, "/v1/chat/completions", {"model": "gpt-4o", "messages": [HELLO], **more}) == (param, told)
 
 
 def test_a_value_that_is_quoted_in_an_error_is_cut(client: AppClient) -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "u" * 100_000, "content": "x"}]}
-    param, message = refused(client, "/v1/chat/completions", body)
+    param, message = refusal_of(client, "/v1/chat/completions", body)
     assert (param, len(message) < 200) == ("messages[0].role", True)
 
 

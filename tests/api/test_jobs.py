@@ -22,7 +22,7 @@ DEMO = "providers:\n  a: {{kind: demo, script: {{{script}}}}}\nmodels:\n  m:\n  
 ANSWERED = "prompt_tokens: 7, completion_tokens: 5"
 
 
-class Worker:
+class JobWorker:
     """A runner and what it was told; `run` answers one bell."""
 
     def __init__(self, client: AppClient, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
@@ -53,7 +53,7 @@ def build_client(client_with: Callable[[str], AppClient]) -> Callable[..., AppCl
     return build
 
 
-def started(client: AppClient, worker: Worker) -> threading.Thread:
+def started(client: AppClient, worker: JobWorker) -> threading.Thread:
     """`worker` in a thread, with its job's upstream call on its way."""
     running = threading.Thread(target=worker.run)
     running.start()
@@ -103,7 +103,7 @@ def test_a_submitted_call_is_queued_run_and_shown_with_timings_and_cost(build_cl
     assert (queued.json["status"], queued.json["position"]) == ("queued", 1)
     assert 1 <= int(queued.headers["Retry-After"]) <= 30
 
-    Worker(client).run()
+    JobWorker(client).run()
 
     done = ask(client, job_id).json
     assert done["status"] == "completed"
@@ -120,7 +120,7 @@ def test_a_job_is_one_row_and_leaves_nothing_reserved(build_client: Callable[...
     client = build_client(more="plans: {default: {tokens_per_day: 100000, budget_usd_per_month: 1}}\n")
     job_id = job_of(submit(client, max_tokens=50))
     assert open_reservations(client) == [job_id.encode()]
-    Worker(client).run()
+    JobWorker(client).run()
     [row] = client.rows()
     assert (row["call_id"], row["job_id"], row["status"]) == (job_id, job_id, "ok")
     assert (row["prompt_tokens"], row["completion_tokens"], row["cost_nanousd"]) == (7, 5, 17_000)
@@ -133,7 +133,7 @@ def test_a_job_is_one_row_and_leaves_nothing_reserved(build_client: Callable[...
 def test_limits_hold_when_a_call_is_submitted_not_when_it_runs(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="plans: {default: {requests_per_day: 2}}\n")
     assert [submit(client).status_code for _ in range(3)] == [202, 202, 429]
-    Worker(client).run()
+    JobWorker(client).run()
     assert [row["status"] for row in client.rows()] == ["ok", "ok"]
 
 
@@ -142,7 +142,7 @@ def test_the_same_idempotency_key_is_the_same_job(build_client: Callable[..., Ap
     once = {"Idempotency-Key": "order-7"}
     first, again = submit(client, headers=once), submit(client, headers=once)
     assert job_of(first) == job_of(again)
-    Worker(client).run()
+    JobWorker(client).run()
     third = submit(client, headers=once)
     assert third.json["status"] == "completed"
     assert len(client.rows()) == 1
@@ -167,7 +167,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(build_client: Callable[..., AppC
     assert int(answers[2].headers["Retry-After"]) > 0
     [used] = client.keys("penstock:limit:dev:requests_per_day:*")
     assert client.services.redis.execute("GET", used) == b"2"
-    Worker(client).run()
+    JobWorker(client).run()
     assert len(client.rows()) == 2
     assert submit(client).status_code == 202
 
@@ -180,7 +180,7 @@ def test_a_queue_full_of_bytes_refuses_and_gives_the_reservation_back(build_clie
     assert len(open_reservations(client)) == 1
     [used] = client.keys("penstock:limit:dev:requests_per_day:*")
     assert client.services.redis.execute("GET", used) == b"1"
-    Worker(client).run()
+    JobWorker(client).run()
     assert submit(client, "x" * 2000).status_code == 202
 
 
@@ -189,7 +189,7 @@ def test_a_queued_job_is_cancelled_at_once(build_client: Callable[..., AppClient
     job_id = job_of(submit(client))
     answer = ask(client, job_id, method="DELETE")
     assert (answer.status_code, answer.json["status"]) == (200, "cancelled")
-    Worker(client).run()
+    JobWorker(client).run()
     assert client.asked == []
     [row] = client.rows()
     assert (row["status"], row["http_status"], row["prompt_tokens"], row["cost_nanousd"]) == ("aborted", 499, 0, 0)
@@ -200,7 +200,7 @@ def test_a_queued_job_is_cancelled_at_once(build_client: Callable[..., AppClient
 
 def test_a_running_job_is_cancelled_with_its_upstream_call(build_client: Callable[..., AppClient]) -> None:
     client = build_client(script="delay_s: 30")
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     running = started(client, worker)
     answer = ask(client, job_id, method="DELETE")
@@ -219,7 +219,7 @@ def test_what_has_ended_cannot_be_cancelled(build_client: Callable[..., AppClien
     job_id = job_of(submit(client))
     if state == "cancelled":
         ask(client, job_id, method="DELETE")
-    Worker(client).run()
+    JobWorker(client).run()
     assert ask(client, job_id).json["status"] == state
     answer = ask(client, job_id, method="DELETE")
     assert (answer.status_code, answer.json["code"]) == (409, "INVALID_REQUEST")
@@ -247,7 +247,7 @@ def test_bug_07_another_keys_job_is_not_found(build_client: Callable[..., AppCli
 def test_a_result_is_forgotten_after_its_time(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="queue: {result_ttl_s: 1}\n")
     job_id = job_of(submit(client, headers={"Idempotency-Key": "k"}))
-    Worker(client).run()
+    JobWorker(client).run()
     wait_for(lambda: ask(client, job_id).status_code == 404, timeout_s=5)
     again = submit(client, headers={"Idempotency-Key": "k"})
     assert again.status_code == 409
@@ -257,7 +257,7 @@ def test_a_result_is_forgotten_after_its_time(build_client: Callable[..., AppCli
 def test_every_key_of_an_ended_job_has_a_ttl(build_client: Callable[..., AppClient]) -> None:
     client = build_client()
     job_of(submit(client, headers={"Idempotency-Key": "k"}))
-    Worker(client).run()
+    JobWorker(client).run()
     of_the_queue = {b"penstock:queue:" + name for name in (b"facts", b"turns", b"sizes", b"shares", b"results")}
     kept = {b"penstock:outbox", b"penstock:workers", *of_the_queue}
     left = {key for key in client.keys("*") if client.services.redis.execute("PTTL", key) < 0}
@@ -269,7 +269,7 @@ def test_a_job_whose_key_was_revoked_meanwhile_fails_and_costs_nothing(build_cli
     key, info = client.services.keys.create("leaves")
     job_id = job_of(submit(client, key=key))
     client.services.keys.revoke(info.key_id, "test")
-    Worker(client).run()
+    JobWorker(client).run()
     assert client.asked == []
     [row] = client.rows()
     assert (row["call_id"], row["status"], row["http_status"], row["cost_nanousd"]) == (job_id, "error", 401, 0)
@@ -281,7 +281,7 @@ def test_a_failing_vendor_is_asked_again_later_and_the_call_has_one_row(build_cl
         script="fail_status: 503, fail_times: 3, prompt_tokens: 7, completion_tokens: 5",
         more="retry: {max_attempts: 3, breaker_threshold: 100}\nqueue: {retry_backoff_s: 0}\n",
     )
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     worker.run()
     again = ask(client, job_id).json
@@ -299,7 +299,7 @@ def test_a_job_that_fails_every_time_ends_failed_with_error_and_attempts(
     build_client: Callable[..., AppClient],
 ) -> None:
     client = build_client(script="fail_status: 503", more="queue: {retry_backoff_s: 0, max_attempts: 2}\n")
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     worker.run()
     waits_again(client, worker)
@@ -317,14 +317,14 @@ def test_a_job_that_fails_every_time_ends_failed_with_error_and_attempts(
 def test_what_the_vendor_rejects_is_not_tried_again(build_client: Callable[..., AppClient]) -> None:
     client = build_client(script="fail_status: 400")
     job_id = job_of(submit(client))
-    Worker(client).run()
+    JobWorker(client).run()
     failed = ask(client, job_id).json
     assert (failed["status"], failed["attempts"], failed["error"]["code"]) == ("failed", 1, "INVALID_REQUEST")
 
 
 def test_a_job_whose_worker_dies_each_time_ends_failed_with_one_row(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="queue: {lease_s: 2, max_attempts: 2}\n")
-    jobs, worker = client.services.queue.jobs, Worker(client)
+    jobs, worker = client.services.queue.jobs, JobWorker(client)
     job_id = job_of(submit(client))
     for attempt in (1, 2):
         claimed = jobs.claim("dies", 60)
@@ -343,7 +343,7 @@ def test_a_job_of_a_dead_worker_runs_elsewhere_and_counts_once(
     build_client: Callable[..., AppClient],
 ) -> None:
     client = build_client(script=f"delay_s: 0.5, {ANSWERED}", more="queue: {lease_s: 2}\n")
-    stalled, healthy = Worker(client, name="stalled"), Worker(client, name="healthy")
+    stalled, healthy = JobWorker(client, name="stalled"), JobWorker(client, name="healthy")
     job_id = job_of(submit(client))
     running = started(client, stalled)
     client.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)
@@ -361,7 +361,7 @@ def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other(
     build_client: Callable[..., AppClient],
 ) -> None:
     client = build_client(script="delay_s: 30")
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     running = started(client, worker)
     client.services.redis.execute("HINCRBY", f"penstock:job:{job_id}", "attempts", 1)  # another worker has claimed it
@@ -377,7 +377,7 @@ def test_a_worker_that_gets_its_own_job_again_renews_the_second_attempt(
     build_client: Callable[..., AppClient],
 ) -> None:
     client = build_client(script=f"delay_s: 1, {ANSWERED}")
-    worker, other, redis = Worker(client), Worker(client, name="other"), client.services.redis
+    worker, other, redis = JobWorker(client), JobWorker(client, name="other"), client.services.redis
     job_id = job_of(submit(client))
     first, second = threading.Thread(target=worker.run), threading.Thread(target=worker.run)
     first.start()
@@ -400,7 +400,7 @@ def test_a_worker_that_gets_its_own_job_again_renews_the_second_attempt(
 def test_a_job_that_waited_too_long_fails(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="queue: {max_wait_s: 60}\n")
     job_id = job_of(submit(client))
-    Worker(client, now=lambda: time.time() + 61).run()
+    JobWorker(client, now=lambda: time.time() + 61).run()
     failed = ask(client, job_id).json
     assert (failed["status"], failed["error"]["code"]) == ("failed", "TIMEOUT")
     assert client.asked == []
@@ -446,7 +446,7 @@ def test_no_more_jobs_of_a_key_run_at_once_than_its_plan_lets_it(build_client: C
     assert client.chat().status_code == 429
     jobs = client.services.queue.jobs
     client.services.redis.execute("ZADD", "penstock:queue:running", 1, mine[0])
-    Worker(client).runner.beat()
+    JobWorker(client).runner.beat()
     again = jobs.claim("w", 60)
     assert again is not None
     assert again.id == mine[0]
@@ -459,7 +459,7 @@ def test_a_poll_is_answered_with_304_while_nothing_has_changed(build_client: Cal
     unchanged = ask(client, job_id, If_None_Match=first.headers["ETag"])
     assert (unchanged.status_code, unchanged.data) == (304, b"")
     assert unchanged.headers["Retry-After"] == first.headers["Retry-After"]
-    Worker(client).run()
+    JobWorker(client).run()
     changed = ask(client, job_id, If_None_Match=first.headers["ETag"])
     assert (changed.status_code, changed.json["status"]) == (200, "completed")
     assert "Retry-After" not in changed.headers
@@ -470,7 +470,7 @@ def test_an_answer_that_is_cached_costs_a_job_nothing(build_client: Callable[...
     assert client.chat(temperature=0, messages=[{"role": "user", "content": "Hi"}]).status_code == 200
     body = {"temperature": 0}
     job_id = job_of(submit(client, **body))
-    Worker(client).run()
+    JobWorker(client).run()
     done = ask(client, job_id).json
     assert (done["cache"], done["cost_usd"], done["response"]["cached"]) == ("hit", "0", True)
     assert client.asked == ["a"]
@@ -515,7 +515,7 @@ def test_a_bug_in_one_job_ends_that_job_only(
 
     monkeypatch.setattr(client.services.pipeline, "resume", fails_once)
     assert resume
-    Worker(client).run()
+    JobWorker(client).run()
     states = {job: ask(client, job).json["status"] for job in (first, second)}
     assert states == {first: "failed", second: "completed"}
     assert ask(client, first).json["error"]["code"] == "INTERNAL_ERROR"
@@ -539,7 +539,7 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(build_client:
     assert claimed(client, 1) == [job_id]
     assert ask(client, job_id, method="DELETE").status_code == 202
     client.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its worker dies before it hears of it
-    Worker(client).runner.beat()
+    JobWorker(client).runner.beat()
     assert ask(client, job_id, method="DELETE").json["status"] == "cancelled"
     assert client.keys("penstock:queue:cancels") == []
 
@@ -575,7 +575,7 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
     if state == "cancelled":
         for job_id in (silent, told):
             ask(app, job_id, method="DELETE")
-    Worker(app).run()
+    JobWorker(app).run()
     assert ask(app, told).json["status"] == state
     broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
     broker.declare_queue(stored.CALLBACKS)
@@ -593,7 +593,7 @@ def test_a_job_that_was_admitted_runs_though_the_budget_is_spent_meanwhile(
     job_id = job_of(submit(client, max_tokens=50))
     refused = next(answer for _ in range(10) if (answer := client.chat(max_tokens=50)).status_code != 200)
     assert (refused.status_code, refused.json["code"]) == (429, "BUDGET_EXCEEDED")
-    Worker(client).run()
+    JobWorker(client).run()
     assert ask(client, job_id).json["status"] == "completed"
     spent = sum(row["cost_nanousd"] for row in client.rows())
     assert spent <= 200_000
@@ -601,7 +601,7 @@ def test_a_job_that_was_admitted_runs_though_the_budget_is_spent_meanwhile(
     assert client.services.redis.execute("GET", counter) == str(spent).encode()
 
 
-def waits_again(client: AppClient, worker: Worker) -> None:
+def waits_again(client: AppClient, worker: JobWorker) -> None:
     """Until the pause of the one job there is has passed, by Redis's clock."""
 
     def beaten() -> bool:

@@ -12,7 +12,7 @@ from app.errors import StoreUnavailable
 from app.gateway.deferred import DeferredCall
 from app.store.redis.client import Redis
 from tests.api.conftest import AppClient
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, submit, waits_again
+from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, ask, job_of, open_reservations, submit, waits_again
 
 LONG = "y" * 400_000
 TWO = f"""
@@ -35,7 +35,7 @@ def build_client(client_with: Callable[[str], AppClient]) -> Callable[..., AppCl
 
 
 @pytest.fixture
-def twice(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def send_twice(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on each script is carried out twice: the answer to the first time was lost with its connection."""
 
     def begin() -> None:
@@ -61,16 +61,16 @@ def own_list(client: AppClient) -> list[bytes]:
 
 
 def test_jobs_whose_every_command_arrives_twice_run_once_and_leave_nothing(
-    build_client: Callable[..., AppClient], twice: Callable[[], None]
+    build_client: Callable[..., AppClient], send_twice: Callable[[], None]
 ) -> None:
     client = build_client(more="queue: {result_ttl_s: 1}\n")
     submit(client)  # scripts are loaded
-    Worker(client).run()
-    twice()
+    JobWorker(client).run()
+    send_twice()
     ids = [job_of(submit(client, headers={"Idempotency-Key": str(number)} if number else None)) for number in range(2)]
     assert client.services.queue.depth().waiting == 2
     assert len(client.asked) == 1
-    Worker(client).run()
+    JobWorker(client).run()
     assert len(client.asked) == 3
     assert [ask(client, job_id).json["attempts"] for job_id in ids] == [1, 1]
     assert (client.services.queue.depth().running, own_list(client), open_reservations(client)) == (0, [], [])
@@ -78,7 +78,7 @@ def test_jobs_whose_every_command_arrives_twice_run_once_and_leave_nothing(
 
 
 def test_a_repeated_submit_takes_its_bytes_once_also_for_a_running_job(
-    build_client: Callable[..., AppClient], twice: Callable[[], None]
+    build_client: Callable[..., AppClient], send_twice: Callable[[], None]
 ) -> None:
     client = build_client()
     for times in (0, 1):
@@ -87,17 +87,17 @@ def test_a_repeated_submit_takes_its_bytes_once_also_for_a_running_job(
         once = held_bytes(client) - before
         if not times:
             expected = once
-            twice()
+            send_twice()
         assert once == pytest.approx(expected, abs=50)  # times are a digit longer or shorter
         assert ask(client, job_id, method="DELETE").status_code == 200
 
 
 def test_a_repeated_cancellation_is_answered_as_one_and_settled_once(
-    build_client: Callable[..., AppClient], twice: Callable[[], None]
+    build_client: Callable[..., AppClient], send_twice: Callable[[], None]
 ) -> None:
     client = build_client(more="plans: {default: {tokens_per_day: 1000}}\n")
     job_id = job_of(submit(client))
-    twice()
+    send_twice()
     answer = ask(client, job_id, method="DELETE")
     assert (answer.status_code, answer.json["status"]) == (200, "cancelled")
     assert open_reservations(client) == []
@@ -114,7 +114,7 @@ def test_a_cancelled_job_of_a_dead_gateway_is_settled_by_a_worker_for_free(
     jobs = client.services.queue.jobs
     state, held = jobs.cancel(job_id, "dev", keep_s=60)
     assert (state, DeferredCall.decode(held or b"").row["call_id"]) == ("cancelled", job_id)
-    worker = Worker(client)
+    worker = JobWorker(client)
     worker.runner.beat()
     assert len(open_reservations(client)) == 1, "the gateway gets the time to do it"
     client.services.redis.execute("ZADD", "penstock:queue:unsettled", 1, job_id)
@@ -131,7 +131,7 @@ def test_a_claim_with_a_lost_answer_costs_the_job_no_attempt_and_no_lease(
 ) -> None:
     client = build_client(more="queue: {max_attempts: 1}\n")
     job_id = job_of(submit(client))
-    worker, jobs = Worker(client), client.services.queue.jobs
+    worker, jobs = JobWorker(client), client.services.queue.jobs
     claim = jobs.claim
 
     def unanswered(*args: Any) -> Any:
@@ -152,7 +152,7 @@ def test_a_claim_with_a_lost_answer_costs_the_job_no_attempt_and_no_lease(
 def test_too_many_long_answers_of_one_key_fail_its_own_jobs_only(client_with: Callable[[str], AppClient]) -> None:
     found = client_with(TWO)
     other, _ = found.services.keys.create("other")
-    worker = Worker(found)
+    worker = JobWorker(found)
     ids = [job_of(submit(found, model="long")) for _ in range(10)]
     worker.run()
     ended = [ask(found, job_id).json for job_id in ids]
@@ -173,7 +173,7 @@ def test_too_many_long_answers_of_one_key_fail_its_own_jobs_only(client_with: Ca
 
 
 @pytest.fixture
-def full(redis_url: str) -> Iterator[Callable[[], None]]:
+def fill_redis(redis_url: str) -> Iterator[Callable[[], None]]:
     client = Redis(redis_url)
     yield lambda: client.execute("CONFIG", "SET", "maxmemory", "1mb")
     client.execute("CONFIG", "SET", "maxmemory", "0")
@@ -181,13 +181,13 @@ def full(redis_url: str) -> Iterator[Callable[[], None]]:
 
 
 def test_an_answer_that_a_full_redis_refuses_fails_its_job_not_its_worker(
-    build_client: Callable[..., AppClient], full: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    build_client: Callable[..., AppClient], fill_redis: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = build_client()
     first, second = job_of(submit(client)), job_of(submit(client))
-    full()
+    fill_redis()
     ticks = iter(range(100))
-    worker = Worker(client, now=lambda: 0.0)
+    worker = JobWorker(client, now=lambda: 0.0)
     worker.runner._pause = lambda _: next(ticks) and None  # who waits for ever runs out of them
     worker.run()
     failed = [ask(client, job_id).json for job_id in (first, second)]
@@ -211,7 +211,7 @@ def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
         return resume(caller, request, held, *args, **more)
 
     monkeypatch.setattr(type(client.services.pipeline), "resume", lambda _, *args, **more: noting(*args, **more))
-    worker = Worker(client)
+    worker = JobWorker(client)
     job_id = job_of(submit(client))
     worker.run()
     stored = client.services.redis.execute("HGET", f"penstock:job:{job_id}", "held")
@@ -224,7 +224,7 @@ def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
 
 def test_an_attempt_knows_how_many_before_it_ended_without_a_word(build_client: Callable[..., AppClient]) -> None:
     client = build_client(script="fail_status: 503", more="retry: {max_attempts: 1}\nqueue: {retry_backoff_s: 0}\n")
-    jobs, worker = client.services.queue.jobs, Worker(client)
+    jobs, worker = client.services.queue.jobs, JobWorker(client)
     job_id = job_of(submit(client))
     worker.run()  # put off: recorded
     waits_again(client, worker)
@@ -248,7 +248,7 @@ def test_an_attempt_that_ended_with_its_worker_is_charged_as_likely_once(
     build_client: Callable[..., AppClient], ends: str
 ) -> None:
     client = build_client(more=f"queue: {{retry_backoff_s: 0, max_attempts: {3 if ends == 'ok' else 1}}}\n")
-    jobs, worker = client.services.queue.jobs, Worker(client)
+    jobs, worker = client.services.queue.jobs, JobWorker(client)
     job_id = job_of(submit(client, max_tokens=50))
     dying = jobs.claim("dies", 60)
     assert dying is not None

@@ -20,7 +20,7 @@ models: {m: {targets: [{provider: demo}]}}
 """
 
 
-def begun(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def started_events(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in logs if line["event"] == "request_started"]
 
 
@@ -56,7 +56,7 @@ def test_every_view_tells_its_rule_and_never_the_path(
     opened = client_with(CONFIG)
     with capture_logs() as logs:
         opened.get(path, key=opened.key)
-    [line] = begun(logs)
+    [line] = started_events(logs)
     assert line["route"] == route
     assert "ann" not in str(line)
 
@@ -86,7 +86,7 @@ def test_a_user_agent_is_cut_and_can_neither_break_the_line_nor_hold_a_key(
     opened = client_with(CONFIG)
     agent = 'x" ,"level":"error" sk-a-vendors-secret \x85\x9b2J ' + "y" * 5000
     opened.chat(headers={"User-Agent": agent})
-    [line] = begun(written())
+    [line] = started_events(written())
     assert line["level"] == "info"
     assert line["user_agent"].startswith('x" ,"level"')
     assert len(line["user_agent"]) <= 220

@@ -14,7 +14,7 @@ import pytest
 from app.gateway.deferred import DeferredCall
 from app.store.ledger import Ledger
 from tests.api.conftest import AppClient
-from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
+from tests.api.test_jobs import JobWorker, ask, job_of, submit, waits_again
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -133,7 +133,7 @@ def test_an_answer_that_a_proxy_did_not_wait_for_is_charged(paid: AppClient) -> 
 
 def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: AppClient) -> None:
     key, info = paid.services.keys.create("k", plan="day")
-    worker = Worker(paid)
+    worker = JobWorker(paid)
     job_id = job_of(submit(paid, model="silent", max_tokens=500, key=key))
     for _ in range(2):
         worker.run()
@@ -152,7 +152,7 @@ def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: AppCl
 
 def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: AppClient) -> None:
     """Each attempt may cost $0.002 and a prompt; the budget is $0.01."""
-    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    jobs, worker = paid.services.queue.jobs, JobWorker(paid)
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
     for _ in range(2):
@@ -178,7 +178,7 @@ def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: AppClient)
 def test_a_job_settled_by_a_worker_that_died_is_answered_and_charged_once(
     paid: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    jobs, worker = paid.services.queue.jobs, JobWorker(paid)
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
     with monkeypatch.context() as dies:
@@ -200,7 +200,7 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: AppClie
     held = DeferredCall.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
     caller = paid.services.callers.verified(key)
     paid.services.admission.cancel(held.admitted(caller), paid.services.heartbeat.reservations_key)
-    Worker(paid).run()
+    JobWorker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
     assert upstream.served().get("calls", 0) == 0
     assert paid.rows() == []

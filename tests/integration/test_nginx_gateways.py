@@ -27,13 +27,13 @@ def nginx(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Backend, Backend]]:
+def backends() -> Iterator[tuple[Backend, Backend]]:
     with Backend(A, 0) as first, Backend(B, first.port) as second:
         yield first, second
 
 
-def test_a_replaced_gateway_is_found_by_its_name(nginx: str, pair: tuple[Backend, Backend], tmp_path: Path) -> None:
-    with DnsServer(A) as names, Nginx(tmp_path, 0, NGINX_BIN=nginx, **named(names, pair)) as proxy:
+def test_a_replaced_gateway_is_found_by_its_name(nginx: str, backends: tuple[Backend, Backend], tmp_path: Path) -> None:
+    with DnsServer(A) as names, Nginx(tmp_path, 0, NGINX_BIN=nginx, **named(names, backends)) as proxy:
         wait_for(lambda: call(proxy, "/")[1] == A.encode())  # nginx serves before it has its first answer
         names.addresses = (B,)
         wait_for(lambda: call(proxy, "/")[1] == B.encode(), message="nginx still asks the old one")
@@ -55,11 +55,11 @@ def test_connections_to_the_gateways_are_kept(nginx: str, by_name: bool, tmp_pat
 
 
 def test_only_what_is_safe_to_repeat_goes_to_another_gateway(
-    nginx: str, pair: tuple[Backend, Backend], tmp_path: Path
+    nginx: str, backends: tuple[Backend, Backend], tmp_path: Path
 ) -> None:
-    broken, sound = pair
+    broken, sound = backends
     broken.manner = "breaks off"
-    with DnsServer(A, B) as names, Nginx(tmp_path, 0, NGINX_BIN=nginx, **named(names, pair)) as proxy:
+    with DnsServer(A, B) as names, Nginx(tmp_path, 0, NGINX_BIN=nginx, **named(names, backends)) as proxy:
         wait_for(lambda: call(proxy, "/")[0].status == 200 and broken.met["GET"], message="it was never asked")
         assert {call(proxy, "/")[0].status for _ in range(6)} == {200}
         posted: list[int] = []
@@ -87,14 +87,14 @@ def test_a_call_goes_to_another_gateway_when_one_cannot_be_reached(nginx: str, t
     assert [(response.status, body) for response, body in answers] == [(200, B.encode())] * 8
 
 
-def test_a_call_goes_to_the_gateway_that_has_the_fewest(pair: tuple[Backend, Backend], tmp_path: Path) -> None:
-    with DnsServer(A, B) as names, Nginx(tmp_path, 0, **named(names, pair)) as proxy:
+def test_a_call_goes_to_the_gateway_that_has_the_fewest(backends: tuple[Backend, Backend], tmp_path: Path) -> None:
+    with DnsServer(A, B) as names, Nginx(tmp_path, 0, **named(names, backends)) as proxy:
         wait_for(lambda: {call(proxy, "/")[1] for _ in range(4)} == {A.encode(), B.encode()})
-        for gateway in pair:
+        for gateway in backends:
             gateway.manner = "silent"
         with proxy.connect() as held:
             held.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-            busy, free = wait_for(lambda: sorted(pair, key=lambda it: -it.met["POST"]) if posts(pair) else None)
+            busy, free = wait_for(lambda: sorted(backends, key=lambda it: -it.met["POST"]) if posts(backends) else None)
             free.manner = "answers"
             answers = [call(proxy, "/", b"") for _ in range(12)]
     assert [(response.status, body) for response, body in answers] == [(200, free.address.encode())] * 12

@@ -31,7 +31,7 @@ def only_row(harness: PipelineHarness) -> dict[str, Any]:
     return row
 
 
-def has(row: dict[str, Any], **expected: Any) -> None:
+def assert_row_has(row: dict[str, Any], **expected: Any) -> None:
     assert {name: row[name] for name in expected} == expected
 
 
@@ -42,7 +42,7 @@ def test_a_calls_latency_is_the_time_it_took_in_row_header_metric_and_log(harnes
     harness.vendors["up"].takes_s = 2.5
     with capture_logs() as logs:
         reply = harness.pipeline.chat(CALLER, chat(), harness.context())
-    has(only_row(harness), latency_ms=2500.0, ttft_ms=None)
+    assert_row_has(only_row(harness), latency_ms=2500.0, ttft_ms=None)
     assert reply.report.latency_ms == 2500
     assert dict(call_headers(reply.report))["openai-processing-ms"] == "2500"
     assert harness.metric("llm_request_duration_seconds_sum", model="m", provider="up") == 2.5
@@ -58,7 +58,7 @@ def test_a_streams_first_chunk_and_its_end_are_timed_from_its_beginning(harness:
     assert stream.report.latency_ms == 750, "what the headers say is the time until then"
     with capture_logs() as logs:
         assert b"".join(stream) == b"data: {}\n\n" * 5
-    has(only_row(harness), ttft_ms=750.0, latency_ms=2000.0, streamed=True)
+    assert_row_has(only_row(harness), ttft_ms=750.0, latency_ms=2000.0, streamed=True)
     assert harness.metric("llm_time_to_first_token_seconds_sum", model="m") == 0.75
     assert harness.metric("llm_request_duration_seconds_sum", model="m", provider="up") == 2.0
     assert [log["latency_ms"] for log in logs if log["event"] == "llm_request_completed"] == [2000]
@@ -71,7 +71,7 @@ def test_a_call_that_fails_or_is_given_up_took_as_long_as_it_took(harness: Pipel
         vendor.fails = [failure]
         with capture_logs() as logs, pytest.raises(type(failure)):
             harness.pipeline.chat(CALLER, chat(), harness.context())
-        has(harness.rows()[number], latency_ms=3000.0, ttft_ms=None)
+        assert_row_has(harness.rows()[number], latency_ms=3000.0, ttft_ms=None)
         assert [log["latency_ms"] for log in logs if log["event"] == "llm_request_failed"] == [3000]
     assert harness.metric("llm_request_duration_seconds_sum", model="m", provider="up") == 6.0
 
@@ -93,7 +93,7 @@ def test_a_job_is_timed_from_when_it_runs(harness: PipelineHarness) -> None:
     held = harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=600)
     harness.clock.step(40)
     harness.pipeline.resume(CALLER, chat(), held, harness.context().cancel, stays_open=lambda _: False)
-    has(only_row(harness), latency_ms=1500.0, job_id="call_1")
+    assert_row_has(only_row(harness), latency_ms=1500.0, job_id="call_1")
 
 
 # --- what its row says
@@ -106,7 +106,7 @@ def test_a_row_says_what_was_asked_for_who_answered_and_what_it_cost(harness: Pi
     context = harness.context(notes=(("route", "code"), ("optimized", "trimmed")))
     reply = harness.pipeline.chat(CALLER, chat(user="ann"), context)
     cost = 60 * 1000 + 40 * 250 + 40 * 2000 + 10 * 3000
-    has(
+    assert_row_has(
         only_row(harness),
         request_id="req_1",
         call_id="call_1",
@@ -159,7 +159,7 @@ def test_an_answer_without_usage_is_estimated_from_both_texts(harness: PipelineH
     request = chat()
     harness.pipeline.chat(CALLER, request, harness.context())
     prompt = request.prompt_likely()
-    has(only_row(harness), prompt_tokens=prompt, completion_tokens=20, estimated=True, unpriced=False)
+    assert_row_has(only_row(harness), prompt_tokens=prompt, completion_tokens=20, estimated=True, unpriced=False)
 
     vendor.blocks = [b"x" * 40, b"y" * 43]
     list(harness.pipeline.stream(CALLER, chat(), harness.context()))
@@ -179,7 +179,7 @@ def test_a_stream_that_the_client_gives_up_is_charged_for_what_came(harness: Pip
     stream.close()
     stream.close()
     prompt = request.prompt_likely()
-    has(
+    assert_row_has(
         only_row(harness),
         status="aborted",
         http_status=499,
@@ -197,7 +197,7 @@ def test_a_refused_call_costs_nothing_and_says_so(harness: PipelineHarness) -> N
     harness.vendors["up"].fails = [UpstreamRejected("no", provider="up", kind="rejected")]
     with capture_logs() as logs, pytest.raises(UpstreamRejected):
         harness.pipeline.chat(CALLER, chat(), harness.context())
-    has(
+    assert_row_has(
         only_row(harness),
         status="error",
         http_status=400,
@@ -220,7 +220,7 @@ def test_a_bug_leaves_a_row_with_the_possible_bill_and_nothing_reserved(harness:
     with pytest.raises(ZeroDivisionError):
         harness.pipeline.chat(CALLER, request, harness.context())
     prompt = request.prompt_likely()
-    has(
+    assert_row_has(
         only_row(harness),
         status="error",
         http_status=500,
@@ -240,13 +240,13 @@ def test_a_fallbacks_price_is_what_is_charged_and_its_name_what_is_told(harness:
     reply = harness.pipeline.chat(CALLER, chat("safe"), harness.context())
     assert (reply.report.provider, reply.report.attempts) == ("dear", 2)
     row = only_row(harness)
-    has(row, provider="dear", upstream_model="safe", attempts=2, model="safe")
+    assert_row_has(row, provider="dear", upstream_model="safe", attempts=2, model="safe")
     assert row["cost_nanousd"] >= 10 * 5000 + 20 * 50_000
 
 
 def test_a_price_that_nobody_knows_is_flagged(harness: PipelineHarness) -> None:
     harness.pipeline.chat(CALLER, chat("unknown"), harness.context())
-    has(only_row(harness), unpriced=True, cost_nanousd=0, prompt_tokens=10)
+    assert_row_has(only_row(harness), unpriced=True, cost_nanousd=0, prompt_tokens=10)
 
 
 # --- what is reserved while it runs
@@ -302,7 +302,7 @@ def test_a_worker_that_dies_leaves_a_row_as_likely(harness: PipelineHarness) -> 
     with pytest.raises(KeyboardInterrupt):
         harness.pipeline.stream(CALLER, request, context)
     prompt = len(request.raw) // 4 + 1
-    has(
+    assert_row_has(
         harness.rows()[0],
         request_id="req_1",
         call_id="call_1",
@@ -393,7 +393,9 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(harness: PipelineHarne
     reply = harness.pipeline.resume(CALLER, request, again, harness.context().cancel, stays_open=lambda _: False)
     assert reply.body == harness.vendors["up"].body
     assert (harness.counted("tokens_per_day"), harness.counted("requests_per_day")) == (30, 1)
-    has(only_row(harness), job_id="call_1", request_id="req_1", call_id="call_1", status="ok", cache="bypass")
+    assert_row_has(
+        only_row(harness), job_id="call_1", request_id="req_1", call_id="call_1", status="ok", cache="bypass"
+    )
     assert harness.metric("llm_active_requests") == 0
     assert harness.lose() == 0
 
@@ -401,7 +403,7 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(harness: PipelineHarne
 def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(harness: PipelineHarness) -> None:
     held = harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=600)
     harness.pipeline.drop(held, "aborted", 499)
-    has(
+    assert_row_has(
         only_row(harness),
         status="aborted",
         http_status=499,
@@ -426,14 +428,14 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(harness: PipelineHarne
     harness.vendors["up"].fails = [down, down]
     with pytest.raises(UpstreamError):
         harness.pipeline.resume(CALLER, request, held, harness.context().cancel, stays_open=lambda _: False)
-    has(only_row(harness), status="error", http_status=503)
+    assert_row_has(only_row(harness), status="error", http_status=503)
 
 
 def test_a_held_call_is_lost_only_after_its_time(harness: PipelineHarness) -> None:
     harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=7200, reservations=reservations_of(QUEUE))
     assert harness.lose() == 0
     assert harness.lose() == 1
-    has(only_row(harness), status="lost", job_id="call_1")
+    assert_row_has(only_row(harness), status="lost", job_id="call_1")
 
 
 def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(harness: PipelineHarness) -> None:
@@ -466,7 +468,7 @@ def test_an_attempt_that_may_be_billed_is_charged_beside_the_answer(harness: Pip
         ChargedAttempt("up", "safe", "timeout_first_byte", prompt, 9, lost_cost, True),
         ChargedAttempt("dear", "safe", "ok", 10, 20, cost, False),
     ]
-    has(
+    assert_row_has(
         row,
         status="ok",
         provider="dear",
@@ -483,7 +485,7 @@ def test_an_attempt_that_was_refused_costs_nothing_and_is_not_noted(harness: Pip
     harness.vendors["up"].fails = [UpstreamUnavailable("down", provider="up", kind="status_5xx")]
     harness.pipeline.chat(CALLER, chat("safe"), harness.context())
     row = only_row(harness)
-    has(row, estimated=False, cost_nanousd=10 * 5000 + 20 * 50_000, prompt_tokens=10)
+    assert_row_has(row, estimated=False, cost_nanousd=10 * 5000 + 20 * 50_000, prompt_tokens=10)
     assert not row.get("charged_attempts")
 
 
@@ -495,7 +497,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(harness: Pipel
             harness.pipeline.chat(CALLER, request, harness.context())
     paid, free = harness.rows()
     prompt = request.prompt_likely()
-    has(
+    assert_row_has(
         paid,
         status="aborted",
         http_status=499,
@@ -505,7 +507,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(harness: Pipel
         cost_nanousd=prompt * 1000 + 9 * 2000,
     )
     assert [attempt[:3] for attempt in paid["charged_attempts"]] == [["up", "up-1", "client_gone"]]
-    has(free, status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0)
+    assert_row_has(free, status="aborted", http_status=499, prompt_tokens=0, completion_tokens=0, cost_nanousd=0)
 
 
 def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: PipelineHarness) -> None:
@@ -519,7 +521,7 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: Pipel
     again = type(held).decode(held.encode())
     harness.pipeline.resume(CALLER, request, again, harness.context().cancel, stays_open=lambda _: False)
     prompt = request.prompt_likely()
-    has(only_row(harness), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
+    assert_row_has(only_row(harness), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(harness)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 
     held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
@@ -527,7 +529,7 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: Pipel
     with pytest.raises(UpstreamTimeout):
         harness.pipeline.resume(CALLER, request, held, harness.context().cancel, stays_open=lambda _: True)
     harness.pipeline.drop(held, "error", 504)
-    has(
+    assert_row_has(
         harness.rows()[1],
         status="error",
         http_status=504,
@@ -546,7 +548,7 @@ def test_an_answer_from_the_cache_has_no_provider_and_costs_nothing(harness: Pip
     row = harness.rows()[1]
     own = {"id": f"chatcmpl-{row['call_id']}", "created": int(row["ts"]), "cached": True}
     assert json.loads(free.body) == {**json.loads(paid.body), **own}
-    has(
+    assert_row_has(
         harness.rows()[1],
         provider="cache",
         upstream_model="",

@@ -26,7 +26,7 @@ def event(text: str = "tok ", **fields: Any) -> bytes:
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 
 
-class Blocks:
+class FakeExchange:
     """An exchange whose body comes in these blocks."""
 
     def __init__(self, blocks: list[bytes]) -> None:
@@ -50,7 +50,7 @@ class Blocks:
 
 
 def stream_of(*blocks: bytes, include_usage: bool = False) -> OpenAIStream:
-    exchange: Any = Blocks(list(blocks))
+    exchange: Any = FakeExchange(list(blocks))
     return OpenAIStream(
         exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts(), pace=Pacing()
     )

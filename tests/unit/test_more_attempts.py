@@ -18,7 +18,7 @@ CHARGED = PROMPT * 1000 + 9 * 3000
 BUDGET = 1_000_000_000
 
 
-def slow() -> UpstreamTimeout:
+def timeout_error() -> UpstreamTimeout:
     return UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)
 
 
@@ -26,7 +26,7 @@ def spent(harness: PipelineHarness) -> int:
     return harness.counted("budget_usd_per_month")
 
 
-def leave(harness: PipelineHarness, nanousd: int) -> None:
+def leave_budget(harness: PipelineHarness, nanousd: int) -> None:
     """The key has so much of its budget left."""
     harness.pipeline.chat(POOR, chat(max_tokens=1), harness.context())
     [key] = harness.redis.execute("KEYS", "penstock:limit:key_1:budget*")
@@ -37,7 +37,7 @@ def test_while_a_second_attempt_runs_money_for_both_is_reserved(harness: Pipelin
     seen: list[int] = []
     for vendor in harness.vendors.values():
         vendor.meanwhile = lambda: seen.append(spent(harness))
-    harness.vendors["up"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
     harness.pipeline.chat(POOR, REQUEST, harness.context())
     assert seen == [CEILING, 2 * CEILING]
     answer = 10 * 5000 + 20 * 50_000
@@ -52,10 +52,10 @@ def test_while_a_second_attempt_runs_money_for_both_is_reserved(harness: Pipelin
 
 @pytest.mark.parametrize(("left", "asked"), [(2 * CEILING, 2), (2 * CEILING - 1, 1), (CEILING, 1)])
 def test_an_attempt_that_the_budget_cannot_bear_is_not_made(harness: PipelineHarness, left: int, asked: int) -> None:
-    leave(harness, left)
+    leave_budget(harness, left)
     harness.vendors["up"].calls.clear()
-    harness.vendors["up"].fails = [slow()]
-    harness.vendors["dear"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
+    harness.vendors["dear"].fails = [timeout_error()]
     with pytest.raises(UpstreamTimeout):
         harness.pipeline.chat(POOR, REQUEST, harness.context())
     assert len(harness.vendors["up"].calls) + len(harness.vendors["dear"].calls) == asked
@@ -65,14 +65,14 @@ def test_an_attempt_that_the_budget_cannot_bear_is_not_made(harness: PipelineHar
 
 
 def test_a_refused_attempt_needs_no_more_money(harness: PipelineHarness) -> None:
-    leave(harness, CEILING)
+    leave_budget(harness, CEILING)
     harness.vendors["up"].fails = [UpstreamTimeout("no answer", provider="up", kind="timeout_connect")]
     reply = harness.pipeline.chat(POOR, REQUEST, harness.context())
     assert reply.report.provider == "dear"
 
 
 def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(harness: PipelineHarness) -> None:
-    harness.vendors["up"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
     harness.vendors["dear"].meanwhile = harness.lose
     harness.vendors["dear"].fails = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
@@ -90,8 +90,8 @@ def test_a_job_that_is_run_again_reserves_for_each_time_and_once_for_each(harnes
     for vendor in harness.vendors.values():
         vendor.meanwhile = lambda: seen.append(spent(harness))
     for _ in range(2):
-        harness.vendors["up"].fails = [slow()]
-        harness.vendors["dear"].fails = [slow()]
+        harness.vendors["up"].fails = [timeout_error()]
+        harness.vendors["dear"].fails = [timeout_error()]
         with pytest.raises(UpstreamError):
             run_again(harness, held)
         held = type(held).decode(held.encode())
@@ -109,10 +109,10 @@ def run_again(harness: PipelineHarness, held: Any) -> None:
 
 
 def test_a_job_whose_budget_is_used_up_by_its_attempts_says_so(harness: PipelineHarness) -> None:
-    leave(harness, 2 * CEILING)
+    leave_budget(harness, 2 * CEILING)
     held = harness.pipeline.hold(POOR, REQUEST, harness.context(), for_s=600)
-    harness.vendors["up"].fails = [slow()]
-    harness.vendors["dear"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
+    harness.vendors["dear"].fails = [timeout_error()]
     with pytest.raises(UpstreamTimeout):
         run_again(harness, held)
     with pytest.raises(BudgetExceeded) as refusal:
@@ -126,7 +126,7 @@ def test_a_job_whose_budget_is_used_up_by_its_attempts_says_so(harness: Pipeline
 def test_no_further_attempt_is_made_for_a_call_that_has_ended_meanwhile(harness: PipelineHarness) -> None:
     """The reaper took the worker for dead: what its attempts cost from here on nobody would see."""
     harness.vendors["up"].meanwhile = harness.lose
-    harness.vendors["up"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
     with pytest.raises(UpstreamTimeout):
         harness.pipeline.chat(POOR, REQUEST, harness.context())
     assert harness.vendors["dear"].calls == []
@@ -135,7 +135,7 @@ def test_no_further_attempt_is_made_for_a_call_that_has_ended_meanwhile(harness:
 
 
 def test_without_a_budget_attempts_need_no_money_and_are_still_charged(harness: PipelineHarness) -> None:
-    harness.vendors["up"].fails = [slow()]
+    harness.vendors["up"].fails = [timeout_error()]
     harness.vendors["dear"].fails = [ClientGone("gone", billable=True)]
     with pytest.raises(ClientGone):
         harness.pipeline.chat(CALLER, REQUEST, harness.context())
