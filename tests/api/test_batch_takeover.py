@@ -194,7 +194,7 @@ def test_paid_results_stay_when_another_worker_fails_the_batch(build_client: Cal
     worker.run()
     worker.feed()
     before = results_file(client).read_bytes()
-    client.services.batches.change(batch_id, ("in_progress",), status="failed", failed_at=1.0)
+    client.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
     worker.feed()
     worker.feeder.sweep()
     assert worker.feeds == []
@@ -229,7 +229,7 @@ def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(build_client:
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
     worker.feeds += worker.feeder.look()
-    client.services.batches.change(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
+    client.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
     worker.feed(3)
     assert (worker.feeds, client.services.queue.depth().waiting) == ([], 0)
     assert batch(client, batch_id)["status"] == "in_progress"

@@ -87,7 +87,7 @@ def test_a_key_can_only_fill_its_own_share_of_the_disk(build_client: Callable[..
 
 def test_a_key_uploads_only_so_many_files_at_once(build_client: Callable[..., AppClient]) -> None:
     client = build_client()
-    begun = [client.services.files.begin("dev") for _ in range(4)]
+    begun = [client.services.files.begin_upload("dev") for _ in range(4)]
     refused = upload(client, b"{}")
     assert (refused.status_code, refused.json["code"]) == (503, "NOT_READY")
     begun[0].discard()

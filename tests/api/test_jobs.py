@@ -13,8 +13,8 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from werkzeug.test import TestResponse
 
-from app.jobs.runner import Runner
-from app.store import jobs as stored
+from app.jobs.runner import JobRunner
+from app.store.redis import keys
 from tests.api.conftest import AppClient
 from tests.support.servers import wait_for
 
@@ -27,7 +27,7 @@ class JobWorker:
 
     def __init__(self, client: AppClient, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = client.services
-        self.runner = Runner(
+        self.runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -40,7 +40,7 @@ class JobWorker:
         )
 
     def run(self) -> None:
-        self.runner.answer_bell()
+        self.runner.run_jobs()
 
 
 @pytest.fixture
@@ -547,12 +547,12 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(build_client:
 def test_what_is_rung_is_a_message_that_dramatiq_reads(build_client: Callable[..., AppClient], redis_url: str) -> None:
     client = build_client()
     submit(client)
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.BELLS)
-    messages: Iterator[Any] = broker.consume(stored.BELLS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.JOBS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.JOBS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args, message.kwargs) == (stored.RING, (), {})
-    broker.consume(stored.BELLS).ack(message)
+    assert (message.actor_name, message.args, message.kwargs) == (keys.JOBS_ACTOR, (), {})
+    broker.consume(keys.JOBS_QUEUE).ack(message)
     assert client.keys("penstock:dramatiq:jobs*") == []
     assert isinstance(message, dramatiq.MessageProxy)
     broker.close()
@@ -577,11 +577,11 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     JobWorker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.CALLBACKS)
-    messages: Iterator[Any] = broker.consume(stored.CALLBACKS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.CALLBACKS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
+    assert (message.actor_name, message.args) == (keys.CALLBACKS_ACTOR, (told, "dev"))
     assert next(messages) is None
     broker.close()
 

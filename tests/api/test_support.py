@@ -256,7 +256,7 @@ def test_neither_users_nor_their_messages_are_in_names_of_redis_keys(assistant_c
 def test_an_append_that_is_sent_twice_is_kept_once(assistant_client: ChatClient) -> None:
     from app.store.history import ConversationTurn
 
-    history = History(redis=assistant_client.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60)
+    history = History(redis=assistant_client.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60)
     for exchange in (
         ConversationTurn("1", "Hi", "Hello"),
         ConversationTurn("2", "Hi", "Hello"),
@@ -530,7 +530,7 @@ class _ForgettingRedis(History):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(assistant_client: ChatClient, stream: bool) -> None:
     assistant_client.edge.services.support._history = _ForgettingRedis(
-        redis=assistant_client.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60
+        redis=assistant_client.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60
     )
     response = assistant_client.say("Hi", stream=stream)
     assert response.status_code == 200

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app.api.headers import call_headers
 from app.domain.charges import ChargedAttempt
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import (
     BudgetExceeded,
     ClientGone,
@@ -90,7 +90,7 @@ def test_embeddings_and_answers_from_the_cache_are_timed_too(harness: PipelineHa
 
 def test_a_job_is_timed_from_when_it_runs(harness: PipelineHarness) -> None:
     harness.vendors["up"].takes_s = 1.5
-    held = harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=600)
+    held = harness.pipeline.defer(CALLER, chat(), harness.context(), for_s=600)
     harness.clock.step(40)
     harness.pipeline.resume(CALLER, chat(), held, harness.context().cancel, stays_open=lambda _: False)
     assert_row_has(only_row(harness), latency_ms=1500.0, job_id="call_1")
@@ -384,7 +384,7 @@ def test_a_call_has_its_slot_until_it_is_settled(harness: PipelineHarness) -> No
 
 def test_a_held_call_runs_once_with_what_it_reserved_then(harness: PipelineHarness) -> None:
     request = chat(max_tokens=9)
-    held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
+    held = harness.pipeline.defer(CALLER, request, harness.context(), for_s=600)
     assert harness.counted("tokens_per_day") == len(request.raw) // 4 + 1 + 9
     assert harness.redis.execute("ZCARD", "penstock:running:key_1") == 0, "it does not run yet"
     assert harness.rows() == []
@@ -401,8 +401,8 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(harness: PipelineHarne
 
 
 def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(harness: PipelineHarness) -> None:
-    held = harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=600)
-    harness.pipeline.drop(held, "aborted", 499)
+    held = harness.pipeline.defer(CALLER, chat(), harness.context(), for_s=600)
+    harness.pipeline.abandon(held, "aborted", 499)
     assert_row_has(
         only_row(harness),
         status="aborted",
@@ -419,7 +419,7 @@ def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(harnes
 
 def test_a_held_call_that_is_to_be_tried_again_stays_open(harness: PipelineHarness) -> None:
     request = chat()
-    held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
+    held = harness.pipeline.defer(CALLER, request, harness.context(), for_s=600)
     down = UpstreamUnavailable("down", provider="up", kind="status_5xx")
     harness.vendors["up"].fails = [down, down]
     with pytest.raises(UpstreamError):
@@ -432,7 +432,7 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(harness: PipelineHarne
 
 
 def test_a_held_call_is_lost_only_after_its_time(harness: PipelineHarness) -> None:
-    harness.pipeline.hold(CALLER, chat(), harness.context(), for_s=7200, reservations=reservations_of(QUEUE))
+    harness.pipeline.defer(CALLER, chat(), harness.context(), for_s=7200, reservations=reservations_of(QUEUE))
     assert harness.lose() == 0
     assert harness.lose() == 1
     assert_row_has(only_row(harness), status="lost", job_id="call_1")
@@ -442,14 +442,14 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(harness: Pipel
     request = chat(temperature=0)
     replies = []
     for _ in range(2):
-        held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
+        held = harness.pipeline.defer(CALLER, request, harness.context(), for_s=600)
         replies.append(
             harness.pipeline.resume(CALLER, request, held, harness.context().cancel, stays_open=lambda _: False)
         )
     assert [reply.report.cache for reply in replies] == ["miss", "hit"]
     assert [row["cache"] for row in harness.rows()] == ["miss", "hit"]
     assert len(harness.vendors["up"].calls) == 1
-    held = harness.pipeline.hold(CALLER, request, harness.context(read_cache=False), for_s=600)
+    held = harness.pipeline.defer(CALLER, request, harness.context(read_cache=False), for_s=600)
     reply = harness.pipeline.resume(CALLER, request, held, harness.context().cancel, stays_open=lambda _: False)
     assert reply.report.cache == "bypass"
 
@@ -512,7 +512,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(harness: Pipel
 
 def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: PipelineHarness) -> None:
     request = chat(max_tokens=9)
-    held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
+    held = harness.pipeline.defer(CALLER, request, harness.context(), for_s=600)
     slow = UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)
     harness.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
@@ -524,11 +524,11 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: Pipel
     assert_row_has(only_row(harness), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(harness)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 
-    held = harness.pipeline.hold(CALLER, request, harness.context(), for_s=600)
+    held = harness.pipeline.defer(CALLER, request, harness.context(), for_s=600)
     harness.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
         harness.pipeline.resume(CALLER, request, held, harness.context().cancel, stays_open=lambda _: True)
-    harness.pipeline.drop(held, "error", 504)
+    harness.pipeline.abandon(held, "error", 504)
     assert_row_has(
         harness.rows()[1],
         status="error",

@@ -85,7 +85,7 @@ def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(harness: P
 
 
 def test_a_job_that_is_run_again_reserves_for_each_time_and_once_for_each(harness: PipelineHarness) -> None:
-    held = harness.pipeline.hold(POOR, REQUEST, harness.context(), for_s=600)
+    held = harness.pipeline.defer(POOR, REQUEST, harness.context(), for_s=600)
     seen: list[int] = []
     for vendor in harness.vendors.values():
         vendor.meanwhile = lambda: seen.append(spent(harness))
@@ -110,7 +110,7 @@ def run_again(harness: PipelineHarness, held: Any) -> None:
 
 def test_a_job_whose_budget_is_used_up_by_its_attempts_says_so(harness: PipelineHarness) -> None:
     leave_budget(harness, 2 * CEILING)
-    held = harness.pipeline.hold(POOR, REQUEST, harness.context(), for_s=600)
+    held = harness.pipeline.defer(POOR, REQUEST, harness.context(), for_s=600)
     harness.vendors["up"].fails = [timeout_error()]
     harness.vendors["dear"].fails = [timeout_error()]
     with pytest.raises(UpstreamTimeout):

@@ -69,7 +69,7 @@ class RedeliveryHarness:
 
     def rows(self) -> dict[str, UsageRow]:
         self.outbox.drain()
-        return self.ledger.rows(["call_1"])
+        return self.ledger.find_rows(["call_1"])
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_row_is_found_among_many_that_wait(harness: RedeliveryHarness) -> None
     for number in range(1203):
         harness.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(ROW | {"call_id": f"call_{number}"}))
     harness.redis.execute("XADD", OUTBOX, "*", "row", "no row")
-    assert set(harness.outbox.written({"call_0", "call_500", "call_1202", "call_x"})) == {
+    assert set(harness.outbox.find_rows({"call_0", "call_500", "call_1202", "call_x"})) == {
         "call_0",
         "call_500",
         "call_1202",

@@ -10,10 +10,10 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 from structlog.testing import capture_logs
 
-from app.telemetry.mapped import PreallocatedDict
+from app.telemetry.mmap_files import PreallocatedDict
 
 
-class FakeDisk:
+class Disk:
     """`os.posix_fallocate`, as a disk with so much room answers it."""
 
     def __init__(self, room: int) -> None:
@@ -27,8 +27,8 @@ class FakeDisk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> FakeDisk:
-    disk = FakeDisk(1 << 30)
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(1 << 30)
     monkeypatch.setattr(os, "posix_fallocate", disk.allocate)
     return disk
 
@@ -47,7 +47,7 @@ def test_every_page_that_can_be_written_to_has_its_block(tmp_path: Path) -> None
     assert len(kept(file)) == 3000
 
 
-def test_a_series_that_finds_no_room_is_shown_whole_once_there_is_some(tmp_path: Path, disk: FakeDisk) -> None:
+def test_a_series_that_finds_no_room_is_shown_whole_once_there_is_some(tmp_path: Path, disk: Disk) -> None:
     file = tmp_path / "counter_1.db"
     disk.room = 0
     with capture_logs() as logs:
@@ -63,7 +63,7 @@ def test_a_series_that_finds_no_room_is_shown_whole_once_there_is_some(tmp_path:
     series.close()  # type: ignore[no-untyped-call]
 
 
-def test_a_file_that_cannot_grow_keeps_what_it_has(tmp_path: Path, disk: FakeDisk) -> None:
+def test_a_file_that_cannot_grow_keeps_what_it_has(tmp_path: Path, disk: Disk) -> None:
     file = tmp_path / "counter_1.db"
     disk.room = 1 << 16
     series = PreallocatedDict(str(file))
