@@ -87,7 +87,7 @@ def open_reservations(edge: Edge) -> list[bytes]:
     ]
 
 
-def test_a_submitted_call_is_queued_run_and_shown_with_its_answer_timings_and_cost(made: Callable[..., Edge]) -> None:
+def test_a_submitted_call_is_queued_run_and_shown_with_timings_and_cost(made: Callable[..., Edge]) -> None:
     edge = made()
     answer = submit(edge)
     job_id = job_of(answer)
@@ -167,7 +167,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(made: Callable[..., Edge]) -> No
     assert submit(edge).status_code == 202
 
 
-def test_a_queue_that_is_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
+def test_a_queue_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
     edge = made("reply: ok", "queue: {max_bytes: 16384}\nplans: {default: {requests_per_day: 10}}\n")
     assert submit(edge, "x" * 2000).status_code == 202
     refused = submit(edge, "x" * 2000)
@@ -290,7 +290,7 @@ def test_a_failing_vendor_is_asked_again_later_and_the_call_has_one_row(made: Ca
     assert [row["status"] for row in edge.rows()] == ["ok"]
 
 
-def test_a_job_that_fails_every_time_ends_failed_with_its_error_and_attempts(made: Callable[..., Edge]) -> None:
+def test_a_job_that_fails_every_time_ends_failed_with_error_and_attempts(made: Callable[..., Edge]) -> None:
     edge = made(script="fail_status: 503", more="queue: {retry_backoff_s: 0, max_attempts: 2}\n")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
@@ -332,7 +332,7 @@ def test_a_job_whose_worker_dies_each_time_ends_failed_with_one_row(made: Callab
     assert [row["status"] for row in edge.rows()] == ["error"]
 
 
-def test_a_job_of_a_dead_worker_runs_elsewhere_and_what_the_dead_one_still_does_counts_once(
+def test_a_job_of_a_dead_worker_runs_elsewhere_and_counts_once(
     made: Callable[..., Edge],
 ) -> None:
     edge = made(script=f"delay_s: 0.5, {ANSWERED}", more="queue: {lease_s: 2}\n")
@@ -350,7 +350,7 @@ def test_a_job_of_a_dead_worker_runs_elsewhere_and_what_the_dead_one_still_does_
     assert open_reservations(edge) == []
 
 
-def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(made: Callable[..., Edge]) -> None:
+def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other(made: Callable[..., Edge]) -> None:
     edge = made(script="delay_s: 30")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
@@ -364,7 +364,7 @@ def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(mad
     assert ask(edge, job_id).json["status"] == "processing"
 
 
-def test_a_worker_that_gets_its_own_job_again_looks_after_the_second_attempt_when_the_first_ends(
+def test_a_worker_that_gets_its_own_job_again_renews_the_second_attempt(
     made: Callable[..., Edge],
 ) -> None:
     edge = made(script=f"delay_s: 1, {ANSWERED}")

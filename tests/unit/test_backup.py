@@ -100,7 +100,7 @@ def test_a_backup_is_one_moment_of_a_ledger_that_is_being_written(
     assert (tmp_path / "copy-0.db").stat().st_mode & 0o077 == 0
 
 
-def test_a_restore_brings_back_what_the_backup_holds_and_keeps_what_was_there(
+def test_a_restore_brings_back_the_backup_and_keeps_what_was_there(
     ledger: Ledger, backups: Backups, database: Database, live: Path, tmp_path: Path
 ) -> None:
     ledger.write([call("old")])
@@ -181,7 +181,7 @@ def test_a_key_revoked_since_the_backup_stays_revoked_also_for_redis(
     assert found.name == "good"
 
 
-def test_nobody_restores_under_a_ledger_process_and_none_starts_during_a_restore(
+def test_no_restore_beside_a_ledger_process_and_no_such_start_during_one(
     backups: Backups, database: Database, ledger: Ledger, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backups.back_up(tmp_path / "copy.db")

@@ -107,7 +107,7 @@ def callbacks(*allow: str, resolve: Callable[[str, int], list[str]] | None = Non
         "http://[::]/",
     ],
 )
-def test_bug_08_a_callback_to_what_is_not_public_is_refused_when_it_is_named(url: str) -> None:
+def test_bug_08_a_callback_to_a_non_public_address_is_refused_when_named(url: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         callbacks().check(url)
     assert refused.value.param == "callback_url"
@@ -135,13 +135,13 @@ def test_without_a_secret_there_are_no_callbacks() -> None:
     "addresses",
     [["127.0.0.1"], ["169.254.169.254"], ["93.184.216.34", "10.0.0.7"], ["::ffff:10.0.0.7"], ["fe80::1%eth0"]],
 )
-def test_bug_08_a_name_that_means_a_private_address_is_refused_whatever_else_it_means(addresses: list[str]) -> None:
+def test_bug_08_a_name_with_one_private_address_among_others_is_refused(addresses: list[str]) -> None:
     found = callbacks(resolve=lambda host, port: addresses)
     with pytest.raises(InvalidRequest, match="not public"):
         found.deliver("http://innocent.example/", "evt_1", b"{}", now=NOW)
 
 
-def test_bug_08_it_goes_to_the_address_that_was_checked_and_asks_the_resolver_once() -> None:
+def test_bug_08_it_goes_to_the_checked_address_and_resolves_the_name_once() -> None:
     asked: list[str] = []
     requests: list[bytes] = []
 
@@ -174,7 +174,7 @@ def test_the_official_sdk_verifies_the_signature() -> None:
 @pytest.mark.parametrize(
     "status", [b"302 Found\r\nLocation: http://169.254.169.254/", b"301 Moved\r\nLocation: /", b"500 Oops", b"404 No"]
 )
-def test_bug_08_what_is_not_2xx_is_not_delivered_and_a_redirect_is_not_followed(status: bytes) -> None:
+def test_bug_08_only_2xx_is_delivered_and_a_redirect_is_not_followed(status: bytes) -> None:
     requests: list[bytes] = []
     answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
     with server_that(lambda sock: sock.sendall(answer), requests) as url, pytest.raises(Undelivered):
@@ -294,7 +294,7 @@ wake()
 """
 
 
-def test_a_resolver_that_hangs_holds_a_callback_within_its_limit_and_no_provider() -> None:
+def test_a_resolver_that_hangs_holds_a_callback_briefly_and_no_provider() -> None:
     command = [sys.executable, "-c", HANGING_RESOLVER]
     found = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
     assert found.stdout.splitlines() == ["{'The callback took too long.'}", "True"], found.stderr

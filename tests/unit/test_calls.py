@@ -153,7 +153,7 @@ def test_what_a_call_was_is_counted_in_the_metrics(house: House) -> None:
     assert house.metric("llm_cache_requests_total", result="bypass") == 1
 
 
-def test_an_answer_without_usage_is_estimated_from_what_was_sent_and_written(house: House) -> None:
+def test_an_answer_without_usage_is_estimated_from_both_texts(house: House) -> None:
     vendor = house.vendors["up"]
     vendor.usage, vendor.text_bytes = None, 81
     request = chat()
@@ -212,7 +212,7 @@ def test_a_refused_call_costs_nothing_and_says_so(house: House) -> None:
     assert (told["code"], told["status"], told["log_level"]) == ("INVALID_REQUEST", "error", "warning")
 
 
-def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_reserved(house: House) -> None:
+def test_a_bug_leaves_a_row_with_the_possible_bill_and_nothing_reserved(house: House) -> None:
     house.vendors["up"].fails = [ZeroDivisionError()]
     request = chat(max_tokens=9)
     with pytest.raises(ZeroDivisionError):
@@ -265,7 +265,7 @@ def test_while_a_call_runs_its_tokens_are_reserved_as_likely(house: House) -> No
     assert (house.counted("tokens_per_day"), house.counted("requests_per_day")) == (150, 5)
 
 
-def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_dearest_target(house: House) -> None:
+def test_while_a_call_runs_a_budget_holds_its_most_at_the_dearest_target(house: House) -> None:
     """The bytes of the body are the most tokens that its prompt can have, and 8 a message for the template."""
     seen: list[int] = []
     house.vendors["up"].meanwhile = lambda: seen.append(house.counted("budget_usd_per_month"))
@@ -281,7 +281,7 @@ def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_deare
         spent = house.counted("budget_usd_per_month")
 
 
-def test_under_a_budget_a_price_that_nobody_knows_is_refused_before_anybody_is_asked(house: House) -> None:
+def test_under_a_budget_an_unknown_price_is_refused_before_any_call(house: House) -> None:
     for model in ("unknown", "half-known"):
         with pytest.raises(Forbidden) as refusal:
             house.pipeline.chat(POOR, chat(model), house.context())
@@ -331,7 +331,7 @@ def test_a_worker_that_dies_leaves_a_row_as_likely(house: House) -> None:
     )
 
 
-def test_a_call_may_take_as_long_as_configured_and_its_reservation_a_little_longer(house: House) -> None:
+def test_a_call_has_the_configured_time_and_its_reservation_a_little_more(house: House) -> None:
     vendor = house.vendors["up"]
     vendor.meanwhile = lambda: open_until.append(_latest_deadline(house))
     open_until: list[float] = []
@@ -396,7 +396,7 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
     assert house.lose() == 0
 
 
-def test_a_held_call_that_will_not_run_gives_back_everything_but_its_request(house: House) -> None:
+def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(house: House) -> None:
     held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
     house.pipeline.drop(held, "aborted", 499)
     has(
@@ -451,7 +451,7 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(house: House) 
 # --- attempts that gave no answer
 
 
-def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that_came(house: House) -> None:
+def test_an_attempt_that_may_be_billed_is_charged_beside_the_answer(house: House) -> None:
     house.vendors["up"].fails = [UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)]
     request = chat("safe", max_tokens=9)
     house.pipeline.chat(CALLER, request, house.context())

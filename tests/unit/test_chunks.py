@@ -138,7 +138,7 @@ def test_a_replayed_answer_is_marked_and_ends_as_a_stream_does() -> None:
     assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
 
 
-def test_an_answer_with_less_in_it_than_it_should_have_is_replayed_all_the_same() -> None:
+def test_an_answer_with_less_in_it_than_it_should_have_is_replayed_anyway() -> None:
     head, tail = events({"choices": [{"message": {"content": "Hi"}}]})
     assert head["choices"][0]["delta"] == {"content": "Hi"}
     assert tail["choices"][0]["finish_reason"] == "stop"

@@ -78,9 +78,7 @@ def test_what_is_too_much_goes_from_the_oldest_on(history: Callable[..., History
     assert ids(tight.read("key_1", "ann")) == ["id_4", "id_5"]
 
 
-def test_the_newest_is_kept_although_it_alone_is_too_long_and_its_answer_is_cut(
-    history: Callable[..., History], redis: Redis
-) -> None:
+def test_the_newest_is_kept_cut_even_when_it_alone_is_too_long(history: Callable[..., History], redis: Redis) -> None:
     kept = history(max_bytes=200)
     kept.append("key_1", "ann", said(1))
     kept.append("key_1", "ann", said(2, "é" * 500))

@@ -38,7 +38,7 @@ def ids(found: Installation) -> tuple[str | None, str | None, str | None]:
     return found.in_directory(), found.in_database(), found.in_redis()
 
 
-def test_a_new_or_upgraded_installation_gets_one_id_in_all_three_that_only_its_owner_reads(
+def test_an_installation_gets_one_private_id_in_all_three_places(
     at: Callable[..., Installation], tmp_path: Path
 ) -> None:
     found = at("a")
@@ -63,7 +63,7 @@ def test_processes_that_start_together_agree(at: Callable[..., Installation]) ->
     assert len({each for one in found for each in ids(one)}) == 1
 
 
-def test_a_data_dir_of_another_installation_is_refused_in_one_line_that_says_what_to_do(
+def test_a_data_dir_of_another_installation_is_refused_in_one_line(
     at: Callable[..., Installation], redis: Redis, tmp_path: Path
 ) -> None:
     at("a").check(files=True)
@@ -105,7 +105,7 @@ def test_a_new_database_does_not_take_over_a_data_dir_with_files(
     assert at("a").in_database() == before.strip()
 
 
-def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is_taken_back(
+def test_two_installations_never_share_a_redis_but_one_may_come_back(
     at: Callable[..., Installation], redis: Redis
 ) -> None:
     at("a").check()

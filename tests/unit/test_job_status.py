@@ -62,7 +62,7 @@ def test_what_never_ran_has_no_times_of_a_run_and_no_attempts() -> None:
     ("before", "slots", "mean_s", "wait_s"),
     [(6, 2, 1.5, 4.5), (0, 2, 1.5, 0.0), (5, 10, 3.0, 1.5), (6, 0, 1.5, None), (6, 2, None, None)],
 )
-def test_the_estimate_is_the_jobs_before_shared_among_the_slots_times_the_mean(
+def test_the_estimate_is_the_jobs_before_over_the_slots_times_the_mean(
     before: int, slots: int, mean_s: float | None, wait_s: float | None
 ) -> None:
     shown = SHOWN._replace(before=before, slots=slots, mean_s=mean_s)
@@ -195,7 +195,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     assert len({shown.tag, claimed.tag, ended.tag}) == 3
 
 
-def test_the_place_counts_the_own_jobs_before_and_of_each_other_key_as_many_as_come_first(queue: Queue) -> None:
+def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: Queue) -> None:
     for owner, count in (("a", 3), ("b", 1), ("c", 5)):
         for number in range(count):
             queue.submit(f"{owner}{number}", owner)

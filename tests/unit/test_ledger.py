@@ -236,7 +236,7 @@ def test_a_report_names_keys_and_gives_the_exact_cost(database: Database, ledger
     ],
     ids=range(14),
 )
-def test_a_row_that_cannot_be_read_is_set_aside_once_and_the_others_are_written(
+def test_an_unreadable_row_is_set_aside_once_and_the_others_are_written(
     database: Database, ledger: Ledger, bad: bytes
 ) -> None:
     batch = [json.dumps(row("before")).encode(), bad, json.dumps(row("after")).encode()]

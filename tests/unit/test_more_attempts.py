@@ -134,7 +134,7 @@ def test_no_further_attempt_is_made_for_a_call_that_has_ended_meanwhile(house: H
     assert spent(house) == CHARGED
 
 
-def test_without_a_budget_attempts_need_no_money_and_are_charged_all_the_same(house: House) -> None:
+def test_without_a_budget_attempts_need_no_money_and_are_still_charged(house: House) -> None:
     house.vendors["up"].fails = [slow()]
     house.vendors["dear"].fails = [ClientGone("gone", billable=True)]
     with pytest.raises(ClientGone):

@@ -157,7 +157,7 @@ def test_a_quiet_outbox_is_not_taken_for_a_dead_redis(outbox: Outbox) -> None:
     assert time.monotonic() - started < 1.9
 
 
-def test_the_loop_drains_waits_for_more_rows_and_does_its_chores_every_second(
+def test_the_loop_drains_waits_for_rows_and_does_chores_every_second(
     redis: Redis, database: Database, redis_server: Any
 ) -> None:
     done: list[str] = []
@@ -202,7 +202,7 @@ def test_the_loop_ends_in_peace_when_redis_is_away(database: Database, dead_redi
     assert [line["event"] for line in logs] == ["ledger_started", "outbox_not_drained", "ledger_stopped"]
 
 
-def test_a_part_that_fails_is_tried_less_and_less_often_and_the_others_go_on(redis: Redis, database: Database) -> None:
+def test_a_part_that_fails_is_tried_ever_less_often_and_others_go_on(redis: Redis, database: Database) -> None:
     reaper = Broken(ValueError("a bug"), times=8)
     loop = Loop(lambda number: send(redis, f"row-{number:03}") or number == 40)  # type: ignore[func-returns-value]
     with capture_logs() as logs:

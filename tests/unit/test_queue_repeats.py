@@ -229,7 +229,7 @@ OPS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(OPS, st.sampled_from(FATES), st.booleans()), min_size=5, max_size=40))
-def test_whatever_arrives_twice_late_or_unanswered_nothing_counts_twice_and_nothing_is_left_over(
+def test_repeated_late_or_unanswered_steps_count_once_and_leave_nothing(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str, bool]]
 ) -> None:
     monkeypatch.setattr(stored, "_SETTLE_MS", 0)

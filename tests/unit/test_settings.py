@@ -33,7 +33,7 @@ def test_providers_and_models_are_enough(tmp_path: Path) -> None:
     assert settings.prices == {}
 
 
-def test_commands_beside_make_run_find_its_redis_and_its_key_in_development_only(tmp_path: Path) -> None:
+def test_commands_beside_make_run_find_its_redis_and_key_in_development(tmp_path: Path) -> None:
     (tmp_path / "dev-key").write_text("kept-key\n")
     held = RunFile(tmp_path)
     held.write(Run(1, "127.0.0.1", 9000, "its-key", "redis://:secret-password@127.0.0.1:1/0"))
