@@ -28,7 +28,7 @@ _WORKERS, _UNSETTLED = "penstock:queue:workers", "penstock:queue:unsettled"
 _CLAIM = "penstock:queue:claim:"  # and a claim's name
 # What bytes.lua counts in, the last keys of each script that it begins.
 _BYTES = (_FACTS, "penstock:queue:sizes", "penstock:queue:shares", "penstock:queue:results")
-# What `joblist` reads, too.
+# What `store.job_list` reads, too.
 JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING, _LATER
 _BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
 _CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
