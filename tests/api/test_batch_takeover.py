@@ -186,7 +186,7 @@ def test_paid_results_stay_when_another_worker_fails_the_batch(made: Callable[..
     worker.run()
     worker.feed()
     before = results_file(edge).read_bytes()
-    edge.services.batches.change(batch_id, ("in_progress",), status="failed", failed_at=1.0)
+    edge.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
     worker.feed()
     worker.feeder.sweep()
     assert worker.feeds == []
@@ -221,7 +221,7 @@ def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(made: Callabl
     batch_id = created(edge, [line(i) for i in range(3)])
     worker = Feeding(edge)
     worker.feeds += worker.feeder.look()
-    edge.services.batches.change(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
+    edge.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
     worker.feed(3)
     assert (worker.feeds, edge.services.queue.depth().waiting) == ([], 0)
     assert batch(edge, batch_id)["status"] == "in_progress"

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from app.cli.command import StopSignal
+from app.stop_signal import StopSignal
 from app.store.job_list import STATES, JobList
 from app.store.redis.client import Redis
 from app.store.sql.tables import batches

@@ -13,8 +13,8 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from werkzeug.test import TestResponse
 
-from app.jobs.runner import Runner
-from app.store import jobs as stored
+from app.jobs.runner import JobRunner
+from app.store.redis import keys
 from tests.api.conftest import Edge
 from tests.support.servers import wait_for
 
@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, edge: Edge, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = edge.services
-        self.runner = Runner(
+        self.runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -40,7 +40,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        self.runner.answer_bell()
+        self.runner.run_jobs()
 
 
 @pytest.fixture
@@ -536,12 +536,12 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(made: Callabl
 def test_what_is_rung_is_a_message_that_dramatiq_reads(made: Callable[..., Edge], redis_url: str) -> None:
     edge = made()
     submit(edge)
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.BELLS)
-    messages: Iterator[Any] = broker.consume(stored.BELLS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.JOBS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.JOBS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args, message.kwargs) == (stored.RING, (), {})
-    broker.consume(stored.BELLS).ack(message)
+    assert (message.actor_name, message.args, message.kwargs) == (keys.JOBS_ACTOR, (), {})
+    broker.consume(keys.JOBS_QUEUE).ack(message)
     assert edge.keys("penstock:dramatiq:jobs*") == []
     assert isinstance(message, dramatiq.MessageProxy)
     broker.close()
@@ -566,11 +566,11 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     Worker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.CALLBACKS)
-    messages: Iterator[Any] = broker.consume(stored.CALLBACKS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.CALLBACKS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
+    assert (message.actor_name, message.args) == (keys.CALLBACKS_ACTOR, (told, "dev"))
     assert next(messages) is None
     broker.close()
 

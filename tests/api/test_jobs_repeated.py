@@ -230,17 +230,17 @@ def test_an_attempt_knows_how_many_before_it_ended_without_a_word(made: Callable
     waits_again(edge, worker)
     second = jobs.claim("dies", 60)
     assert second is not None
-    assert (second.attempt, second.recorded, second.unrecorded) == (2, 1, 0)
+    assert (second.attempt, second.last_recorded_attempt, second.unrecorded_attempts) == (2, 1, 0)
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
     worker.runner.beat()
     third = jobs.claim("w", 60)
     assert third is not None
-    assert (third.attempt, third.recorded, third.unrecorded) == (3, 1, 1)
+    assert (third.attempt, third.last_recorded_attempt, third.unrecorded_attempts) == (3, 1, 1)
     assert jobs.finish(third, "queued", {}, keep_s=0) == "queued"
     waits_again(edge, worker)
     fourth = jobs.claim("w", 60)
     assert fourth is not None
-    assert (fourth.attempt, fourth.recorded, fourth.unrecorded) == (4, 3, 0)
+    assert (fourth.attempt, fourth.last_recorded_attempt, fourth.unrecorded_attempts) == (4, 3, 0)
 
 
 @pytest.mark.parametrize("ends", ["ok", "error"])
@@ -250,7 +250,7 @@ def test_an_attempt_that_ended_with_its_worker_is_charged_as_likely_once(made: C
     job_id = job_of(submit(edge, max_tokens=50))
     dying = jobs.claim("dies", 60)
     assert dying is not None
-    likely = DeferredCall.decode(dying.held).if_lost.nanousd
+    likely = DeferredCall.decode(dying.deferred_call).if_lost.nanousd
     assert likely > 0
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
     worker.runner.beat()

@@ -252,7 +252,7 @@ def test_neither_users_nor_their_messages_are_in_names_of_redis_keys(talk: ChatC
 def test_an_append_that_is_sent_twice_is_kept_once(talk: ChatClient) -> None:
     from app.store.history import ConversationTurn
 
-    history = History(redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60)
+    history = History(redis=talk.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60)
     for exchange in (
         ConversationTurn("1", "Hi", "Hello"),
         ConversationTurn("2", "Hi", "Hello"),
@@ -515,7 +515,7 @@ class _Forgetful(History):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(talk: ChatClient, stream: bool) -> None:
     talk.edge.services.support._history = _Forgetful(
-        redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60
+        redis=talk.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60
     )
     response = talk.say("Hi", stream=stream)
     assert response.status_code == 200

@@ -186,7 +186,7 @@ def test_no_restore_beside_a_ledger_process_and_no_such_start_during_one(
 ) -> None:
     backups.back_up(tmp_path / "copy.db")
     ledger.write([call("a")])
-    with backups.kept_out(), backups.kept_out():
+    with backups.hold_off_restores(), backups.hold_off_restores():
         with pytest.raises(StoreUnavailable, match="a ledger process runs on it; stop that first"):
             backups.restore(tmp_path / "copy.db")
         backups.back_up(tmp_path / "another.db")
@@ -194,7 +194,7 @@ def test_no_restore_beside_a_ledger_process_and_no_such_start_during_one(
     refused: list[str] = []
 
     def try_to_run(*_: object) -> list[tuple[str, float]]:
-        with pytest.raises(StoreUnavailable, match="it is being restored") as refusal, backups.kept_out():
+        with pytest.raises(StoreUnavailable, match="it is being restored") as refusal, backups.hold_off_restores():
             pass
         refused.append(str(refusal.value))
         return []
@@ -290,7 +290,7 @@ def test_a_server_database_has_tools_of_its_own(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Database, "file", None)
     with pytest.raises(ConfigError, match="is not SQLite"):
         Backups(database=database).back_up(tmp_path / "copy.db")
-    with Backups(database=database).kept_out():
+    with Backups(database=database).hold_off_restores():
         pass
 
 

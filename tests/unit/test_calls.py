@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app.api.headers import call_headers
 from app.domain.charges import ChargedAttempt
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import (
     BudgetExceeded,
     ClientGone,
@@ -90,7 +90,7 @@ def test_embeddings_and_answers_from_the_cache_are_timed_too(house: House) -> No
 
 def test_a_job_is_timed_from_when_it_runs(house: House) -> None:
     house.vendors["up"].takes_s = 1.5
-    held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, chat(), house.context(), for_s=600)
     house.clock.step(40)
     house.pipeline.resume(CALLER, chat(), held, house.context().cancel, stays_open=lambda _: False)
     has(only_row(house), latency_ms=1500.0, job_id="call_1")
@@ -382,7 +382,7 @@ def test_a_call_has_its_slot_until_it_is_settled(house: House) -> None:
 
 def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
     request = chat(max_tokens=9)
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     assert house.counted("tokens_per_day") == len(request.raw) // 4 + 1 + 9
     assert house.redis.execute("ZCARD", "penstock:running:key_1") == 0, "it does not run yet"
     assert house.rows() == []
@@ -397,8 +397,8 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
 
 
 def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(house: House) -> None:
-    held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
-    house.pipeline.drop(held, "aborted", 499)
+    held = house.pipeline.defer(CALLER, chat(), house.context(), for_s=600)
+    house.pipeline.abandon(held, "aborted", 499)
     has(
         only_row(house),
         status="aborted",
@@ -415,7 +415,7 @@ def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(house:
 
 def test_a_held_call_that_is_to_be_tried_again_stays_open(house: House) -> None:
     request = chat()
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     down = UpstreamUnavailable("down", provider="up", kind="status_5xx")
     house.vendors["up"].fails = [down, down]
     with pytest.raises(UpstreamError):
@@ -428,7 +428,7 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(house: House) -> None:
 
 
 def test_a_held_call_is_lost_only_after_its_time(house: House) -> None:
-    house.pipeline.hold(CALLER, chat(), house.context(), for_s=7200, reservations=reservations_of(QUEUE))
+    house.pipeline.defer(CALLER, chat(), house.context(), for_s=7200, reservations=reservations_of(QUEUE))
     assert house.lose() == 0
     assert house.lose() == 1
     has(only_row(house), status="lost", job_id="call_1")
@@ -438,12 +438,12 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(house: House) 
     request = chat(temperature=0)
     replies = []
     for _ in range(2):
-        held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+        held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
         replies.append(house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: False))
     assert [reply.report.cache for reply in replies] == ["miss", "hit"]
     assert [row["cache"] for row in house.rows()] == ["miss", "hit"]
     assert len(house.vendors["up"].calls) == 1
-    held = house.pipeline.hold(CALLER, request, house.context(read_cache=False), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(read_cache=False), for_s=600)
     reply = house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: False)
     assert reply.report.cache == "bypass"
 
@@ -506,7 +506,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) 
 
 def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) -> None:
     request = chat(max_tokens=9)
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     slow = UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)
     house.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
@@ -518,11 +518,11 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     has(only_row(house), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(house)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     house.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
         house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: True)
-    house.pipeline.drop(held, "error", 504)
+    house.pipeline.abandon(held, "error", 504)
     has(
         house.rows()[1],
         status="error",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.gateway.chunks import as_completion, as_stream
 
 USAGE = Usage(10, 5, cached_tokens=4, reasoning_tokens=2)

@@ -21,7 +21,7 @@ from app.cli import register
 from app.cli.chat import _Screen, own_url
 from app.cli.chat_client import ChatClient
 from app.cli.rendering import harmless
-from app.runfile import Run, RunFile
+from app.runfile import RunFile, RunningGateway
 from app.services import build_services
 from app.settings import load_settings
 from tests.support.upstream import Upstream
@@ -332,7 +332,7 @@ def test_the_gateway_of_the_settings_is_found_where_it_listens(tmp_path: Path, h
 
 def test_the_gateway_of_this_data_dir_is_found_unless_port_says_otherwise(tmp_path: Path) -> None:
     held = RunFile(tmp_path)
-    held.write(Run(1, "0.0.0.0", 9000))
+    held.write(RunningGateway(1, "0.0.0.0", 9000))
 
     def url(**environ: str) -> str:
         services: Any = SimpleNamespace(settings=load_settings({"DATA_DIR": str(tmp_path), **environ}))

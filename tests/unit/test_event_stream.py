@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.config.gateway import Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import UpstreamError
 from app.providers.event_stream import OpenAIStream
 from app.providers.pacing import Pacing

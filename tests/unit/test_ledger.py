@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.domain.money import Details
+from app.domain.usage import Details
 from app.errors import StoreUnavailable
 from app.store import ledger as ledger_module
 from app.store.ledger import Ledger

@@ -85,7 +85,7 @@ def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(house: Hou
 
 
 def test_a_job_that_is_run_again_reserves_for_each_time_and_once_for_each(house: House) -> None:
-    held = house.pipeline.hold(POOR, REQUEST, house.context(), for_s=600)
+    held = house.pipeline.defer(POOR, REQUEST, house.context(), for_s=600)
     seen: list[int] = []
     for vendor in house.vendors.values():
         vendor.meanwhile = lambda: seen.append(spent(house))
@@ -110,7 +110,7 @@ def run_again(house: House, held: Any) -> None:
 
 def test_a_job_whose_budget_is_used_up_by_its_attempts_says_so(house: House) -> None:
     leave(house, 2 * CEILING)
-    held = house.pipeline.hold(POOR, REQUEST, house.context(), for_s=600)
+    held = house.pipeline.defer(POOR, REQUEST, house.context(), for_s=600)
     house.vendors["up"].fails = [slow()]
     house.vendors["dear"].fails = [slow()]
     with pytest.raises(UpstreamTimeout):

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.config.gateway import GatewayConfig, PriceOverride
-from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, SERVICE_TIERS, Details, Tier, Usage
+from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, Tier
+from app.domain.usage import SERVICE_TIERS, Details, Usage
 from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

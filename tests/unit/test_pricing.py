@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config.gateway import GatewayConfig, PriceOverride
-from app.domain.money import NANO, RateCard, Tier, Usage, nanousd, usd
+from app.domain.money import NANO, RateCard, Tier, nanousd, usd
+from app.domain.usage import Usage
 from app.gateway.pricing import Pricing
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)

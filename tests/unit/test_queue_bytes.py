@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.store.job_types import Job
+from app.store.job_records import Job
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
 from app.store.redis.keys import reservation_key
@@ -19,7 +19,7 @@ MOST = 16 * MB
 
 @pytest.fixture
 def jobs(redis: Redis) -> Jobs:
-    return Jobs(redis=redis, most_jobs=500, most_bytes=MOST, lease_s=15)
+    return Jobs(redis=redis, max_jobs=500, max_bytes=MOST, lease_s=15)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_full_redis_takes_an_end_without_an_answer_and_the_next_job(
     full()
     assert complete(jobs, first, MB) == "full"
     assert redis.execute("HGET", "penstock:job:a", "state") == b"processing"
-    assert jobs.beat("w", 1, [("a", 1)]).ending == []
+    assert jobs.beat("w", 1, [("a", 1)]).attempts_to_end == []
     assert jobs.finish(first, "failed", {"error": b"{}", "http_status": 503}, keep_s=60) == "failed"
     assert jobs.finish(claim(jobs), "queued", {"error": b"{}"}, keep_s=60) == "queued"
     assert jobs.cancel("c", "a", keep_s=60) == ("cancelled", b"{}")

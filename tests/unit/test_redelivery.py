@@ -69,7 +69,7 @@ class Shop:
 
     def rows(self) -> dict[str, UsageRow]:
         self.outbox.drain()
-        return self.ledger.rows(["call_1"])
+        return self.ledger.find_rows(["call_1"])
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_row_is_found_among_many_that_wait(shop: Shop) -> None:
     for number in range(1203):
         shop.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(ROW | {"call_id": f"call_{number}"}))
     shop.redis.execute("XADD", OUTBOX, "*", "row", "no row")
-    assert set(shop.outbox.written({"call_0", "call_500", "call_1202", "call_x"})) == {
+    assert set(shop.outbox.find_rows({"call_0", "call_500", "call_1202", "call_x"})) == {
         "call_0",
         "call_500",
         "call_1202",

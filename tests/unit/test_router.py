@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Target
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderAnswer
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
@@ -34,13 +34,13 @@ class Vendor:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         raise NotImplementedError
 
     def stream(self, call: ChatCall) -> Any:
         raise NotImplementedError
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         raise NotImplementedError
 
     def check(self, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from app.config import serving
 from app.config.gateway import GatewayConfig, ProviderConfig
-from app.domain.money import SERVICE_TIERS
+from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
 from app.settings import load_config, load_settings

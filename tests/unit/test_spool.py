@@ -292,10 +292,10 @@ class Figures:
         self.held = 0
         self.dropped = 0
 
-    def settlements_held(self, delta: int) -> None:
+    def add_settlements_held(self, delta: int) -> None:
         self.held += delta
 
-    def settlements_dropped(self, count: int) -> None:
+    def count_settlements_dropped(self, count: int) -> None:
         self.dropped += count
 
 

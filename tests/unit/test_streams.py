@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ClientGone, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from tests.support.calls import CALLER, House, Vendor, chat
 
