@@ -120,6 +120,7 @@ def test_every_argument_round_trips_and_settles_on_a_real_redis(tmp_path: Path, 
     assert script(KEYS, args) == 0, "settled is settled"
 
 
+@pytest.mark.server
 def test_a_dead_processes_file_is_adopted_by_the_next(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=spooled, args=(tmp_path, "dead", "one", "two"))
     child.start()
