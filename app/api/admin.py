@@ -13,7 +13,7 @@ from app.api.context import require, services
 from app.api.files import limit
 from app.domain.csv_export import csv_text
 from app.domain.identity import Scope
-from app.domain.timestamps import parse_moment
+from app.domain.timestamps import parse_timestamp
 from app.errors import InvalidRequest, StatementTimeout
 from app.store.reports import GROUPINGS, Grouping, total
 
@@ -91,7 +91,7 @@ def _moment(name: str, now: float) -> float | None:
     if text is None:
         return None
     try:
-        return parse_moment(text, now=now, direction=-1)
+        return parse_timestamp(text, now=now, direction=-1)
     except ValueError as exc:
         raise InvalidRequest(f"{str(exc)[0].upper()}{str(exc)[1:]}: `{name}`.", param=name) from None
 

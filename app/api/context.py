@@ -39,7 +39,7 @@ def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            found = services().callers.verified(g.http_request.key())
+            found = services().callers.verify(g.http_request.key())
             allow(found, scope)
             g.caller = found
             return view(*args, **kwargs)

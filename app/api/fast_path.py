@@ -139,7 +139,7 @@ class FastPath:
         return jobs.submit(self._services, caller, http_request, self._body(http_request, caller))
 
     def _ask_job(self, what: _OfAJob, job_id: str, http_request: HttpRequest) -> HttpResponse:
-        caller = self._services.callers.verified(http_request.key())
+        caller = self._services.callers.verify(http_request.key())
         allow(caller, Scope.CHAT)
         return what(self._services, caller, http_request, job_id)
 
@@ -149,7 +149,7 @@ class FastPath:
 
     def _caller(self, http_request: HttpRequest, scope: Scope) -> Caller:
         """The caller, perhaps from memory: admission verifies the key in its own round trip."""
-        caller = self._services.callers.remembered(http_request.key())
+        caller = self._services.callers.lookup(http_request.key())
         allow(caller, scope)
         return caller
 
@@ -185,7 +185,7 @@ class FastPath:
     def _large_body(self, http_request: HttpRequest, caller: Caller, source: Any, size: int | None) -> bytes:
         """`size`: as declared; None for a chunked body, which then counts as it arrives."""
         # Admission would refuse a revoked key only when all of the body is here.
-        self._services.callers.verified(http_request.key())
+        self._services.callers.verify(http_request.key())
         hold = http_request.hold = self._budget.hold(caller.key_id)
         if size is not None:
             hold.take(size)

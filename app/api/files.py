@@ -15,7 +15,7 @@ from werkzeug.formparser import FormDataParser
 
 from app.api.context import caller, require, services
 from app.api.errors import wrong_type
-from app.domain.batch import ExpiresAfter, expires_after
+from app.domain.batch import ExpiresAfter, parse_expires_after
 from app.domain.identity import Scope
 from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
@@ -192,7 +192,7 @@ def _clean(filename: str | None) -> str:
 
 def _expires_after(form: dict[str, str]) -> ExpiresAfter | None:
     fields = {name: form.get(f"expires_after[{name}]") for name in ("anchor", "seconds")}
-    return expires_after(fields) if any(fields.values()) else None
+    return parse_expires_after(fields) if any(fields.values()) else None
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

@@ -33,14 +33,14 @@ def can_serve(config: GatewayConfig, alias: str) -> bool:
     return any(not config.providers[name].has_no_key for name in _providers(config, alias))
 
 
-def why_not(config: GatewayConfig, alias: str) -> str:
+def unavailable_reason(config: GatewayConfig, alias: str) -> str:
     """What keeps the model from being served; "" when nothing does."""
     if can_serve(config, alias):
         return ""
-    return no_key(config, config.models[alias].targets[0].provider)
+    return missing_key_reason(config, config.models[alias].targets[0].provider)
 
 
-def no_key(config: GatewayConfig, provider: str) -> str:
+def missing_key_reason(config: GatewayConfig, provider: str) -> str:
     return f"{provider} has no API key: set {_key_setting(config, provider)}"
 
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from app.domain.body import decoded
+from app.domain.body import decode_body
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.errors import GatewayError, InvalidRequest
 
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings"]
-UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
-WINDOW_S = 86_400
+UNFINISHED_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
+COMPLETION_WINDOW_S = 86_400
 _SHORTEST_TTL_S, _LONGEST_TTL_S = 3_600, 2_592_000
 _encode = msgspec.json.Encoder().encode
 
@@ -43,7 +43,7 @@ class BatchRequest(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, raw: bytes) -> BatchRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        request = decoded(_REQUEST, raw)
+        request = decode_body(_REQUEST, raw)
         if "\x00" in request.input_file_id:  # PostgreSQL refuses to compare it
             raise InvalidRequest("`input_file_id` must not contain NUL characters.", param="input_file_id")
         return request
@@ -57,15 +57,15 @@ class BatchLine(NamedTuple):
     request: ChatRequest | EmbedRequest
 
 
-class BadBatchLine(NamedTuple):
-    """A line that cannot. `refused`: the endpoint itself would have said so."""
+class InvalidBatchLine(NamedTuple):
+    """A line that cannot. `error`: the endpoint itself would have said so."""
 
     number: int
     custom_id: str | None
     code: str
     message: str
     param: str | None = None
-    refused: GatewayError | None = None
+    error: GatewayError | None = None
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class _Named(msgspec.Struct, frozen=True):
     custom_id: Any = None
 
 
-def expires_after(fields: Mapping[str, object]) -> ExpiresAfter:
+def parse_expires_after(fields: Mapping[str, object]) -> ExpiresAfter:
     """Of a form, whose numbers are text. Raises `InvalidRequest`."""
     try:
         return msgspec.convert(fields, ExpiresAfter, strict=False)
@@ -92,21 +92,23 @@ _LINE = msgspec.json.Decoder(_Line)
 _NAMED = msgspec.json.Decoder(_Named)
 
 
-def parse_line(number: int, raw: bytes, endpoint: str) -> BatchLine | BadBatchLine:
+def parse_line(number: int, raw: bytes, endpoint: str) -> BatchLine | InvalidBatchLine:
     try:
         line = _LINE.decode(raw)
     except msgspec.ValidationError as exc:
-        return BadBatchLine(number, _custom_id(raw), "invalid_line", f"This line is not a request: {exc}.")
+        return InvalidBatchLine(number, _custom_id(raw), "invalid_line", f"This line is not a request: {exc}.")
     except (ValueError, RecursionError):
-        return BadBatchLine(number, None, "invalid_json_line", "This line is not parseable as valid JSON.")
+        return InvalidBatchLine(number, None, "invalid_json_line", "This line is not parseable as valid JSON.")
     if line.method != "POST":
-        return BadBatchLine(number, line.custom_id, "invalid_method", "The method must be POST.", "method")
+        return InvalidBatchLine(number, line.custom_id, "invalid_method", "The method must be POST.", "method")
     if line.url != endpoint:
-        return BadBatchLine(number, line.custom_id, "url_mismatch", f"The url must be the batch's: {endpoint}.", "url")
+        return InvalidBatchLine(
+            number, line.custom_id, "url_mismatch", f"The url must be the batch's: {endpoint}.", "url"
+        )
     try:
         return BatchLine(number, line.custom_id, _request(endpoint, bytes(line.body)))
     except GatewayError as exc:
-        return BadBatchLine(number, line.custom_id, "invalid_request", exc.message, exc.param, exc)
+        return InvalidBatchLine(number, line.custom_id, "invalid_request", exc.message, exc.param, exc)
 
 
 def _request(endpoint: str, body: bytes) -> ChatRequest | EmbedRequest:
@@ -127,7 +129,7 @@ def _custom_id(raw: bytes) -> str | None:
     return found[:512] if isinstance(found, str) else None
 
 
-def answered(entry_id: str, custom_id: str | None, request_id: str, status: int, body: bytes) -> bytes:
+def response_line(entry_id: str, custom_id: str | None, request_id: str, status: int, body: bytes) -> bytes:
     """A line of the output file, or of the error file when `status` says so: what the endpoint answered."""
     if b"\n" in body:
         body = msgspec.json.format(body, indent=-1)  # one entry, one line
@@ -135,13 +137,13 @@ def answered(entry_id: str, custom_id: str | None, request_id: str, status: int,
     return _encode({"id": entry_id, "custom_id": custom_id, "response": response, "error": None})
 
 
-def refused(entry_id: str, custom_id: str | None, request_id: str, exc: GatewayError) -> bytes:
+def error_line(entry_id: str, custom_id: str | None, request_id: str, exc: GatewayError) -> bytes:
     """A line of the error file: the endpoint would have said this."""
     error = {"message": exc.message, "type": exc.type, "param": exc.param, "code": exc.code}
-    return answered(entry_id, custom_id, request_id, exc.status, _encode({"error": error}))
+    return response_line(entry_id, custom_id, request_id, exc.status, _encode({"error": error}))
 
 
-def not_run(
+def unprocessed_line(
     entry_id: str, custom_id: str | None, line: int, code: str, message: str, param: str | None = None
 ) -> bytes:
     """A line of the error file: the request was never made, or its answer is lost."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.domain.suggestions import meant_by
+from app.domain.suggestions import suggest_field
 from app.errors import InvalidRequest
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -23,7 +23,7 @@ encode = msgspec.json.Encoder().encode
 _S = TypeVar("_S")
 
 
-def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
+def decode_body(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
     """A request body as what `decoder` makes of it. Raises `InvalidRequest`; `param` names the field."""
     try:
         return decoder.decode(raw)
@@ -33,12 +33,12 @@ def decoded(decoder: msgspec.json.Decoder[_S], raw: bytes) -> _S:
         raise InvalidRequest(_no_json(raw, str(exc))) from None
 
 
-def with_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -> bytes:
+def replace_fields(raw: bytes, changes: dict[str, Any], drop: Iterable[str] = ()) -> bytes:
     """The JSON object `raw` with some top-level fields set or dropped; every other value keeps its very bytes."""
-    return rebuilt(_FIELDS.decode(raw), changes, drop)
+    return encode_fields(_FIELDS.decode(raw), changes, drop)
 
 
-def rebuilt(fields: Mapping[str, Any], changes: Mapping[str, Any], drop: Iterable[str] = ()) -> bytes:
+def encode_fields(fields: Mapping[str, Any], changes: Mapping[str, Any], drop: Iterable[str] = ()) -> bytes:
     """The JSON object of `fields`, some of them set or dropped; every other value keeps its very bytes."""
     body = {**fields}
     for name in drop:
@@ -47,12 +47,12 @@ def rebuilt(fields: Mapping[str, Any], changes: Mapping[str, Any], drop: Iterabl
     return encode(body)
 
 
-def field_bytes(raw: bytes) -> dict[str, msgspec.Raw]:
+def decode_fields(raw: bytes) -> dict[str, msgspec.Raw]:
     """The top-level fields of the JSON object `raw`, each value as the bytes it came in."""
     return _FIELDS.decode(raw)
 
 
-def check_names(names: Iterable[str], known: frozenset[str], path: str = "") -> None:
+def check_field_names(names: Iterable[str], known: frozenset[str], path: str = "") -> None:
     """Raises `InvalidRequest` for another spelling of a known name: some providers' parsers ignore case (Go's does)."""
     for name in names:
         if name not in known and name.casefold() in known:
@@ -66,7 +66,7 @@ def _invalid(reason: str, raw: bytes) -> InvalidRequest:
     param = (path or "").removeprefix("$").lstrip(".")
     lacking = _MISSING.search(what)
     if lacking:
-        return missing(f"{param}.{lacking[1]}" if param else lacking[1], meant_by(lacking[1], raw, param))
+        return missing_field(f"{param}.{lacking[1]}" if param else lacking[1], suggest_field(lacking[1], raw, param))
     if not param:
         return InvalidRequest("The request body must be a JSON object.")
     hint = f" An example: {_EXAMPLES[param]}." if param in _EXAMPLES else ""
@@ -74,7 +74,7 @@ def _invalid(reason: str, raw: bytes) -> InvalidRequest:
     return InvalidRequest(f"{what}: `{param}`.{hint}", param=param)
 
 
-def missing(param: str, meant: str = "") -> InvalidRequest:
+def missing_field(param: str, meant: str = "") -> InvalidRequest:
     """The error of a field that is not there; `meant` is what was perhaps sent for it."""
     return InvalidRequest(
         f"Missing required field: `{param}`." + (f" There is `{meant}` instead." if meant else ""), param=param

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes, missing
+from app.domain.body import check_field_names, decode_body, decode_fields, encode, missing_field
 from app.domain.cost_bounds import check_message
-from app.domain.suggestions import meant_by, nearest
-from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
+from app.domain.suggestions import closest_match, suggest_field
+from app.domain.tokens import BYTES_PER_TOKEN, estimate_tokens
 from app.errors import InvalidRequest
 
 # What a picture can cost at most: OpenAI's tile pricing for a high-detail image on the models that count it dearest.
@@ -52,7 +52,7 @@ class Message(msgspec.Struct, frozen=True):
             return [self.content]
         return [part.text for part in self.content or () if part.text]
 
-    def prompt_estimate(self, size: int) -> int:
+    def estimate_tokens(self, size: int) -> int:
         """A likely count of prompt tokens of the message, which is `size` bytes long in the body."""
         parts = self.content if isinstance(self.content, list) else ()
         images = [part.image_url.url for part in parts if part.image_url is not None]
@@ -116,34 +116,35 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             return self.max_completion_tokens
         return max(self.max_tokens, self.max_completion_tokens or 0)
 
-    def understood(self) -> ChatRequest:
+    def canonical(self) -> ChatRequest:
         """The same request with its messages, too, written anew: for a caller whose money is limited.
 
         Nothing in it can cost more than its bytes, its pictures and its bounds tell. Raises `InvalidRequest` for what
         nobody can know the cost of (a file, sound that the provider keeps), and for a name in an odd spelling.
         """
-        messages = decoded(_OBJECTS, bytes(self.fields["messages"]))
+        messages = decode_body(_OBJECTS, bytes(self.fields["messages"]))
         for i, message in enumerate(messages):
             check_message(message, f"messages[{i}]")
         return msgspec.structs.replace(self, fields={**self.fields, "messages": msgspec.Raw(encode(messages))})
 
-    def completion_ceiling(self, bound: int) -> int:
+    def completion_tokens_upper_bound(self, bound: int) -> int:
         """The most completion tokens that are billed when each choice is bounded by `bound`.
 
         Rejected tokens of a prediction are billed besides (OpenAI, "Predicted Outputs").
         """
         return (bound + len(bytes(self.prediction))) * self.choices
 
-    def prompt_estimate(self) -> int:
+    def estimate_prompt_tokens(self) -> int:
         """A likely count of prompt tokens, from the length of the body: good enough to reserve with."""
         size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
         return size // BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
 
-    def prompt_likely(self) -> int:
-        """As `prompt_estimate`, from a closer look: for a call whose provider will never tell."""
-        return self.prompt_estimate() if self.images else max(likely_tokens(self.raw), self.prompt_estimate())
+    def estimate_prompt_tokens_closely(self) -> int:
+        """As `estimate_prompt_tokens`, from a closer look: for a call whose provider will never tell."""
+        estimate = self.estimate_prompt_tokens()
+        return estimate if self.images else max(estimate_tokens(self.raw), estimate)
 
-    def prompt_ceiling(self) -> int:
+    def prompt_tokens_upper_bound(self) -> int:
         """A count of prompt tokens that no byte-level tokenizer can exceed for this body."""
         size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
         return size + self.images * IMAGE_CEILING_TOKENS + len(self.messages) * _TOKENS_PER_MESSAGE
@@ -183,13 +184,13 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
         request, fields = _parse(_EMBED, raw, _EMBED_FIELDS)
         return msgspec.structs.replace(request, raw=raw, fields=fields)
 
-    def prompt_estimate(self) -> int:
+    def estimate_prompt_tokens(self) -> int:
         return len(self.raw) // BYTES_PER_TOKEN + 1
 
-    def prompt_likely(self) -> int:
-        return max(likely_tokens(self.raw), self.prompt_estimate())
+    def estimate_prompt_tokens_closely(self) -> int:
+        return max(estimate_tokens(self.raw), self.estimate_prompt_tokens())
 
-    def prompt_ceiling(self) -> int:
+    def prompt_tokens_upper_bound(self) -> int:
         return len(self.raw)
 
 
@@ -226,29 +227,29 @@ _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
 def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str]) -> tuple[_R, dict[str, msgspec.Raw]]:
-    request = decoded(decoder, raw)
+    request = decode_body(decoder, raw)
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)
-    fields = field_bytes(raw)
-    check_names(fields, known)
+    fields = decode_fields(raw)
+    check_field_names(fields, known)
     return request, fields
 
 
 def _check_model(fields: Iterable[str]) -> None:
     """Raises `InvalidRequest` for a model under another name: the default one would answer, at its own price."""
-    meant = nearest("model", (name for name in fields if name not in _CHAT_FIELDS))
+    meant = closest_match("model", (name for name in fields if name not in _CHAT_FIELDS))
     if meant:
-        raise missing("model", meant)
+        raise missing_field("model", meant)
 
 
 def _check_contents(request: ChatRequest, raw: bytes) -> None:
     """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
     for i, message in enumerate(request.messages):
         if message.content is None and message.role in _SPEAKERS:
-            meant = meant_by("content", raw, f"messages[{i}]")
+            meant = suggest_field("content", raw, f"messages[{i}]")
             if meant and meant != "content":
-                raise missing(f"messages[{i}].content", meant)
+                raise missing_field(f"messages[{i}].content", meant)
             return  # the first one tells: each costs another look at the body
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from app.domain.body import check_names, decoded, field_bytes, rebuilt
+from app.domain.body import check_field_names, decode_body, decode_fields, encode_fields
 from app.domain.chat import ChatRequest
 from app.errors import InvalidRequest
 
@@ -36,16 +36,16 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, raw: bytes) -> CompletionRequest:
         """Raises `InvalidRequest` with `param` naming the field."""
-        body = decoded(_BODY, raw)
-        fields = field_bytes(raw)
-        check_names(fields, _FIELDS)
+        body = decode_body(_BODY, raw)
+        fields = decode_fields(raw)
+        check_field_names(fields, _FIELDS)
         for name in _OF_CHATS:
             if bytes(fields.get(name, msgspec.Raw(b"null"))) != b"null":
                 raise InvalidRequest(f"Only `/v1/chat/completions` knows `{name}`.", param=name)
         _check(body)
         prompt = _text(body.prompt)
         message = {"role": "user", "content": prompt}
-        chat = ChatRequest.parse(rebuilt(fields, {"messages": [message]}, drop=_FIELDS))
+        chat = ChatRequest.parse(encode_fields(fields, {"messages": [message]}, drop=_FIELDS))
         return cls(chat, prompt if body.echo else "")
 
 

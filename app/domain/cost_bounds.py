@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.domain.body import check_names
+from app.domain.body import check_field_names
 from app.errors import InvalidRequest
 
 _MESSAGE_FIELDS = frozenset({"role", "content", "audio"})
@@ -16,7 +16,7 @@ _OF_ANY_PART = {"type", "cache_control"}
 
 def check_message(message: dict[str, Any], path: str) -> None:
     """Raises `InvalidRequest` for what nobody can know the cost of, and for a name in an odd spelling."""
-    check_names(message, _MESSAGE_FIELDS, f"{path}.")
+    check_field_names(message, _MESSAGE_FIELDS, f"{path}.")
     if message.get("audio") is not None:
         raise _unknowable(f"{path}.audio")
     content = message.get("content")

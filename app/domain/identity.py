@@ -92,7 +92,7 @@ def is_well_formed(key: str) -> bool:
     return key[-_CHECKSUM:] == _checksum(random)
 
 
-def mistake_in(key: str) -> str:
+def key_format_hint(key: str) -> str:
     """What a string that is no key of ours looks like, for whoever sent it; "" when there is nothing to say of it."""
     if any(char.isspace() for char in key):
         return "Leave `Bearer` out of the key." if key.lower().startswith("bearer ") else "There are spaces in the key."
@@ -113,5 +113,5 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def shown_prefix(key: str) -> str:
+def display_prefix(key: str) -> str:
     return key[:_SHOWN]

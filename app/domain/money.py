@@ -138,7 +138,7 @@ _PRICED_AS = PROMPT_KINDS | COMPLETION_KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class TokenRates:
     """Rates, in nano-dollars per million tokens, for calls with more than `above` prompt tokens.
 
     `others` are the rates of rarer kinds, by their names in PROMPT_KINDS and COMPLETION_KINDS, where they have one.
@@ -152,7 +152,7 @@ class Tier:
     others: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, above: int, rates: Mapping[str, int]) -> Tier:
+    def from_kinds(cls, above: int, rates: Mapping[str, int]) -> TokenRates:
         """A tier from the rates that are known, by kind."""
         common = {"prompt": 0, "completion": 0, **rates}
         common.setdefault("cached", common["prompt"])
@@ -175,7 +175,7 @@ _COMMON = ("prompt", "completion", "cached", "reasoning")
 class RateCard:
     """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0."""
 
-    tiers: tuple[Tier, ...]
+    tiers: tuple[TokenRates, ...]
     per_request: int = 0  # nano-dollars a call, whatever its length
     search: int | None = None  # nano-dollars per million web searches; None: nobody knows
     audio_second: int = 0  # nano-dollars per million seconds of speech
@@ -197,17 +197,17 @@ class RateCard:
         )
         return self.per_request - (-micro // _MTOK)
 
-    def knows(self, usage: Usage) -> bool:
+    def can_price(self, usage: Usage) -> bool:
         """Whether the price of everything in `usage` is known."""
         return self.search is not None or not usage.searches
 
-    def _cost_of_every_kind(self, usage: Usage, details: Details, tier: Tier) -> int:
+    def _cost_of_every_kind(self, usage: Usage, details: Details, tier: TokenRates) -> int:
         parts = usage.prompt_parts() | usage.completion_parts()
         micro = sum(tokens * tier.rate(kind) for kind, tokens in parts.items() if tokens)
         micro += max(details.searches, 0) * (self.search or 0) + max(details.audio_seconds, 0) * self.audio_second
         return self.per_request - (-micro // _MTOK)
 
-    def ceiling_nanousd(self, prompt_tokens: int, completion_tokens: int, searches: int = 0) -> int:
+    def max_cost_nanousd(self, prompt_tokens: int, completion_tokens: int, searches: int = 0) -> int:
         """The most that a call with at most these can cost, whatever tier or kind of token applies."""
         prompt, completion = self._dearest
         micro = prompt_tokens * prompt + completion_tokens * completion + searches * (self.search or 0)
@@ -219,16 +219,16 @@ class RateCard:
         return prompt, max(tier.rate(kind) for tier in self.tiers for kind in COMPLETION_KINDS)
 
 
-FREE = RateCard((Tier(0, 0, 0, 0, 0),), search=0)
+FREE = RateCard((TokenRates(0, 0, 0, 0, 0),), search=0)
 
 
-def usd(nanousd: int) -> str:
+def format_usd(nanousd: int) -> str:
     """Nano-dollars as the decimal string shown outside: 1_500_000 → "0.0015"."""
     whole, fraction = divmod(abs(nanousd), NANO)
     digits = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
     return f"-{digits}" if nanousd < 0 else digits
 
 
-def nanousd(dollars: str | int | Decimal) -> int:
+def parse_usd(dollars: str | int | Decimal) -> int:
     """Dollars as nano-dollars, exact to the nano: "0.0015" → 1_500_000."""
     return int((Decimal(str(dollars)) * NANO).to_integral_value())

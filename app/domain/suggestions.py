@@ -31,7 +31,7 @@ _ALSO_CALLED = {
 }
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
+def closest_match(name: str, candidates: Iterable[str]) -> str:
     """The candidate that is most like `name`, whatever the case; "" when none is."""
     some = islice((candidate for candidate in candidates if len(candidate) <= _LONGEST_NAME), _MOST_NAMES)
     by_folded = {candidate.casefold(): candidate for candidate in some}
@@ -52,19 +52,19 @@ def _shared(some: set[str], others: set[str]) -> float:
     return len(some & others) / (len(some) + len(others) or 1)
 
 
-def meant_by(field: str, raw: bytes, path: str = "") -> str:
+def suggest_field(field: str, raw: bytes, path: str = "") -> str:
     """The field that somebody may have written for the missing `field` of the object at `path` in the JSON `raw`."""
     given = _names_at(raw, path) if len(raw) <= _LONGEST_BODY else []
-    near = nearest(field, given)
+    near = closest_match(field, given)
     if near:
         return near
     return next((other for other in _ALSO_CALLED.get(field, ()) if other in given), "")
 
 
-def unknown_model(model: str, usable: Sequence[str]) -> str:
+def unknown_model_message(model: str, usable: Sequence[str]) -> str:
     """The message for a model that does not exist; `usable` are those that could be had."""
     shown = "".join(char if char.isprintable() else "?" for char in model[:_LONGEST_NAME])
-    near = nearest(model, usable) or nearest(model.rpartition("/")[2], usable)
+    near = closest_match(model, usable) or closest_match(model.rpartition("/")[2], usable)
     if near:
         return f"The model `{shown}` does not exist on this gateway. Did you mean `{near}`?"
     some = ", ".join(f"`{name}`" for name in usable[:_MOST_LISTED])

@@ -9,7 +9,7 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _YEAR_9999 = 253_370_764_800
 
 
-def parse_moment(text: str, *, now: float, direction: int) -> float:
+def parse_timestamp(text: str, *, now: float, direction: int) -> float:
     """Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance from `now` as `7d`.
 
     Raises `ValueError` with what is wrong.

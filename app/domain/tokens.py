@@ -10,7 +10,7 @@ _LETTERS = bytes(range(65, 91)) + bytes(range(97, 123)) + b" "
 _ASCII = bytes(range(128))
 
 
-def likely_tokens(raw: bytes) -> int:
+def estimate_tokens(raw: bytes) -> int:
     """About what a byte-level tokenizer makes of `raw`: four letters a token, digits and signs one each, and three
     tokens for four bytes of other alphabets."""
     text = _ESCAPED.sub(b"\xff\xff", raw)

@@ -113,18 +113,18 @@ class Admission:
 
     def plan(self, caller: Caller) -> Plan:
         """The caller's plan. Raises `Forbidden` when it is not in the file: without its limits nobody is served."""
-        return self._plans.of(caller)
+        return self._plans.plan_of(caller)
 
     def admit(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
         self.begin()
-        caller = self._plans.checked(caller)
+        caller = self._plans.verify(caller)
         reply = self._call_admit(caller, ask)
         if reply[0][0] == b"stale":
-            caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+            caller = self._plans.verify(self._callers.refresh(caller.key_hash))
             reply = self._call_admit(caller, ask)
             if reply[0][0] == b"stale":
                 # Changed twice within a millisecond: whatever it is now, the next call will see it.
-                caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+                caller = self._plans.verify(self._callers.refresh(caller.key_hash))
                 reply = self._call_admit(replace(caller, record=b""), ask)
         answer, charges, binding, now = reply
         if answer[0] == b"ended":
@@ -260,7 +260,7 @@ class Admission:
         raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:
-        most_at_once = self._plans.of(caller).concurrency
+        most_at_once = self._plans.plan_of(caller).concurrency
         day = datetime.fromtimestamp(now, UTC)
         if len(self._bindings) >= _MOST_BINDINGS:
             self._bindings.clear()

@@ -53,7 +53,7 @@ class Breaker:
         """Whether a call of `caller`, a key's id, may be tried now. In the half-open state it is then a probe."""
         if not self._failures and self._opened_at is None and not self._rests:
             return True
-        if self.rests_s(caller) > 0 or self.is_open(caller):
+        if self.hold_off_s(caller) > 0 or self.is_open(caller):
             return False
         if self._refused.get(caller, self._opened_at) is None:
             return True
@@ -65,12 +65,12 @@ class Breaker:
         self._probes[caller] = now
         return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         if self._failures or self._opened_at is not None:
             self._opened_at = None
             self._forget()
 
-    def failed(self, caller: str) -> None:
+    def record_failure(self, caller: str) -> None:
         """The vendor failed a call of `caller`."""
         now = self._clock()
         if self._probes.pop(caller, None) is not None:
@@ -86,16 +86,16 @@ class Breaker:
             elif failures[caller] >= self._threshold:
                 self._refused.setdefault(caller, now)
 
-    def undecided(self, caller: str) -> None:
+    def release_probe(self, caller: str) -> None:
         """A call of `caller` ended without telling how the vendor is: its probe, if it was one, is somebody else's."""
         self._probes.pop(caller, None)
 
-    def rest(self, caller: str, for_s: float) -> None:
+    def hold_off(self, caller: str, for_s: float) -> None:
         """The vendor asked to be left alone (429) in answer to a call of `caller`."""
         rests = {**self._rests, caller: self._clock() + for_s}
         self._rests = dict(sorted(rests.items(), key=lambda entry: -entry[1])[:2])
 
-    def rests_s(self, caller: str) -> float:
+    def hold_off_s(self, caller: str) -> float:
         """For how long calls of `caller` leave the vendor alone: as it was told, or as two others were."""
         if not self._rests:
             return 0.0

@@ -21,7 +21,7 @@ from app.errors import ClientGone, StoreUnavailable
 from app.gateway.admission import Admitted
 from app.providers.base import CancelToken
 from app.store.redis.client import Redis
-from app.store.redis.keys import cache_entry_key, flight_key, unkept_key
+from app.store.redis.keys import cache_entry_key, flight_key, uncacheable_key
 
 # A follower looks again after this long, at first and at most.
 _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 0.1
@@ -61,19 +61,19 @@ class Cache:
                 digest.update(fields[name])
         return f"{digest.hexdigest()}@{caller.key_id}" if shared else digest.hexdigest()
 
-    def keepable(self, admitted: Admitted, answer: bytes) -> bytes:
+    def cacheable(self, admitted: Admitted, answer: bytes) -> bytes:
         """`answer` if it may be kept, else nothing."""
         if len(answer) <= self._config.max_entry_bytes:
             return answer
-        self.not_kept(admitted)
+        self.mark_uncacheable(admitted)
         return b""
 
-    def not_kept(self, admitted: Admitted) -> None:
+    def mark_uncacheable(self, admitted: Admitted) -> None:
         """The answer to this call will not be kept: whoever waits for it, or would in the time to come, need not."""
         if not admitted.ask.single_flight:
             return
         try:
-            self._redis.execute("SET", unkept_key(admitted.ask.cache_key), "1", "EX", self._config.ttl_s)
+            self._redis.execute("SET", uncacheable_key(admitted.ask.cache_key), "1", "EX", self._config.ttl_s)
         except StoreUnavailable:
             pass  # they wait in vain, but not for ever
 
@@ -81,12 +81,12 @@ class Cache:
     def max_entry_bytes(self) -> int:
         return self._config.max_entry_bytes
 
-    def kept(self, cache_key: str) -> bytes | None:
+    def get(self, cache_key: str) -> bytes | None:
         """The answer that is kept under `cache_key` now. Raises `StoreUnavailable`."""
         found: bytes | None = self._redis.execute("GET", cache_entry_key(cache_key)) if cache_key else None
         return found
 
-    def answer(self, admitted: Admitted, deadline: float, cancel: CancelToken) -> bytes | None:
+    def lookup(self, admitted: Admitted, deadline: float, cancel: CancelToken) -> bytes | None:
         """The cached answer; waits for it while an identical call is fetching it. None: fetch it yourself.
 
         All who wait go at once when the answer turns out not to be kept. When the call that they wait for fails or is
@@ -101,7 +101,7 @@ class Cache:
             ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
             ("GET", cache_entry_key(ask.cache_key)),
             ("GET", flight_key(ask.cache_key)),
-            ("EXISTS", unkept_key(ask.cache_key)),
+            ("EXISTS", uncacheable_key(ask.cache_key)),
         ]
         wait_s = _FIRST_LOOK_S
         began = self._monotonic()
@@ -122,7 +122,7 @@ class Cache:
         return None
 
 
-def marked(answer: bytes, *, call_id: str, created: int) -> bytes:
+def as_cache_hit(answer: bytes, *, call_id: str, created: int) -> bytes:
     """A cached completion as the answer to another call: with an id and a time of its own, and `"cached": true`.
 
     The rest stays as the provider wrote it, byte for byte: looking for the fields' ends takes a microsecond.

@@ -1,7 +1,7 @@
 """Which caller a key stands for, with as little I/O as safety allows.
 
 A worker remembers callers, but never trusts its memory alone: admission compares the remembered record with
-Redis in its one round trip, and `verified` (for everything that is not a model call) re-reads a record older
+Redis in its one round trip, and `verify` (for everything that is not a model call) re-reads a record older
 than `FRESH_S`. A revoked key therefore stops working within a second on every worker.
 """
 
@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from app.domain.identity import Caller, Role, hash_key, is_well_formed, mistake_in
+from app.domain.identity import Caller, Role, hash_key, is_well_formed, key_format_hint
 from app.errors import InvalidApiKey
 
 FRESH_S = 0.5
@@ -51,7 +51,7 @@ class Callers:
         # hash → (caller or None for an unknown key, when it was read); the least recently used goes first.
         self._known: OrderedDict[str, tuple[Caller | None, float]] = OrderedDict()
 
-    def remembered(self, key: str) -> Caller:
+    def lookup(self, key: str) -> Caller:
         """The caller of `key`, perhaps from memory: only for calls that admission verifies. Raises `InvalidApiKey`."""
         key_hash = hash_key(key)
         caller = self._static.get(key_hash)
@@ -62,22 +62,22 @@ class Callers:
             self._known.move_to_end(key_hash)
             return self._valid(known[0])
         if not is_well_formed(key):
-            raise InvalidApiKey(f"{_UNKNOWN} {mistake_in(key)}".rstrip())
-        return self.refreshed(key_hash)
+            raise InvalidApiKey(f"{_UNKNOWN} {key_format_hint(key)}".rstrip())
+        return self.refresh(key_hash)
 
-    def of(self, key_hash: str) -> Caller:
+    def by_hash(self, key_hash: str) -> Caller:
         """The caller whose key has this hash, read now. Raises `InvalidApiKey`, `StoreUnavailable`."""
-        return self._static.get(key_hash) or self.refreshed(key_hash)
+        return self._static.get(key_hash) or self.refresh(key_hash)
 
-    def verified(self, key: str) -> Caller:
+    def verify(self, key: str) -> Caller:
         """The caller of `key`, read at most `FRESH_S` ago. Raises `InvalidApiKey`, `StoreUnavailable`."""
-        caller = self.remembered(key)
+        caller = self.lookup(key)
         known = self._known.get(caller.key_hash)
         if known is not None and self._monotonic() - known[1] >= FRESH_S:
-            return self.refreshed(caller.key_hash)
+            return self.refresh(caller.key_hash)
         return caller
 
-    def refreshed(self, key_hash: str) -> Caller:
+    def refresh(self, key_hash: str) -> Caller:
         """Reads the caller anew. Raises `InvalidApiKey` when the key is unknown, revoked or expired."""
         caller = self._keys.authenticate(key_hash)
         self._known[key_hash] = (caller, self._monotonic())

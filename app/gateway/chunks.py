@@ -15,7 +15,7 @@ _META = ("id", "created", "model", "system_fingerprint", "service_tier")
 _MOST_TOOL_CALLS = 128
 
 
-def as_stream(completion: bytes, *, include_usage: bool) -> list[bytes]:
+def from_completion(completion: bytes, *, include_usage: bool) -> list[bytes]:
     """The SSE events (without `[DONE]`) that stream `completion`, each marked `"cached": true`."""
     whole: dict[str, Any] = _decode(completion)
     base = {name: whole[name] for name in _META if name in whole}
@@ -39,7 +39,7 @@ def as_stream(completion: bytes, *, include_usage: bool) -> list[bytes]:
     return [b"data: " + _encode(event) + b"\n\n" for event in events]
 
 
-def as_completion(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
+def to_completion(blocks: Iterable[bytes], usage: Usage) -> bytes | None:
     """The completion that the SSE `blocks` of a finished stream add up to; None if they make no whole one.
 
     Vendors send odd things; the client has had its stream by now, so an odd one is only not kept.

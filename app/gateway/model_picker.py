@@ -69,7 +69,7 @@ _CODE_WORDS = frozenset(
 )
 
 
-class Choice(NamedTuple):
+class Pick(NamedTuple):
     """A model's alias, and the name of the rule that picked it (or `default`, or `named`: the caller's own)."""
 
     model: str
@@ -87,14 +87,14 @@ class Facts:
     prompt_characters: int = 0
 
 
-def facts_of(draft: Draft, plan: str, wanted: frozenset[str]) -> Facts:
+def collect_facts(draft: Draft, plan: str, wanted: frozenset[str]) -> Facts:
     request = draft.request
     has = frozenset(thing for thing in wanted if _LOOKS[thing](draft))
     characters = sum(len(text) for message in request.messages if message.role == "user" for text in message.texts)
-    return Facts(request.prompt_estimate(), len(request.messages), plan, has, characters)
+    return Facts(request.estimate_prompt_tokens(), len(request.messages), plan, has, characters)
 
 
-def wanted(config: SmartConfig) -> frozenset[str]:
+def content_kinds(config: SmartConfig) -> frozenset[str]:
     """What the rules want to know about a request's contents."""
     return frozenset(thing for rule in config.rules for thing in rule.has)
 
@@ -110,17 +110,17 @@ def defaults(config: GatewayConfig) -> tuple[str, ...]:
     return chat_models(config, None if first == AUTO else first)
 
 
-def pick(rules: tuple[SmartRule, ...], otherwise: Choice | None, facts: Facts, caller: Caller) -> Choice:
+def pick(rules: tuple[SmartRule, ...], otherwise: Pick | None, facts: Facts, caller: Caller) -> Pick:
     """The first rule that holds and whose model the key may use. Raises `Forbidden` when there is nothing else."""
     for rule in rules:
         if caller.may_use(rule.model) and _holds(rule, facts):
-            return Choice(rule.model, rule.name)
+            return Pick(rule.model, rule.name)
     if otherwise is None:
         raise Forbidden("This API key may use none of the models that are picked for such a request.", param="model")
     return otherwise
 
 
-def is_open(config: GatewayConfig, caller: Caller) -> bool:
+def offers_auto(config: GatewayConfig, caller: Caller) -> bool:
     """Whether the gateway picks models by the name of `auto`, and has one for this key."""
     return AUTO not in config.models and any(caller.may_use(model) for model in defaults(config))
 

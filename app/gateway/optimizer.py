@@ -150,13 +150,13 @@ class Optimizer:
         """Whether a look at single messages is worth its while."""
         config, request = self._config, draft.request
         return (config.keep_messages is not None and len(request.messages) > config.keep_messages) or (
-            config.keep_tokens is not None and request.prompt_estimate() > config.keep_tokens
+            config.keep_tokens is not None and request.estimate_prompt_tokens() > config.keep_tokens
         )
 
     def _trim(self, draft: Draft) -> bool:
         messages = draft.request.messages
         raw = _raw_messages(draft.fields["messages"])
-        sizes = [message.prompt_estimate(len(part)) for message, part in zip(messages, raw, strict=True)]
+        sizes = [message.estimate_tokens(len(part)) for message, part in zip(messages, raw, strict=True)]
         first = self._first_kept(messages, sizes, turns(messages, raw))
         kept = [i for i, message in enumerate(messages) if i >= first or message.role in _ALWAYS_KEPT]
         if len(kept) == len(messages):

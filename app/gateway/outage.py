@@ -1,4 +1,4 @@
-"""Outage: whether the breakers, all together, say that nobody would be served."""
+"""OutageDetector: whether the breakers, all together, say that nobody would be served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.gateway.routes import Target
 _MOST_CALLERS = 3
 
 
-class Outage:
+class OutageDetector:
     """One process's view, as breakers are one process's.
 
     The demo model does not count beside a vendor: callers want the vendor's answers. A caller whose calls alone fail is
@@ -25,7 +25,7 @@ class Outage:
         self._needed = vendors or usable
         self._callers: set[str] = set()  # the first few
 
-    def note(self, caller: str) -> None:
+    def record_caller(self, caller: str) -> None:
         """`caller`, a key's id, makes a call."""
         if len(self._callers) < _MOST_CALLERS:
             self._callers.add(caller)

@@ -25,15 +25,15 @@ class Plans:
         self._clock = clock
         self._log_again: dict[str, float] = {}  # by key id
 
-    def of(self, caller: Caller) -> Plan:
-        return self._plans[self.checked(caller).plan]
+    def plan_of(self, caller: Caller) -> Plan:
+        return self._plans[self.verify(caller).plan]
 
-    def checked(self, caller: Caller) -> Caller:
-        """`caller`, read anew if its plan is unknown. Raises what `Callers.refreshed` raises, too."""
+    def verify(self, caller: Caller) -> Caller:
+        """`caller`, read anew if its plan is unknown. Raises what `Callers.refresh` raises, too."""
         if caller.plan in self._plans:
             return caller
         if caller.record:  # remembered: perhaps it has another plan by now
-            caller = self._callers.refreshed(caller.key_hash)
+            caller = self._callers.refresh(caller.key_hash)
             if caller.plan in self._plans:
                 return caller
         self._log(caller)

@@ -16,7 +16,7 @@ from app.domain.identity import Caller
 from app.errors import InvalidRequest
 from app.gateway import model_picker
 from app.gateway.call import CallContext
-from app.gateway.model_picker import Choice
+from app.gateway.model_picker import Pick
 from app.gateway.optimizer import Optimizer
 from app.gateway.router import Router
 
@@ -27,7 +27,7 @@ class Preprocessor:
         self._defaults = chat_models(config, config.default_model)
         self._smart_defaults = model_picker.defaults(config)
         self._rules = model_picker.active_rules(config)
-        self._wanted = model_picker.wanted(config.smart)
+        self._wanted = model_picker.content_kinds(config.smart)
         self._alias = None if AUTO in config.models else AUTO
         self._optimizer = Optimizer(config.optimizer) if config.optimizer.enabled else None
 
@@ -57,10 +57,10 @@ class Preprocessor:
                 return model
         raise InvalidRequest("There is no default model for this API key: name one in `model`.", param="model")
 
-    def _choice(self, draft: Draft, named: str, caller: Caller) -> Choice:
-        otherwise = next((Choice(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
+    def _choice(self, draft: Draft, named: str, caller: Caller) -> Pick:
+        otherwise = next((Pick(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
         if named != AUTO:  # only /chat/smart: the caller's own default
             self._router.route(named, caller)
-            otherwise = Choice(named, "named")
-        facts = model_picker.facts_of(draft, caller.plan, self._wanted)
+            otherwise = Pick(named, "named")
+        facts = model_picker.collect_facts(draft, caller.plan, self._wanted)
         return model_picker.pick(self._rules, otherwise, facts, caller)

@@ -16,7 +16,7 @@ from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
 from app.config.gateway import GatewayConfig, PriceOverride, ProviderConfig
-from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, Tier
+from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, TokenRates
 
 _REFRESH_S = 60.0
 _MOST_MODELS = 10_000
@@ -27,7 +27,7 @@ _AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
 # Service tiers are sold under names of their own, but for batches.
 _CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch": {"processing": "batch"}}
 # genai-prices' name of a rate by our name of the kind. It prices a token at the rate of the narrowest kind that has
-# one (`genai_prices.decompose.compute_leaf_values`), as `Tier.rate` does.
+# one (`genai_prices.decompose.compute_leaf_values`), as `TokenRates.rate` does.
 RATES = {
     "prompt": "input_mtok",
     "completion": "output_mtok",
@@ -85,7 +85,7 @@ class Pricing:
         self._prices: dict[tuple[str, str], _Prices | None] = {}
         self._read_at = 0.0
 
-    def card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
+    def rate_card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
         """The price of `model` at `provider`; None when nobody knows it (never silently free).
 
         A service tier without a price of its own costs the standard rate.
@@ -93,7 +93,7 @@ class Pricing:
         prices = self._of(provider, model)
         return None if prices is None else prices.tiers.get(service_tier, prices.standard)
 
-    def ceiling_nanousd(
+    def max_cost_nanousd(
         self, provider: str, model: str, prompt_tokens: int, completion_tokens: int, searches: int = 0
     ) -> int | None:
         """The most that a call with at most these can cost, whichever service tier the vendor bills.
@@ -105,7 +105,7 @@ class Pricing:
         # The length of a recording does not show in the size of the request.
         if prices is None or prices.dearest.audio_second or (searches and prices.dearest.search is None):
             return None
-        return prices.dearest.ceiling_nanousd(prompt_tokens, completion_tokens, searches)
+        return prices.dearest.max_cost_nanousd(prompt_tokens, completion_tokens, searches)
 
     def _of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
@@ -137,7 +137,7 @@ def _from_override(price: PriceOverride) -> RateCard:
     rates = {kind: _nano(dollars) for kind in RATES if (dollars := getattr(price, kind)) is not None}
     per_request = -(-_nano(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
     search = None if price.search is None else _nano(price.search)
-    return RateCard((Tier.of(0, rates),), per_request=per_request, search=search)
+    return RateCard((TokenRates.from_kinds(0, rates),), per_request=per_request, search=search)
 
 
 def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
@@ -177,7 +177,10 @@ def _card(price: types.ModelPrice) -> RateCard | None:
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
     starts = sorted({0} | {tier.start for rate in tiered for tier in rate.tiers})
     return RateCard(
-        tuple(Tier.of(start, {kind: _nano(_at(rate, start)) for kind, rate in known.items()}) for start in starts),
+        tuple(
+            TokenRates.from_kinds(start, {kind: _nano(_at(rate, start)) for kind, rate in known.items()})
+            for start in starts
+        ),
         per_request=_per_request(price),
         search=_search(price),
         audio_second=_audio_second(price),
@@ -193,7 +196,7 @@ def _dearest(prices: Iterable[types.ModelPrice]) -> RateCard:
     )
     searches = [rate for price in given if (rate := _search(price)) is not None]
     return RateCard(
-        (Tier(0, prompt, completion, prompt, completion),),
+        (TokenRates(0, prompt, completion, prompt, completion),),
         per_request=max(map(_per_request, given)),
         search=max(searches, default=None),
         audio_second=max(map(_audio_second, given)),

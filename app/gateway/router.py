@@ -17,7 +17,7 @@ import structlog
 from app.config.gateway import GatewayConfig
 from app.errors import ClientGone, GatewayError, ProviderWithoutKey, UpstreamError, UpstreamUnavailable
 from app.gateway.attempt_costs import Unanswered, unanswered
-from app.gateway.outage import Outage
+from app.gateway.outage import OutageDetector
 from app.gateway.routes import Route, Routes, Target
 from app.providers.base import CancelToken, Provider
 from app.telemetry.metrics import Metrics
@@ -49,16 +49,16 @@ _NOT_REPEATED = frozenset({"auth", "not_found", "tls", "bad_body", "saturated"})
 class Attempts(msgspec.Struct):
     """How a call went so far: filled in by the router, read for headers, the row and the logs.
 
-    `covered`: for how many attempts that may cost something money is reserved.
+    `reserved`: for how many attempts that may cost something money is reserved.
     """
 
     count: int = 0
     target: Target | None = None
     unanswered: list[Unanswered] = msgspec.field(default_factory=list)
-    covered: int = 1
+    reserved: int = 1
     key_id: str = ""  # whose call it is
 
-    def failed(self, target: Target, exc: BaseException) -> None:
+    def record_failure(self, target: Target, exc: BaseException) -> None:
         billed = unanswered(target.provider.name, target.model, exc)
         if billed is not None:
             self.unanswered.append(billed)
@@ -81,8 +81,8 @@ class Router:
         self._draw = draw or _by_weight
         self._pause = pause
         routes = Routes(config=config, providers=providers, clock=clock)
-        self.route, self.routes, self.states = routes.of, routes.by_alias, routes.states
-        self.outage = Outage(config, routes.targets)
+        self.route, self.routes, self.states = routes.resolve, routes.by_alias, routes.states
+        self.outage = OutageDetector(config, routes.targets)
 
     def run(
         self,
@@ -92,17 +92,17 @@ class Router:
         cancel: CancelToken,
         call: Callable[[Target], T],
         *,
-        cover: Callable[[], None] = lambda: None,
+        reserve_attempt: Callable[[], None] = lambda: None,
     ) -> T:
         """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`.
 
-        `cover` reserves money for one more attempt, after one that the provider may bill. What it raises when there is
-        none left is raised only if there is no failure to tell of.
+        `reserve_attempt` reserves money for one more attempt, after one that the provider may bill. What it raises when
+        there is none left is raised only if there is no failure to tell of.
         """
-        if route.no_key:
+        if route.missing_key:
             attempts.target = route.targets[0]
             raise _without_key(route)
-        self.outage.note(attempts.key_id)
+        self.outage.record_caller(attempts.key_id)
         failure: UpstreamError | None = None
         spent = False
         for target in self._order(route):
@@ -116,7 +116,7 @@ class Router:
                 target.breaker.is_open(attempts.key_id) or not self._may_repeat(repeated, attempts, deadline)
             ):
                 break
-            if len(attempts.unanswered) >= attempts.covered and not _covered(cover, failure):
+            if len(attempts.unanswered) >= attempts.reserved and not _reserved(reserve_attempt, failure):
                 break
             if not target.breaker.allows(attempts.key_id):
                 failure = failure or _not_asked(target, attempts.key_id)
@@ -126,9 +126,9 @@ class Router:
             try:
                 answer = call(target)
             except BaseException as exc:
-                attempts.failed(target, exc)
+                attempts.record_failure(target, exc)
                 if not isinstance(exc, UpstreamError):  # a hang-up, the worker's end, a bug
-                    target.breaker.undecided(attempts.key_id)
+                    target.breaker.release_probe(attempts.key_id)
                     raise
                 failure = exc
                 spent = spent or repeated is not None or not _put_off(exc)
@@ -138,7 +138,7 @@ class Router:
                 if self._clock() >= deadline:
                     break
             else:
-                target.breaker.succeeded()
+                target.breaker.record_success()
                 return answer
         failure = failure or _not_asked(route.targets[0], attempts.key_id)
         if spent and (attempts.count > 1 or _is_final(failure)):
@@ -175,11 +175,11 @@ class Router:
         self._metrics.upstream_error(target.provider.name, kind)
         # A later attempt has only what earlier ones left of the call's time.
         if kind in _VENDORS_FAULTS or (kind == "timeout_total" and attempts.count == 1):
-            breaker.failed(attempts.key_id)
+            breaker.record_failure(attempts.key_id)
         else:
-            breaker.undecided(attempts.key_id)
+            breaker.release_probe(attempts.key_id)
         if kind == "rate_limited" and failure.retry_after_s:
-            breaker.rest(attempts.key_id, failure.retry_after_s)
+            breaker.hold_off(attempts.key_id, failure.retry_after_s)
         log.warning(
             "upstream_failed", target=target.name, kind=kind, status=failure.upstream_status, attempt=attempts.count
         )
@@ -187,7 +187,7 @@ class Router:
 
 def _without_key(route: Route) -> ProviderWithoutKey:
     provider = route.targets[0].provider.name
-    return ProviderWithoutKey(f"The model is unavailable: {route.no_key}.", provider=provider, kind="no_key")
+    return ProviderWithoutKey(f"The model is unavailable: {route.missing_key}.", provider=provider, kind="no_key")
 
 
 def _by_weight(targets: Sequence[Target]) -> Target:
@@ -195,10 +195,10 @@ def _by_weight(targets: Sequence[Target]) -> Target:
     return random.choices(targets, weights if any(weights) else None)[0]
 
 
-def _covered(cover: Callable[[], None], failure: UpstreamError | None) -> bool:
-    """Whether `cover` found the money. Raises what it raises if there is no failure to tell of instead."""
+def _reserved(reserve_attempt: Callable[[], None], failure: UpstreamError | None) -> bool:
+    """Whether `reserve_attempt` found the money. Raises what it raises if there is no failure to tell of instead."""
     try:
-        cover()
+        reserve_attempt()
     except GatewayError:
         if failure is None:
             raise
@@ -219,7 +219,7 @@ def _put_off(failure: UpstreamError) -> bool:
 
 def _not_asked(target: Target, key_id: str) -> UpstreamUnavailable:
     """The error of a call that `target`'s breaker does not allow."""
-    wait_s = target.breaker.rests_s(key_id)
+    wait_s = target.breaker.hold_off_s(key_id)
     if wait_s > 0:
         return UpstreamUnavailable(
             "The model is unavailable: its provider is limiting the gateway's calls.",

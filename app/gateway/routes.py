@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from app.config.gateway import GatewayConfig, TargetConfig
-from app.config.serving import no_key
+from app.config.serving import missing_key_reason
 from app.domain.identity import Caller
-from app.domain.suggestions import unknown_model
+from app.domain.suggestions import unknown_model_message
 from app.errors import Forbidden, ModelNotFound
 from app.gateway.breaker import Breaker
 from app.providers.base import Provider
@@ -37,8 +37,8 @@ class Route:
     targets: tuple[Target, ...]
     fallbacks: tuple[Target, ...]
     max_output_tokens: int
-    lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
-    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
+    fallback_aliases: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
+    missing_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -58,7 +58,7 @@ class Routes:
         self._clock = clock
         self._targets: dict[tuple[str, str], Target] = {}
         self.by_alias = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
-        # By alias and those of its lenders that a key may use: at most what their number allows.
+        # By alias and those of its fallback_aliases that a key may use: at most what their number allows.
         self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
 
     @property
@@ -66,18 +66,18 @@ class Routes:
         """All of them, each once."""
         return self._targets.values()
 
-    def of(self, alias: str, caller: Caller) -> Route:
+    def resolve(self, alias: str, caller: Caller) -> Route:
         """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
         route = self.by_alias.get(alias)
         if route is None:
             others = [name for name in self.by_alias if caller.may_use(name)]
-            raise ModelNotFound(unknown_model(alias, others), param="model")
+            raise ModelNotFound(unknown_model_message(alias, others), param="model")
         if caller.models is None:
             return route
         if alias not in caller.models:
             raise Forbidden("This API key may not use the model.", param="model")
-        usable = route.lenders & caller.models
-        if usable == route.lenders:
+        usable = route.fallback_aliases & caller.models
+        if usable == route.fallback_aliases:
             return route
         if (alias, usable) not in self._narrowed:
             self._narrowed[alias, usable] = self._build(alias, usable)
@@ -93,14 +93,14 @@ class Routes:
         targets = tuple(self._target(target, alias) for target in model.targets)
         names = {target.name for target in targets}
         fallbacks: list[Target] = []
-        lenders = set()
+        fallback_aliases = set()
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):
                 found = [self._target(fallback, alias)]
             elif fallback not in models:
                 found = [self._target(TargetConfig(provider=fallback), alias)]
             elif fallback in usable:
-                lenders.add(fallback)
+                fallback_aliases.add(fallback)
                 found = [self._target(target, fallback) for target in models[fallback].targets]
             else:
                 continue
@@ -108,7 +108,7 @@ class Routes:
                 if target.name not in names:
                     names.add(target.name)
                     fallbacks.append(target)
-        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
+        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(fallback_aliases))
         return self._with_keys(route)
 
     def _with_keys(self, route: Route) -> Route:
@@ -117,7 +117,7 @@ class Routes:
         targets = tuple(target for target in route.targets if target.provider.name not in lacking)
         fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
         if not targets and not fallbacks:
-            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
+            return replace(route, missing_key=missing_key_reason(self._config, route.targets[0].provider.name))
         # The first fallback takes the place of targets that are not there: alone, it is asked again.
         return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
 

@@ -16,7 +16,7 @@ from app.config.gateway import GatewayConfig
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
@@ -192,7 +192,7 @@ class Runner:
             self._pipeline.drop(held, "error", UpstreamTimeout.status)
             raise _Expired("The request waited too long in the queue.", provider="", kind="timeout_total")
         try:
-            caller = self._callers.of(job.key_hash)
+            caller = self._callers.by_hash(job.key_hash)
             if not caller.has(Scope.CHAT):
                 raise Forbidden("This API key may not use the endpoint any more.")
         except GatewayError as exc:
@@ -247,7 +247,7 @@ def _error(exc: GatewayError) -> bytes:
 
 def _about(reply: Reply) -> bytes:
     report = reply.report
-    cost_usd = usd(report.cost_nanousd or 0)
+    cost_usd = format_usd(report.cost_nanousd or 0)
     about = {"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd}
     return _encode(about | dict(report.notes))
 

@@ -317,7 +317,7 @@ def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
 
 def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(talk: ChatClient) -> None:
     support = talk.edge.services.support
-    caller = talk.edge.services.callers.remembered(KEY)
+    caller = talk.edge.services.callers.lookup(KEY)
     for words, user in ((2, "ann"), (0, "bob")):
         stream = support.stream(
             caller, SupportMessage("Hi", user, stream=True), CallContext(f"req_{user}", f"req_{user}")
@@ -373,7 +373,7 @@ def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
 
 
 def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: ChatClient) -> None:
-    key_id = talk.edge.services.callers.verified(KEY).key_id
+    key_id = talk.edge.services.callers.verify(KEY).key_id
     talk.send({"message": "What is my name?"})
     talk.edge.services.support._history.append(
         key_id, "anonymous", ConversationTurn("call", "My name is Ann", "Hi Ann")

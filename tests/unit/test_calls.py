@@ -158,7 +158,7 @@ def test_an_answer_without_usage_is_estimated_from_what_was_sent_and_written(hou
     vendor.usage, vendor.text_bytes = None, 81
     request = chat()
     house.pipeline.chat(CALLER, request, house.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     has(only_row(house), prompt_tokens=prompt, completion_tokens=20, estimated=True, unpriced=False)
 
     vendor.blocks = [b"x" * 40, b"y" * 43]
@@ -176,7 +176,7 @@ def test_a_stream_that_the_client_gives_up_is_charged_for_what_came(house: House
     assert next(iter(stream)) == b"0123"
     stream.close()
     stream.close()
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     has(
         only_row(house),
         status="aborted",
@@ -217,7 +217,7 @@ def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_
     request = chat(max_tokens=9)
     with pytest.raises(ZeroDivisionError):
         house.pipeline.chat(CALLER, request, house.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     has(
         only_row(house),
         status="error",
@@ -275,7 +275,7 @@ def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_deare
         asked, (100, 50, 100, 50), (5000, 5000, 5000, 1000), (50_000, 50_000, 50_000, 3000), strict=True
     ):
         house.pipeline.chat(POOR, request, house.context())
-        prompt = len(request.understood().raw) + 8
+        prompt = len(request.canonical().raw) + 8
         assert seen.pop() - spent == prompt * prompt_rate + bound * rate
         assert house.counted("budget_usd_per_month") - spent == 10 * 1000 + 20 * 2000
         spent = house.counted("budget_usd_per_month")
@@ -455,7 +455,7 @@ def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that
     house.vendors["up"].fails = [UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)]
     request = chat("safe", max_tokens=9)
     house.pipeline.chat(CALLER, request, house.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     row = only_row(house)
     lost_cost, cost = prompt * 1000 + 9 * 2000, 10 * 5000 + 20 * 50_000
     assert [ChargedAttempt(*attempt) for attempt in row["charged_attempts"]] == [
@@ -490,7 +490,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) 
         with pytest.raises(ClientGone):
             house.pipeline.chat(CALLER, request, house.context())
     paid, free = house.rows()
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     has(
         paid,
         status="aborted",
@@ -514,7 +514,7 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     assert house.rows() == []
     again = type(held).decode(held.encode())
     house.pipeline.resume(CALLER, request, again, house.context().cancel, stays_open=lambda _: False)
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     has(only_row(house), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(house)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, Details, RateCard, Tier, Usage
+from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, Details, RateCard, TokenRates, Usage
 
 OF_PROMPT = Details(
     cache_write_tokens=500,
@@ -68,7 +68,7 @@ def test_parts_that_add_up_to_more_than_the_whole_are_cut_to_it(tokens: int) -> 
 
 
 def card(rates: dict[str, int]) -> RateCard:
-    return RateCard((Tier.of(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
+    return RateCard((TokenRates.from_kinds(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
 
 
 def test_every_kind_is_priced_at_its_own_rate() -> None:

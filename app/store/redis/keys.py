@@ -22,6 +22,6 @@ def flight_key(cache_key: str) -> str:
     return f"penstock:flight:{cache_key}" if cache_key else NOTHING
 
 
-def unkept_key(cache_key: str) -> str:
+def uncacheable_key(cache_key: str) -> str:
     """There while an answer is known to be one that is not kept."""
     return f"penstock:unkept:{cache_key.partition('@')[0]}"

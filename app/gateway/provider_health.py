@@ -15,7 +15,7 @@ from app.providers.base import Provider
 _KEEP_S = 15.0
 
 
-class ProviderChecks:
+class ProviderHealth:
     """A check is a request to the vendor, at most one in `keep_s`: who asks meanwhile gets its result."""
 
     def __init__(
