@@ -24,6 +24,7 @@ import psutil
 
 from app.errors import GatewayError
 from app.gateway.limits import LIMITS
+from app.store.spool_files import backlog
 from tests.support.servers import ROOT, Gateway
 
 _COMMANDS = {
@@ -47,13 +48,23 @@ class Deployment:
     """`with Deployment(directory, config, redis_url=…) as deployment`. Processes that end are started again.
 
     `ended` counts processes that ended by themselves, by name: those that `kill` ended are not among them.
+    `tree` is the source tree that is run.
     """
 
-    def __init__(self, directory: Path, config: str, *, redis_url: str, prices: str = "", workers: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        *,
+        redis_url: str,
+        prices: str = "",
+        workers: int = 2,
+        tree: Path = ROOT,
+    ) -> None:
         self._logs = directory / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
         # Never entered: its processes would be its own. It knows the environment, the keys and the rows.
-        self.server = Gateway(directory, config, redis_url=redis_url, prices=prices, workers=workers)
+        self.server = Gateway(directory, config, redis_url=redis_url, prices=prices, workers=workers, tree=tree)
         self.port = self.server.port
         self.services = self.server.services
         self.data_dir = Path(self.server.env["DATA_DIR"])
@@ -95,6 +106,16 @@ class Deployment:
                 if process is not None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait(10)
+
+    def suspend(self, name: str) -> None:
+        """Leaves the process there, but doing nothing."""
+        self._running[name].send_signal(signal.SIGSTOP)
+
+    def power_off(self) -> None:
+        """SIGKILL to everything, and nothing is started again."""
+        self._over.set()
+        self._supervisor.join()
+        self.kill()
 
     def gateway_workers(self) -> list[int]:
         """The pids of gunicorn's workers; none while it is away."""
@@ -147,7 +168,7 @@ class Deployment:
                 "open": held,
                 "outbox": self.services.outbox.depth(),
                 "jobs": depth.waiting + depth.running,
-                "spool": [path.name for path in self.data_dir.glob("spool/*.jsonl*")],
+                "spool": backlog(self.data_dir / "spool").bytes,
             }
         except GatewayError as exc:
             return {"redis": str(exc)}
@@ -195,7 +216,7 @@ class Deployment:
         with (self._logs / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 [str(Path(sys.executable).parent / command[0]), *command[1:]],
-                cwd=ROOT,
+                cwd=self.server.tree,
                 env=self.server.env,
                 stdout=log,
                 stderr=log,

@@ -138,8 +138,10 @@ class Gateway:
         ledger: bool = True,
         env: dict[str, str] | None = None,
         prefix: Callable[[Path], list[str]] = lambda _: [],
+        tree: Path = ROOT,
     ) -> None:
-        """`prefix`: of DATA_DIR, what to put before the gateway's command."""
+        """`prefix`: of DATA_DIR, what to put before the gateway's command. `tree`: the source tree that is run."""
+        self.tree = tree
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "gateway.yaml").write_text(config)
         if prices:
@@ -156,8 +158,9 @@ class Gateway:
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(workers),
             "LOG_LEVEL": "info",
-            "PYTHONPATH": str(ROOT),
-            **{k: v for k, v in os.environ.items() if k.startswith("COV")},
+            "PYTHONPATH": str(tree),
+            # Another tree's lines would be unknown to the report.
+            **{k: v for k, v in os.environ.items() if k.startswith("COV") and tree == ROOT},
             **(env or {}),
         }
         self._log = directory / "gateway.log"
@@ -251,7 +254,7 @@ class Gateway:
 
     def _start(self, command: list[str], log: Any, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         command = [*prefix, str(Path(sys.executable).parent / command[0]), *command[1:]]
-        return subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=self.tree, env=self.env, stdout=log, stderr=log)
 
 
 def flushed(redis_url: str) -> None:
