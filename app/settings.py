@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from app.config.gateway import GatewayConfig, PriceFile, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceFile, PriceOverride
 from app.config.references import check_references
 from app.errors import ConfigError
 from app.runfile import running

@@ -17,6 +17,7 @@ from app.api.headers import limit_headers
 from app.api.http import HttpResponse
 from app.api.paths import Suggestions, shown
 from app.domain.printable import printable
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import (
     GatewayError,
     InvalidRequest,
@@ -35,8 +36,6 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     413: RequestTooLarge,
     415: UnsupportedMediaType,
 }
-# Longer waits hang openai-node and stop openai-python from retrying (docs/clients.md, "Retries").
-_LONGEST_WAIT_S = 60
 _LONGEST_TYPE = 64
 
 
@@ -57,7 +56,7 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
 def error_answer(error: GatewayError, request_id: str) -> HttpResponse:
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
-        wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
+        wait_s = min(max(error.retry_after_s, 0.001), MAX_RETRY_AFTER_S)
         headers.append(("Retry-After", str(math.ceil(wait_s))))
         headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
     if isinstance(error, RateLimited):

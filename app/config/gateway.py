@@ -1,15 +1,16 @@
-"""The schema of `config/gateway.yaml` and `config/prices.yaml`: every field with its bounds, default and meaning."""
+"""The schema of `config/gateway.yaml`: every field with its bounds, default and meaning."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
 from app.config.section import Count, Name, Seconds, Section
+from app.domain.identity import DEFAULT_PLAN
 
 
 class Timeouts(Section):
@@ -226,44 +227,14 @@ class GatewayConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_plan(cls, data: Any) -> Any:
+    def _with_default_plan(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("plans") or {}, dict):
-            data = {**data, "plans": {"default": {}, **(data.get("plans") or {})}}
+            data = {**data, "plans": {DEFAULT_PLAN: {}, **(data.get("plans") or {})}}
         return data
 
+    def plan_of(self, name: str) -> Plan | None:
+        """Returns the plan `name`; None for one that is not in the file.
 
-_Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
-
-
-def _as(kind: str) -> Any:
-    return Field(None, description=f"By default as {kind}.")
-
-
-class PriceOverride(Section):
-    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
-
-    prompt: _Dollars
-    completion: _Dollars = Decimal(0)
-    cached: _Dollars | None = _as("prompt")
-    cache_write: _Dollars | None = _as("prompt")
-    cache_write_1h: _Dollars | None = _as("cache_write")
-    reasoning: _Dollars | None = _as("completion")
-    citation: _Dollars | None = _as("completion")
-    audio_prompt: _Dollars | None = _as("prompt")
-    audio_cached: _Dollars | None = _as("audio_prompt, then cached")
-    audio_completion: _Dollars | None = _as("completion")
-    image_prompt: _Dollars | None = _as("prompt")
-    image_cached: _Dollars | None = _as("image_prompt, then cached")
-    image_completion: _Dollars | None = _as("completion")
-    video_prompt: _Dollars | None = _as("prompt")
-    video_completion: _Dollars | None = _as("completion")
-    request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
-    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
-        None, description="By default unknown: a call that searches is flagged, and refused under a budget."
-    )
-
-
-class PriceFile(Section):
-    """`config/prices.yaml`: provider → upstream model (or "*") → price."""
-
-    prices: dict[Name, dict[str, PriceOverride]] = Field(default_factory=dict)
+        Keys on such a plan are refused (`gateway.plans`): nobody is served without the limits that were meant.
+        """
+        return self.plans.get(name)

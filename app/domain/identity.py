@@ -14,6 +14,8 @@ import zlib
 from dataclasses import dataclass
 
 PREFIX = "pstk_"
+# The plan of keys that name none. The configuration always has it, without limits unless it sets some.
+DEFAULT_PLAN = "default"
 _RANDOM = 36
 _CHECKSUM = 6
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -53,7 +55,7 @@ class Caller:
     key_id: str
     name: str
     role: Role = Role.USER
-    plan: str = "default"
+    plan: str = DEFAULT_PLAN
     models: frozenset[str] | None = None  # None: every model
     tenant: str = ""
     expires_at: float | None = None  # Unix seconds, UTC

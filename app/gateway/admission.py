@@ -19,12 +19,13 @@ from msgspec.structs import replace as replace_fields
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import BudgetExceeded, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.remaining import LONGEST_WAIT_S, Remaining, refused, remaining_of
+from app.gateway.remaining import Remaining, refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis.client import Redis
 from app.store.redis.keys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
@@ -158,7 +159,7 @@ class Admission:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
                 limit="budget_usd",
-                retry_after_s=LONGEST_WAIT_S,
+                retry_after_s=MAX_RETRY_AFTER_S,
                 retryable=False,
             )
 

@@ -15,7 +15,8 @@ from decimal import ROUND_CEILING, Decimal
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import GatewayConfig, PriceOverride, ProviderConfig
+from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.prices import PriceOverride
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, TokenRates
 
 _REFRESH_S = 60.0

@@ -17,6 +17,7 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
 from app.domain.money import format_usd
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
@@ -167,7 +168,7 @@ class Runner:
             if self._stays_open(job, attempt, exc):
                 pause_s = self._config.queue.retry_backoff_s * 2 ** (job.attempt - 1)
                 fields["held"] = held.encode()
-                return _Ended("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0)))
+                return _Ended("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, MAX_RETRY_AFTER_S)))
             return _Ended("failed", fields, keep_s)
         except Exception as exc:  # boundary: a bug ends this job, and no other
             log.error("unexpected_error", job_id=job.id, exc_info=exc)

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.http.exchange import Exchange
 
 _LONGEST_MESSAGE = 500
-_LONGEST_WAIT_S = 60.0
 # A proxy in front of the provider did not wait for its answer (524 is Cloudflare's word): the provider may have worked
 # on, and bills it. Any other error is a refusal, which nobody bills.
 _GIVEN_UP_ON = (504, 524)
@@ -103,5 +103,5 @@ def _retry_after_s(exchange: Exchange) -> float | None:
         except ValueError:
             continue
         if not math.isnan(wait_s):
-            return min(max(wait_s, 0.0), _LONGEST_WAIT_S)
+            return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
     return None

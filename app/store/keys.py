@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
-from app.domain.identity import Caller, Role, display_prefix, hash_key, new_key
+from app.domain.identity import DEFAULT_PLAN, Caller, Role, display_prefix, hash_key, new_key
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
 from app.store.redis.client import Redis
 from app.store.sql.database import Database
@@ -65,7 +65,7 @@ class Keys:
     def create(
         self,
         name: str,
-        plan: str = "default",
+        plan: str = DEFAULT_PLAN,
         role: Role = Role.USER,
         models: Collection[str] | None = None,
         expires_at: float | None = None,

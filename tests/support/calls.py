@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.config.gateway import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.domain.money import Usage

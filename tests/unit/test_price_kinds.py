@@ -17,7 +17,8 @@ from genai_prices.data_units import unit_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config.gateway import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
 from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, SERVICE_TIERS, Details, TokenRates, Usage
 from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
 

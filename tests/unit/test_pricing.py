@@ -13,7 +13,8 @@ from genai_prices import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.gateway import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
 from app.domain.money import NANO, RateCard, TokenRates, Usage, format_usd, parse_usd
 from app.gateway.pricing import Pricing
 

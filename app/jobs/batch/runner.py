@@ -17,6 +17,7 @@ import structlog
 from app.config.gateway import GatewayConfig
 from app.domain.batch import COMPLETION_WINDOW_S, UNFINISHED_STATUSES, BatchLine, InvalidBatchLine, parse_line
 from app.domain.identity import Caller
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import Conflict, GatewayError, NotFound, NotReady, RateLimited, StoreUnavailable
 from app.gateway.call import CallContext
 from app.gateway.callers import Callers
@@ -32,7 +33,6 @@ log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
 _BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
 _TELL_S = 1.0  # between two updates of the counts that callers see
-_LONGEST_WAIT_S = 60.0
 _CHUNK = 500
 _FINAL = {"": "completed", "batch_cancelled": "cancelled", "batch_expired": "expired"}
 
@@ -261,7 +261,7 @@ class BatchRunner:
             self._refusals[number] = self._refusals.get(number, 0) + 1
         elif not (isinstance(exc, RateLimited) and exc.retryable):
             return False
-        self._wait_until = self._clock() + min(exc.retry_after_s or 1.0, _LONGEST_WAIT_S)
+        self._wait_until = self._clock() + min(exc.retry_after_s or 1.0, MAX_RETRY_AFTER_S)
         if exc.code != self._waits_for:
             self._waits_for = exc.code
             log.info("batch_waits", batch_id=self.batch_id, line=number, reason=exc.message)
