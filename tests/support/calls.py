@@ -24,6 +24,7 @@ from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, ProviderAnswer
+from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
@@ -155,7 +156,12 @@ class Vendor:
             raise self.fails.pop(0)
 
 
-class NoKeys:
+class NoKeys(Keys):
+    """A key store without a database that knows no key."""
+
+    def __init__(self) -> None:
+        pass
+
     def authenticate(self, key_hash: str) -> Caller | None:
         return None
 

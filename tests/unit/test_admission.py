@@ -19,6 +19,7 @@ from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts
+from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis, Script
 from app.store.spool import Spool
 from tests.support.servers import wait_for
@@ -57,8 +58,8 @@ class Lossy(Redis):
         return lose  # type: ignore[return-value]
 
 
-class Keys:
-    """The key store: what it says of a key, one answer after the other; the last one stays."""
+class FakeKeys(Keys):
+    """A key store without a database: what it says of a key, one answer after the other; the last one stays."""
 
     def __init__(self) -> None:
         self.says: list[Caller | None] = [None]
@@ -71,7 +72,7 @@ class Gate:
     def __init__(self, url: str, directory: Path, plans: dict[str, dict[str, Any]], ids: Iterator[int]) -> None:
         self.redis = Lossy(url)
         self.now = NOON
-        self.keys = Keys()
+        self.keys = FakeKeys()
         self.heartbeat = Heartbeat(redis=self.redis, timeout_s=3600)
         self.spool = directory / "spool"
         self.admission = Admission(

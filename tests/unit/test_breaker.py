@@ -118,8 +118,8 @@ def test_it_remembers_no_more_callers_than_the_threshold(threshold: int, callers
         breaker.record_failure(caller)
         breaker.hold_off(caller, 5)
         assert len(breaker._failures) <= threshold
-        assert len(breaker._refused) <= 2
-        assert len(breaker._rests) <= 2
+        assert len(breaker._refused_at) <= 2
+        assert len(breaker._hold_off_until) <= 2
 
 
 # Probes
@@ -233,6 +233,6 @@ def test_a_rest_that_is_over_is_forgotten(breaker: Breaker, clock: Clock) -> Non
     breaker.hold_off("b", 5)
     clock.now += 5
     assert breaker.allows("c")
-    assert not breaker._rests, "a call on a healthy target looks nothing up"
+    assert not breaker._hold_off_until, "a call on a healthy target looks nothing up"
     breaker.hold_off("b", 5)
     assert breaker.allows("c")
