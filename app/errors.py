@@ -1,35 +1,39 @@
-"""Every way a call can fail, each with its HTTP status, OpenAI `type` and stable machine `code`.
+"""Error tree: each way in which a call can fail, with its HTTP status, OpenAI's `type` and a stable machine `code`.
 
     GatewayError                    500 INTERNAL_ERROR
     ├── InvalidRequest              400 INVALID_REQUEST         the caller's input; `param` names the field
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
-    │   └── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
+    │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
+    │   ├── MethodNotAllowed        405 INVALID_REQUEST
+    │   └── Conflict                409 INVALID_REQUEST         not in the state that the request is about
     ├── InvalidApiKey               401 INVALID_API_KEY
     ├── Forbidden                   403 FORBIDDEN
     ├── NotFound                    404 NOT_FOUND
     │   └── ModelNotFound           404 MODEL_NOT_FOUND
-    ├── MethodNotAllowed            405 INVALID_REQUEST
-    ├── Conflict                    409 INVALID_REQUEST         not in the state that the request is about
     ├── RateLimited                 429 RATE_LIMIT_EXCEEDED
     │   └── BudgetExceeded          429 BUDGET_EXCEEDED
     ├── NotReady                    503 NOT_READY
     │   ├── StoreUnavailable        503 NOT_READY               Redis or the database does not answer
-    │   │   └── StatementTimeout    503 NOT_READY               what was asked of the database takes too long
+    │   │   └── StatementTimeout    503 NOT_READY               a query takes longer than it may
     │   └── QueueFull               503 QUEUE_FULL
     ├── UpstreamError               502 MODEL_ERROR             a provider failed
     │   ├── UpstreamUnavailable     503 MODEL_UNAVAILABLE       refused, overloaded, rate limited, breaker open
     │   │   └── ProviderWithoutKey  503 MODEL_UNAVAILABLE       the gateway has no key for the provider
     │   ├── UpstreamTimeout         504 TIMEOUT
+    │   │   └── QueueTimeout        504 TIMEOUT                 a job waited longer than the queue allows
     │   └── UpstreamRejected        400 INVALID_REQUEST         the provider refused the caller's own input
-    ├── ClientGone                  499                         nobody is left to answer
-    └── ConfigError                 500                         a setting is missing or wrong: stops the start
+    ├── ClientGone                  499 CLIENT_CLOSED_REQUEST   the client hung up: there is nobody to answer
+    ├── CallbackUndelivered         500 INTERNAL_ERROR          never answered with: the delivery is tried again
+    └── ConfigError                 500 INTERNAL_ERROR          a setting is missing or wrong: stops the start
 
-Only `api/` turns these into HTTP.
+Only `api/` turns these into HTTP. A class of this tree stands nowhere else.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import msgspec
 
 
 class GatewayError(Exception):
@@ -96,18 +100,40 @@ class ModelNotFound(NotFound):
     code = "MODEL_NOT_FOUND"
 
 
+class Remaining(msgspec.Struct, frozen=True):
+    """What is left of one limit after a call. `reset_s` is when it is full again."""
+
+    limit: str
+    unit: str
+    most: int
+    left: int
+    reset_s: float
+
+
 class RateLimited(GatewayError):
-    """A limit of the caller's plan said no. `limit` is the plan's field name, also the metric label."""
+    """A limit of the caller's plan refused the call.
+
+    `limit` is the plan's field name, also the metric label; `remaining` what is left of each limit of the plan;
+    `retryable` whether the same call may pass later.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "RATE_LIMIT_EXCEEDED"
 
-    def __init__(self, message: str, *, limit: str, retry_after_s: float, retryable: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        retry_after_s: float,
+        retryable: bool = True,
+        remaining: tuple[Remaining, ...] = (),
+    ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.limit = limit
         self.retryable = retryable
-        self.remaining: tuple[Any, ...] = ()  # what is left of each limit: gateway.admission's `Remaining`
+        self.remaining = remaining
 
 
 class BudgetExceeded(RateLimited):
@@ -191,6 +217,12 @@ class UpstreamTimeout(UpstreamError):
     retry_here = False
 
 
+class QueueTimeout(UpstreamTimeout):
+    """A job waited longer than the queue allows. No provider was asked, and no later attempt will be."""
+
+    fall_back = False
+
+
 class UpstreamRejected(UpstreamError):
     """The provider refused the request itself (its 400 or 422): every target would."""
 
@@ -210,6 +242,10 @@ class ClientGone(GatewayError):
     def __init__(self, message: str, *, billable: bool = False) -> None:
         super().__init__(message)
         self.billable = billable
+
+
+class CallbackUndelivered(GatewayError):
+    """A callback's receiver could not be reached or did not answer with 2xx. Another try may help."""
 
 
 class ConfigError(GatewayError):

@@ -19,7 +19,7 @@ _PATIENCE_S = 1.0  # a reader holds the lock for a moment; processes that are en
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunningGateway:
     """`pid` is the process that was started; `key` the development key. `port` 0: it has not got that far."""
 
     pid: int
@@ -29,16 +29,16 @@ class Run:
     redis_url: str = ""
 
 
-class InUse(Exception):
+class RunFileLocked(Exception):
     """Somebody else holds the lock; `run` is what the file says of them."""
 
-    def __init__(self, run: Run | None) -> None:
+    def __init__(self, run: RunningGateway | None) -> None:
         super().__init__(run)
         self.run = run
 
 
 class RunFile:
-    """The lock, held by this process and by those that inherit `fd`. Raises `InUse`, and OSError of the disk."""
+    """The lock, held by this process and those that inherit `fd`. Raises `RunFileLocked`, and OSError of the disk."""
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / _NAME
@@ -46,17 +46,17 @@ class RunFile:
         deadline = time.monotonic() + _PATIENCE_S
         while not _locked(self.fd, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                raise InUse(_parsed(self.fd))
+                raise RunFileLocked(_parsed(self.fd))
             time.sleep(0.05)
         self.write(None)
 
-    def write(self, run: Run | None) -> None:
+    def write(self, run: RunningGateway | None) -> None:
         os.ftruncate(self.fd, 0)
         if run is not None:
             os.pwrite(self.fd, msgspec.json.encode(asdict(run)), 0)
 
 
-def running(data_dir: Path) -> Run | None:
+def running_gateway(data_dir: Path) -> RunningGateway | None:
     """The `make run` that works on `data_dir` now."""
     try:
         fd = os.open(data_dir / _NAME, os.O_RDONLY | os.O_CLOEXEC)
@@ -78,8 +78,8 @@ def _locked(fd: int, how: int) -> bool:
     return True
 
 
-def _parsed(fd: int) -> Run | None:
+def _parsed(fd: int) -> RunningGateway | None:
     try:
-        return msgspec.json.decode(os.pread(fd, 4096, 0), type=Run)
+        return msgspec.json.decode(os.pread(fd, 4096, 0), type=RunningGateway)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.errors import ConfigError, StoreUnavailable
-from app.features.support import Support
+from app.features.support import SupportAssistant
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
 from app.gateway.cache import Cache
@@ -19,7 +19,7 @@ from app.gateway.pricing import Pricing
 from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
-from app.jobs.callbacks import Callbacks
+from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
@@ -64,8 +64,8 @@ class Services:
     heartbeat: Heartbeat
     pipeline: Pipeline
     queue: JobQueue
-    callbacks: Callbacks
-    support: Support
+    callbacks: CallbackSender
+    support: SupportAssistant
     files: Files
     batches: Batches
 
@@ -125,7 +125,7 @@ def build_services(settings: Settings) -> Services:
         heartbeat=heartbeat,
         pipeline=pipeline,
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
-        callbacks=Callbacks(secret=settings.callback_secret, allow=config.queue.callback_allow),
+        callbacks=CallbackSender(secret=settings.callback_secret, allow=config.queue.callback_allow),
         support=build_support(settings, pipeline, redis),
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
@@ -144,12 +144,12 @@ def check_installation(settings: Settings) -> None:
         redis.close()
 
 
-def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Support:
+def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> SupportAssistant:
     config = settings.config.support
     history = History(
-        redis=redis, exchanges=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
+        redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
-    return Support(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
+    return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
 def _providers(settings: Settings) -> dict[str, Provider]:

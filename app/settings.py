@@ -24,7 +24,7 @@ from app.config.gateway import GatewayConfig
 from app.config.prices import PriceFile, PriceOverride
 from app.config.references import check_references
 from app.errors import ConfigError
-from app.runfile import running
+from app.runfile import running_gateway
 
 VERSION = "0.1.0"
 # Names the copy of the file that gunicorn's master checked (see app/config_snapshot.py). Not for people.
@@ -96,7 +96,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if mode == "production" and env.get("DEV_API_KEY"):
         raise ConfigError("environment: DEV_API_KEY: only for development; unset it or set GATEWAY_ENV=development")
     # Where a `make run` has its Redis, and its development key, for the commands that are run beside it.
-    run = running(data_dir) if mode == "development" else None
+    run = running_gateway(data_dir) if mode == "development" else None
     if run is not None and not env.get("REDIS_URL"):
         env["REDIS_URL"] = run.redis_url
     named = {

@@ -36,6 +36,7 @@ FILES = (
     "app/store/jobs.py",
     "app/store/ledger.py",
     "app/store/outbox.py",
+    "app/ledger_process.py",
     "app/store/spool.py",
 )
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")

@@ -26,7 +26,7 @@ import psutil
 from app.config.serving import default_model
 from app.domain.identity import new_key
 from app.errors import ConfigError
-from app.runfile import InUse, Run, RunFile
+from app.runfile import RunFile, RunFileLocked, RunningGateway
 from app.settings import Settings, load_settings
 from scripts.console import Console
 from scripts.programs import CannotStart, edge_environment, find_redis
@@ -130,7 +130,7 @@ def hold(data_dir: Path) -> RunFile:
         held = RunFile(data_dir)
         pid = redis_left_behind(data_dir / _REDIS_CONFIG)
         by = pid and f"a Redis that an earlier `make run` has left (pid {pid})"
-    except InUse as exc:
+    except RunFileLocked as exc:
         by = "another process"
         if exc.run is not None:
             by = f"another `make run` (pid {exc.run.pid})"
@@ -138,7 +138,7 @@ def hold(data_dir: Path) -> RunFile:
                 by = f"what a `make run` that has ended (pid {exc.run.pid}) has left running"
     if by:
         raise CannotStart(f"DATA_DIR: {data_dir.absolute()} is in use by {by}; stop it, or set another DATA_DIR")
-    held.write(Run(os.getppid()))
+    held.write(RunningGateway(os.getppid()))
     return held
 
 
@@ -237,7 +237,9 @@ def run_all(settings: Settings, held: RunFile) -> int:
         started.append(Program(name="redis", command=command, env=env, stage=2, quiet=True))
     if not schema_is_current(settings.database_url):
         migrate(env)
-    held.write(Run(os.getppid(), settings.host, settings.port, key, env.get("REDIS_URL") or settings.redis_url))
+    held.write(
+        RunningGateway(os.getppid(), settings.host, settings.port, key, env.get("REDIS_URL") or settings.redis_url)
+    )
 
     def tell(text: str) -> None:
         console.say(text.encode() + b"\n")

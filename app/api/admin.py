@@ -45,13 +45,13 @@ def usage() -> Response:
             f"This report takes more than {_REPORT_S:g} s. Ask for a shorter time: `since`.", param="since"
         ) from None
     more = len(lines) > most
-    shown = [line.shown(by) for line in lines[:most]]
+    shown = [line.to_dict(by) for line in lines[:most]]
     if style == "csv":
-        text = csv_text(list(total([]).shown(by)), [list(row.values()) for row in shown])
+        text = csv_text(list(total([]).to_dict(by)), [list(row.values()) for row in shown])
         answer = Response(text, content_type="text/csv; charset=utf-8")
         answer.headers["Content-Disposition"] = f'attachment; filename="usage-by-{by}.csv"'
     else:
-        sums = {name: value for name, value in whole.shown(by).items() if name not in (by, "name")}
+        sums = {name: value for name, value in whole.to_dict(by).items() if name not in (by, "name")}
         answer = jsonify(
             {
                 "object": "list",

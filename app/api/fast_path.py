@@ -28,7 +28,7 @@ from app.api.trusted_proxies import TrustedProxies
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller, Scope
 from app.errors import GatewayError, InvalidRequest, RequestTooLarge
-from app.gateway.pipeline import Reply
+from app.gateway.call import Reply
 from app.providers.base import CancelToken
 from app.services import Services
 

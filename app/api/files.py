@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from app.domain.batch import ExpiresAfter, parse_expires_after
 from app.domain.identity import Scope
 from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
+from app.store.fsync import fsync_in_thread
 
 bp = Blueprint("files", __name__)
 log = structlog.get_logger()
@@ -37,7 +37,7 @@ def create_file() -> dict[str, Any]:
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
         raise wrong_type("multipart/form-data", request.content_type or "")
-    upload = files.begin(key_id)
+    upload = files.begin_upload(key_id)
     try:
         form, filename = _received(upload)
         if form.get("purpose") != "batch":
@@ -45,7 +45,7 @@ def create_file() -> dict[str, Any]:
         expires = _expires_after(form)
         ttl_s = None if expires is None else float(expires.seconds)
         return described(
-            files.keep(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=sync_elsewhere)
+            files.commit(upload, key_id, purpose="batch", filename=filename, ttl_s=ttl_s, sync=fsync_in_thread)
         )
     finally:
         upload.discard()  # what was kept has another name now
@@ -128,11 +128,6 @@ def after() -> str | None:
     if given and "\x00" in given:  # PostgreSQL refuses to compare it
         raise InvalidRequest("Expected an id: `after`.", param="after")
     return given
-
-
-def sync_elsewhere(fileno: int) -> None:
-    """A slow disk must not stop the other calls of this process."""
-    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 def _received(upload: Upload) -> tuple[dict[str, str], str]:

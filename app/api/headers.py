@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from app.domain.money import format_usd
+from app.errors import Remaining
 from app.gateway.call import Report
-from app.gateway.remaining import Remaining
 
 _LIMIT_NAMES = {
     unit: tuple(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset"))

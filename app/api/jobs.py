@@ -17,10 +17,10 @@ from app.domain.body import decode_fields, replace_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs.queue import described, estimated_wait_s
+from app.jobs.queue import estimated_wait_s, job_object
 from app.providers.base import CancelToken
 from app.services import Services
-from app.store.job_types import JobStatus
+from app.store.job_records import JobStatus
 
 _LONGEST_WAIT_S = 30
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -45,7 +45,7 @@ def submit(services: Services, caller: Caller, http_request: HttpRequest, body: 
             shown = services.queue.status(caller, submitted.job_id)
         except NotFound:
             raise Conflict("The request of this Idempotency-Key has ended and its result has expired.") from None
-        job |= {**described(shown), "status_url": url}
+        job |= {**job_object(shown), "status_url": url}
         wait_s = _worth_asking_again_s(shown)
     headers = [("Content-Type", "application/json"), ("Location", url), ("Retry-After", str(wait_s))]
     return HttpResponse(202, headers, _encode(job))
@@ -55,10 +55,10 @@ def show(services: Services, caller: Caller, http_request: HttpRequest, job_id: 
     """How the job is. Raises `NotFound`."""
     seen = http_request.environ.get("HTTP_IF_NONE_MATCH", "")
     shown = services.queue.status(caller, _checked(job_id), seen)
-    headers = [("ETag", shown.tag), ("Cache-Control", "private, no-cache")]
+    headers = [("ETag", shown.etag), ("Cache-Control", "private, no-cache")]
     if shown.state in ("queued", "processing"):
         headers.append(("Retry-After", str(_worth_asking_again_s(shown))))
-    if shown.seen:
+    if shown.not_modified:
         return HttpResponse(304, headers, b"")
     headers.append(("Content-Type", "application/json"))
     return HttpResponse(200, headers, _body(shown, http_request))
@@ -88,7 +88,7 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
 
 
 def _body(shown: JobStatus, http_request: HttpRequest) -> bytes:
-    job = described(shown)
+    job = job_object(shown)
     return _encode(
         {
             "request_id": job.pop("request_id"),
@@ -110,5 +110,5 @@ def _prefix(http_request: HttpRequest) -> str:
 
 
 def _worth_asking_again_s(shown: JobStatus) -> int:
-    wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_s
+    wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_duration_s
     return min(max(math.ceil(wait_s or 1), 1), _LONGEST_WAIT_S)

@@ -75,7 +75,7 @@ def health_detailed() -> tuple[dict[str, Any], int]:
         "database": partial(found.database.ping, _CHECK_S),
         "outbox": found.outbox.lag_s,
         "spool": lambda: found.spool.backlog()._asdict(),
-        "ledger": lambda: {"dead_letters": found.ledger.dead_letters()},
+        "ledger": lambda: {"dead_letters": found.ledger.count_dead_letters()},
         "queue": lambda: _fullness(found.queue.depth().waiting, found.queue.capacity),
     }
     for name in found.providers:
@@ -122,7 +122,7 @@ def metrics() -> Response:
     found = services()
     _only_from_inside(found)
     for target, state in found.router.states().items():
-        found.metrics.breaker(target, state)
+        found.metrics.set_breaker_state(target, state)
     return Response(found.metrics.render(shared_figures(found) | found.system.figures()), content_type=CONTENT_TYPE)
 
 

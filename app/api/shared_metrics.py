@@ -28,7 +28,7 @@ def shared_figures(found: Services) -> dict[str, float]:
     except StoreUnavailable:
         pass  # its absence is an alert of its own
     try:
-        figures["llm_dead_letters"] = found.ledger.dead_letters()
+        figures["llm_dead_letters"] = found.ledger.count_dead_letters()
     except StoreUnavailable:
         pass  # calls go on without the database, and rows wait
     backlog = found.spool.backlog()

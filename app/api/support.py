@@ -14,7 +14,7 @@ from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse
 from app.api.sse import stream_answer
 from app.domain.identity import Caller, Scope
-from app.features.support import Support, SupportAnswer
+from app.features.support import SupportAnswer, SupportAssistant
 from app.providers.base import CancelToken
 
 # POST /chat itself is served by `api.fast_path.FastPath`, as every call to a model is.
@@ -25,7 +25,7 @@ _HISTORY = "/chat/history/<path:user_id>"
 _encode = msgspec.json.Encoder().encode
 
 
-def converse(support: Support, who: Caller, body: bytes, http_request: HttpRequest) -> HttpResponse:
+def converse(support: SupportAssistant, who: Caller, body: bytes, http_request: HttpRequest) -> HttpResponse:
     """Answers one message, whole or as a stream."""
     ask = support.parse(body)
     cancel = CancelToken()

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 import click
 from flask.cli import with_appcontext
 
-from app.cli.command import StopSignal, one_line_errors, services
+from app.cli.command import one_line_errors, services
 from app.cli.rendering import harmless
 from app.domain.money import format_usd
 from app.gateway.pricing import Pricing
-from app.runfile import running
+from app.runfile import running_gateway
 from app.services import Services
+from app.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from app.cli.chat_client import ChatAnswer, ChatClient
@@ -68,7 +69,7 @@ def chat(question: str | None, model: str, url: str, key: str, system: str, verb
 def own_url(found: Services) -> str:
     """Where the settings say, unless a `make run` on the same DATA_DIR says otherwise and PORT does not."""
     settings = found.settings
-    run = None if "port" in settings.model_fields_set else running(settings.data_dir)
+    run = None if "port" in settings.model_fields_set else running_gateway(settings.data_dir)
     host, port = (run.host, run.port) if run is not None and run.port else (settings.host, settings.port)
     host = _ANYWHERE.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"

@@ -25,7 +25,7 @@ from openai import (
 )
 
 from app.cli.rendering import printable
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.providers.reported_usage import WireUsage, usage_of
 
 _AUTO = "auto"

@@ -1,9 +1,7 @@
-"""What every command is made of: its services, its errors as one line, and how a signal ends one that goes on."""
+"""Base of the commands: access to the services, and errors shown as one line."""
 
 from __future__ import annotations
 
-import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -41,36 +39,6 @@ class Group(AppGroup):
     def invoke(self, ctx: click.Context) -> Any:
         with one_line_errors():
             return super().invoke(ctx)
-
-
-class StopSignal:
-    """Set by a signal. Not an Event: a handler that interrupts `Event.wait` can deadlock in `Event.set`."""
-
-    def __init__(self) -> None:
-        self._stopped = False
-
-    @classmethod
-    def by_signal(cls) -> StopSignal:
-        """Set by SIGTERM and SIGINT from now on."""
-        stop = cls()
-        signal.signal(signal.SIGTERM, stop.set)
-        signal.signal(signal.SIGINT, stop.set)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, [signal.SIGTERM]
-        )  # which our supervisor may have held back until now
-        return stop
-
-    def set(self, *_signal: Any) -> None:
-        self._stopped = True
-
-    def is_set(self) -> bool:
-        return self._stopped
-
-    def wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while not self._stopped and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, 0.05))
-        return self._stopped
 
 
 def services() -> Services:

@@ -14,9 +14,9 @@ def show() -> None:
     """Print the id that each of the three has."""
     found = services().installation
     for name, value in (
-        ("DATA_DIR", found.in_directory()),
-        ("database", found.in_database()),
-        ("Redis", found.in_redis()),
+        ("DATA_DIR", found.id_in_directory()),
+        ("database", found.id_in_database()),
+        ("Redis", found.id_in_redis()),
     ):
         click.echo(f"{name.ljust(8)}  {value or '-'}")
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from app.cli.command import Group, StopSignal, services
+from app.cli.command import Group, services
 from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
 from app.cli.rendering import format_option, printable, rendered, stamp
 from app.domain.csv_export import Cell
 from app.domain.identity import Caller
 from app.errors import NotFound, StoreUnavailable
+from app.stop_signal import StopSignal
 from app.store.batches import Batches
 from app.store.job_list import ENDED, STATES, JobList, ListedJob
 
@@ -88,7 +89,7 @@ def _watch_batch(batch_id: str, stop: StopSignal) -> str | None:
 
     def text() -> str:
         nonlocal ended
-        batch = batches.now(batch_id) if batch_id.isascii() else None
+        batch = batches.find(batch_id) if batch_id.isascii() else None
         if batch is None:
             raise NotFound(f"There is no batch {batch_id!r}, or it has expired.")
         if has_ended(batch):

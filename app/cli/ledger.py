@@ -1,15 +1,19 @@
-"""`flask ledger`: the process that writes the ledger, and the care of its database."""
+"""`flask ledger`: runs the ledger process; migrates, backs up and restores the ledger's database."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
+from pathlib import Path
 
 import click
 
-from app.cli.command import Group, StopSignal, services
-from app.store.sql.backup import Backups, standing_in
+from app.cli.command import Group, services
+from app.ledger_process import LedgerProcess
+from app.stop_signal import StopSignal
+from app.store.sql.backup import Backups
 
-_ADOPTED_AT_ONCE = 2000  # settlements, some 0.3 s: rows must not wait longer for their turn
+_REPLAYED_AT_ONCE = 2000  # settlements, some 0.3 s: rows must not wait longer for their turn
 ledger = Group("ledger", help="The process that writes the ledger.")
 
 
@@ -20,11 +24,16 @@ def run_ledger() -> None:
     stop = StopSignal.by_signal()
     alive = found.settings.data_dir / "ledger-alive"  # its age tells a health check whether the loop turns
     alive.parent.mkdir(parents=True, exist_ok=True)
-    with Backups(database=found.database).kept_out():
+    with Backups(database=found.database).hold_off_restores():
         found.database.migrate()
         found.installation.check()
-        adopt = partial(found.spool.replay, found.redis.script("settle"), _ADOPTED_AT_ONCE)
-        found.outbox.run(stop, reaper=found.reaper, keys=found.keys, adopt=adopt, show_life=alive.touch)
+        LedgerProcess(
+            outbox=found.outbox,
+            reaper=found.reaper,
+            keys=found.keys,
+            replay_spools=partial(found.spool.replay, found.redis.script("settle"), _REPLAYED_AT_ONCE),
+            show_life=alive.touch,
+        ).run(stop)
 
 
 @ledger.command("migrate")
@@ -39,8 +48,11 @@ def migrate() -> None:
 def back_up(file: str) -> None:
     """Copy the SQLite ledger to FILE (- is standard output), also while it is in use."""
     found = services()
-    with standing_in(file, "out", below=found.settings.data_dir) as path:
-        copied = Backups(database=found.database).back_up(path)
+    backups = Backups(database=found.database)
+    if file == "-":
+        copied = backups.back_up_to_stream(sys.stdout.buffer, below=found.settings.data_dir)
+    else:
+        copied = backups.back_up(Path(file))
     click.echo(f"Backed up {copied}.", err=True)
 
 
@@ -50,9 +62,12 @@ def restore(file: str) -> None:
     """Put FILE (- is standard input) in the place of the SQLite ledger, which is kept. No ledger process may run."""
     found = services()
     found.settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with standing_in(file, "in", below=found.settings.data_dir) as path:
-        restored = Backups(database=found.database).restore(path)
-    found.installation.keep()
+    backups = Backups(database=found.database)
+    if file == "-":
+        restored = backups.restore_from_stream(sys.stdin.buffer, below=found.settings.data_dir)
+    else:
+        restored = backups.restore(Path(file))
+    found.installation.adopt_database()
     click.echo(f"Restored {restored.contents}; {restored.revoked} keys revoked since then stay revoked.", err=True)
     if restored.kept:
         click.echo(f"What was there before: {restored.kept}", err=True)

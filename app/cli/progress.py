@@ -15,7 +15,7 @@ from typing import Protocol
 
 import click
 
-from app.store.job_types import QueueDepth
+from app.store.job_records import QueueDepth
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _RATE_S = 15.0  # the rate is that of the last quarter of a minute: it follows when workers come or go

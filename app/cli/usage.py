@@ -28,9 +28,9 @@ def usage(by: Grouping, since: str | None, until: str | None, style: str) -> Non
             since=None if since is None else moment(since, option="--since", now=now, direction=-1),
             until=None if until is None else moment(until, option="--until", now=now, direction=-1),
         )
-    header = list(total([]).shown(by))
-    rows: list[list[Cell]] = [list(line.shown(by).values()) for line in lines]
+    header = list(total([]).to_dict(by))
+    rows: list[list[Cell]] = [list(line.to_dict(by).values()) for line in lines]
     if style == "table" and rows:
         # A column of nothing would be taken for a mistake: calls without a user, say.
-        rows = [[row[0] or "-", *row[1:]] for row in rows] + [list(total(lines).shown(by).values())]
+        rows = [[row[0] or "-", *row[1:]] for row in rows] + [list(total(lines).to_dict(by).values())]
     click.echo(rendered(header, rows, style, right=(*COUNTS, "cost_usd")))

@@ -82,8 +82,13 @@ class ProviderConfig(Section):
     @property
     def has_no_key(self) -> bool:
         """Whether a key is wanted and missing. One in a header will do."""
-        wanted = "api_key" in self.model_fields_set and self.kind != "demo"
+        wanted = "api_key" in self.model_fields_set and not self.is_built_in
         return wanted and not self.has_key
+
+    @property
+    def is_built_in(self) -> bool:
+        """True for the demo model, which answers inside this process: it needs no key, and costs nothing."""
+        return self.kind == "demo"
 
     @model_validator(mode="after")
     def _headers_are_clean(self) -> ProviderConfig:

@@ -32,14 +32,14 @@ class _Spoken(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Spoken).decode
 
 
-def said(completion: bytes) -> tuple[str, dict[str, Any] | None]:
+def text_and_usage(completion: bytes) -> tuple[str, dict[str, Any] | None]:
     """A completion's words, and its usage as the provider wrote it, if it did."""
     spoken = _decoded(completion)
     words = _words(spoken.choices[0].message) if spoken.choices else ""
     return words, spoken.usage if isinstance(spoken.usage, dict) else None
 
 
-def words_of(block: bytes) -> str:
+def streamed_text(block: bytes) -> str:
     """The words in a block of whole events."""
     if not block:
         return ""

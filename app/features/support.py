@@ -22,7 +22,7 @@ from app.domain.body import decode_body, decode_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable
-from app.features.answer_text import said, words_of
+from app.features.answer_text import streamed_text, text_and_usage
 from app.gateway.call import CallContext, Report
 from app.gateway.pipeline import Pipeline
 from app.gateway.stream import CachedStream, LiveStream
@@ -64,7 +64,7 @@ class SupportAnswer(NamedTuple):
     report: Report
 
 
-class Support:
+class SupportAssistant:
     def __init__(self, *, pipeline: Pipeline, history: History, config: SupportConfig, prompt: str = "") -> None:
         self._pipeline = pipeline
         self._history = history
@@ -89,7 +89,7 @@ class Support:
     def answer(self, caller: Caller, ask: SupportMessage, context: CallContext) -> SupportAnswer:
         """The whole answer. Raises what the pipeline raises, and `StoreUnavailable`."""
         reply = self._pipeline.chat(caller, self._request(caller, ask), context)
-        text, usage = said(reply.body)
+        text, usage = text_and_usage(reply.body)
         self._keep(caller, ask, context, text)
         return SupportAnswer(text, usage, reply.report)
 
@@ -159,7 +159,7 @@ class SupportStream:
         self._end(whole=False)
 
     def _note(self, block: bytes) -> None:
-        words = words_of(block) if self._room > 0 else ""
+        words = streamed_text(block) if self._room > 0 else ""
         if words:
             self._room -= len(words)
             self._words.append(words)

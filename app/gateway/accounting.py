@@ -9,8 +9,9 @@ from functools import partial
 import structlog
 
 from app.domain.charges import ChargedAttempt, totals
-from app.domain.money import Usage, format_usd
+from app.domain.money import format_usd
 from app.domain.tokens import BYTES_PER_TOKEN
+from app.domain.usage import Usage
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted
 from app.gateway.attempt_costs import AttemptCosts
@@ -44,9 +45,9 @@ class Accounting:
         """
         return Settling(self, call, stays_open)
 
-    def put_off(self) -> None:
+    def requeued(self) -> None:
         """The call does not run for now, and will be tried again."""
-        self._metrics.active(-1)
+        self._metrics.add_active_calls(-1)
 
     def cover(self, call: RunningCall) -> None:
         """Reserves money for one more attempt, and notes for the reaper what those before it cost.
@@ -74,7 +75,7 @@ class Accounting:
         new = self._costs.unanswered(call.request, attempts, completion_tokens, ceiling=call.has_budget)
         return [*call.earlier, *new]
 
-    def answered(
+    def completed(
         self,
         call: RunningCall,
         usage: Usage | None,
@@ -88,11 +89,11 @@ class Accounting:
         counted = usage or self.estimate(call, text_bytes, chunks)
         return self._settle(call, "ok", 200, counted, keep=keep, ttl_s=ttl_s)
 
-    def answered_from_cache(self, call: RunningCall) -> int:
+    def completed_from_cache(self, call: RunningCall) -> int:
         """The call was answered from the cache: no tokens, no cost."""
         return self._settle(call, "ok", 200, Usage())
 
-    def ended_early(
+    def failed(
         self,
         call: RunningCall,
         status: str,
@@ -105,7 +106,7 @@ class Accounting:
         charged besides: the provider has read the prompt, and may have written (docs/clients.md, bug 1)."""
         self._settle(call, status, http_status, usage or Usage(), error)
 
-    def dropped(self, admitted: Admitted, charged: list[ChargedAttempt], status: str, http_status: int) -> None:
+    def discarded(self, admitted: Admitted, charged: list[ChargedAttempt], status: str, http_status: int) -> None:
         """A queued call ended without an answer. `charged` is what it had cost by then."""
         row = admitted.ask.row
         total = totals(charged)
@@ -213,8 +214,8 @@ class Accounting:
         provider: str,
     ) -> None:
         model = call.route.alias
-        self._metrics.active(-1)
-        self._metrics.cache(call.cache)
+        self._metrics.add_active_calls(-1)
+        self._metrics.count_cache_result(call.cache)
         self._metrics.observe_call(
             model=model,
             provider=provider,
@@ -266,10 +267,10 @@ class Settling:
         if exc is None:
             return
         if not isinstance(exc, GatewayError):  # a bug or the worker's end: the row must be written all the same
-            self._accounting.ended_early(self._call, "error", 500)
+            self._accounting.failed(self._call, "error", 500)
         elif self._stays_open(exc):
-            self._accounting.put_off()
+            self._accounting.requeued()
         elif isinstance(exc, ClientGone):
-            self._accounting.ended_early(self._call, "aborted", ClientGone.status)
+            self._accounting.failed(self._call, "aborted", ClientGone.status)
         else:
-            self._accounting.ended_early(self._call, "error", exc.status, exc)
+            self._accounting.failed(self._call, "error", exc.status, exc)

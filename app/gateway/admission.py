@@ -20,15 +20,23 @@ from msgspec.structs import replace as replace_fields
 from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.domain.retry_after import MAX_RETRY_AFTER_S
-from app.errors import BudgetExceeded, StoreUnavailable
+from app.errors import BudgetExceeded, Remaining, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.remaining import Remaining, refused, remaining_of
+from app.gateway.remaining import refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis.client import Redis
-from app.store.redis.keys import NOTHING, OUTBOX, RUNNING_CALLS, cache_entry_key, flight_key, reservation_key
+from app.store.redis.keys import (
+    KEY_RECORD,
+    NOTHING,
+    OUTBOX,
+    RUNNING_CALLS,
+    cache_entry_key,
+    flight_key,
+    reservation_key,
+)
 from app.store.spool import Spool
 
 log = structlog.get_logger()
@@ -210,7 +218,7 @@ class Admission:
         charges = tuple([Charge(counter, reserve[counter.index]) for counter in binding.counters])
         deadline_ms = int(ask.deadline_s * 1000)
         keys = [
-            f"penstock:key:{caller.key_hash}",
+            KEY_RECORD + caller.key_hash,
             reservation_key(ask.call_id),
             self._reservations(ask),
             cache_entry_key(ask.cache_key),

@@ -12,7 +12,7 @@ import msgspec
 
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ClientGone, UpstreamError
 from app.gateway.implied_usage import with_implied_usage
 from app.gateway.pricing import Pricing

@@ -9,8 +9,8 @@ import msgspec
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
+from app.errors import Remaining
 from app.gateway.admission import Admitted
-from app.gateway.remaining import Remaining
 from app.gateway.router import Attempts
 from app.gateway.routes import Route
 from app.providers.base import CancelToken
@@ -80,3 +80,10 @@ class Report(msgspec.Struct, frozen=True):
     remaining: tuple[Remaining, ...]
     cost_nanousd: int | None
     notes: tuple[tuple[str, str], ...] = ()
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer in OpenAI's wire format, and what its caller is told about it."""
+
+    body: bytes
+    report: Report

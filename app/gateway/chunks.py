@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.money import Details, Usage
+from app.domain.usage import Details, Usage
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode

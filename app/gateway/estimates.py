@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import Forbidden
 from app.gateway.implied_usage import max_searches, with_implied_usage
 from app.gateway.limits import Amounts

@@ -14,7 +14,7 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS
+from app.store.redis.keys import RESERVATIONS, WORKERS
 
 # Whose the reservations of queued calls are: nobody's who could die.
 QUEUE = "queue"
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def reservations_of(worker_id: str) -> str:
-    return f"penstock:reservations:{worker_id}"
+    return RESERVATIONS + worker_id
 
 
 class Heartbeat:
@@ -43,7 +43,7 @@ class Heartbeat:
         self.beat()
         if self._beating is not None:  # another greenlet was here while this one waited for Redis
             return False
-        self._beating = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
+        self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
         self._beating.start()
         return True
 

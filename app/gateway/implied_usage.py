@@ -8,7 +8,7 @@ from functools import lru_cache
 import msgspec
 
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Details, Usage
+from app.domain.usage import Details, Usage
 
 # Models that search the web for every answer: OpenAI's, OpenRouter's suffix for any model, Perplexity's.
 _SEARCH_MODEL = re.compile(r"-search-preview|-search-api|:online$|(^|/)sonar")

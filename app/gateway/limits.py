@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from app.config.gateway import Plan
 from app.domain.money import parse_usd
+from app.store.redis.keys import limit_key
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
@@ -107,7 +108,7 @@ def counters(bound: tuple[BoundLimit, ...], key_id: str, now: float) -> tuple[Co
     rows = []
     for row in bound:
         limit = row.limit
-        key = f"penstock:limit:{key_id}:{limit.name}"
+        key = limit_key(key_id, limit.name)
         if limit.period == "minute":
             rows.append(counter(limit, row.most, key, _MINUTE_MS, 0.0))
             continue

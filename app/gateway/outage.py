@@ -21,7 +21,7 @@ class OutageDetector:
     def __init__(self, config: GatewayConfig, targets: Iterable[Target]) -> None:
         providers = config.providers
         usable = [target for target in targets if not providers[target.provider.name].has_no_key]
-        vendors = [target for target in usable if providers[target.provider.name].kind != "demo"]
+        vendors = [target for target in usable if not providers[target.provider.name].is_built_in]
         self._needed = vendors or usable
         self._key_ids: set[str] = set()  # of the first few callers
 

@@ -1,10 +1,9 @@
-"""The life of a call, top to bottom: steer, admit, look in the cache, route, answer, settle."""
+"""The life of a call, top to bottom: preprocess, admit, look in the cache, route, answer, settle."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
@@ -16,7 +15,7 @@ from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.cache import Cache, as_cache_hit
-from app.gateway.call import CallContext, Report, RunningCall, notes_of
+from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimator, output_tokens_bound
 from app.gateway.heartbeat import QUEUE, reservations_of
@@ -30,14 +29,6 @@ from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole answer in OpenAI's wire format, and what to tell about it."""
-
-    body: bytes
-    report: Report
 
 
 class Pipeline:
@@ -57,7 +48,7 @@ class Pipeline:
         self._config = config
         self._admission = admission
         self._router = router
-        self.steer = Preprocessor(config=config, router=router).steer
+        self._preprocessor = Preprocessor(config=config, router=router)
         self._cache = cache
         self._estimator = Estimator(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._accounting = accounting
@@ -65,16 +56,20 @@ class Pipeline:
         self._clock = clock
         self._monotonic = monotonic
 
+    def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
+        """Turns what the caller wrote into the call that is made, and notes in its context what was changed."""
+        return self._preprocessor.steer(caller, request, context)
+
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
-        request, context = self.steer(caller, request, context)
+        request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context, context.endpoint)
         with self._accounting.settling(call):
             return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
-        request, context = self.steer(caller, request, context)
+        request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context, context.endpoint, streamed=True)
         with self._accounting.settling(call):
             cached = self._cache.lookup(call.admitted, call.deadline, context.cancel)
@@ -101,7 +96,7 @@ class Pipeline:
         with self._accounting.settling(call):
             return self._embed(call)
 
-    def hold(
+    def defer(
         self,
         caller: Caller,
         request: ChatRequest | EmbedRequest,
@@ -110,10 +105,10 @@ class Pipeline:
         for_s: float,
         reservations: str = "",
     ) -> DeferredCall:
-        """Admits a call that another process runs within `for_s` seconds: `resume` or `drop` then ends it.
+        """Admits a call that another process runs within `for_s` seconds: `resume` or `abandon` then ends it.
 
-        `request` and `context` as `steer` gave them. Its reservation is this process's own, and lost with it, unless
-        `reservations` names others to put it among.
+        `request` and `context` are as `preprocess` returned them. The reservation is this process's own, and lost with
+        it, unless `reservations` names others to put it among.
         """
         route = self._router.route(request.model, caller)
         request = self._understood(caller, request)
@@ -147,9 +142,9 @@ class Pipeline:
             admitted.cached = self._cache.get(held.cache_key) if reads else None
         except GatewayError as exc:
             if not stays_open(exc):
-                self.drop(held, "error", exc.status)
+                self.abandon(held, "error", exc.status)
             raise
-        self._metrics.active(1)
+        self._metrics.add_active_calls(1)
         call = RunningCall(
             context=context,
             caller=caller,
@@ -173,11 +168,11 @@ class Pipeline:
                 held.charged = self._accounting.charged(call)
                 held.covered = len(call.earlier) + call.attempts.reserved
 
-    def drop(self, held: DeferredCall, status: str, http_status: int) -> None:
+    def abandon(self, held: DeferredCall, status: str, http_status: int) -> None:
         """Ends a held call that will not run, or not once more."""
-        self._accounting.dropped(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
+        self._accounting.discarded(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
 
-    def withdraw(self, held: DeferredCall) -> None:
+    def cancel(self, held: DeferredCall) -> None:
         """Ends a held call that was never to be: its caller was told so. It leaves no row."""
         self._admission.cancel(held.admitted(Caller(held.row["key_id"], "")), reservations_of(QUEUE))
 
@@ -198,19 +193,19 @@ class Pipeline:
             return self._from_cache(call, cached)
         answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
         keep = self._cache.cacheable(call.admitted, answer.body) if self._keeps(call) else b""
-        cost = self._accounting.answered(
+        cost = self._accounting.completed(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
         return Reply(answer.body, self._accounting.report(call, cost))
 
     def _embed(self, call: RunningCall) -> Reply:
         answer = self._run(call, lambda target: target.provider.embed(_embedding(call, target)))
-        cost = self._accounting.answered(call, answer.usage)
+        cost = self._accounting.completed(call, answer.usage)
         return Reply(answer.body, self._accounting.report(call, cost))
 
     def _from_cache(self, call: RunningCall, cached: bytes) -> Reply:
         call.cache = "hit"
-        cost = self._accounting.answered_from_cache(call)
+        cost = self._accounting.completed_from_cache(call)
         body = as_cache_hit(cached, call_id=call.context.call_id, created=int(self._clock()))
         return Reply(body, self._accounting.report(call, cost))
 
@@ -231,7 +226,7 @@ class Pipeline:
         request = self._understood(caller, request)
         ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
         admitted = self._let_in(caller, ask)
-        self._metrics.active(1)
+        self._metrics.add_active_calls(1)
         return RunningCall(
             context=context,
             caller=admitted.caller,
@@ -281,10 +276,10 @@ class Pipeline:
         try:
             admitted = self._admission.admit(caller, ask)
         except RateLimited as exc:
-            self._metrics.rate_limited(exc.limit)
+            self._metrics.count_rate_limited(exc.limit)
             raise
         if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
-            self._metrics.budget_near(admitted.caller.plan)
+            self._metrics.count_budget_near(admitted.caller.plan)
         return admitted
 
     def _row(

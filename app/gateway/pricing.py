@@ -17,7 +17,8 @@ from genai_prices.data_snapshot import get_snapshot
 
 from app.config.gateway import GatewayConfig, ProviderConfig
 from app.config.prices import PriceOverride
-from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, SERVICE_TIERS, RateCard, TokenRates
+from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
+from app.domain.usage import SERVICE_TIERS
 
 _REFRESH_S = 60.0
 _MOST_MODELS = 10_000
@@ -124,7 +125,7 @@ class Pricing:
         if override is not None:
             return _same(_from_override(override))
         config = self._providers[provider]
-        if config.kind == "demo":
+        if config.is_built_in:
             return _same(FREE)
         info = _info(config, model)
         return None if info is None else _from_genai_prices(info, at)

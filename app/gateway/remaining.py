@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from app.domain.retry_after import MAX_RETRY_AFTER_S
-from app.errors import BudgetExceeded, RateLimited
+from app.errors import BudgetExceeded, RateLimited, Remaining
 from app.gateway.reservation import Charge
-
-
-class Remaining(msgspec.Struct, frozen=True):
-    """What is left of one limit after this call. `reset_s` is when it is full again."""
-
-    limit: str
-    unit: str
-    most: int
-    left: int
-    reset_s: float
 
 
 def remaining_of(charges: tuple[Charge, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
@@ -34,18 +22,14 @@ def remaining_of(charges: tuple[Charge, ...], figures: list[int], now: float) ->
 
 def refused(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | None, now: float) -> RateLimited:
     """The error for admit.lua's answer "limited"."""
-    error = _refusal(answer, charges, most_at_once, now)
-    error.remaining = remaining_of(charges, answer[3:], now)
-    return error
-
-
-def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | None, now: float) -> RateLimited:
     index, retry_ms = answer[1], answer[2]
+    remaining = remaining_of(charges, answer[3:], now)
     if index == 0:
         return RateLimited(
             f"Too many calls at once: your plan allows {most_at_once}.",
             limit="concurrency",
             retry_after_s=retry_ms / 1000,
+            remaining=remaining,
         )
     charge = charges[index - 1]
     limit, most = charge.counter.limit, charge.counter.most
@@ -57,6 +41,7 @@ def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int |
             limit=limit.name,
             retry_after_s=wait_s,
             retryable=False,
+            remaining=remaining,
         )
     if charge.reserved > most:
         return RateLimited(
@@ -64,10 +49,12 @@ def _refusal(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int |
             limit=limit.name,
             retry_after_s=MAX_RETRY_AFTER_S,
             retryable=False,
+            remaining=remaining,
         )
     return RateLimited(
         f"Rate limit reached: your plan's {limit.name} is {most}.",
         limit=limit.name,
         retry_after_s=wait_s,
         retryable=retry_ms >= 0,
+        remaining=remaining,
     )

@@ -194,7 +194,7 @@ class Router:
 
     def _record_failure(self, target: Target, failure: UpstreamError, attempts: Attempts) -> None:
         kind, breaker = failure.kind, target.breaker
-        self._metrics.upstream_error(target.provider.name, kind)
+        self._metrics.count_upstream_error(target.provider.name, kind)
         # A later attempt has only what earlier ones left of the call's time.
         if kind in _VENDOR_FAULTS or (kind == "timeout_total" and attempts.count == 1):
             breaker.record_failure(attempts.key_id)

@@ -12,7 +12,7 @@ from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.call import Report, RunningCall
-from app.providers.base import AnswerStream
+from app.providers.base import ProviderStream
 
 
 class LiveStream:
@@ -22,7 +22,7 @@ class LiveStream:
         self,
         *,
         call: RunningCall,
-        upstream: AnswerStream,
+        upstream: ProviderStream,
         accounting: Accounting,
         report: Report,
         keep_ttl_s: int,
@@ -67,7 +67,7 @@ class LiveStream:
         kept = chunks.to_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
         if self._kept and not kept:
             self._not_kept()
-        self._accounting.answered(
+        self._accounting.completed(
             self._call,
             upstream.usage,
             text_bytes=upstream.text_bytes,
@@ -81,7 +81,7 @@ class LiveStream:
         usage = upstream.usage
         if usage is None and not (isinstance(error, UpstreamError) and not error.billable):
             usage = self._accounting.estimate(self._call, upstream.text_bytes, upstream.chunks)
-        self._accounting.ended_early(self._call, status, http_status, error, usage=usage)
+        self._accounting.failed(self._call, status, http_status, error, usage=usage)
 
     def _keep(self, block: bytes) -> None:
         self._room -= len(block)

@@ -25,7 +25,7 @@ import gevent
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from app.errors import GatewayError, InvalidRequest
+from app.errors import CallbackUndelivered, InvalidRequest
 
 _TIMEOUT_S = 10.0  # of one wait
 _TOTAL_S = 20.0
@@ -36,11 +36,7 @@ _PORTS = {"http": 80, "https": 443}
 Resolve = Callable[[str, int], list[str]]
 
 
-class Undelivered(GatewayError):
-    """The other side could not be reached or did not say 2xx. Another try may help."""
-
-
-class Callbacks:
+class CallbackSender:
     """`allow` names hosts and networks besides public addresses; `secret` is what the signature is made with."""
 
     def __init__(self, *, secret: str | None, allow: tuple[str, ...], resolve: Resolve | None = None) -> None:
@@ -55,7 +51,7 @@ class Callbacks:
         return url
 
     def deliver(self, url: str, event_id: str, body: bytes, *, now: float) -> None:
-        """Raises `Undelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
+        """Raises `CallbackUndelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
         scheme, host, port, path = self._target(url)
         headers = {
             "Content-Type": "application/json",
@@ -72,11 +68,11 @@ class Callbacks:
         except gevent.Timeout as exc:
             if exc is not limit:
                 raise
-            raise Undelivered("The callback took too long.") from None
+            raise CallbackUndelivered("The callback took too long.") from None
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            raise Undelivered(f"The callback failed: {type(exc).__name__}.") from None
+            raise CallbackUndelivered(f"The callback failed: {type(exc).__name__}.") from None
         if not 200 <= status < 300:
-            raise Undelivered(f"The callback was answered with {status}.")
+            raise CallbackUndelivered(f"The callback was answered with {status}.")
 
     def _signing_key(self) -> bytes:
         if self._key is None:
@@ -108,9 +104,9 @@ class Callbacks:
         try:
             found = self._resolve(host, port)
         except OSError:
-            raise Undelivered("The callback's host has no address.") from None
+            raise CallbackUndelivered("The callback's host has no address.") from None
         if not found:
-            raise Undelivered("The callback's host has no address.")
+            raise CallbackUndelivered("The callback's host has no address.")
         for address in found:
             if not self._may(host, address):
                 raise _refused("the host's address is not public")

@@ -22,10 +22,10 @@ from app.gateway.call import CallContext
 from app.gateway.deferred import DeferredCall
 from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
 from app.gateway.pipeline import Pipeline, endpoint_of
-from app.store.job_types import JobStatus, QueueDepth
+from app.store.job_records import JobStatus, QueueDepth
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
-from app.store.redis.keys import reservation_key
+from app.store.redis.keys import IDEMPOTENCY, reservation_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -34,7 +34,7 @@ _SHARE = "This key's requests and results take all the room in the queue that is
 _UNKNOWN = "There is no such request, or it has expired."
 
 
-class Submitted(NamedTuple):
+class Submission(NamedTuple):
     """`repeated`: the caller had submitted it before, under the same Idempotency-Key."""
 
     job_id: str
@@ -53,7 +53,7 @@ class JobQueue:
         self._pipeline = pipeline
         self._admission = admission
         self._heartbeat = heartbeat
-        self.jobs = Jobs(redis=redis, most_jobs=queue.max_jobs, most_bytes=queue.max_bytes, lease_s=queue.lease_s)
+        self.jobs = Jobs(redis=redis, max_jobs=queue.max_jobs, max_bytes=queue.max_bytes, lease_s=queue.lease_s)
 
     @property
     def capacity(self) -> int:
@@ -69,7 +69,7 @@ class JobQueue:
         callback_url: str = "",
         repeatable: bool = False,
         keep_s: int = 0,
-    ) -> Submitted:
+    ) -> Submission:
         """Takes a call into the queue; `context.call_id` is the job's id.
 
         `repeatable`: should this process die in here, another one submits the call again under the same id, so its
@@ -78,7 +78,7 @@ class JobQueue:
         Raises what admission raises, `QueueFull`, and `Conflict` when the key was used for another request.
         """
         entry, remember = _idempotency(caller, idempotency_key, request.raw, context.call_id)
-        known, full = self.jobs.known(entry)
+        known, full = self.jobs.precheck(entry)
         if known is not None:
             return _repeated(known, remember)
         if full:
@@ -86,9 +86,9 @@ class JobQueue:
         tries = self._config.max_attempts
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
-            request, context = self._pipeline.steer(caller, request, context)
+            request, context = self._pipeline.preprocess(caller, request, context)
         reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
-        held = self._pipeline.hold(caller, request, context, for_s=held_s, reservations=reservations)
+        held = self._pipeline.defer(caller, request, context, for_s=held_s, reservations=reservations)
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
@@ -125,11 +125,11 @@ class JobQueue:
             raise QueueFull(_SHARE, retry_after_s=5)
         if outcome != "queued":
             raise NotReady("The request could not be queued. Please try again.", retry_after_s=1)
-        return Submitted(context.call_id, repeated=False)
+        return Submission(context.call_id, repeated=False)
 
     def submitted(self, key_id: str, idempotency_keys: Sequence[str]) -> list[str | None]:
         """The jobs that were submitted under these keys; None for a key that is not remembered."""
-        entries = self.jobs.remembered([_entry(key_id, key) for key in idempotency_keys])
+        entries = self.jobs.idempotency_entries([_entry(key_id, key) for key in idempotency_keys])
         return [None if entry is None else entry.decode().partition(":")[2] for entry in entries]
 
     def forget(self, key_id: str, jobs: Mapping[str, str]) -> None:
@@ -159,9 +159,9 @@ class JobQueue:
 
     def _settle(self, job_id: str, held: bytes) -> None:
         if held:
-            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
+            self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
         try:
-            self.jobs.settled(job_id)
+            self.jobs.mark_settled(job_id)
         except StoreUnavailable:
             pass  # a worker settles it once more, which does nothing
 
@@ -169,12 +169,12 @@ class JobQueue:
         return self.jobs.depth()
 
 
-def described(shown: JobStatus) -> dict[str, Any]:
+def job_object(shown: JobStatus) -> dict[str, Any]:
     """A job as its owner sees it, in JSON's types. Nothing in it changes while nothing happens."""
     job: dict[str, Any] = {"request_id": shown.id, "status": shown.state, "created_at": _moment(shown.submitted)}
     if shown.state == "queued":
         wait_s = estimated_wait_s(shown)
-        job |= {"position": shown.before + 1, "estimated_wait_s": None if wait_s is None else round(wait_s, 1)}
+        job |= {"position": shown.jobs_ahead + 1, "estimated_wait_s": None if wait_s is None else round(wait_s, 1)}
     if shown.started is not None and shown.state != "queued":
         job |= {"started_at": _moment(shown.started), "queued_ms": round((shown.started - shown.submitted) * 1000)}
         if shown.finished is not None and shown.state in _FINAL:
@@ -191,9 +191,9 @@ def described(shown: JobStatus) -> dict[str, Any]:
 
 def estimated_wait_s(shown: JobStatus) -> float | None:
     """Until a waiting job runs; None when nobody can tell: no worker is there, or none has run a job yet."""
-    if not shown.slots or shown.mean_s is None:
+    if not shown.slots or shown.mean_duration_s is None:
         return None
-    return shown.before / shown.slots * shown.mean_s
+    return shown.jobs_ahead / shown.slots * shown.mean_duration_s
 
 
 def _moment(seconds: float) -> str:
@@ -208,14 +208,14 @@ def _idempotency(caller: Caller, key: str, body: bytes, job_id: str) -> tuple[st
 
 
 def _entry(key_id: str, key: str) -> str:
-    return f"penstock:idempotency:{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return f"{IDEMPOTENCY}{key_id}:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _repeated(known: bytes, remember: str) -> Submitted:
+def _repeated(known: bytes, remember: str) -> Submission:
     body, _, job_id = known.decode().partition(":")
     if body != remember.partition(":")[0]:
         raise Conflict("This Idempotency-Key was used for another request.", param="Idempotency-Key")
-    return Submitted(job_id, repeated=True)
+    return Submission(job_id, repeated=True)
 
 
 def _full() -> QueueFull:

@@ -18,12 +18,22 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
 from app.domain.money import format_usd
 from app.domain.retry_after import MAX_RETRY_AFTER_S
-from app.errors import ClientGone, Forbidden, GatewayError, QueueFull, StoreUnavailable, UpstreamError, UpstreamTimeout
+from app.errors import (
+    ClientGone,
+    Forbidden,
+    GatewayError,
+    QueueFull,
+    QueueTimeout,
+    StoreUnavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from app.gateway.call import Reply
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
-from app.gateway.pipeline import Pipeline, Reply
+from app.gateway.pipeline import Pipeline
 from app.providers.base import CancelToken
-from app.store.job_types import Job
+from app.store.job_records import Job
 from app.store.jobs import Jobs
 
 log = structlog.get_logger()
@@ -53,7 +63,7 @@ class _Ended(NamedTuple):
     keep_s: float
 
 
-class Runner:
+class JobRunner:
     """Runs jobs until told to stop.
 
     `others_wait` tells whether Dramatiq has other messages for this process.
@@ -86,7 +96,7 @@ class Runner:
         self._unanswered: set[str] = set()  # claims, by their names
         self._stopping = threading.Event()
 
-    def answer_bell(self) -> None:
+    def run_jobs(self) -> None:
         """Runs jobs one after the other until there is none to run, or other messages want this greenlet."""
         while not self._stopping.is_set():
             try:
@@ -117,7 +127,7 @@ class Runner:
             if self._stopping.wait(_BEAT_S):
                 self._pause(_BEAT_S)
         try:
-            self._jobs.leave(self._worker, self._slots)
+            self._jobs.remove_worker(self._worker, self._slots)
         except StoreUnavailable:
             pass  # forgotten after a minute anyway
 
@@ -125,14 +135,14 @@ class Runner:
         unanswered = list(self._unanswered)
         told = self._jobs.beat(self._worker, self._slots, list(self._running), unanswered)
         self._unanswered.difference_update(unanswered)
-        for job_id, number, why in told.ending:
+        for job_id, number, why in told.attempts_to_end:
             attempt = self._running.get((job_id, number))
             if attempt is not None:
                 attempt.lost = attempt.lost or why == "lost"
                 attempt.cancel.cancel()
-        for job_id, held in told.unsettled:
-            self._pipeline.drop(DeferredCall.decode(held), "aborted", ClientGone.status)
-            self._jobs.settled(job_id)
+        for job_id, held in told.jobs_to_settle:
+            self._pipeline.abandon(DeferredCall.decode(held), "aborted", ClientGone.status)
+            self._jobs.mark_settled(job_id)
             log.warning("job_settled_late", job_id=job_id)
 
     def stop(self) -> None:
@@ -181,24 +191,24 @@ class Runner:
     def _reply(self, job: Job, held: DeferredCall, attempt: _Attempt) -> Reply:
         queue = self._config.queue
         if job.refused:
-            self._pipeline.withdraw(held)
+            self._pipeline.cancel(held)
             raise ClientGone("It was refused: its submission got no answer in time.")
         if job.cancelled:
-            self._pipeline.drop(held, "aborted", ClientGone.status)
+            self._pipeline.abandon(held, "aborted", ClientGone.status)
             raise ClientGone("Cancelled.")
         if job.attempt > queue.max_attempts:
-            self._pipeline.drop(held, "error", 500)
+            self._pipeline.abandon(held, "error", 500)
             raise GatewayError(f"The request was tried {queue.max_attempts} times; each time its worker died.")
         if self._clock() - job.submitted > queue.max_wait_s:
-            self._pipeline.drop(held, "error", UpstreamTimeout.status)
-            raise _Expired("The request waited too long in the queue.", provider="", kind="timeout_total")
+            self._pipeline.abandon(held, "error", UpstreamTimeout.status)
+            raise QueueTimeout("The request waited too long in the queue.", provider="", kind="timeout_total")
         try:
             caller = self._callers.by_hash(job.key_hash)
             if not caller.has(Scope.CHAT):
                 raise Forbidden("This API key may not use the endpoint any more.")
         except GatewayError as exc:
             if not self._stays_open(job, attempt, exc):
-                self._pipeline.drop(held, "error", exc.status)
+                self._pipeline.abandon(held, "error", exc.status)
             raise
         parsed = (ChatRequest if job.endpoint == "chat.completions" else EmbedRequest).parse(job.request)
         return self._pipeline.resume(
@@ -210,7 +220,7 @@ class Runner:
         if attempt.lost:
             return True
         again = (isinstance(exc, UpstreamError) and exc.fall_back) or isinstance(exc, StoreUnavailable)
-        return again and not isinstance(exc, _Expired) and job.attempt < self._config.queue.max_attempts
+        return again and job.attempt < self._config.queue.max_attempts
 
     def _finish(self, job: Job, ended: _Ended) -> str:
         """Says how the job ended, also to a Redis that is away for a while: its answer is paid for.
@@ -233,12 +243,12 @@ class Runner:
 
 def _held(job: Job) -> DeferredCall:
     """What the job holds. An attempt that ended with its worker may be billed: it is charged what is likely."""
-    held = DeferredCall.decode(job.held)
+    held = DeferredCall.decode(job.deferred_call)
     row = held.row
     lost = ChargedAttempt(
         "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True
     )
-    held.charged += [lost] * job.unrecorded
+    held.charged += [lost] * job.unrecorded_attempts
     return held
 
 
@@ -258,7 +268,3 @@ def _not_kept(ended: _Ended) -> _Ended:
     error = QueueFull(_NO_ROOM)
     fields: dict[str, str | bytes | int] = {"error": _error(error), "http_status": error.status}
     return _Ended("failed", fields, ended.keep_s)
-
-
-class _Expired(UpstreamTimeout):
-    """It waited longer than the queue allows."""

@@ -16,7 +16,6 @@ from functools import partial
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import dramatiq
-import gevent
 import msgspec
 import structlog
 from dramatiq.middleware import Middleware, Retries
@@ -24,12 +23,13 @@ from dramatiq.middleware import Middleware, Retries
 from app.errors import ConfigError, InvalidRequest, StoreUnavailable
 from app.jobs.batch.supervisor import BatchSupervisor
 from app.jobs.broker import Broker
-from app.jobs.queue import described
-from app.jobs.runner import Runner
+from app.jobs.queue import job_object
+from app.jobs.runner import JobRunner
 from app.net.descriptors import raise_limit
 from app.services import Services, build_services
 from app.settings import load_settings
-from app.store.jobs import BELLS, CALL_BACK, CALLBACKS, NAMESPACE, RING
+from app.store.fsync import fsync_in_thread
+from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
 from app.store.redis.url import client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE
@@ -44,19 +44,19 @@ class Lifecycle(Middleware):
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._runner: Runner | None = None
+        self._runner: JobRunner | None = None
         self._feeder: BatchSupervisor | None = None
         self._threads: list[threading.Thread] = []
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> JobRunner:
         if self._runner is None:
             raise RuntimeError("the worker has not booted")
         return self._runner
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         found = self._services
-        self._runner = Runner(
+        self._runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -79,7 +79,7 @@ class Lifecycle(Middleware):
             files=found.files,
             config=found.settings.config,
             directory=found.settings.data_dir / "batches",
-            sync=_sync_elsewhere,
+            sync=fsync_in_thread,
             check=partial(found.installation.check, files=True),
         )
         for name, work in (("beat", self._runner.keep_beating), ("feeder", self._feeder.run)):
@@ -100,11 +100,6 @@ class Lifecycle(Middleware):
             thread.join(5)
         self._services.close()
         log.info("worker_stopped")
-
-
-def _sync_elsewhere(fileno: int) -> None:
-    """A slow disk must not stop the jobs of this process."""
-    gevent.get_hub().threadpool.apply(os.fsync, (fileno,))
 
 
 class _Quiet(WSGIRequestHandler):
@@ -141,7 +136,7 @@ services = _build()
 _lifecycle = Lifecycle(services)
 broker = Broker(
     client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
-    namespace=NAMESPACE,
+    namespace=DRAMATIQ_NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),
     dead_message_ttl=_DEAD_LETTERS_MS,
@@ -150,14 +145,14 @@ broker = Broker(
 dramatiq.set_broker(broker)
 
 
-@dramatiq.actor(actor_name=RING, queue_name=BELLS, max_retries=0)
+@dramatiq.actor(actor_name=JOBS_ACTOR, queue_name=JOBS_QUEUE, max_retries=0)
 def run_jobs() -> None:
-    _lifecycle.runner.answer_bell()
+    _lifecycle.runner.run_jobs()
 
 
 @dramatiq.actor(
-    actor_name=CALL_BACK,
-    queue_name=CALLBACKS,
+    actor_name=CALLBACKS_ACTOR,
+    queue_name=CALLBACKS_QUEUE,
     min_backoff=_RETRY_MS,
     max_retries=services.settings.config.queue.callback_attempts - 1,
 )
@@ -166,7 +161,7 @@ def call_back(job_id: str, owner: str) -> None:
     shown = services.queue.jobs.status(job_id, owner)
     if shown is None or not shown.callback_url:
         return  # its result has expired
-    event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": described(shown)}
+    event = {"type": f"request.{shown.state}", "created_at": int(shown.finished or 0), "data": job_object(shown)}
     try:
         services.callbacks.deliver(
             shown.callback_url.decode(), f"evt_{job_id}", msgspec.json.encode(event), now=time.time()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Usage
+from app.domain.usage import Usage
 
 
 class CancelToken:
@@ -58,7 +58,7 @@ class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
-class ProviderAnswer(NamedTuple):
+class ProviderResponse(NamedTuple):
     """A whole answer in OpenAI's wire format. `usage` is None when the provider sent none; `text_bytes` is then
     what an estimate can be made from: the UTF-8 length of the generated text and tool arguments."""
 
@@ -67,7 +67,7 @@ class ProviderAnswer(NamedTuple):
     text_bytes: int = 0
 
 
-class AnswerStream(Protocol):
+class ProviderStream(Protocol):
     """A running stream whose first chunk has arrived.
 
     Iterating yields blocks of one or more whole SSE events in OpenAI's format (`data: {…}\\n\\n`), ready for the
@@ -92,12 +92,12 @@ class Provider(Protocol):
 
     name: str
 
-    def chat(self, call: ChatCall) -> ProviderAnswer: ...
+    def chat(self, call: ChatCall) -> ProviderResponse: ...
 
-    def stream(self, call: ChatCall) -> AnswerStream:
+    def stream(self, call: ChatCall) -> ProviderStream:
         """Returns when the first chunk is there: until then a failure can still fall back."""
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer: ...
+    def embed(self, call: EmbedCall) -> ProviderResponse: ...
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

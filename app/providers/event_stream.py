@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from app.config.gateway import Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
@@ -49,7 +49,7 @@ _chunk = msgspec.json.Decoder(_Chunk)
 
 
 class OpenAIStream:
-    """See `providers.base.AnswerStream`. A block is what one read brought, cut at its last whole event."""
+    """See `providers.base.ProviderStream`. A block is what one read brought, cut at its last whole event."""
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ import msgspec
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode_fields
 from app.errors import ConfigError, UpstreamError
-from app.providers.base import ChatCall, EmbedCall, ProviderAnswer
+from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.event_stream import OpenAIStream
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
 from app.providers.reported_usage import WireUsage, usage_of
-from app.providers.upstream_errors import refusal, status_error
+from app.providers.upstream_errors import error_from_response, error_from_status
 
 
 class _Completion(msgspec.Struct):
@@ -70,7 +70,7 @@ class OpenAIProvider:
         )
         self._bound_field = config.max_tokens_field or _bound_field(config.base_url)
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         with _Closing(self._post("/chat/completions", self._body(call, {}), call)) as exchange:
             body = exchange.read_all()
         try:
@@ -80,8 +80,8 @@ class OpenAIProvider:
         except (ValueError, RecursionError):
             self._bad_body()
         if answer.usage is None:
-            return ProviderAnswer(body, None, _text_bytes(body))
-        return ProviderAnswer(body, usage_of(answer.usage, answer.service_tier))
+            return ProviderResponse(body, None, _text_bytes(body))
+        return ProviderResponse(body, usage_of(answer.usage, answer.service_tier))
 
     def stream(self, call: ChatCall) -> OpenAIStream:
         # Always asks for usage: the ledger needs it, whether the client wants to see it or not.
@@ -104,7 +104,7 @@ class OpenAIProvider:
             raise
         return stream
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         request = call.request
         body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
         with _Closing(self._post("/embeddings", body, call)) as exchange:
@@ -113,14 +113,14 @@ class OpenAIProvider:
             usage = _embeddings.decode(answer).usage
         except (ValueError, RecursionError):
             self._bad_body()
-        return ProviderAnswer(answer, usage_of(usage) if usage is not None else None)
+        return ProviderResponse(answer, usage_of(usage) if usage is not None else None)
 
     def check(self, timeout_s: float) -> None:
         status = self._transport.get_status("/models", timeout_s=timeout_s)
         # Not everybody has the list. What is no redirect and no failure shows that somebody answers for this URL, and
         # did not mind the key.
         if status in (401, 403) or 300 <= status < 400 or (status >= 500 and status != 501):
-            raise status_error(status, provider=self.name)
+            raise error_from_status(status, provider=self.name)
 
     def _body(self, call: ChatCall, changes: dict[str, Any]) -> bytes:
         """The request's body as it goes out: its bytes, with `changes` and what this attempt is about."""
@@ -140,7 +140,7 @@ class OpenAIProvider:
         exchange = self._transport.post(path, body, deadline=call.deadline, cancel=call.cancel)
         if exchange.status != 200:
             with _Closing(exchange):
-                raise refusal(self.name, exchange, self._secrets)
+                raise error_from_response(self.name, exchange, self._secrets)
         return exchange
 
     def _without_usage(self, body: bytes) -> _Completion:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from app.domain.money import SERVICE_TIERS, Details, Usage
+from app.domain.usage import SERVICE_TIERS, Details, Usage
 
 # More than any model can read or write in one call: what a vendor reports beyond it is not a count.
 _MOST = 10**9

@@ -26,19 +26,19 @@ _LIKE_A_KEY = re.compile(r"(?i)\b(?:sk|pk|pstk|key|api)[-_][A-Za-z0-9*_-]{6,}|\b
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def refusal(provider: str, exchange: Exchange, secrets: frozenset[str]) -> UpstreamError:
+def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[str]) -> UpstreamError:
     """The error that `exchange`'s status stands for. Reads its body; one that never ends changes nothing."""
     try:
         body = exchange.read_all()
     except UpstreamError:
         body = b""
     message, param = _reason(body, secrets)
-    return status_error(
+    return error_from_status(
         exchange.status, provider=provider, message=message, param=param, retry_after_s=_retry_after_s(exchange)
     )
 
 
-def status_error(
+def error_from_status(
     status: int, *, provider: str, message: str = "", param: str | None = None, retry_after_s: float | None = None
 ) -> UpstreamError:
     """The error that an upstream `status` stands for. `message` and `param`, cleaned, tell of the caller's fault."""

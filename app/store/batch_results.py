@@ -99,7 +99,7 @@ class BatchResults:
         for start, result in zip(starts, new, strict=True):
             self._note(result.line, start, ok=result.ok)
 
-    def secure(self) -> None:
+    def sync(self) -> None:
         """The file will be there after a power cut."""
         self._sync(self._file.fileno())
         directory = os.open(self._path.parent, os.O_RDONLY)
@@ -150,15 +150,15 @@ class BatchResults:
             self.failed += 1
 
 
-def remove_leftovers(directory: Path, written_out: Callable[[str], bool | None]) -> int:
+def remove_leftovers(directory: Path, has_output: Callable[[str], bool | None]) -> int:
     """Removes the results of batches whose output files hold them: their process died just then.
 
-    `written_out` tells of batches which those are; None of one that has not ended. Returns how many are kept though
+    `has_output` tells of batches which those are; None of one that has not ended. Returns how many are kept though
     nobody writes them: their batch is unknown, or has ended without them.
     """
     kept = 0
     for path in directory.glob(f"*{_SUFFIX}"):
-        done = written_out(path.name.removesuffix(_SUFFIX))
+        done = has_output(path.name.removesuffix(_SUFFIX))
         if done or (done is False and _is_empty(path)):
             path.unlink(missing_ok=True)
         elif done is False:

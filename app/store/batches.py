@@ -112,26 +112,26 @@ class Batches:
             raise Conflict(f"The batch cannot be cancelled any more: it is {batch.status}.")
         return batch
 
-    def unfinished(self) -> Sequence[Batch]:
+    def list_unfinished(self) -> Sequence[Batch]:
         """What workers are to feed, oldest first."""
         query = sa.select(batches).where(batches.c.status.in_(UNFINISHED_STATUSES)).order_by(batches.c.batch_id)
         with self._database.read() as connection:
             return [Batch._make(row) for row in connection.execute(query)]
 
-    def now(self, batch_id: str) -> Batch | None:
+    def find(self, batch_id: str) -> Batch | None:
         """As it is now, for the worker that feeds it."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(batches).where(batches.c.batch_id == batch_id)).one_or_none()
         return None if row is None else Batch._make(row)
 
-    def written_out(self, batch_id: str) -> bool | None:
+    def has_output(self, batch_id: str) -> bool | None:
         """Whether the batch has ended with its results in files; None while it has not ended."""
-        batch = self.now(batch_id)
+        batch = self.find(batch_id)
         if batch is not None and batch.status in UNFINISHED_STATUSES:
             return None
         return batch is not None and bool(batch.output_file_id or batch.error_file_id)
 
-    def change(self, batch_id: str, when: Collection[str], **values: Any) -> bool:
+    def update(self, batch_id: str, when: Collection[str], **values: Any) -> bool:
         """Changes a batch whose status is one of `when`; False if it is not."""
         with self._database.write() as connection:
             return _change(connection, batch_id, when, **values)
@@ -145,7 +145,7 @@ class Batches:
                 connection.execute(files.insert(), file._asdict())
         return True
 
-    def forget(self) -> None:
+    def delete_old(self) -> None:
         """Removes batches that ended so long ago that their files are gone."""
         old = batches.c.created_at < self._clock() - COMPLETION_WINDOW_S - self._config.file_ttl_s
         with self._database.write() as connection:

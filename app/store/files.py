@@ -93,14 +93,14 @@ class Files:
         self._config = config
         self._clock = clock
 
-    def begin(self, key_id: str) -> Upload:
+    def begin_upload(self, key_id: str) -> Upload:
         """An upload. Raises `InvalidRequest` when the key has its fill of files, `NotReady` when the disk has."""
         with self._database.read() as connection:
             self._check_room(connection, key_id, 0)
         uploads = self._directory.glob(f"{_upload_name(key_id)}*")
         if sum(_age_s(path) < _UPLOAD_ALIVE_S for path in uploads) >= _MOST_UPLOADS:
             raise NotReady("This key uploads too many files at once. Please try again.", retry_after_s=5)
-        upload = self.write(key_id, most_bytes=self._config.max_file_bytes)
+        upload = self.begin_output(key_id, most_bytes=self._config.max_file_bytes)
         disk = shutil.disk_usage(self._directory)
         if disk.free - self._config.max_file_bytes < disk.total * _SPARE:
             upload.discard()
@@ -108,7 +108,7 @@ class Files:
             raise NotReady("The server has no room for files. Please try again later.", retry_after_s=60)
         return upload
 
-    def write(self, key_id: str, *, most_bytes: int | None = None) -> Upload:
+    def begin_output(self, key_id: str, *, most_bytes: int | None = None) -> Upload:
         """A file to be written, unbounded: what a batch has come to is kept whatever the key has."""
         self._directory.mkdir(parents=True, exist_ok=True)
         name = f"{_upload_name(key_id)}{secrets.token_hex(8)}"
@@ -117,7 +117,7 @@ class Files:
         except OSError as exc:
             raise _no_room(exc) from exc
 
-    def keep(
+    def commit(
         self,
         upload: Upload,
         key_id: str,
@@ -128,7 +128,7 @@ class Files:
         sync: Callable[[int], None] = os.fsync,
     ) -> StoredFile:
         """The upload is whole. Raises `InvalidRequest` when the key has its fill."""
-        file = self.put(upload, key_id, purpose=purpose, filename=filename, ttl_s=ttl_s, sync=sync)
+        file = self.place(upload, key_id, purpose=purpose, filename=filename, ttl_s=ttl_s, sync=sync)
         try:
             with self._database.write() as connection:
                 self._check_room(connection, key_id, file.bytes)
@@ -148,7 +148,7 @@ class Files:
             self.path(file_id).unlink(missing_ok=True)
         return found is not None
 
-    def put(
+    def place(
         self,
         upload: Upload,
         key_id: str,

@@ -1,6 +1,6 @@
 """Conversations in Redis: what is kept of them, for how long, and who can read them.
 
-A conversation is a list of exchanges, each a message with its answer, appended in one step: concurrent messages of one
+A conversation is a list of turns, each a message with its answer, appended in one step: concurrent messages of one
 user cannot lose each other or come between a message and its answer, no lock is held while a model thinks, and however
 much is trimmed, what is left begins with a user's message.
 
@@ -15,6 +15,7 @@ import hashlib
 import msgspec
 
 from app.store.redis.client import Redis
+from app.store.redis.keys import CONVERSATIONS, history_key
 
 
 class ConversationTurn(msgspec.Struct, frozen=True):
@@ -25,50 +26,49 @@ class ConversationTurn(msgspec.Struct, frozen=True):
     answer: str
 
 
-_OPEN = "penstock:conversations"
 _decode = msgspec.json.Decoder(ConversationTurn).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class History:
-    """The last `exchanges` exchanges of each user, at most `max_bytes` in all, for `ttl_s` after the last one.
+    """The last `max_turns` turns of each user, at most `max_bytes` in all, for `ttl_s` after the last one.
 
     Raises `StoreUnavailable`.
     """
 
-    def __init__(self, *, redis: Redis, exchanges: int, max_bytes: int, ttl_s: int) -> None:
+    def __init__(self, *, redis: Redis, max_turns: int, max_bytes: int, ttl_s: int) -> None:
         self._redis = redis
         self._remember = redis.script("remember")
-        self._exchanges = exchanges
+        self._max_turns = max_turns
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
 
     def read(self, key_id: str, user_id: str) -> list[ConversationTurn]:
         """Oldest first; empty for a user who is not known."""
-        kept = self._redis.execute("LRANGE", _key(key_id, user_id), -self._exchanges, -1)
-        return [_decode(exchange) for exchange in kept]
+        kept = self._redis.execute("LRANGE", _key(key_id, user_id), -self._max_turns, -1)
+        return [_decode(turn) for turn in kept]
 
-    def append(self, key_id: str, user_id: str, exchange: ConversationTurn) -> None:
-        """The answer is cut if the exchange alone would take more than `max_bytes`."""
-        data = _encode(exchange)
+    def append(self, key_id: str, user_id: str, turn: ConversationTurn) -> None:
+        """The answer is cut if the turn alone would take more than `max_bytes`."""
+        data = _encode(turn)
         excess = len(data) - self._max_bytes
         if excess > 0:
             # A byte of UTF-8 is at least a byte of JSON.
-            answer = exchange.answer.encode()
+            answer = turn.answer.encode()
             cut = answer[: max(len(answer) - excess, 0)].decode(errors="ignore")
-            data = _encode(msgspec.structs.replace(exchange, answer=cut))
-        args = (data, self._exchanges, self._max_bytes, self._ttl_s * 1000)
-        self._remember((_key(key_id, user_id), _OPEN), args)
+            data = _encode(msgspec.structs.replace(turn, answer=cut))
+        args = (data, self._max_turns, self._max_bytes, self._ttl_s * 1000)
+        self._remember((_key(key_id, user_id), CONVERSATIONS), args)
 
     def clear(self, key_id: str, user_id: str) -> None:
         key = _key(key_id, user_id)
-        self._redis.pipeline([("DEL", key), ("ZREM", _OPEN, key)])
+        self._redis.pipeline([("DEL", key), ("ZREM", CONVERSATIONS, key)])
 
     def count(self) -> int:
         """Conversations that are remembered, of everybody: without looking at every key that Redis has."""
         seconds, _ = self._redis.execute("TIME")
-        return int(self._redis.execute("ZCOUNT", _OPEN, f"({int(seconds) * 1000}", "+inf"))
+        return int(self._redis.execute("ZCOUNT", CONVERSATIONS, f"({int(seconds) * 1000}", "+inf"))
 
 
 def _key(key_id: str, user_id: str) -> str:
-    return f"penstock:history:{key_id}:{hashlib.sha256(user_id.encode()).hexdigest()}"
+    return history_key(key_id, hashlib.sha256(user_id.encode()).hexdigest())

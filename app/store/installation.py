@@ -17,13 +17,12 @@ import structlog
 
 from app.errors import ConfigError, StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS
+from app.store.redis.keys import INSTALLATION, WORKERS
 from app.store.sql.database import Database
 from app.store.sql.tables import installation
 
 log = structlog.get_logger()
 _FILE = "installation"
-_KEY = "penstock:installation"
 _KEEP_S = 30 * 86_400  # after the last start
 _ALIVE_S = 30  # since a worker's last sign of life, which it shows every few seconds
 _ADOPT = "if they are to belong together from now on, run: flask --app app installation adopt"
@@ -47,7 +46,7 @@ class Installation:
         Any other process may join from a machine of its own, where only what waits for Redis is kept in DATA_DIR.
         What has no id yet gets one.
         """
-        here, there = self.in_directory(), self.in_database()
+        here, there = self.id_in_directory(), self.id_in_database()
         if (here is None and there is None and files) or (self._travel_together() and (here is None or there is None)):
             there = self._into_database(there or here or secrets.token_hex(16))
             here = self._into_directory(there)
@@ -65,10 +64,10 @@ class Installation:
             log.warning("installation_unchecked", reason=exc.message)
 
     def _check_redis(self, mine: str) -> None:
-        self._redis.execute("SET", _KEY, mine, "NX", "EX", _KEEP_S)
-        found = self.in_redis()
+        self._redis.execute("SET", INSTALLATION, mine, "NX", "EX", _KEEP_S)
+        found = self.id_in_redis()
         if found == mine:
-            self._redis.execute("EXPIRE", _KEY, _KEEP_S)
+            self._redis.execute("EXPIRE", INSTALLATION, _KEEP_S)
             return
         [(seconds, _)] = self._redis.pipeline([("TIME",)])
         if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _ALIVE_S, "+inf"):
@@ -78,24 +77,24 @@ class Installation:
             )
         # Nobody of it has shown a sign of life: it was begun anew with another DATA_DIR and database.
         log.warning("redis_taken_over", of=_short(found))
-        self._redis.execute("SET", _KEY, mine, "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, mine, "EX", _KEEP_S)
 
     def adopt(self) -> str:
         """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
-        found = self._into_database(self.in_database() or self.in_directory() or secrets.token_hex(16))
+        found = self._into_database(self.id_in_database() or self.id_in_directory() or secrets.token_hex(16))
         self._into_directory(found, replace=True)
-        self._redis.execute("SET", _KEY, found, "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, found, "EX", _KEEP_S)
         return found
 
-    def keep(self) -> None:
+    def adopt_database(self) -> None:
         """The database, which has just been restored here, is this DATA_DIR's, wherever its backup was made."""
-        here = self.in_directory()
+        here = self.id_in_directory()
         if here is not None:
             self._into_database(here, replace=True)
-        elif (there := self.in_database()) is not None:
+        elif (there := self.id_in_database()) is not None:
             self._into_directory(there)
 
-    def in_directory(self) -> str | None:
+    def id_in_directory(self) -> str | None:
         try:
             return (self._directory / _FILE).read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
@@ -103,13 +102,13 @@ class Installation:
         except (OSError, UnicodeDecodeError) as exc:
             raise StoreUnavailable(f"{self._directory / _FILE}: cannot be read.") from exc
 
-    def in_database(self) -> str | None:
+    def id_in_database(self) -> str | None:
         with self._database.read() as connection:
             found: str | None = connection.execute(sa.select(installation.c.installation_id)).scalar()
         return found
 
-    def in_redis(self) -> str | None:
-        found: bytes | None = self._redis.execute("GET", _KEY)
+    def id_in_redis(self) -> str | None:
+        found: bytes | None = self._redis.execute("GET", INSTALLATION)
         return found.decode() if found else None
 
     def _into_database(self, found: str, *, replace: bool = False) -> str:
@@ -144,7 +143,7 @@ class Installation:
             raise StoreUnavailable(f"{path}: {exc.strerror}.") from exc
         finally:
             new.unlink(missing_ok=True)
-        return self.in_directory()
+        return self.id_in_directory()
 
     def _travel_together(self) -> bool:
         file = self._database.file

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from app.store.jobs import JOB, LATER, OF, RUNNING, TURNS, WAITING
+from app.store.redis import keys
 from app.store.redis.client import Redis
 
 STATES = ("queued", "processing", "completed", "failed", "cancelled")
@@ -74,21 +74,23 @@ class JobList:
                 yield from (job for job in self._read(fresh[start : start + _BATCH]) if job.state in states)
 
     def _queued_and_running(self) -> Iterator[list[str]]:
-        for ids in self._redis.pipeline([("ZRANGE", name, 0, -1) for name in (WAITING, LATER, RUNNING)]):
+        for ids in self._redis.pipeline(
+            [("ZRANGE", name, 0, -1) for name in (keys.QUEUE_WAITING, keys.QUEUE_LATER, keys.QUEUE_RUNNING)]
+        ):
             yield [job_id.decode() for job_id in ids]
 
     def _every_one(self) -> Iterator[list[str]]:
         cursor = b"0"
         while True:
-            cursor, keys = self._redis.execute("SCAN", cursor, "MATCH", f"{JOB}*", "COUNT", _SCANNED)
-            yield [key.decode().removeprefix(JOB) for key in keys]
+            cursor, found = self._redis.execute("SCAN", cursor, "MATCH", f"{keys.JOB}*", "COUNT", _SCANNED)
+            yield [key.decode().removeprefix(keys.JOB) for key in found]
             if cursor == b"0":
                 return
 
     def _read(self, ids: Sequence[str]) -> Iterator[ListedJob]:
         if not ids:
             return
-        rows = self._redis.pipeline([("HMGET", JOB + job_id, *_FIELDS) for job_id in ids])
+        rows = self._redis.pipeline([("HMGET", keys.JOB + job_id, *_FIELDS) for job_id in ids])
         found = [(job_id, row) for job_id, row in zip(ids, rows, strict=True) if row[0] is not None]
         waiting = [(job_id, row[1].decode()) for job_id, row in found if row[0] == b"queued"]
         positions = self._positions(waiting) if waiting else {}
@@ -97,9 +99,12 @@ class JobList:
 
     def _positions(self, waiting: Sequence[tuple[str, str]]) -> dict[str, int]:
         """By the rule of lua/jobs/status: of each other key as many come first as the own key has up to this one."""
-        owners: list[str] = [owner.decode() for owner in self._redis.execute("ZRANGE", TURNS, 0, _MOST_TURNS - 1)]
+        owners: list[str] = [
+            owner.decode() for owner in self._redis.execute("ZRANGE", keys.QUEUE_TURNS, 0, _MOST_TURNS - 1)
+        ]
         replies = self._redis.pipeline(
-            [("ZCARD", OF + owner) for owner in owners] + [("ZRANK", OF + owner, job_id) for job_id, owner in waiting]
+            [("ZCARD", keys.QUEUE_OF_KEY + owner) for owner in owners]
+            + [("ZRANK", keys.QUEUE_OF_KEY + owner, job_id) for job_id, owner in waiting]
         )
         depth = dict(zip(owners, replies, strict=False))
         positions = {}

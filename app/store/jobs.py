@@ -13,25 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from app.store.job_types import BeatReply, Job, JobOutcome, JobStatus, QueueDepth
+from app.store.job_records import HeartbeatReply, Job, JobOutcome, JobStatus, QueueDepth
+from app.store.redis import keys
 from app.store.redis.client import Redis
-from app.store.redis.keys import NOTHING, RUNNING_CALLS, reservation_key
 
-NAMESPACE = "penstock:dramatiq"
-BELLS = "jobs"  # the Dramatiq queue that is listened to
-RING = "run_jobs"  # the Dramatiq actor that answers
-CALLBACKS, CALL_BACK = "callbacks", "call_back"  # the queue and actor that tell of ended jobs
-_JOB, _OF = "penstock:job:", "penstock:queue:of:"
-_WAITING, _TURNS, _FACTS = "penstock:queue:waiting", "penstock:queue:turns", "penstock:queue:facts"
-_RUNNING, _LATER, _CANCELS = "penstock:queue:running", "penstock:queue:later", "penstock:queue:cancels"
-_WORKERS, _UNSETTLED = "penstock:queue:workers", "penstock:queue:unsettled"
-_CLAIM = "penstock:queue:claim:"  # and a claim's name
-# What bytes.lua counts in, the last keys of each script that it begins.
-_BYTES = (_FACTS, "penstock:queue:sizes", "penstock:queue:shares", "penstock:queue:results")
-# What `joblist` reads, too.
-JOB, OF, WAITING, TURNS, RUNNING, LATER = _JOB, _OF, _WAITING, _TURNS, _RUNNING, _LATER
-_BELLS, _BELL_MESSAGES = f"{NAMESPACE}:{BELLS}", f"{NAMESPACE}:{BELLS}.msgs"
-_CALLBACKS, _CALLBACK_MESSAGES = f"{NAMESPACE}:{CALLBACKS}", f"{NAMESPACE}:{CALLBACKS}.msgs"
+# The keys that bytes.lua counts in, the last ones of each script that begins with it.
+_BYTES = (keys.QUEUE_FACTS, keys.QUEUE_SIZES, keys.QUEUE_SHARES, keys.QUEUE_RESULTS)
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
 _FORGET_MS = 60_000  # … and after this long not even remembered
 _SETTLE_MS = 3_000  # what a cancelled job has reserved is settled by a worker when the gateway has not for so long
@@ -52,9 +39,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Jobs:
-    def __init__(self, *, redis: Redis, most_jobs: int, most_bytes: int, lease_s: float) -> None:
+    def __init__(self, *, redis: Redis, max_jobs: int, max_bytes: int, lease_s: float) -> None:
         self._redis = redis
-        self._most_jobs, self._most_bytes = most_jobs, most_bytes
+        self._max_jobs, self._max_bytes = max_jobs, max_bytes
         self._lease_ms = int(lease_s * 1000)
         self._submit = redis.script("jobs/bytes", "jobs/submit")
         self._claim = redis.script("jobs/bytes", "jobs/claim")
@@ -66,10 +53,10 @@ class Jobs:
         self._forget = redis.script("jobs/bytes", "jobs/forget")
         self._recount = redis.script("jobs/bytes", "jobs/recount")
 
-    def known(self, idempotency: str) -> tuple[bytes | None, bool]:
+    def precheck(self, idempotency: str) -> tuple[bytes | None, bool]:
         """What was remembered under `idempotency` ("" for none), and whether the queue is full."""
-        entry, waiting = self._redis.pipeline([("GET", idempotency or NOTHING), ("ZCARD", _WAITING)])
-        return entry, waiting >= self._most_jobs
+        entry, waiting = self._redis.pipeline([("GET", idempotency or keys.NOTHING), ("ZCARD", keys.QUEUE_WAITING)])
+        return entry, waiting >= self._max_jobs
 
     def submit(
         self,
@@ -88,33 +75,33 @@ class Jobs:
     ) -> tuple[str, bytes]:
         """Takes the job in. Returns "queued", "full", "share" (its key holds too many bytes), "gone" (its reservation
         is settled), or "known" and the entry."""
-        keys = [
-            _JOB + job_id,
-            _WAITING,
-            _TURNS,
-            _OF + owner,
-            idempotency or NOTHING,
+        key_names = [
+            keys.JOB + job_id,
+            keys.QUEUE_WAITING,
+            keys.QUEUE_TURNS,
+            keys.QUEUE_OF_KEY + owner,
+            idempotency or keys.NOTHING,
             from_reservations,
             to_reservations,
             reservation,
-            _BELLS,
-            _BELL_MESSAGES,
+            keys.BELLS,
+            keys.BELL_MESSAGES,
             *_BYTES,
         ]
         named = [part for pair in fields.items() for part in pair]
         reply = self._submit(
-            keys,
+            key_names,
             [
                 job_id,
                 owner,
-                self._most_jobs,
-                self._most_bytes,
+                self._max_jobs,
+                self._max_bytes,
                 size,
                 remember,
                 remember_s * 1000,
                 int(held_s * 1000),
-                *_message(BELLS, RING),
-                _JOB,
+                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
+                keys.JOB,
                 *named,
             ],
         )
@@ -125,19 +112,28 @@ class Jobs:
 
         When no answer came, `beat` is told the claim's name, and the job is as if it had not been claimed.
         """
-        claim = _CLAIM + (name or secrets.token_hex(8))
-        keys = [_WAITING, _TURNS, _RUNNING, _BELLS, _BELL_MESSAGES, _CANCELS, claim, *_BYTES]
+        claim = keys.QUEUE_CLAIM + (name or secrets.token_hex(8))
+        key_names = [
+            keys.QUEUE_WAITING,
+            keys.QUEUE_TURNS,
+            keys.QUEUE_RUNNING,
+            keys.BELLS,
+            keys.BELL_MESSAGES,
+            keys.QUEUE_CANCELS,
+            claim,
+            *_BYTES,
+        ]
         reply = self._claim(
-            keys,
+            key_names,
             [
-                _JOB,
-                _OF,
-                RUNNING_CALLS,
+                keys.JOB,
+                keys.QUEUE_OF_KEY,
+                keys.RUNNING_CALLS,
                 self._lease_ms,
                 int(call_s * 1000),
                 worker,
-                *_message(BELLS, RING),
-                reservation_key(""),
+                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
+                keys.reservation_key(""),
             ],
         )
         if not reply:
@@ -164,13 +160,21 @@ class Jobs:
         Returns the job's state now, which is another one if the job was taken from this attempt; "full" if there is no
         room for the answer of a `completed` one: nothing has happened then.
         """
-        keys = [_JOB + job.id, _RUNNING, _CANCELS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES, *_BYTES]
+        key_names = [
+            keys.JOB + job.id,
+            keys.QUEUE_RUNNING,
+            keys.QUEUE_CANCELS,
+            keys.QUEUE_LATER,
+            keys.CALLBACKS,
+            keys.CALLBACK_MESSAGES,
+            *_BYTES,
+        ]
         named = [part for pair in fields.items() for part in pair]
-        leases = RUNNING_CALLS + job.owner
-        told = _message(CALLBACKS, CALL_BACK, job.id, job.owner)
+        leases = keys.RUNNING_CALLS + job.owner
+        told = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job.id, job.owner)
         keep_ms = max(int(keep_s * 1000), 1)
-        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._most_bytes, _JOB, *named]
-        now: bytes = self._finish(keys, args)
+        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._max_bytes, keys.JOB, *named]
+        now: bytes = self._finish(key_names, args)
         return now.decode()
 
     def cancel(self, job_id: str, owner: str, *, keep_s: float) -> tuple[str, bytes | None]:
@@ -178,24 +182,36 @@ class Jobs:
 
         That is the caller's to settle, and to say so with `settled`; if it does not, a worker's beat gets it.
         """
-        keys = [_JOB + job_id, _WAITING, _OF + owner, _CANCELS, _LATER, _CALLBACKS, _CALLBACK_MESSAGES, _UNSETTLED]
-        told = _message(CALLBACKS, CALL_BACK, job_id, owner)
-        reply = self._cancel([*keys, *_BYTES], [job_id, owner, int(keep_s * 1000), *told])
+        key_names = [
+            keys.JOB + job_id,
+            keys.QUEUE_WAITING,
+            keys.QUEUE_OF_KEY + owner,
+            keys.QUEUE_CANCELS,
+            keys.QUEUE_LATER,
+            keys.CALLBACKS,
+            keys.CALLBACK_MESSAGES,
+            keys.QUEUE_UNSETTLED,
+        ]
+        told = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job_id, owner)
+        reply = self._cancel([*key_names, *_BYTES], [job_id, owner, int(keep_s * 1000), *told])
         return reply[0].decode(), reply[1] if len(reply) > 1 else None
 
-    def settled(self, job_id: str) -> None:
+    def mark_settled(self, job_id: str) -> None:
         """What a cancelled job had reserved has been settled."""
-        self._settled([_JOB + job_id, _UNSETTLED, *_BYTES], [job_id])
+        self._settled([keys.JOB + job_id, keys.QUEUE_UNSETTLED, *_BYTES], [job_id])
 
     def status(self, job_id: str, owner: str, seen: str = "") -> JobStatus | None:
         """None for a job that is unknown, forgotten or not `owner`'s. `seen` has the tags that the caller knows."""
-        reply = self._status([_JOB + job_id, _TURNS, _FACTS, _WORKERS], [owner, _OF, job_id, _DEAD_MS, seen, *_SHOWN])
+        reply = self._status(
+            [keys.JOB + job_id, keys.QUEUE_TURNS, keys.QUEUE_FACTS, keys.QUEUE_WORKERS],
+            [owner, keys.QUEUE_OF_KEY, job_id, _DEAD_MS, seen, *_SHOWN],
+        )
         if not reply:
             return None
         before, slots, mean, tag, state, *fields = reply
         shown = JobStatus(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
         if not fields:
-            return shown._replace(seen=True)
+            return shown._replace(not_modified=True)
         submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
         return shown._replace(
             submitted=int(submitted) / 1000,
@@ -211,13 +227,13 @@ class Jobs:
 
     def outcomes(self, job_ids: Sequence[str]) -> list[JobOutcome | None]:
         """What jobs have come to, in one round trip; None for one that is not there any more."""
-        rows = self._redis.pipeline([("HMGET", _JOB + job_id, *_OUTCOME) for job_id in job_ids])
+        rows = self._redis.pipeline([("HMGET", keys.JOB + job_id, *_OUTCOME) for job_id in job_ids])
         return [
             JobOutcome(state.decode(), int(status) if status else None, response, error) if state else None
             for state, status, response, error in rows
         ]
 
-    def remembered(self, idempotency: Sequence[str]) -> list[bytes | None]:
+    def idempotency_entries(self, idempotency: Sequence[str]) -> list[bytes | None]:
         """What was remembered under each."""
         found: list[bytes | None] = self._redis.execute("MGET", *idempotency) if idempotency else []
         return found
@@ -225,39 +241,50 @@ class Jobs:
     def forget(self, job_ids: Sequence[str], idempotency: Iterable[str]) -> None:
         """Drops jobs that have ended, with what was remembered of them; all or nothing."""
         if job_ids:
-            self._forget([*(_JOB + job_id for job_id in job_ids), *idempotency, *_BYTES], job_ids)
+            self._forget([*(keys.JOB + job_id for job_id in job_ids), *idempotency, *_BYTES], job_ids)
 
     def recount(self) -> int:
         """Counts the queue's bytes anew, from what is there; returns them."""
-        return int(self._recount([_WAITING, _RUNNING, _LATER, *_BYTES], [_JOB]))
+        return int(self._recount([keys.QUEUE_WAITING, keys.QUEUE_RUNNING, keys.QUEUE_LATER, *_BYTES], [keys.JOB]))
 
     def beat(
         self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()
-    ) -> BeatReply:
+    ) -> HeartbeatReply:
         """A sign of life for `running`, each a job and the number of its attempt.
 
         `unanswered`: names of claims that may have been carried out, though no answer came.
         """
-        keys = [_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, _BELLS, _BELL_MESSAGES, _UNSETTLED, *_BYTES]
+        key_names = [
+            keys.QUEUE_WORKERS,
+            keys.QUEUE_RUNNING,
+            keys.QUEUE_CANCELS,
+            keys.QUEUE_LATER,
+            keys.QUEUE_WAITING,
+            keys.QUEUE_TURNS,
+            keys.BELLS,
+            keys.BELL_MESSAGES,
+            keys.QUEUE_UNSETTLED,
+            *_BYTES,
+        ]
         attempts = [part for pair in running for part in pair]
         ending, unsettled = self._beat(
-            keys,
+            key_names,
             [
                 f"{worker}:{slots}",
                 self._lease_ms,
-                _JOB,
-                _OF,
-                *_message(BELLS, RING),
+                keys.JOB,
+                keys.QUEUE_OF_KEY,
+                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
                 _FORGET_MS,
-                RUNNING_CALLS,
-                _CLAIM,
+                keys.RUNNING_CALLS,
+                keys.QUEUE_CLAIM,
                 _SETTLE_MS,
                 len(unanswered),
                 *unanswered,
                 *attempts,
             ],
         )
-        return BeatReply(
+        return HeartbeatReply(
             [
                 (job_id.decode(), int(number), why.decode())
                 for job_id, number, why in zip(ending[::3], ending[1::3], ending[2::3], strict=True)
@@ -265,18 +292,18 @@ class Jobs:
             [(job_id.decode(), held) for job_id, held in zip(unsettled[::2], unsettled[1::2], strict=True)],
         )
 
-    def leave(self, worker: str, slots: int) -> None:
+    def remove_worker(self, worker: str, slots: int) -> None:
         """The worker stops: it is not counted any more."""
-        self._redis.execute("ZREM", _WORKERS, f"{worker}:{slots}")
+        self._redis.execute("ZREM", keys.QUEUE_WORKERS, f"{worker}:{slots}")
 
     def depth(self) -> QueueDepth:
         waiting, later, running, oldest, workers, (seconds, micros) = self._redis.pipeline(
             [
-                ("ZCARD", _WAITING),
-                ("ZCARD", _LATER),
-                ("ZCARD", _RUNNING),
-                ("ZRANGE", _WAITING, 0, 0, "WITHSCORES"),
-                ("ZRANGE", _WORKERS, 0, -1, "WITHSCORES"),
+                ("ZCARD", keys.QUEUE_WAITING),
+                ("ZCARD", keys.QUEUE_LATER),
+                ("ZCARD", keys.QUEUE_RUNNING),
+                ("ZRANGE", keys.QUEUE_WAITING, 0, 0, "WITHSCORES"),
+                ("ZRANGE", keys.QUEUE_WORKERS, 0, -1, "WITHSCORES"),
                 ("TIME",),
             ]
         )

@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection, Row
 from app.domain.identity import DEFAULT_PLAN, Caller, Role, display_prefix, hash_key, new_key
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
 from app.store.redis.client import Redis
+from app.store.redis.keys import KEY_RECORD, KEYS_SYNCED
 from app.store.sql.database import Database
 from app.store.sql.tables import api_keys, audit
 
@@ -31,7 +32,6 @@ log = structlog.get_logger()
 _MIRROR_TTL_S = 3600
 _NEGATIVE = b"-"
 _NEGATIVE_TTL_S = 5
-_SYNCED = "penstock:keys:synced"
 # Covers clocks that differ between machines, and transactions that took a while to commit.
 _SYNC_OVERLAP_S = 60.0
 _SYNC_PAGE = 500
@@ -149,7 +149,7 @@ class Keys:
             mirrored = record if won else self._redis.execute("GET", _mirror(key_hash)) or record
         return decode_record(mirrored, key_hash)
 
-    def look_up(self, key_hash: str) -> Caller | None:
+    def authenticate_from_database(self, key_hash: str) -> Caller | None:
         """As `authenticate`, from the database alone: for the time that Redis is away."""
         return decode_record(self._stored(key_hash), key_hash)
 
@@ -160,7 +160,7 @@ class Keys:
         """
         now = self._clock()
         if since is None:
-            synced = float(self._redis.execute("GET", _SYNCED) or 0)
+            synced = float(self._redis.execute("GET", KEYS_SYNCED) or 0)
             # No record outlives its TTL, so an older change cannot be missing from the mirror.
             since = max(min(synced, now), now - _MIRROR_TTL_S) - _SYNC_OVERLAP_S
         with self._database.read() as connection:
@@ -173,7 +173,7 @@ class Keys:
         for start in range(0, len(commands), _SYNC_PAGE):
             self._redis.pipeline(commands[start : start + _SYNC_PAGE])
         # Last: if Redis forgets a record of the above, it has forgotten this too.
-        self._redis.execute("SET", _SYNCED, repr(now), "EX", _MIRROR_TTL_S)
+        self._redis.execute("SET", KEYS_SYNCED, repr(now), "EX", _MIRROR_TTL_S)
         return sum(row.revoked_at is not None for row in changed)
 
     def _stored(self, key_hash: str) -> bytes:
@@ -220,7 +220,7 @@ def _record(row: Row[Any]) -> bytes:
 
 
 def _mirror(key_hash: str) -> str:
-    return f"penstock:key:{key_hash}"
+    return KEY_RECORD + key_hash
 
 
 def _by_id(key_id: str) -> Any:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from app.domain.charges import ChargedAttempt
 from app.errors import StoreUnavailable
-from app.store.reports import Grouping, UsageLine, day_of, total, usage_report
+from app.store.reports import Grouping, UsageTotals, day_of, total, usage_report
 from app.store.sql.database import Database
 from app.store.sql.tables import dead_letter, usage, usage_attempts, usage_daily
 
@@ -135,7 +135,7 @@ class Ledger:
             log.error("ledger_row_set_aside", reason=reason, size_bytes=len(raw))
         return written
 
-    def usage(self, by: Grouping, *, since: float | None = None, until: float | None = None) -> list[UsageLine]:
+    def usage(self, by: Grouping, *, since: float | None = None, until: float | None = None) -> list[UsageTotals]:
         """What was used by each model, key, user, …, from `since` up to and without `until` (Unix seconds)."""
         with self._database.read() as connection:
             return usage_report(connection, by, since=since, until=until)
@@ -149,7 +149,7 @@ class Ledger:
         limit: int,
         offset: int = 0,
         timeout_s: float = 10.0,
-    ) -> tuple[list[UsageLine], UsageLine]:
+    ) -> tuple[list[UsageTotals], UsageTotals]:
         """Lines `offset` to `offset` + `limit` of `usage`, and the sum of them all.
 
         One at a time, since SQLite's threads are few: calls must not wait for reports. Raises `StatementTimeout` after
@@ -165,7 +165,7 @@ class Ledger:
         finally:
             self._reporting.release()
 
-    def rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
+    def find_rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
         """The rows that these calls have, without their single attempts."""
         columns = [column for column in usage.columns if column.name in UsageRow.__struct_fields__]
         found: dict[str, UsageRow] = {}
@@ -176,7 +176,7 @@ class Ledger:
                     found[row.call_id] = UsageRow(**row._mapping)
         return found
 
-    def dead_letters(self) -> int:
+    def count_dead_letters(self) -> int:
         """Rows that could not be read, kept for a human."""
         with self._database.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(dead_letter)) or 0

@@ -29,7 +29,7 @@ class Redelivery:
         A call that the reaper declared lost is among them: its reservation is put back as the reaper left it, so that
         the settlement corrects what was charged then.
         """
-        rows = self._outbox.written({settlement.call_id for settlement in forgotten})
+        rows = self._outbox.find_rows({settlement.call_id for settlement in forgotten})
         due = []
         for settlement in forgotten:
             row = rows.get(settlement.call_id)

@@ -33,7 +33,7 @@ _SUMS = (*COUNTS, "cost_nanousd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageLine:
+class UsageTotals:
     """Sums over the calls of one model, key (its id), UTC day, …: `group`. `errors` are calls that failed or were lost.
 
     A group is "" where there is none: calls without a user, or that no provider was asked for.
@@ -54,7 +54,7 @@ class UsageLine:
         """Exact, as in "0.0015"."""
         return format_usd(self.cost_nanousd)
 
-    def shown(self, by: Grouping) -> dict[str, str | int]:
+    def to_dict(self, by: Grouping) -> dict[str, str | int]:
         """As reports have it: the group under the name of what is grouped by, and `name` for keys."""
         name = {"name": self.name} if by == "key" else {}
         return {by: self.group, **name, **{count: getattr(self, count) for count in COUNTS}, "cost_usd": self.cost_usd}
@@ -68,7 +68,7 @@ def usage_report(
     until: float | None = None,
     limit: int | None = None,
     offset: int = 0,
-) -> list[UsageLine]:
+) -> list[UsageTotals]:
     """Lines for `since` ≤ start of the call < `until`: days in order, others by falling cost. At most `limit`."""
     parts = _parts(by, since, until)
     if not parts:
@@ -86,14 +86,14 @@ def usage_report(
     query = query.order_by(*falling, group).limit(limit).offset(offset)
     return [
         # PostgreSQL sums integers into decimals.
-        UsageLine(group=row.group, name=row.name, **{name: int(getattr(row, name)) for name in _SUMS})
+        UsageTotals(group=row.group, name=row.name, **{name: int(getattr(row, name)) for name in _SUMS})
         for row in connection.execute(query)
     ]
 
 
-def total(lines: list[UsageLine]) -> UsageLine:
+def total(lines: list[UsageTotals]) -> UsageTotals:
     """The sum of `lines`, as a line of the group "total"."""
-    return UsageLine(group="total", **{name: sum(getattr(line, name) for line in lines) for name in _SUMS})
+    return UsageTotals(group="total", **{name: sum(getattr(line, name) for line in lines) for name in _SUMS})
 
 
 def day_of(ts: float) -> str:

@@ -42,9 +42,9 @@ _FORGOTTEN = -1  # what settle.lua says of a call that it knows nothing of
 
 
 class Figures(Protocol):
-    def settlements_held(self, delta: int) -> None: ...
+    def add_settlements_held(self, delta: int) -> None: ...
 
-    def settlements_dropped(self, count: int) -> None: ...
+    def count_settlements_dropped(self, count: int) -> None: ...
 
 
 class Spool:
@@ -150,21 +150,21 @@ class Spool:
                 self._held.append(line)
                 self._held_bytes += len(line)
         if self._figures is not None:
-            self._figures.settlements_held(len(self._held) - before)
+            self._figures.add_settlements_held(len(self._held) - before)
         if dropped:
             self._drop(dropped)
 
     def _release_held(self) -> list[bytes]:
         released, self._held, self._held_bytes = self._held, [], 0
         if released and self._figures is not None:
-            self._figures.settlements_held(-len(released))
+            self._figures.add_settlements_held(-len(released))
         return released
 
     def _drop(self, count: int) -> None:
         """Their reservations stay open until their deadline, and end as lost."""
         log.error("settlements_dropped", count=count, held=len(self._held), held_bytes=self._held_bytes)
         if self._figures is not None:
-            self._figures.settlements_dropped(count)
+            self._figures.count_settlements_dropped(count)
 
     def _replay_held(self, script: Script) -> int:
         with self._writing:

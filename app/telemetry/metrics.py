@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from app.config.gateway import GatewayConfig
 from app.telemetry import archive
 from app.telemetry.buffer import MetricBuffer
-from app.telemetry.mapped import preallocate
+from app.telemetry.mmap_files import preallocate
 from app.telemetry.system import process_figures
 
 # OpenTelemetry's GenAI buckets (semantic conventions, gen_ai.client.operation.duration and …time_to_first_token).
@@ -83,7 +83,7 @@ class Metrics:
         self._plans = frozenset(config.plans)
         preallocate()
         self._registry = CollectorRegistry()
-        self._batch = MetricBuffer(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
+        self._buffer = MetricBuffer(in_background="PROMETHEUS_MULTIPROC_DIR" in os.environ)
         self._children: dict[tuple[Any, ...], Any] = {}
         self._of_calls: dict[tuple[str, str, str], _OfCall] = {}
         self._requests = self._new(
@@ -168,7 +168,7 @@ class Metrics:
         """A model call ended. `status`: ok, error or aborted."""
         model = model if model in self._models else "other"
         provider = provider if provider in self._providers else "other"
-        inc, observe = self._batch.inc, self._batch.observe
+        inc, observe = self._buffer.inc, self._buffer.observe
         found = self._of_calls.get((model, provider, status))
         if found is None:
             found = self._of_calls[model, provider, status] = self._of_call(model, provider, status)
@@ -204,44 +204,44 @@ class Metrics:
             call_cost=self._call_cost.labels(model),
         )
 
-    def active(self, delta: int) -> None:
+    def add_active_calls(self, delta: int) -> None:
         """A call began (+1) or ended (-1)."""
-        self._batch.inc(self._active, delta)
+        self._buffer.inc(self._active, delta)
 
-    def rate_limited(self, limit: str) -> None:
+    def count_rate_limited(self, limit: str) -> None:
         """`limit` is the name of a plan's field."""
-        self._batch.inc(self._child(self._limited, limit))
+        self._buffer.inc(self._child(self._limited, limit))
 
-    def budget_near(self, plan: str) -> None:
+    def count_budget_near(self, plan: str) -> None:
         """A call was admitted that leaves less than a fifth of its key's budget."""
-        self._batch.inc(self._child(self._near, plan if plan in self._plans else "other"))
+        self._buffer.inc(self._child(self._near, plan if plan in self._plans else "other"))
 
-    def cache(self, result: str) -> None:
+    def count_cache_result(self, result: str) -> None:
         """`result`: hit, miss or bypass."""
-        self._batch.inc(self._child(self._cache, result))
+        self._buffer.inc(self._child(self._cache, result))
 
-    def upstream_error(self, provider: str, kind: str) -> None:
+    def count_upstream_error(self, provider: str, kind: str) -> None:
         known = provider if provider in self._providers else "other"
-        self._batch.inc(self._child(self._upstream, known, kind if kind in _UPSTREAM_KINDS else "other"))
+        self._buffer.inc(self._child(self._upstream, known, kind if kind in _UPSTREAM_KINDS else "other"))
 
-    def breaker(self, target: str, state: str) -> None:
+    def set_breaker_state(self, target: str, state: str) -> None:
         """`target` is a configured `provider/model`; `state`: closed, half_open or open."""
         self._child(self._breaker, target).set(_STATES[state])
 
-    def settlements_held(self, delta: int) -> None:
-        self._batch.inc(self._held, delta)
+    def add_settlements_held(self, delta: int) -> None:
+        self._buffer.inc(self._held, delta)
 
-    def settlements_dropped(self, count: int) -> None:
-        self._batch.inc(self._dropped, count)
+    def count_settlements_dropped(self, count: int) -> None:
+        self._buffer.inc(self._dropped, count)
 
     def observe_http(self, route: str, method: str, status: int, duration_s: float) -> None:
         """`route` is the rule that matched, never the path."""
         known = method if method in _METHODS else "OTHER"
-        self._batch.observe(self._child(self._http, route, known, str(status)), duration_s)
+        self._buffer.observe(self._child(self._http, route, known, str(status)), duration_s)
 
     def render(self, now: Mapping[str, float]) -> bytes:
         """The text of a scrape. `now` are figures that belong to no worker, read for this scrape."""
-        self._batch.flush()
+        self._buffer.flush()
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         shared = CollectorRegistry()
         shared.register(_Now({**now, **process_figures(siblings=directory is not None)}))

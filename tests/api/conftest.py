@@ -19,7 +19,7 @@ from app.gateway.cache import Cache
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.router import Router
-from app.providers.base import AnswerStream, ChatCall, EmbedCall, Provider, ProviderAnswer
+from app.providers.base import ChatCall, EmbedCall, Provider, ProviderResponse, ProviderStream
 from app.services import Services, build_services
 from app.settings import load_settings
 
@@ -38,15 +38,15 @@ class Noted:
     def name(self) -> str:
         return self.provider.name
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         self.asked.append(self.name)
         return self.provider.chat(call)
 
-    def stream(self, call: ChatCall) -> AnswerStream:
+    def stream(self, call: ChatCall) -> ProviderStream:
         self.asked.append(self.name)
         return self.provider.stream(call)
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         self.asked.append(self.name)
         return self.provider.embed(call)
 

@@ -38,7 +38,7 @@ def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callabl
     idle(edge)
 
 
-def test_results_that_were_kept_but_whose_jobs_were_not_dropped_are_not_fetched_again(
+def test_results_of_jobs_that_were_not_dropped_are_not_fetched_again(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made()
@@ -61,7 +61,7 @@ def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monk
 
 
 @pytest.mark.parametrize("step", ["admitted", "queued"])
-def test_a_feeder_killed_while_it_submits_a_line_neither_loses_nor_repeats_it(
+def test_a_feeder_killed_while_submitting_neither_loses_nor_repeats_a_line(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     edge = made(more="plans: {default: {requests_per_day: 100}}\n")
@@ -116,7 +116,7 @@ def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge])
     assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
 
 
-def test_a_batch_whose_results_are_lost_is_not_run_again_and_fails_when_an_operator_says_so(
+def test_a_batch_with_lost_results_is_not_rerun_and_fails_when_told_to(
     made: Callable[..., Edge],
 ) -> None:
     """As after the restore of an older database: the batch ended long ago."""
@@ -136,9 +136,7 @@ def test_a_batch_whose_results_are_lost_is_not_run_again_and_fails_when_an_opera
     assert runner.invoke(args=["batches", "fail", batch_id]).exit_code == 1
 
 
-def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone_and_its_results_with_their_worker(
-    made: Callable[..., Edge], tmp_path: Path
-) -> None:
+def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone(made: Callable[..., Edge], tmp_path: Path) -> None:
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
     healthy = Feeding(edge)
@@ -180,7 +178,7 @@ def test_a_batch_whose_files_come_back_goes_on(made: Callable[..., Edge], missin
     assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 6
 
 
-def test_results_that_were_paid_for_stay_when_somebody_else_has_failed_their_batch(made: Callable[..., Edge]) -> None:
+def test_paid_results_stay_when_another_worker_fails_the_batch(made: Callable[..., Edge]) -> None:
     edge = made(more="batch: {window: 3}\n")
     batch_id = created(edge, [line(i) for i in range(6)])
     worker = Feeding(edge)
@@ -188,14 +186,14 @@ def test_results_that_were_paid_for_stay_when_somebody_else_has_failed_their_bat
     worker.run()
     worker.feed()
     before = results_file(edge).read_bytes()
-    edge.services.batches.change(batch_id, ("in_progress",), status="failed", failed_at=1.0)
+    edge.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
     worker.feed()
     worker.feeder.sweep()
     assert worker.feeds == []
     assert results_file(edge).read_bytes() == before
 
 
-def test_output_files_stay_when_the_database_has_taken_them_but_its_answer_was_lost(
+def test_output_files_stay_when_the_databases_answer_to_the_commit_is_lost(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made()
@@ -223,7 +221,7 @@ def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(made: Callabl
     batch_id = created(edge, [line(i) for i in range(3)])
     worker = Feeding(edge)
     worker.feeds += worker.feeder.look()
-    edge.services.batches.change(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
+    edge.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
     worker.feed(3)
     assert (worker.feeds, edge.services.queue.depth().waiting) == ([], 0)
     assert batch(edge, batch_id)["status"] == "in_progress"

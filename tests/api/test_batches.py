@@ -147,7 +147,7 @@ def test_a_file_of_which_nothing_can_be_run_fails_the_batch(
     idle(edge)
 
 
-def test_a_line_that_the_provider_refuses_is_in_the_error_file_with_what_it_said(made: Callable[..., Edge]) -> None:
+def test_a_line_that_the_provider_refuses_is_in_the_error_file(made: Callable[..., Edge]) -> None:
     edge = made(script="fail_status: 400")
     batch_id = created(edge, [line()])
     Feeding(edge).work()
@@ -169,7 +169,7 @@ def test_only_a_window_of_lines_is_in_the_queue(made: Callable[..., Edge]) -> No
     assert len(edge.rows()) == 10
 
 
-def test_batches_fill_half_of_the_queue_and_each_key_has_the_same_share_of_it(made: Callable[..., Edge]) -> None:
+def test_batches_fill_half_of_the_queue_and_keys_share_it_equally(made: Callable[..., Edge]) -> None:
     edge = made(more="queue: {max_jobs: 40}\n")
     key, info = edge.services.keys.create("other")
     ids = [created(edge, [line(i) for i in range(20)]) for _ in range(3)]

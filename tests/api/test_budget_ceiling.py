@@ -64,7 +64,7 @@ def bounds(answer: TestResponse) -> list[tuple[str, Any]]:
         ({"max_tokens": None, "max_completion_tokens": None}, 900),
     ],
 )
-def test_the_answer_is_bounded_on_the_wire_in_the_one_field_that_the_vendor_heeds(
+def test_the_answer_is_bounded_in_the_one_field_that_the_vendor_heeds(
     built: Edge, limited: str, given: Body, expected: int
 ) -> None:
     assert bounds(built.chat("echo", key=limited, **given)) == [("max_tokens", expected)]
@@ -106,7 +106,7 @@ UNKNOWABLE = [
 
 
 @pytest.mark.parametrize("content", UNKNOWABLE)
-def test_a_part_whose_cost_nobody_knows_is_refused_under_a_budget_and_only_there(
+def test_a_part_with_an_unknown_cost_is_refused_under_a_budget_only(
     built: Edge, limited: str, content: list[Body]
 ) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "user", "content": content}]

@@ -65,7 +65,7 @@ def test_the_same_question_is_answered_once_and_then_for_nothing(cached: Edge) -
     assert (free["prompt_tokens"], free["completion_tokens"], free["attempts"]) == (0, 0, 0)
 
 
-def test_every_answer_from_the_cache_has_an_id_of_its_own_whole_and_streamed(cached: Edge) -> None:
+def test_every_answer_from_the_cache_has_an_id_of_its_own(cached: Edge) -> None:
     first, *whole = (cached.chat(temperature=0, headers={"X-Request-ID": "mine"}).json["id"] for _ in range(3))
     streamed = [{chunk["id"] for chunk in events(cached.chat(temperature=0, stream=True))} for _ in range(2)]
     assert [len(ids) for ids in streamed] == [1, 1], "the same in all chunks"

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from app.cli.command import StopSignal
+from app.stop_signal import StopSignal
 from app.store.job_list import STATES, JobList
 from app.store.redis.client import Redis
 from app.store.sql.tables import batches
@@ -97,7 +97,7 @@ def test_a_place_in_the_list_is_the_one_that_the_owner_is_told(made: Callable[..
     assert len(told) == 9
 
 
-def test_a_job_that_asked_for_auto_is_listed_with_the_model_that_was_picked(made: Callable[..., Edge]) -> None:
+def test_a_job_that_asked_for_auto_is_listed_with_the_picked_model(made: Callable[..., Edge]) -> None:
     edge = made()
     job_of(submit(edge, model="auto"))
     assert [row["model"] for row in listed(edge)] == ["m"]

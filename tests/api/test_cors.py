@@ -80,7 +80,7 @@ def test_only_header_names_are_repeated_and_not_too_many(
 
 
 @pytest.mark.parametrize("path", ["/v1/nowhere", "/chat/completions", "/v1/v1/models"])
-def test_a_preflight_is_answered_whatever_the_path_so_that_the_page_sees_the_error(
+def test_a_preflight_is_answered_for_every_path_so_the_page_sees_the_error(
     edge: Callable[[str], Edge], path: str
 ) -> None:
     built = edge(CONFIG % OURS)

@@ -63,7 +63,7 @@ def test_of_two_keys_the_one_that_looks_like_ours_counts(built: Edge, headers: d
     assert tried(built, {name: value.replace("{ours}", ours) for name, value in headers.items()}) == (200, "")
 
 
-def test_of_two_keys_of_ours_the_bearer_counts_and_a_bad_one_is_not_rescued(built: Edge) -> None:
+def test_with_two_keys_of_ours_the_bearer_counts_even_when_it_is_bad(built: Edge) -> None:
     narrow, _ = built.services.keys.create("narrow", models=["other"])
     wide, _ = built.services.keys.create("wide")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {narrow}", "x-api-key": wide}
@@ -93,7 +93,7 @@ def test_of_two_keys_of_ours_the_bearer_counts_and_a_bad_one_is_not_rescued(buil
         ({"Authorization": "Bearer AIzaSyabcdefghijkl"}, "looks like a key of Google"),
     ],
 )
-def test_a_key_that_cannot_be_one_is_answered_with_what_is_wrong_and_never_repeated(
+def test_a_malformed_key_is_answered_with_its_fault_and_never_repeated(
     built: Edge, headers: dict[str, str], told: str
 ) -> None:
     status, message = tried(built, headers)

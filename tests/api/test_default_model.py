@@ -121,7 +121,7 @@ def test_embeddings_have_no_default(plain: Edge) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_whose_provider_has_no_key_is_unavailable_and_says_what_to_set(plain: Edge, stream: bool) -> None:
+def test_a_model_without_its_providers_key_is_unavailable_and_says_so(plain: Edge, stream: bool) -> None:
     key = plain.services.keys.create("cents", plan="cents")[0]
     for _ in range(2):  # what was reserved is free again
         answer = plain.chat("vendors", key=key, stream=stream)
@@ -172,9 +172,7 @@ def test_rules_whose_model_cannot_be_served_are_skipped(plain: Edge) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
-def test_models_are_listed_with_name_description_length_and_whether_they_can_be_served(
-    plain: Edge, prefix: str
-) -> None:
+def test_models_are_listed_with_description_length_and_availability(plain: Edge, prefix: str) -> None:
     listed = {model["id"]: model for model in plain.get(f"{prefix}/models", key=plain.key).json["data"]}
     assert list(listed) == ["vendors", "safe", "first", "second", "vectors", "auto"]
     entry = listed["vendors"]

@@ -85,7 +85,7 @@ def test_a_key_can_only_fill_its_own_share_of_the_disk(made: Callable[..., Edge]
 
 def test_a_key_uploads_only_so_many_files_at_once(made: Callable[..., Edge]) -> None:
     edge = made()
-    begun = [edge.services.files.begin("dev") for _ in range(4)]
+    begun = [edge.services.files.begin_upload("dev") for _ in range(4)]
     refused = upload(edge, b"{}")
     assert (refused.status_code, refused.json["code"]) == (503, "NOT_READY")
     begun[0].discard()

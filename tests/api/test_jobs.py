@@ -13,8 +13,8 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 from werkzeug.test import TestResponse
 
-from app.jobs.runner import Runner
-from app.store import jobs as stored
+from app.jobs.runner import JobRunner
+from app.store.redis import keys
 from tests.api.conftest import Edge
 from tests.support.servers import wait_for
 
@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, edge: Edge, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = edge.services
-        self.runner = Runner(
+        self.runner = JobRunner(
             jobs=found.queue.jobs,
             pipeline=found.pipeline,
             callers=found.callers,
@@ -40,7 +40,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        self.runner.answer_bell()
+        self.runner.run_jobs()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def open_reservations(edge: Edge) -> list[bytes]:
     ]
 
 
-def test_a_submitted_call_is_queued_run_and_shown_with_its_answer_timings_and_cost(made: Callable[..., Edge]) -> None:
+def test_a_submitted_call_is_queued_run_and_shown_with_timings_and_cost(made: Callable[..., Edge]) -> None:
     edge = made()
     answer = submit(edge)
     job_id = job_of(answer)
@@ -167,7 +167,7 @@ def test_a_full_queue_refuses_and_keeps_nothing(made: Callable[..., Edge]) -> No
     assert submit(edge).status_code == 202
 
 
-def test_a_queue_that_is_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
+def test_a_queue_full_of_bytes_refuses_and_gives_the_reservation_back(made: Callable[..., Edge]) -> None:
     edge = made("reply: ok", "queue: {max_bytes: 16384}\nplans: {default: {requests_per_day: 10}}\n")
     assert submit(edge, "x" * 2000).status_code == 202
     refused = submit(edge, "x" * 2000)
@@ -290,7 +290,7 @@ def test_a_failing_vendor_is_asked_again_later_and_the_call_has_one_row(made: Ca
     assert [row["status"] for row in edge.rows()] == ["ok"]
 
 
-def test_a_job_that_fails_every_time_ends_failed_with_its_error_and_attempts(made: Callable[..., Edge]) -> None:
+def test_a_job_that_fails_every_time_ends_failed_with_error_and_attempts(made: Callable[..., Edge]) -> None:
     edge = made(script="fail_status: 503", more="queue: {retry_backoff_s: 0, max_attempts: 2}\n")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
@@ -332,7 +332,7 @@ def test_a_job_whose_worker_dies_each_time_ends_failed_with_one_row(made: Callab
     assert [row["status"] for row in edge.rows()] == ["error"]
 
 
-def test_a_job_of_a_dead_worker_runs_elsewhere_and_what_the_dead_one_still_does_counts_once(
+def test_a_job_of_a_dead_worker_runs_elsewhere_and_counts_once(
     made: Callable[..., Edge],
 ) -> None:
     edge = made(script=f"delay_s: 0.5, {ANSWERED}", more="queue: {lease_s: 2}\n")
@@ -350,7 +350,7 @@ def test_a_job_of_a_dead_worker_runs_elsewhere_and_what_the_dead_one_still_does_
     assert open_reservations(edge) == []
 
 
-def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(made: Callable[..., Edge]) -> None:
+def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other(made: Callable[..., Edge]) -> None:
     edge = made(script="delay_s: 30")
     worker = Worker(edge)
     job_id = job_of(submit(edge))
@@ -364,7 +364,7 @@ def test_a_worker_that_lost_a_job_stops_and_leaves_the_call_to_the_other_one(mad
     assert ask(edge, job_id).json["status"] == "processing"
 
 
-def test_a_worker_that_gets_its_own_job_again_looks_after_the_second_attempt_when_the_first_ends(
+def test_a_worker_that_gets_its_own_job_again_renews_the_second_attempt(
     made: Callable[..., Edge],
 ) -> None:
     edge = made(script=f"delay_s: 1, {ANSWERED}")
@@ -536,12 +536,12 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(made: Callabl
 def test_what_is_rung_is_a_message_that_dramatiq_reads(made: Callable[..., Edge], redis_url: str) -> None:
     edge = made()
     submit(edge)
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.BELLS)
-    messages: Iterator[Any] = broker.consume(stored.BELLS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.JOBS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.JOBS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args, message.kwargs) == (stored.RING, (), {})
-    broker.consume(stored.BELLS).ack(message)
+    assert (message.actor_name, message.args, message.kwargs) == (keys.JOBS_ACTOR, (), {})
+    broker.consume(keys.JOBS_QUEUE).ack(message)
     assert edge.keys("penstock:dramatiq:jobs*") == []
     assert isinstance(message, dramatiq.MessageProxy)
     broker.close()
@@ -566,11 +566,11 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     Worker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=stored.NAMESPACE, middleware=[])
-    broker.declare_queue(stored.CALLBACKS)
-    messages: Iterator[Any] = broker.consume(stored.CALLBACKS, timeout=100)
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker.declare_queue(keys.CALLBACKS_QUEUE)
+    messages: Iterator[Any] = broker.consume(keys.CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
-    assert (message.actor_name, message.args) == (stored.CALL_BACK, (told, "dev"))
+    assert (message.actor_name, message.args) == (keys.CALLBACKS_ACTOR, (told, "dev"))
     assert next(messages) is None
     broker.close()
 

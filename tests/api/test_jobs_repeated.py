@@ -77,7 +77,7 @@ def test_jobs_whose_every_command_arrives_twice_run_once_and_leave_nothing(
     assert sorted(row["status"] for row in edge.rows()) == ["ok"] * 3
 
 
-def test_a_submit_that_arrives_twice_takes_its_bytes_once_also_when_its_job_runs_already(
+def test_a_repeated_submit_takes_its_bytes_once_also_for_a_running_job(
     made: Callable[..., Edge], twice: Callable[[], None]
 ) -> None:
     edge = made()
@@ -92,7 +92,7 @@ def test_a_submit_that_arrives_twice_takes_its_bytes_once_also_when_its_job_runs
         assert ask(edge, job_id, method="DELETE").status_code == 200
 
 
-def test_a_cancellation_that_arrives_twice_is_answered_as_one_and_its_call_settled(
+def test_a_repeated_cancellation_is_answered_as_one_and_settled_once(
     made: Callable[..., Edge], twice: Callable[[], None]
 ) -> None:
     edge = made(more="plans: {default: {tokens_per_day: 1000}}\n")
@@ -106,7 +106,7 @@ def test_a_cancellation_that_arrives_twice_is_answered_as_one_and_its_call_settl
     assert ask(edge, job_id, method="DELETE").status_code == 409
 
 
-def test_a_cancelled_job_whose_gateway_died_before_it_settled_is_settled_by_a_worker_and_costs_nothing(
+def test_a_cancelled_job_of_a_dead_gateway_is_settled_by_a_worker_for_free(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made(more="plans: {default: {tokens_per_day: 1000}}\n")
@@ -126,7 +126,7 @@ def test_a_cancelled_job_whose_gateway_died_before_it_settled_is_settled_by_a_wo
     assert edge.keys("penstock:queue:unsettled") == []
 
 
-def test_a_claim_whose_answer_was_lost_costs_the_job_no_attempt_and_no_lease(
+def test_a_claim_with_a_lost_answer_costs_the_job_no_attempt_and_no_lease(
     made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made(more="queue: {max_attempts: 1}\n")
@@ -149,7 +149,7 @@ def test_a_claim_whose_answer_was_lost_costs_the_job_no_attempt_and_no_lease(
     assert ask(edge, job_id).json["status"] == "completed"
 
 
-def test_many_long_answers_of_one_key_fail_its_own_jobs_charged_and_no_other_keys(edge: Callable[[str], Edge]) -> None:
+def test_too_many_long_answers_of_one_key_fail_its_own_jobs_only(edge: Callable[[str], Edge]) -> None:
     found = edge(TWO)
     other, _ = found.services.keys.create("other")
     worker = Worker(found)
@@ -180,7 +180,7 @@ def full(redis_url: str) -> Iterator[Callable[[], None]]:
     client.close()
 
 
-def test_an_answer_that_a_full_redis_does_not_take_fails_its_job_instead_of_holding_its_worker(
+def test_an_answer_that_a_full_redis_refuses_fails_its_job_not_its_worker(
     made: Callable[..., Edge], full: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edge = made()
@@ -230,17 +230,17 @@ def test_an_attempt_knows_how_many_before_it_ended_without_a_word(made: Callable
     waits_again(edge, worker)
     second = jobs.claim("dies", 60)
     assert second is not None
-    assert (second.attempt, second.recorded, second.unrecorded) == (2, 1, 0)
+    assert (second.attempt, second.last_recorded_attempt, second.unrecorded_attempts) == (2, 1, 0)
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
     worker.runner.beat()
     third = jobs.claim("w", 60)
     assert third is not None
-    assert (third.attempt, third.recorded, third.unrecorded) == (3, 1, 1)
+    assert (third.attempt, third.last_recorded_attempt, third.unrecorded_attempts) == (3, 1, 1)
     assert jobs.finish(third, "queued", {}, keep_s=0) == "queued"
     waits_again(edge, worker)
     fourth = jobs.claim("w", 60)
     assert fourth is not None
-    assert (fourth.attempt, fourth.recorded, fourth.unrecorded) == (4, 3, 0)
+    assert (fourth.attempt, fourth.last_recorded_attempt, fourth.unrecorded_attempts) == (4, 3, 0)
 
 
 @pytest.mark.parametrize("ends", ["ok", "error"])
@@ -250,7 +250,7 @@ def test_an_attempt_that_ended_with_its_worker_is_charged_as_likely_once(made: C
     job_id = job_of(submit(edge, max_tokens=50))
     dying = jobs.claim("dies", 60)
     assert dying is not None
-    likely = DeferredCall.decode(dying.held).if_lost.nanousd
+    likely = DeferredCall.decode(dying.deferred_call).if_lost.nanousd
     assert likely > 0
     edge.services.redis.execute("ZADD", "penstock:queue:running", 1, job_id)  # its lease has passed
     worker.runner.beat()

@@ -57,7 +57,7 @@ def test_the_reference_page_needs_nothing_from_elsewhere(app: Flask) -> None:
     assert client.get("/openapi.json").json["info"]["version"] != "0"
 
 
-def test_the_reference_page_shows_markdown_bodies_answers_headers_and_errors(app: Flask) -> None:
+def test_the_reference_page_shows_bodies_answers_headers_and_errors(app: Flask) -> None:
     page = app.test_client().get("/docs").text
     shown = {section.split('"', 1)[0]: section for section in page.split('<section id="')[1:]}
     assert "`" not in page

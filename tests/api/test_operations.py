@@ -54,7 +54,7 @@ def fail(edge: Edge, *models: str, key: str | None = None) -> None:
             assert edge.chat(model, key=key).status_code == 503
 
 
-def test_a_gateway_whose_vendor_is_down_is_not_ready_though_it_has_the_demo_model(edge: Callable[[str], Edge]) -> None:
+def test_a_gateway_with_its_vendor_down_is_not_ready_despite_a_demo_model(edge: Callable[[str], Edge]) -> None:
     opened = edge(DOWN)
     ready = opened.get("/ready")
     assert ready.status_code == 200

@@ -68,7 +68,7 @@ def test_an_unknown_plan_is_logged_with_its_key_but_not_with_every_call(known: E
     assert [(entry["key_id"], entry["plan"]) for entry in told] == [(info.key_id, "gone")]
 
 
-def test_a_key_that_was_moved_from_an_unknown_plan_to_a_known_one_is_served_at_once(known: Edge) -> None:
+def test_a_key_moved_from_an_unknown_plan_to_a_known_one_works_at_once(known: Edge) -> None:
     key = without_plan(known)
     assert known.chat(key=key).status_code == 403
     with known.services.database.write() as connection:

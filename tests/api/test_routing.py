@@ -188,7 +188,7 @@ def test_no_number_of_one_keys_failing_calls_closes_a_model_to_another_key(edge:
     assert broken.chat("twenty").status_code == 503, "two keys have seen it fail"
 
 
-def test_a_vendor_that_limits_our_calls_is_left_alone_for_as_long_as_it_said(edge: Callable[[str], Edge]) -> None:
+def test_a_vendor_that_limits_our_calls_is_left_alone_as_long_as_it_said(edge: Callable[[str], Edge]) -> None:
     with scripted_server(lambda sock: sock.sendall(LIMITED)) as url:
         config = (CONFIG % 1).replace("providers:", f"providers:\n  vendor: {{kind: openai, base_url: {url}}}")
         limited = edge(config.replace("models:", "models:\n  vendors: {targets: [{provider: vendor}]}"))

@@ -117,9 +117,7 @@ def test_an_unknown_user_has_an_empty_history(talk: ChatClient) -> None:
     assert (response.status_code, response.json) == (200, {"user_id": "nobody", "messages": [], "message_count": 0})
 
 
-def test_bug_07_no_key_reads_changes_or_continues_another_keys_conversation(
-    talk: ChatClient, upstream: Upstream
-) -> None:
+def test_bug_07_no_key_reads_or_continues_another_keys_conversation(talk: ChatClient, upstream: Upstream) -> None:
     key, _ = talk.edge.services.keys.create("other")
     other = ChatClient(talk.edge, key)
     talk.say("My secret")
@@ -244,7 +242,7 @@ def test_a_history_lives_as_long_as_configured_from_its_last_message(edge: Calla
     assert 90_000 < redis.execute("PTTL", key) <= 100_000
 
 
-def test_neither_the_users_nor_their_messages_are_in_the_names_of_redis_keys(talk: ChatClient) -> None:
+def test_neither_users_nor_their_messages_are_in_names_of_redis_keys(talk: ChatClient) -> None:
     talk.say("Hello", "ann@example.org")
     [key] = talk.edge.keys("penstock:history:*")
     assert key.startswith(b"penstock:history:dev:")
@@ -254,7 +252,7 @@ def test_neither_the_users_nor_their_messages_are_in_the_names_of_redis_keys(tal
 def test_an_append_that_is_sent_twice_is_kept_once(talk: ChatClient) -> None:
     from app.store.history import ConversationTurn
 
-    history = History(redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60)
+    history = History(redis=talk.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60)
     for exchange in (
         ConversationTurn("1", "Hi", "Hello"),
         ConversationTurn("2", "Hi", "Hello"),
@@ -372,7 +370,7 @@ def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
     assert first["prompt_tokens"] == second["prompt_tokens"], "the model was not told what another had said"
 
 
-def test_what_an_older_version_remembered_of_nobody_is_shown_to_nobody_and_can_be_forgotten(talk: ChatClient) -> None:
+def test_an_older_versions_memory_of_nobody_is_hidden_and_can_be_forgotten(talk: ChatClient) -> None:
     key_id = talk.edge.services.callers.verify(KEY).key_id
     talk.send({"message": "What is my name?"})
     talk.edge.services.support._history.append(
@@ -464,7 +462,7 @@ def test_keys_that_open_nothing(talk: ChatClient) -> None:
                 assert refusal(other.history(method=method)) == (401, "INVALID_API_KEY", None)
 
 
-def test_a_key_that_may_not_use_the_assistants_model_gets_its_own_default_unless_one_is_named(
+def test_a_key_without_the_assistants_model_gets_its_own_default(
     edge: Callable[[str], Edge],
 ) -> None:
     talk = ChatClient(edge(CONFIG))
@@ -517,7 +515,7 @@ class _Forgetful(History):
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(talk: ChatClient, stream: bool) -> None:
     talk.edge.services.support._history = _Forgetful(
-        redis=talk.edge.services.redis, exchanges=10, max_bytes=65536, ttl_s=60
+        redis=talk.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60
     )
     response = talk.say("Hi", stream=stream)
     assert response.status_code == 200

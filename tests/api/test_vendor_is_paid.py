@@ -83,7 +83,7 @@ def test_no_unseen_answer_is_longer_than_the_models_longest(paid: Edge) -> None:
     assert outcomes(last(paid)) == [("silent", "timeout_first_byte", 1000)]
 
 
-def test_an_attempt_that_was_left_for_a_fallback_is_charged_besides_the_answer(paid: Edge) -> None:
+def test_an_attempt_left_for_a_fallback_is_charged_besides_the_answer(paid: Edge) -> None:
     answer = paid.chat("rescued", max_tokens=100)
     assert answer.status_code == 200
     row = last(paid)
@@ -94,7 +94,7 @@ def test_an_attempt_that_was_left_for_a_fallback_is_charged_besides_the_answer(p
     assert answer.headers["x-penstock-cost-usd"] == f"{row['cost_nanousd'] / 1e9:.9f}".rstrip("0")
 
 
-def test_each_charged_attempt_is_a_row_of_its_own_and_together_they_are_the_call(paid: Edge) -> None:
+def test_charged_attempts_are_rows_of_their_own_and_add_up_to_the_call(paid: Edge) -> None:
     paid.chat("rescued", max_tokens=100)
     entry = paid.services.redis.execute("XRANGE", "penstock:outbox", "-", "+")[-1][1][1]
     ledger = Ledger(database=paid.services.database)
@@ -150,7 +150,7 @@ def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: Edge)
     assert paid.keys("penstock:reservations:*") == []
 
 
-def test_a_job_whose_workers_died_reserves_for_what_they_may_have_cost_before_it_runs_again(paid: Edge) -> None:
+def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: Edge) -> None:
     """Each attempt may cost $0.002 and a prompt; the budget is $0.01."""
     jobs, worker = paid.services.queue.jobs, Worker(paid)
     key, info = paid.services.keys.create("k", plan="day")
@@ -175,7 +175,7 @@ def test_a_job_whose_workers_died_reserves_for_what_they_may_have_cost_before_it
     assert row["cost_nanousd"] == counter(paid, info.key_id, "budget_usd_per_day") <= 10_000_000
 
 
-def test_a_job_whose_worker_died_between_its_settlement_and_saying_so_is_answered_and_charged_no_more(
+def test_a_job_settled_by_a_worker_that_died_is_answered_and_charged_once(
     paid: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs, worker = paid.services.queue.jobs, Worker(paid)

@@ -98,9 +98,7 @@ def make(port: int, key: str, mark: str, call: HostileCall) -> Made:
 
 
 @pytest.mark.timeout(120 + CALLS // 5)
-def test_no_key_can_spend_more_than_its_budget_and_the_ledger_has_what_the_vendor_bills(
-    tmp_path: Path, redis_url: str
-) -> None:
+def test_no_key_overspends_its_budget_and_the_ledger_has_the_vendors_bill(tmp_path: Path, redis_url: str) -> None:
     directory = Path(os.environ["HOSTILE_KEEP"], f"run-{os.getpid()}") if "HOSTILE_KEEP" in os.environ else tmp_path
     calls = hostile_calls(CALLS, SEED)
     with (

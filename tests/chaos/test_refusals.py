@@ -88,7 +88,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_redis_that_refuses_writes_is_not_ready_and_throws_no_answer_away(
+def test_a_redis_that_refuses_writes_is_not_ready_and_loses_no_answer(
     server: Gateway, own_redis: RedisServer, upstream: Upstream, refusal: str
 ) -> None:
     breaks, mends = REFUSALS[refusal]
@@ -109,7 +109,7 @@ def test_a_redis_that_refuses_writes_is_not_ready_and_throws_no_answer_away(
     charged_as_the_ledger_says(server, 12)
 
 
-def test_a_redis_that_is_busy_with_a_script_costs_no_answer_and_ends_no_heartbeat(
+def test_a_redis_busy_with_a_script_costs_no_answer_and_no_heartbeat(
     server: Gateway, own_redis: RedisServer, upstream: Upstream
 ) -> None:
     key = server.create_key()

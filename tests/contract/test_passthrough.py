@@ -91,7 +91,7 @@ def test_the_number_of_choices_and_the_tools_are_forwarded() -> None:
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": True}, {"other": 1}])
-def test_a_stream_always_asks_for_usage_and_keeps_the_callers_other_options(options: dict[str, Any] | None) -> None:
+def test_a_stream_always_asks_for_usage_and_keeps_other_options(options: dict[str, Any] | None) -> None:
     body = json.loads(wire(chat_call("m", stream=True, stream_options=options))[1])
     assert body["stream_options"] == {**(options or {}), "include_usage": True}
     assert body["stream"] is True

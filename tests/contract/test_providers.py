@@ -102,7 +102,7 @@ def test_stream(subject: Subject) -> None:
     stream.close()
 
 
-def test_a_stream_ends_with_usage_for_the_ledger_and_strips_it_for_the_client(subject: Subject) -> None:
+def test_a_stream_ends_with_usage_for_the_ledger_but_not_for_the_client(subject: Subject) -> None:
     provider, model = subject.provider()
     for asked in (False, True):
         options = {"stream_options": {"include_usage": True}} if asked else {}

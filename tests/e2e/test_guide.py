@@ -212,7 +212,7 @@ def test_the_health_of_each_part_with_the_queues_fullness(guide: Installation) -
         assert guide.curl("https", path).status == 403
 
 
-def test_debug_tells_memory_processor_conversations_and_redis_from_inside_only(guide: Installation) -> None:
+def test_debug_tells_memory_conversations_and_redis_from_inside_only(guide: Installation) -> None:
     guide.post("gateway", "/api/v1/chat", {"message": "Hello", "user_id": "talking"})
     said = guide.curl("gateway", "/api/v1/debug", key=ADMIN_KEY)
     assert (said.status, set(said.json)) == (200, {"environment", "system", "application"})
@@ -255,7 +255,7 @@ def test_the_load_tests_of_the_docs_run_without_one_failure(guide: Installation,
         assert "Socket errors" not in said
 
 
-def test_there_are_three_load_tests_in_the_docs_and_a_message_that_every_call_can_send() -> None:
+def test_the_docs_have_three_load_tests_and_a_message_every_call_can_send() -> None:
     assert [command.partition(" ")[0] for command in LOAD_TESTS] == ["ab", "hey", "wrk"]
     message = json.loads((ROOT / "test_message.json").read_text())
     assert message == {"message": "Hello, how can you help me?", "user_id": "anonymous"}

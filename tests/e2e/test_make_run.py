@@ -117,7 +117,7 @@ def test_the_readmes_snippets_run(tmp_path: Path) -> None:
                 assert "Penstock" in result.stdout or '"status":"queued"' in result.stdout
 
 
-def test_the_commands_beside_it_find_its_key_also_when_the_environment_named_one(tmp_path: Path) -> None:
+def test_commands_beside_it_find_its_key_despite_one_of_the_environment(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dev-key").write_text("pstk_of-another-run\n")
     env = environment(tmp_path, DEV_API_KEY="pstk_of-this-run")
@@ -125,7 +125,7 @@ def test_the_commands_beside_it_find_its_key_also_when_the_environment_named_one
         assert "Hello" in beside(env, "chat", "Hello")
 
 
-def test_a_second_one_on_the_same_data_dir_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_one_on_the_same_data_dir_is_refused(tmp_path: Path) -> None:
     env = environment(tmp_path)
     with started(tmp_path, env) as process:
         other_ports = environment(tmp_path)

@@ -68,7 +68,7 @@ def test_a_closed_terminal_ends_it_and_its_stream_ends_well(tmp_path: Path) -> N
         assert run.statuses() == ["ok"]
 
 
-def test_killing_the_process_that_make_started_ends_everything_in_good_order(tmp_path: Path) -> None:
+def test_killing_the_process_that_make_started_ends_everything_orderly(tmp_path: Path) -> None:
     with MakeRun(tmp_path) as run:
         stream = run.chat(words=10, stream=True)
         assert stream.reply.readline().startswith(b"data: ")
@@ -85,7 +85,7 @@ def test_killing_make_ends_everything_in_good_order(tmp_path: Path) -> None:
         run.gone()
 
 
-def test_killing_every_supervisor_leaves_no_process_and_the_next_start_books_what_ran(tmp_path: Path) -> None:
+def test_killing_every_supervisor_leaves_no_process_and_loses_no_row(tmp_path: Path) -> None:
     with MakeRun(tmp_path) as run:
         stream = run.chat(words=6, stream=True)
         assert stream.reply.readline().startswith(b"data: ")
@@ -120,7 +120,7 @@ def test_a_process_that_is_killed_is_started_again(tmp_path: Path) -> None:
         assert len(run.statuses()) == 2
 
 
-def test_a_process_that_ends_again_and_again_stops_everything_with_its_last_lines(tmp_path: Path) -> None:
+def test_a_process_that_ends_repeatedly_stops_everything_with_its_output(tmp_path: Path) -> None:
     with MakeRun(tmp_path) as run:
         for times in range(1, 5):
             ledger = run.named("flask")

@@ -59,7 +59,7 @@ def test_a_stream_outlives_the_signal_that_ends_the_processes(tmp_path: Path, re
     assert _statuses(tmp_path) == [("ok",)], "the ledger ended last"
 
 
-def test_the_blueprint_starts_the_procfile_and_forgets_nothing_that_was_spent() -> None:
+def test_the_blueprint_starts_the_procfile_and_forgets_no_spending() -> None:
     redis, web = yaml.safe_load((ROOT / "render.yaml").read_text())["services"]
     assert (redis["maxmemoryPolicy"], redis["ipAllowList"]) == ("noeviction", [])
     assert web["startCommand"] == "python -m scripts.serve"

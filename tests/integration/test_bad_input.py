@@ -356,7 +356,7 @@ def test_bug_09_neither_keys_nor_prompts_nor_vendors_bodies_are_in_the_log(gatew
 
 # "//": the short way hands it to gunicorn, as what is escaped; "/v1//": it does not.
 @pytest.mark.parametrize("lead", ["", "/v1/v1", "//v1", "/v1/", "/", "/openai/v1", "/%76%31"])
-def test_a_path_in_another_spelling_is_served_by_both_ways_through_the_server(gateway: Gateway, lead: str) -> None:
+def test_a_path_in_another_spelling_is_served_by_both_request_paths(gateway: Gateway, lead: str) -> None:
     assert post(gateway.port, chat("ok"), DEV_KEY, path=f"{lead}/chat/completions").status == 200
     assert ask(gateway.port, f"{lead}/models", DEV_KEY).status == 200
     assert ask(gateway.port, f"{lead}/models", "", headers={"Authorization": "x", "x-api-key": DEV_KEY}).status == 200

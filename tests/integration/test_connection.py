@@ -203,7 +203,7 @@ def test_a_head_of_any_length_is_not_taken_in(client: socket.socket) -> None:
     assert (response.status, json.loads(body)["code"]) == (431, "INVALID_REQUEST")
 
 
-def test_what_a_refused_request_leaves_unread_is_thrown_away_in_large_pieces(client: socket.socket) -> None:
+def test_the_unread_rest_of_a_refused_request_is_discarded_in_large_pieces(client: socket.socket) -> None:
     """gunicorn's pieces of 1 KiB, each of which moves all that was read ahead, cost ten times as much."""
 
     def cpu_s() -> float:
@@ -242,7 +242,7 @@ def test_a_stream_is_chunked_and_the_connection_goes_on(client: socket.socket) -
     assert client.recv(1) == b""
 
 
-def test_an_answer_is_never_longer_than_it_said_and_a_shorter_one_ends_the_connection(client: socket.socket) -> None:
+def test_an_answer_never_exceeds_its_length_and_a_shorter_one_disconnects(client: socket.socket) -> None:
     client.sendall(request("/long"))
     assert answer(client)[1] == b"fiv"
     client.sendall(request("/short"))

@@ -74,7 +74,7 @@ def test_fifty_messages_of_one_user_at_once_lose_nothing_of_each_other(gateway: 
     assert max(row["prompt_tokens"] for row in rows) > 50 * 10
 
 
-def test_bug_01_who_hangs_up_ends_the_upstream_call_and_keeps_what_was_shown(
+def test_bug_01_hanging_up_ends_the_upstream_call_and_keeps_what_was_shown(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(VENDOR.format(url=upstream.url, model="stream-40-20"))
@@ -87,9 +87,7 @@ def test_bug_01_who_hangs_up_ends_the_upstream_call_and_keeps_what_was_shown(
     assert [row["status"] for row in server.rows()] == ["aborted"]
 
 
-def test_bug_01_who_hangs_up_before_the_answer_ends_the_upstream_call_and_keeps_nothing(
-    gateway: Callable[..., Gateway], upstream: Upstream
-) -> None:
+def test_bug_01_hanging_up_before_the_answer_keeps_nothing(gateway: Callable[..., Gateway], upstream: Upstream) -> None:
     server = gateway(VENDOR.format(url=upstream.url, model="silent"))
     for stream in (False, True):
         body = json.dumps({"message": "Tell me", "user_id": "ann", "stream": stream}).encode()

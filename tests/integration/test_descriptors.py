@@ -54,7 +54,7 @@ def test_the_limit_is_raised_and_a_low_one_is_told(gateway: Callable[..., Gatewa
     assert "872" in told[0]
 
 
-def test_a_flood_of_connections_takes_no_descriptor_from_those_that_are_served(
+def test_a_flood_of_connections_takes_no_descriptor_from_served_ones(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url), workers=1, prefix=partial(limited, 600, 600))
@@ -90,7 +90,7 @@ server.serve_forever()
 """
 
 
-def test_an_accept_loop_without_descriptors_waits_for_some_and_keeps_who_is_there() -> None:
+def test_an_accept_loop_without_descriptors_waits_and_keeps_its_clients() -> None:
     port = free_port()
     process = subprocess.Popen([sys.executable, "-c", ECHO, str(port)], cwd=ROOT, stdout=-1, stderr=-2)
 

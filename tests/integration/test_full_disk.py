@@ -22,7 +22,7 @@ def on_a_disk_with_little_room(data_dir: Path) -> list[str]:
     return on_a_small_disk(data_dir / "prometheus", _ROOM_KB)
 
 
-def test_a_full_disk_kills_no_worker_and_figures_are_whole_again_when_it_has_room(
+def test_a_full_disk_kills_no_worker_and_figures_recover_with_room(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     config = CONFIG.format(url=upstream.url) + f"plans: {{{', '.join(f'plan-{n}: {{}}' for n in range(100))}}}\n"

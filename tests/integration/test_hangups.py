@@ -85,7 +85,7 @@ def completed(gateway: Gateway, request_id: str) -> list[int]:
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["short way", "general way"])
 @pytest.mark.parametrize("target", CALLS)
-def test_a_hang_up_before_the_headers_is_logged_as_499_and_never_as_an_error(
+def test_a_hang_up_before_the_headers_is_logged_as_499_not_as_an_error(
     gateway: Gateway, key: str, upstream: Upstream, target: str, chunked: bool, reset: bool
 ) -> None:
     before = len(gateway.log())

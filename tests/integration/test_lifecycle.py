@@ -45,7 +45,7 @@ def streaming(server: Gateway, headers: dict[str, str] | None = None) -> Answer:
     return post(server.port, chat("stream-100-50", stream=True), DEV_KEY, headers=headers)
 
 
-def test_a_reload_under_load_drops_nothing_and_brings_the_new_configuration(
+def test_a_reload_under_load_drops_nothing_and_applies_the_new_config(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     config = CONFIG.format(url=upstream.url, drain_s=30)
@@ -125,7 +125,7 @@ def test_a_stopping_gateway_finishes_its_streams_and_takes_nothing_new(
     assert Counter(row["status"] for row in server.rows()) == {"ok": 10}
 
 
-def test_a_handed_over_connection_is_served_while_the_gateway_stops_and_idle_does_not_hold_it(
+def test_a_handed_over_connection_is_served_while_the_gateway_stops(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url, drain_s=60), workers=1)

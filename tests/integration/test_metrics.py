@@ -71,7 +71,7 @@ def test_bug_13_counters_never_run_backwards_and_dead_gauges_go(
     told(server, "llm_requests_total", labels, 61)
 
 
-def test_the_processes_and_what_they_may_use_are_told_for_all_workers_together(
+def test_processes_and_their_limits_are_reported_for_all_workers_together(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url))

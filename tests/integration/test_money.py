@@ -114,7 +114,7 @@ def test_bug_06_cached_and_reasoning_tokens_have_their_own_rates(gateway: Gatewa
     assert (row["cost_nanousd"], row["cached_tokens"], row["reasoning_tokens"]) == (9_600_000, 400, 60)
 
 
-def test_bug_06_an_unpriced_model_is_refused_under_a_budget_and_flagged_without(gateway: Gateway) -> None:
+def test_bug_06_an_unpriced_model_is_refused_under_a_budget_else_flagged(gateway: Gateway) -> None:
     refused = post(gateway.port, chat("nobody-knows-its-price"), gateway.create_key(plan="budget"))
     assert (refused.status, refused.code, refused.json["error"]["param"]) == (403, "FORBIDDEN", "model")
     key = gateway.create_key()
@@ -136,9 +136,7 @@ def test_identical_calls_at_once_make_one_upstream_call(gateway: Gateway, upstre
     assert b'"cached":true' in streamed.body
 
 
-def test_identical_calls_whose_answer_is_too_long_to_keep_do_not_wait_in_line(
-    gateway: Gateway, upstream: Upstream
-) -> None:
+def test_identical_calls_with_an_answer_too_long_to_keep_do_not_queue(gateway: Gateway, upstream: Upstream) -> None:
     key = gateway.create_key()
     body = chat("slow-1000-300", content=f"asked at {time.time()}", temperature=0)
     began = time.monotonic()
@@ -191,7 +189,7 @@ def test_a_request_id_that_is_used_twice_is_two_rows(gateway: Gateway) -> None:
     assert len(gateway.rows(f"key_id = '{key_id(gateway, key)}' and request_id = 'mine-1'")) == 2
 
 
-def test_every_redis_key_begins_with_penstock_and_all_but_counted_ones_expire(gateway: Gateway) -> None:
+def test_redis_keys_begin_with_penstock_and_all_but_counted_ones_expire(gateway: Gateway) -> None:
     redis = gateway.services.redis
     keys = [key.decode() for key in redis.execute("KEYS", "*")]
     assert all(key.startswith("penstock:") for key in keys)

@@ -57,7 +57,7 @@ def test_the_rules_are_sound_and_fire_when_they_must_and_only_then() -> None:
     promtool("test", "rules", "tests/alerts.yml")
 
 
-def test_every_alert_is_tested_and_leads_to_a_page_for_the_person_who_is_paged() -> None:
+def test_every_alert_is_tested_and_leads_to_a_page_of_the_runbook() -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "rules" / "alerts.yml").read_text())
     alerts = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"]}
     assert len(alerts) >= 12

@@ -187,7 +187,7 @@ def test_what_is_no_request_at_all_is_an_error_like_any_other(edge: Edge, sent: 
     client.close()
 
 
-def test_a_method_an_address_and_a_version_that_are_none_are_errors_like_any_other(edge: Edge) -> None:
+def test_a_bad_method_address_or_version_is_an_error_like_any_other(edge: Edge) -> None:
     for line, status in (("TRACE / HTTP/1.1", 405), (f"GET /{'a' * 20_000} HTTP/1.1", 414), ("GET / HTTP/4.0", 505)):
         client = edge.connect()
         client.sendall(f"{line}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())

@@ -54,7 +54,7 @@ def test_connections_to_the_gateways_are_kept(nginx: str, by_name: bool, tmp_pat
     assert (gateway.met["GET"], gateway.met["connections"]) == (21, connections)
 
 
-def test_what_is_safe_to_repeat_goes_to_another_gateway_and_nothing_else_does(
+def test_only_what_is_safe_to_repeat_goes_to_another_gateway(
     nginx: str, pair: tuple[Backend, Backend], tmp_path: Path
 ) -> None:
     broken, sound = pair

@@ -141,7 +141,7 @@ def test_a_running_batch_is_cancelled(
     assert len({row["call_id"] for row in rows}) == len(rows) < LINES
 
 
-def test_a_worker_that_is_killed_in_the_middle_costs_no_line_and_repeats_none(
+def test_a_worker_killed_in_the_middle_loses_no_line_and_repeats_none(
     server: Callable[[float], Gateway], sdk: Callable[[Gateway], OpenAI], lines: Path
 ) -> None:
     running = server(0.05)

@@ -88,9 +88,7 @@ def test_a_killed_workers_jobs_run_again_and_are_charged_once(server: Gateway, u
     assert {row["status"] for row in rows} == {"ok"}
 
 
-def test_a_worker_that_is_told_to_stop_ends_what_it_runs_and_takes_nothing_more(
-    server: Gateway, upstream: Upstream
-) -> None:
+def test_a_worker_told_to_stop_ends_what_it_runs_and_takes_no_more(server: Gateway, upstream: Upstream) -> None:
     worker = QueueWorker(server, threads=2).start()
     ids = [submitted(server, "slow-1500") for _ in range(4)]
     wait_for(lambda: upstream.served().get("calls") == 2)
@@ -119,7 +117,7 @@ def test_a_full_queue_outlives_a_restart_of_redis(
     assert sorted(row["call_id"] for row in server.rows()) == sorted(taken)
 
 
-def test_ten_thousand_submits_against_a_bound_are_refused_cheaply_and_keep_nothing(
+def test_submits_against_a_full_queue_are_refused_cheaply_and_keep_nothing(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url, max_jobs=500))

@@ -142,7 +142,7 @@ def test_a_refused_key_is_one_line_with_the_gateways_code(running: Gateway) -> N
     assert done.stderr == b"Error: INVALID_API_KEY: Incorrect API key provided.\n"
 
 
-def test_ctrl_c_stops_the_answer_and_its_upstream_call_and_at_the_prompt_it_ends(
+def test_ctrl_c_stops_the_answer_and_at_the_prompt_it_ends_the_program(
     running: Gateway, upstream: Upstream, terminal: Callable[..., Terminal]
 ) -> None:
     chat = terminal("chat", "--model", "stream-5000-10", "--verbose")

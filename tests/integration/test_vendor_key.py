@@ -32,7 +32,7 @@ def post(gateway: Gateway, path: str, body: dict[str, Any], key: str = DEV_KEY) 
         return json.loads(answer.read()), answer.headers
 
 
-def test_with_a_vendors_key_everything_that_names_no_model_goes_to_the_vendor(
+def test_with_a_vendors_key_calls_without_a_model_go_to_the_vendor(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     prices = 'openai: {"*": {prompt: 1, completion: 2}}'
@@ -63,7 +63,7 @@ def test_with_a_vendors_key_everything_that_names_no_model_goes_to_the_vendor(
 
 
 @pytest.mark.parametrize("key", ["", "  "])
-def test_without_a_key_the_demo_model_answers_and_the_others_say_what_to_set(
+def test_without_a_key_the_demo_model_answers_and_others_say_what_to_set(
     gateway: Callable[..., Gateway], upstream: Upstream, key: str
 ) -> None:
     started = gateway(shipped(upstream), env={"OPENAI_API_KEY": key})

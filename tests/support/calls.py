@@ -12,7 +12,7 @@ from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
 from app.gateway.cache import Cache
@@ -23,7 +23,7 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
-from app.providers.base import ChatCall, EmbedCall, ProviderAnswer
+from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -83,7 +83,7 @@ class Clock:
 
 
 class Streamed:
-    """An `AnswerStream` of these blocks; the clock moves before each one but the first, and before the end, which
+    """An `ProviderStream` of these blocks; the clock moves before each one but the first, and before the end, which
     `fails` may take the place of."""
 
     def __init__(
@@ -129,13 +129,13 @@ class Vendor:
         self.calls: list[ChatCall | EmbedCall] = []
         self.streams: list[Streamed] = []
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         self._begin(call)
-        return ProviderAnswer(self.body, self.usage, self.text_bytes)
+        return ProviderResponse(self.body, self.usage, self.text_bytes)
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         self._begin(call)
-        return ProviderAnswer(self.body, self.usage)
+        return ProviderResponse(self.body, self.usage)
 
     def stream(self, call: ChatCall) -> Streamed:
         self._begin(call)

@@ -148,7 +148,7 @@ def refused(gate: Gate, **ask: Any) -> RateLimited:
 # --- an admission of which nobody knows whether it happened
 
 
-def test_an_admission_whose_answer_is_lost_gives_back_all_that_it_took_and_nothing_of_others(
+def test_an_admission_with_a_lost_answer_gives_back_exactly_what_it_took(
     gate: Callable[..., Gate],
 ) -> None:
     everything = gate(**EVERYTHING)
@@ -168,7 +168,7 @@ def test_an_admission_whose_answer_is_lost_gives_back_all_that_it_took_and_nothi
     assert not follows, "nobody flies for it"
 
 
-def test_a_queued_admission_whose_answer_is_lost_leaves_the_queues_reservations_too(gate: Callable[..., Gate]) -> None:
+def test_a_queued_admission_with_a_lost_answer_leaves_the_queue_too(gate: Callable[..., Gate]) -> None:
     everything = gate(**EVERYTHING)
     everything.admission.begin()
     before = everything.holdings()
@@ -326,7 +326,7 @@ def test_a_queued_call_takes_no_slot_and_is_remembered_for_a_day(gate: Callable[
 # --- who is let in
 
 
-def test_a_key_that_changes_while_it_is_looked_up_is_let_in_as_it_was_read_last(gate: Callable[..., Gate]) -> None:
+def test_a_key_that_changes_during_its_lookup_is_admitted_as_read_last(gate: Callable[..., Gate]) -> None:
     changing = gate(plans={"new": {"tokens_per_day": 7}})
     changing.redis.execute("SET", "penstock:key:h", "what Redis has now")
     known = replace(CALLER, key_hash="h", record=b"old", plan="default")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.features.answer_text import said, words_of
+from app.features.answer_text import streamed_text, text_and_usage
 
 
 def completion(**message: Any) -> bytes:
@@ -29,12 +29,12 @@ def completion(**message: Any) -> bytes:
     ],
 )
 def test_a_completions_words_and_usage(body: bytes, words: str) -> None:
-    assert said(body) == (words, {"total_tokens": 3})
+    assert text_and_usage(body) == (words, {"total_tokens": 3})
 
 
 @pytest.mark.parametrize("body", [b'{"choices":[]}', b'{"choices":[{}],"usage":7}', b"{}", b"[]", b"[" * 10_000, b"{"])
 def test_what_says_nothing_is_silence(body: bytes) -> None:
-    assert said(body) == ("", None)
+    assert text_and_usage(body) == ("", None)
 
 
 def test_the_words_of_a_block_of_events() -> None:
@@ -47,5 +47,5 @@ def test_the_words_of_a_block_of_events() -> None:
         ["odd"],
     ]
     block = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
-    assert words_of(block) == "Hello ?"
-    assert words_of(b"") == ""
+    assert streamed_text(block) == "Hello ?"
+    assert streamed_text(b"") == ""

@@ -100,7 +100,7 @@ def test_a_backup_is_one_moment_of_a_ledger_that_is_being_written(
     assert (tmp_path / "copy-0.db").stat().st_mode & 0o077 == 0
 
 
-def test_a_restore_brings_back_what_the_backup_holds_and_keeps_what_was_there(
+def test_a_restore_brings_back_the_backup_and_keeps_what_was_there(
     ledger: Ledger, backups: Backups, database: Database, live: Path, tmp_path: Path
 ) -> None:
     ledger.write([call("old")])
@@ -181,12 +181,12 @@ def test_a_key_revoked_since_the_backup_stays_revoked_also_for_redis(
     assert found.name == "good"
 
 
-def test_nobody_restores_under_a_ledger_process_and_none_starts_during_a_restore(
+def test_no_restore_beside_a_ledger_process_and_no_such_start_during_one(
     backups: Backups, database: Database, ledger: Ledger, live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backups.back_up(tmp_path / "copy.db")
     ledger.write([call("a")])
-    with backups.kept_out(), backups.kept_out():
+    with backups.hold_off_restores(), backups.hold_off_restores():
         with pytest.raises(StoreUnavailable, match="a ledger process runs on it; stop that first"):
             backups.restore(tmp_path / "copy.db")
         backups.back_up(tmp_path / "another.db")
@@ -194,7 +194,7 @@ def test_nobody_restores_under_a_ledger_process_and_none_starts_during_a_restore
     refused: list[str] = []
 
     def try_to_run(*_: object) -> list[tuple[str, float]]:
-        with pytest.raises(StoreUnavailable, match="it is being restored") as refusal, backups.kept_out():
+        with pytest.raises(StoreUnavailable, match="it is being restored") as refusal, backups.hold_off_restores():
             pass
         refused.append(str(refusal.value))
         return []
@@ -290,7 +290,7 @@ def test_a_server_database_has_tools_of_its_own(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Database, "file", None)
     with pytest.raises(ConfigError, match="is not SQLite"):
         Backups(database=database).back_up(tmp_path / "copy.db")
-    with Backups(database=database).kept_out():
+    with Backups(database=database).hold_off_restores():
         pass
 
 

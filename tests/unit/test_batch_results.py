@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "batch_1.results"
 
 
-def test_entries_come_in_the_order_of_the_lines_whatever_order_they_ended_in(tmp_path: Path) -> None:
+def test_entries_come_in_the_order_of_the_lines_however_they_ended(tmp_path: Path) -> None:
     results = claim(tmp_path, begun=False)
     results.add([row(70), row(3), row(5, ok=False)])
     results.add([row(1)])
@@ -71,7 +71,7 @@ def test_one_holds_them_until_it_lets_go(tmp_path: Path) -> None:
     assert kept(claim(tmp_path)) == [row(1).entry + b"\n"]
 
 
-def test_what_is_removed_is_gone_and_those_of_a_batch_that_has_begun_are_not_made_anew(tmp_path: Path) -> None:
+def test_removed_results_are_gone_and_those_of_a_begun_batch_not_made_anew(tmp_path: Path) -> None:
     results = claim(tmp_path, begun=False)
     results.remove()
     assert list(tmp_path.iterdir()) == []

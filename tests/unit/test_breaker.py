@@ -83,7 +83,7 @@ def test_the_failures_of_others_decide_and_not_a_single_one_of_many() -> None:
     assert not breaker.allows("d")
 
 
-def test_a_threshold_of_one_closes_it_to_the_caller_at_once_and_to_all_with_the_next(clock: Clock) -> None:
+def test_a_threshold_of_one_closes_it_to_the_caller_and_then_to_all(clock: Clock) -> None:
     breaker = Breaker(threshold=1, cooldown_s=1, clock=clock)
     fail(breaker, "a")
     assert (breaker.allows("a"), breaker.allows("b")) == (False, True)
@@ -208,7 +208,7 @@ def test_a_call_that_began_before_it_opened_does_not_keep_it_open(breaker: Break
 # A vendor that asks to be left alone
 
 
-def test_a_vendor_that_asked_a_caller_to_wait_is_left_alone_by_it_for_so_long(breaker: Breaker, clock: Clock) -> None:
+def test_a_caller_leaves_a_vendor_alone_for_as_long_as_it_was_told_to(breaker: Breaker, clock: Clock) -> None:
     breaker.hold_off("a", 7)
     assert (breaker.allows("a"), breaker.hold_off_s("a"), breaker.state) == (False, 7, "closed")
     clock.now += 6.5

@@ -113,14 +113,14 @@ def test_an_answer_that_may_be_kept_lets_nobody_go(queue: Queue) -> None:
     assert queue.wait() == b"kept"
 
 
-def test_a_call_that_has_no_part_in_the_cache_says_nothing_about_its_answer(queue: Queue) -> None:
+def test_a_call_that_bypasses_the_cache_says_nothing_about_its_answer(queue: Queue) -> None:
     call = queue.call()
     call.ask.single_flight = False
     queue.cache.cacheable(call, b"x" * 1025)
     assert queue.redis.execute("KEYS", "penstock:unkept:*") == []
 
 
-def test_when_the_leader_fails_one_call_takes_its_place_and_the_others_wait_for_that_one(queue: Queue) -> None:
+def test_when_the_leader_fails_one_call_takes_its_place_for_the_others(queue: Queue) -> None:
     queue.at(1.0, queue.lands)
     assert queue.wait("call_1") is None
     assert queue.holder() == b"call_1"

@@ -115,7 +115,7 @@ def test_an_entry_has_a_most_and_a_time() -> None:
     assert (found.max_entry_bytes, found.ttl_s) == (1024, 7)
 
 
-def test_that_an_answer_is_not_kept_is_known_for_as_long_as_it_would_have_been_kept(redis: Redis) -> None:
+def test_an_answer_not_kept_is_remembered_as_long_as_it_would_be_kept(redis: Redis) -> None:
     waiting = Waiting(redis, ttl_s=7)
     waiting.cache.mark_uncacheable(waiting.call(single_flight=True))
     [key] = redis.execute("KEYS", "penstock:unkept:*")
@@ -132,7 +132,7 @@ def test_that_an_answer_is_not_kept_is_known_for_as_long_as_it_would_have_been_k
         b'{"id":"1","x":[1.50,{"id":"kept"}],"created":5,"id":"2","cached":false}',
     ],
 )
-def test_a_cached_answer_says_so_under_an_id_of_its_own_wherever_the_first_ones_stood(answer: bytes) -> None:
+def test_a_cached_answer_says_so_and_has_an_id_of_its_own(answer: bytes) -> None:
     found = as_cache_hit(answer, call_id="req_b", created=7)
     expected = {"id": "chatcmpl-req_b", "created": 7, "cached": True, "x": [1.5, {"id": "kept"}]}
     assert json.loads(found) == expected

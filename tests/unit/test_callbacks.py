@@ -16,8 +16,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from app.errors import InvalidRequest
-from app.jobs.callbacks import Callbacks, Undelivered
+from app.errors import CallbackUndelivered, InvalidRequest
+from app.jobs.callbacks import CallbackSender
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two characters").decode()
 NOW = 1_800_000_000.0
@@ -65,8 +65,8 @@ def server_that(
         thread.join()
 
 
-def callbacks(*allow: str, resolve: Callable[[str, int], list[str]] | None = None) -> Callbacks:
-    return Callbacks(secret=SECRET, allow=allow, resolve=resolve)
+def callbacks(*allow: str, resolve: Callable[[str, int], list[str]] | None = None) -> CallbackSender:
+    return CallbackSender(secret=SECRET, allow=allow, resolve=resolve)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def callbacks(*allow: str, resolve: Callable[[str, int], list[str]] | None = Non
         "http://[::]/",
     ],
 )
-def test_bug_08_a_callback_to_what_is_not_public_is_refused_when_it_is_named(url: str) -> None:
+def test_bug_08_a_callback_to_a_non_public_address_is_refused_when_named(url: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         callbacks().check(url)
     assert refused.value.param == "callback_url"
@@ -128,20 +128,20 @@ def test_a_public_url_is_taken(url: str) -> None:
 
 def test_without_a_secret_there_are_no_callbacks() -> None:
     with pytest.raises(InvalidRequest, match="CALLBACK_SECRET"):
-        Callbacks(secret=None, allow=()).check("https://example.org/")
+        CallbackSender(secret=None, allow=()).check("https://example.org/")
 
 
 @pytest.mark.parametrize(
     "addresses",
     [["127.0.0.1"], ["169.254.169.254"], ["93.184.216.34", "10.0.0.7"], ["::ffff:10.0.0.7"], ["fe80::1%eth0"]],
 )
-def test_bug_08_a_name_that_means_a_private_address_is_refused_whatever_else_it_means(addresses: list[str]) -> None:
+def test_bug_08_a_name_with_one_private_address_among_others_is_refused(addresses: list[str]) -> None:
     found = callbacks(resolve=lambda host, port: addresses)
     with pytest.raises(InvalidRequest, match="not public"):
         found.deliver("http://innocent.example/", "evt_1", b"{}", now=NOW)
 
 
-def test_bug_08_it_goes_to_the_address_that_was_checked_and_asks_the_resolver_once() -> None:
+def test_bug_08_it_goes_to_the_checked_address_and_resolves_the_name_once() -> None:
     asked: list[str] = []
     requests: list[bytes] = []
 
@@ -174,24 +174,24 @@ def test_the_official_sdk_verifies_the_signature() -> None:
 @pytest.mark.parametrize(
     "status", [b"302 Found\r\nLocation: http://169.254.169.254/", b"301 Moved\r\nLocation: /", b"500 Oops", b"404 No"]
 )
-def test_bug_08_what_is_not_2xx_is_not_delivered_and_a_redirect_is_not_followed(status: bytes) -> None:
+def test_bug_08_only_2xx_is_delivered_and_a_redirect_is_not_followed(status: bytes) -> None:
     requests: list[bytes] = []
     answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
-    with server_that(lambda sock: sock.sendall(answer), requests) as url, pytest.raises(Undelivered):
+    with server_that(lambda sock: sock.sendall(answer), requests) as url, pytest.raises(CallbackUndelivered):
         callbacks("127.0.0.1").deliver(url, "evt_1", b"{}", now=NOW)
     assert len(requests) == 1
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"])
 def test_what_is_no_answer_is_not_delivered(answer: bytes) -> None:
-    with server_that(lambda sock: sock.sendall(answer)) as url, pytest.raises(Undelivered):
+    with server_that(lambda sock: sock.sendall(answer)) as url, pytest.raises(CallbackUndelivered):
         callbacks("127.0.0.1").deliver(url, "evt_1", b"{}", now=NOW)
 
 
 def test_a_server_that_is_not_there_is_undelivered() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        with pytest.raises(Undelivered):
+        with pytest.raises(CallbackUndelivered):
             callbacks("127.0.0.1").deliver(f"http://127.0.0.1:{closed.getsockname()[1]}/", "e", b"{}", now=NOW)
 
 
@@ -199,13 +199,14 @@ def test_a_name_without_an_address_is_undelivered() -> None:
     def resolve(host: str, port: int) -> list[str]:
         raise socket.gaierror
 
-    with pytest.raises(Undelivered):
+    with pytest.raises(CallbackUndelivered):
         callbacks(resolve=resolve).deliver("https://nowhere.example/", "e", b"{}", now=NOW)
 
 
 DRIP = """
 from gevent import monkey; monkey.patch_all()
 import gevent, socket
+from app.errors import CallbackUndelivered
 from app.jobs import callbacks
 callbacks._TOTAL_S = 0.3
 server = socket.create_server(("127.0.0.1", 0))
@@ -217,8 +218,8 @@ def drip():
 gevent.spawn(drip)
 try:
     url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-    callbacks.Callbacks(secret="s", allow=("127.0.0.1",)).deliver(url, "e", b"{}", now=1.0)
-except callbacks.Undelivered as exc:
+    callbacks.CallbackSender(secret="s", allow=("127.0.0.1",)).deliver(url, "e", b"{}", now=1.0)
+except CallbackUndelivered as exc:
     print(exc)
 """
 
@@ -259,7 +260,7 @@ def test_a_certificate_that_nobody_vouches_for_is_not_delivered_to(tmp_path: Pat
     requests: list[bytes] = []
     with (
         server_that(lambda sock: sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n"), requests, tls=context) as url,
-        pytest.raises(Undelivered, match="SSLCertVerificationError"),
+        pytest.raises(CallbackUndelivered, match="SSLCertVerificationError"),
     ):
         callbacks("127.0.0.1").deliver(url, "evt_1", b"{}", now=NOW)
     assert requests == []
@@ -278,13 +279,14 @@ _socket.getaddrinfo = hang  # before gevent takes it: what runs in threads, whoe
 wake = release.set
 from gevent import monkey; monkey.patch_all()
 import gevent
+from app.errors import CallbackUndelivered
 from app.jobs import callbacks
 callbacks._TOTAL_S = 0.3
-sender = callbacks.Callbacks(secret="s", allow=())
+sender = callbacks.CallbackSender(secret="s", allow=())
 def deliver():
     try:
         sender.deliver("https://hangs.example/", "e", b"{}", now=1.0)
-    except callbacks.Undelivered as exc:
+    except CallbackUndelivered as exc:
         return str(exc)
 greenlets = [gevent.spawn(deliver) for _ in range(20)]
 with gevent.Timeout(10):
@@ -294,7 +296,7 @@ wake()
 """
 
 
-def test_a_resolver_that_hangs_holds_a_callback_within_its_limit_and_no_provider() -> None:
+def test_a_resolver_that_hangs_holds_a_callback_briefly_and_no_provider() -> None:
     command = [sys.executable, "-c", HANGING_RESOLVER]
     found = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
     assert found.stdout.splitlines() == ["{'The callback took too long.'}", "True"], found.stderr

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from app.api.headers import call_headers
 from app.domain.charges import ChargedAttempt
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import (
     BudgetExceeded,
     ClientGone,
@@ -90,7 +90,7 @@ def test_embeddings_and_answers_from_the_cache_are_timed_too(house: House) -> No
 
 def test_a_job_is_timed_from_when_it_runs(house: House) -> None:
     house.vendors["up"].takes_s = 1.5
-    held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, chat(), house.context(), for_s=600)
     house.clock.step(40)
     house.pipeline.resume(CALLER, chat(), held, house.context().cancel, stays_open=lambda _: False)
     has(only_row(house), latency_ms=1500.0, job_id="call_1")
@@ -153,7 +153,7 @@ def test_what_a_call_was_is_counted_in_the_metrics(house: House) -> None:
     assert house.metric("llm_cache_requests_total", result="bypass") == 1
 
 
-def test_an_answer_without_usage_is_estimated_from_what_was_sent_and_written(house: House) -> None:
+def test_an_answer_without_usage_is_estimated_from_both_texts(house: House) -> None:
     vendor = house.vendors["up"]
     vendor.usage, vendor.text_bytes = None, 81
     request = chat()
@@ -212,7 +212,7 @@ def test_a_refused_call_costs_nothing_and_says_so(house: House) -> None:
     assert (told["code"], told["status"], told["log_level"]) == ("INVALID_REQUEST", "error", "warning")
 
 
-def test_a_bug_leaves_a_row_that_charges_what_the_provider_may_bill_and_nothing_reserved(house: House) -> None:
+def test_a_bug_leaves_a_row_with_the_possible_bill_and_nothing_reserved(house: House) -> None:
     house.vendors["up"].fails = [ZeroDivisionError()]
     request = chat(max_tokens=9)
     with pytest.raises(ZeroDivisionError):
@@ -265,7 +265,7 @@ def test_while_a_call_runs_its_tokens_are_reserved_as_likely(house: House) -> No
     assert (house.counted("tokens_per_day"), house.counted("requests_per_day")) == (150, 5)
 
 
-def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_dearest_target(house: House) -> None:
+def test_while_a_call_runs_a_budget_holds_its_most_at_the_dearest_target(house: House) -> None:
     """The bytes of the body are the most tokens that its prompt can have, and 8 a message for the template."""
     seen: list[int] = []
     house.vendors["up"].meanwhile = lambda: seen.append(house.counted("budget_usd_per_month"))
@@ -281,7 +281,7 @@ def test_while_a_call_runs_a_budget_holds_the_most_that_it_can_cost_at_the_deare
         spent = house.counted("budget_usd_per_month")
 
 
-def test_under_a_budget_a_price_that_nobody_knows_is_refused_before_anybody_is_asked(house: House) -> None:
+def test_under_a_budget_an_unknown_price_is_refused_before_any_call(house: House) -> None:
     for model in ("unknown", "half-known"):
         with pytest.raises(Forbidden) as refusal:
             house.pipeline.chat(POOR, chat(model), house.context())
@@ -331,7 +331,7 @@ def test_a_worker_that_dies_leaves_a_row_as_likely(house: House) -> None:
     )
 
 
-def test_a_call_may_take_as_long_as_configured_and_its_reservation_a_little_longer(house: House) -> None:
+def test_a_call_has_the_configured_time_and_its_reservation_a_little_more(house: House) -> None:
     vendor = house.vendors["up"]
     vendor.meanwhile = lambda: open_until.append(_latest_deadline(house))
     open_until: list[float] = []
@@ -382,7 +382,7 @@ def test_a_call_has_its_slot_until_it_is_settled(house: House) -> None:
 
 def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
     request = chat(max_tokens=9)
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     assert house.counted("tokens_per_day") == len(request.raw) // 4 + 1 + 9
     assert house.redis.execute("ZCARD", "penstock:running:key_1") == 0, "it does not run yet"
     assert house.rows() == []
@@ -396,9 +396,9 @@ def test_a_held_call_runs_once_with_what_it_reserved_then(house: House) -> None:
     assert house.lose() == 0
 
 
-def test_a_held_call_that_will_not_run_gives_back_everything_but_its_request(house: House) -> None:
-    held = house.pipeline.hold(CALLER, chat(), house.context(), for_s=600)
-    house.pipeline.drop(held, "aborted", 499)
+def test_a_deferred_call_that_will_not_run_gives_back_all_but_its_request(house: House) -> None:
+    held = house.pipeline.defer(CALLER, chat(), house.context(), for_s=600)
+    house.pipeline.abandon(held, "aborted", 499)
     has(
         only_row(house),
         status="aborted",
@@ -415,7 +415,7 @@ def test_a_held_call_that_will_not_run_gives_back_everything_but_its_request(hou
 
 def test_a_held_call_that_is_to_be_tried_again_stays_open(house: House) -> None:
     request = chat()
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     down = UpstreamUnavailable("down", provider="up", kind="status_5xx")
     house.vendors["up"].fails = [down, down]
     with pytest.raises(UpstreamError):
@@ -428,7 +428,7 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(house: House) -> None:
 
 
 def test_a_held_call_is_lost_only_after_its_time(house: House) -> None:
-    house.pipeline.hold(CALLER, chat(), house.context(), for_s=7200, reservations=reservations_of(QUEUE))
+    house.pipeline.defer(CALLER, chat(), house.context(), for_s=7200, reservations=reservations_of(QUEUE))
     assert house.lose() == 0
     assert house.lose() == 1
     has(only_row(house), status="lost", job_id="call_1")
@@ -438,12 +438,12 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(house: House) 
     request = chat(temperature=0)
     replies = []
     for _ in range(2):
-        held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+        held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
         replies.append(house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: False))
     assert [reply.report.cache for reply in replies] == ["miss", "hit"]
     assert [row["cache"] for row in house.rows()] == ["miss", "hit"]
     assert len(house.vendors["up"].calls) == 1
-    held = house.pipeline.hold(CALLER, request, house.context(read_cache=False), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(read_cache=False), for_s=600)
     reply = house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: False)
     assert reply.report.cache == "bypass"
 
@@ -451,7 +451,7 @@ def test_a_held_calls_answer_may_come_from_the_cache_and_go_there(house: House) 
 # --- attempts that gave no answer
 
 
-def test_an_attempt_that_the_provider_may_bill_is_charged_beside_the_answer_that_came(house: House) -> None:
+def test_an_attempt_that_may_be_billed_is_charged_beside_the_answer(house: House) -> None:
     house.vendors["up"].fails = [UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)]
     request = chat("safe", max_tokens=9)
     house.pipeline.chat(CALLER, request, house.context())
@@ -506,7 +506,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(house: House) 
 
 def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) -> None:
     request = chat(max_tokens=9)
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     slow = UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)
     house.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
@@ -518,11 +518,11 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(house: House) 
     has(only_row(house), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(house)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 
-    held = house.pipeline.hold(CALLER, request, house.context(), for_s=600)
+    held = house.pipeline.defer(CALLER, request, house.context(), for_s=600)
     house.vendors["up"].fails = [slow]
     with pytest.raises(UpstreamTimeout):
         house.pipeline.resume(CALLER, request, held, house.context().cancel, stays_open=lambda _: True)
-    house.pipeline.drop(held, "error", 504)
+    house.pipeline.abandon(held, "error", 504)
     has(
         house.rows()[1],
         status="error",

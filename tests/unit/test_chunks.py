@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.gateway.chunks import from_completion, to_completion
 
 USAGE = Usage(10, 5, cached_tokens=4, reasoning_tokens=2)
@@ -138,7 +138,7 @@ def test_a_replayed_answer_is_marked_and_ends_as_a_stream_does() -> None:
     assert (last["choices"], last["usage"]) == ([], {"total_tokens": 3})
 
 
-def test_an_answer_with_less_in_it_than_it_should_have_is_replayed_all_the_same() -> None:
+def test_an_answer_with_less_in_it_than_it_should_have_is_replayed_anyway() -> None:
     head, tail = events({"choices": [{"message": {"content": "Hi"}}]})
     assert head["choices"][0]["delta"] == {"content": "Hi"}
     assert tail["choices"][0]["finish_reason"] == "stop"

@@ -17,11 +17,11 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import one_line_errors, register
-from app.cli.command import StopSignal
 from app.cli.rendering import moment
 from app.domain.identity import Role, hash_key, is_well_formed
 from app.errors import ConfigError
 from app.settings import load_settings
+from app.stop_signal import StopSignal
 from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger

@@ -21,7 +21,7 @@ from app.cli import register
 from app.cli.chat import _Screen, own_url
 from app.cli.chat_client import ChatClient
 from app.cli.rendering import harmless
-from app.runfile import Run, RunFile
+from app.runfile import RunFile, RunningGateway
 from app.services import build_services
 from app.settings import load_settings
 from tests.support.upstream import Upstream
@@ -139,7 +139,7 @@ def test_one_question_is_answered_on_standard_output_and_nothing_else(
         (["fast", "auto"], ["--model", "smart"], "smart"),
     ],
 )
-def test_the_model_is_the_named_one_or_auto_or_the_first_that_the_key_may_use(
+def test_the_model_is_the_named_one_or_auto_or_the_first_allowed_one(
     chat: Callable[..., Result], played: Played, offered: list[str], options: list[str], asked: str
 ) -> None:
     played.models = offered
@@ -251,9 +251,7 @@ def test_without_any_key_the_command_says_where_to_put_one(tmp_path: Path) -> No
     assert "There is no key: --key or PENSTOCK_KEY" in failed(app.test_cli_runner().invoke(args=["chat", "Hi"]))
 
 
-def test_a_question_that_the_gateway_would_refuse_for_its_length_is_not_read_to_its_end(
-    chat: Callable[..., Result], played: Played
-) -> None:
+def test_a_question_that_is_too_long_is_not_read_to_its_end(chat: Callable[..., Result], played: Played) -> None:
     assert "longer than 10485760 bytes" in failed(chat(stdin="x" * 10_485_761))
     assert played.asked == []
 
@@ -332,9 +330,9 @@ def test_the_gateway_of_the_settings_is_found_where_it_listens(tmp_path: Path, h
     assert own_url(services) == url
 
 
-def test_the_gateway_that_runs_on_this_data_dir_is_found_unless_port_says_otherwise(tmp_path: Path) -> None:
+def test_the_gateway_of_this_data_dir_is_found_unless_port_says_otherwise(tmp_path: Path) -> None:
     held = RunFile(tmp_path)
-    held.write(Run(1, "0.0.0.0", 9000))
+    held.write(RunningGateway(1, "0.0.0.0", 9000))
 
     def url(**environ: str) -> str:
         services: Any = SimpleNamespace(settings=load_settings({"DATA_DIR": str(tmp_path), **environ}))

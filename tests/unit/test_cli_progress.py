@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
-from app.store.job_types import QueueDepth
+from app.store.job_records import QueueDepth
 
 
 class Screen(io.StringIO):

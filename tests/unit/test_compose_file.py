@@ -39,7 +39,7 @@ def test_nothing_needs_a_file_that_a_clone_does_not_have() -> None:
 
 
 @pytest.mark.parametrize("variable", sorted(documented() - OF_MAKE_RUN))
-def test_every_documented_variable_reaches_the_containers_or_is_fixed_there(variable: str) -> None:
+def test_every_documented_variable_reaches_the_containers_or_is_fixed(variable: str) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     fixed = compose()["services"]["gateway"]["environment"] | compose()["services"]["worker"]["environment"]
     assert f"${{{variable}:-" in text or variable in fixed

@@ -22,7 +22,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def test_each_line_has_its_process_in_front_and_a_piece_of_one_waits_for_the_rest(pipe: tuple[int, int]) -> None:
+def test_each_line_is_shown_with_its_process_and_a_partial_one_waits(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
     printed = Printed(console, "worker", width=7, number=0)
     printed.feed(b"one\ntw")

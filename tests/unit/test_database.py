@@ -29,7 +29,7 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) 
         assert compare_metadata(context, metadata) == []
 
 
-def test_migrating_makes_the_directory_and_turns_wal_on_and_may_be_repeated(tmp_path: Path) -> None:
+def test_migrating_makes_the_directory_enables_wal_and_can_be_repeated(tmp_path: Path) -> None:
     path = tmp_path / "not there yet" / "with 100%" / "ledger.db"
     database = Database(f"sqlite:///{path}")
     database.migrate()
@@ -133,7 +133,7 @@ def test_a_database_that_was_never_migrated_is_not_ready(tmp_path: Path) -> None
         Database(f"sqlite:///{tmp_path}/ledger.db").ping()
 
 
-def test_a_failed_write_is_rolled_back_and_its_error_shows_neither_statement_nor_values(database: Database) -> None:
+def test_a_failed_write_is_rolled_back_and_its_error_shows_no_statement(database: Database) -> None:
     twice = [{**_entry("my-secret"), "id": 1}] * 2
     with pytest.raises(StoreUnavailable) as caught, database.write() as connection:
         connection.execute(audit.insert(), twice)
@@ -159,7 +159,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> No
         ("postgresql+nosuch://penstock:hunter2@db/ledger", "driver cannot be loaded"),
     ],
 )
-def test_a_url_that_cannot_be_used_stops_the_start_with_a_line_without_its_password(url: str, reason: str) -> None:
+def test_an_unusable_url_stops_the_start_without_showing_its_password(url: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"DATABASE_URL: .*{reason}") as caught:
         Database(url)
     assert "hunter2" not in caught.value.message

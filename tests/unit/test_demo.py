@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.config.gateway import ProviderConfig, Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
 from app.providers.demo import DemoProvider
 from tests.support.providers import chat_call, demo, embed_call, payloads, text_of

@@ -330,7 +330,7 @@ def conversation(*more: dict[str, Any], **fields: Any) -> bytes:
     return json.dumps({"model": "m", "messages": messages, **fields}).encode()
 
 
-def test_it_answers_with_what_the_tool_returned_rather_than_calling_it_again() -> None:
+def test_it_answers_with_the_tools_result_rather_than_calling_again() -> None:
     message = message_of_body(conversation(tools=[WEATHER, MAIL]))
     assert message["content"] == "This is Penstock's offline demo model. The tool returned: Sunny, 21 degrees"
     assert "tool_calls" not in message

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.config.gateway import Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import UpstreamError
 from app.providers.event_stream import OpenAIStream
 from app.providers.pacing import Pacing
@@ -185,7 +185,7 @@ def test_bug_02_a_stream_that_breaks_off_is_never_a_clean_end(upstream: Upstream
 
 
 @pytest.mark.parametrize("model", ["cut-0", "cutchunk-0", "cleancut-0", "errorevent-0"])
-def test_bug_02_one_that_breaks_off_before_its_first_chunk_can_still_fall_back(upstream: Upstream, model: str) -> None:
+def test_bug_02_one_that_breaks_before_its_first_chunk_can_fall_back(upstream: Upstream, model: str) -> None:
     provider = openai(upstream.url)
     with pytest.raises(UpstreamError) as caught:
         provider.stream(chat_call(model, stream=True))

@@ -166,7 +166,7 @@ def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(monkeypa
         assert provider.stats() == {"idle": 1, "active": 0, "opened": 2, "reused": 1}
 
 
-def test_a_vendor_that_read_the_request_and_closes_later_is_not_asked_twice_behind_the_ledgers_back() -> None:
+def test_a_vendor_that_read_the_request_before_closing_is_not_asked_twice() -> None:
     seen: list[bytes] = []
 
     def serve(sock: Any) -> None:
@@ -183,7 +183,7 @@ def test_a_vendor_that_read_the_request_and_closes_later_is_not_asked_twice_behi
         assert provider.stats() == {"idle": 0, "active": 0, "opened": 1, "reused": 1}
 
 
-def test_a_reused_connection_that_dies_behind_a_byte_of_the_answer_is_not_asked_twice() -> None:
+def test_a_reused_connection_that_dies_within_an_answer_is_not_asked_twice() -> None:
     seen: list[bytes] = []
     with scripted_server(answer_then(False, seen)) as url:
         provider = openai(url)

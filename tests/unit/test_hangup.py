@@ -37,7 +37,7 @@ def test_a_hang_up_cancels_the_call_that_runs_and_not_the_one_before(ends: tuple
     hangup.close()
 
 
-def test_the_answer_to_a_call_that_was_hung_up_on_is_no_error_of_the_server() -> None:
+def test_the_answer_to_a_call_that_was_hung_up_on_is_not_a_server_error() -> None:
     begun: list[str] = []
     error_answer(ClientGone("The client hung up."), "req_1").send(lambda status, headers: begun.append(status))
     assert begun == ["499 Client Closed Request"]

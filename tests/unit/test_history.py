@@ -33,8 +33,8 @@ def _client(url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def history(redis: Redis) -> Callable[..., History]:
-    def made(exchanges: int = 3, max_bytes: int = 10_000, ttl_s: int = 60) -> History:
-        return History(redis=redis, exchanges=exchanges, max_bytes=max_bytes, ttl_s=ttl_s)
+    def made(max_turns: int = 3, max_bytes: int = 10_000, ttl_s: int = 60) -> History:
+        return History(redis=redis, max_turns=max_turns, max_bytes=max_bytes, ttl_s=ttl_s)
 
     return made
 
@@ -48,13 +48,13 @@ def ids(found: list[ConversationTurn]) -> list[str]:
 
 
 def test_the_last_exchanges_are_kept_oldest_first(history: Callable[..., History], redis: Redis) -> None:
-    kept = history(exchanges=3)
+    kept = history(max_turns=3)
     for number in range(1, 6):
         kept.append("key_1", "ann", said(number))
     assert kept.read("key_1", "ann") == [said(3), said(4), said(5)]
     [key] = redis.execute("KEYS", "penstock:history:*")
     assert redis.execute("LLEN", key) == 3
-    assert ids(history(exchanges=2).read("key_1", "ann")) == ["id_4", "id_5"], "fewer by now"
+    assert ids(history(max_turns=2).read("key_1", "ann")) == ["id_4", "id_5"], "fewer by now"
 
 
 def test_an_exchange_that_is_sent_twice_is_kept_once(history: Callable[..., History]) -> None:
@@ -65,22 +65,20 @@ def test_an_exchange_that_is_sent_twice_is_kept_once(history: Callable[..., Hist
 
 
 def test_what_is_too_much_goes_from_the_oldest_on(history: Callable[..., History], redis: Redis) -> None:
-    kept = history(exchanges=100, max_bytes=10_000)
+    kept = history(max_turns=100, max_bytes=10_000)
     kept.append("key_1", "ann", said(1))
     [key] = redis.execute("KEYS", "penstock:history:*")
     size = len(redis.execute("LINDEX", key, 0))
-    exact = history(exchanges=100, max_bytes=3 * size)
+    exact = history(max_turns=100, max_bytes=3 * size)
     for number in range(2, 5):
         exact.append("key_1", "ann", said(number))
     assert ids(exact.read("key_1", "ann")) == ["id_2", "id_3", "id_4"], "as much as fits, to the byte"
-    tight = history(exchanges=100, max_bytes=3 * size - 1)
+    tight = history(max_turns=100, max_bytes=3 * size - 1)
     tight.append("key_1", "ann", said(5))
     assert ids(tight.read("key_1", "ann")) == ["id_4", "id_5"]
 
 
-def test_the_newest_is_kept_although_it_alone_is_too_long_and_its_answer_is_cut(
-    history: Callable[..., History], redis: Redis
-) -> None:
+def test_the_newest_is_kept_cut_even_when_it_alone_is_too_long(history: Callable[..., History], redis: Redis) -> None:
     kept = history(max_bytes=200)
     kept.append("key_1", "ann", said(1))
     kept.append("key_1", "ann", said(2, "é" * 500))

@@ -205,9 +205,7 @@ def test_tls_spoken_to_a_plain_server_is_a_tls_failure(upstream: Upstream) -> No
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_the_callers_own_fault_is_shown_with_its_parameter_and_without_keys(
-    provider: OpenAIProvider, status: int
-) -> None:
+def test_a_callers_fault_is_shown_with_its_parameter_and_without_keys(provider: OpenAIProvider, status: int) -> None:
     error = failure(provider, f"status-{status}")
     assert (type(error), error.status, error.kind, error.param) == (UpstreamRejected, 400, "rejected", "messages")
     assert error.message == f"Upstream says {status}: your prompt about [redacted] is bad."
@@ -228,7 +226,7 @@ def test_the_callers_own_fault_is_shown_with_its_parameter_and_without_keys(
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_bug_09_what_an_upstream_says_with_a_status_never_reaches_the_caller(
+def test_bug_09_a_message_of_an_upstreams_status_never_reaches_the_caller(
     provider: OpenAIProvider, status: int, error_type: type[UpstreamError], kind: str, shown_as: int, stream: bool
 ) -> None:
     with pytest.raises(UpstreamError) as caught:
@@ -241,9 +239,7 @@ def test_bug_09_what_an_upstream_says_with_a_status_never_reaches_the_caller(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_how_long_an_overloaded_provider_wants_to_be_left_alone_is_passed_on(
-    provider: OpenAIProvider, status: int
-) -> None:
+def test_the_retry_after_of_an_overloaded_provider_is_passed_on(provider: OpenAIProvider, status: int) -> None:
     assert failure(provider, f"status-{status}-7").retry_after_s == 7
     assert failure(provider, f"status-{status}-9999").retry_after_s == 60
     assert failure(provider, f"status-{status}").retry_after_s is None
@@ -339,7 +335,7 @@ def test_an_unusual_usage_or_choice_does_not_lose_the_answer(body: bytes) -> Non
     assert (answer.body, answer.usage, answer.text_bytes) == (body, None, 4)
 
 
-def test_an_interim_answer_and_one_that_ends_with_the_connection_are_understood() -> None:
+def test_an_interim_answer_and_one_ended_by_the_connection_are_understood() -> None:
     served = b'HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n{"choices":[]}'
     with scripted_server(lambda sock: sock.sendall(served)) as url:
         provider = openai(url)

@@ -35,10 +35,10 @@ def at(redis: Redis, migrated_file: Path, tmp_path: Path) -> Callable[..., Insta
 
 
 def ids(found: Installation) -> tuple[str | None, str | None, str | None]:
-    return found.in_directory(), found.in_database(), found.in_redis()
+    return found.id_in_directory(), found.id_in_database(), found.id_in_redis()
 
 
-def test_a_new_or_upgraded_installation_gets_one_id_in_all_three_that_only_its_owner_reads(
+def test_an_installation_gets_one_private_id_in_all_three_places(
     at: Callable[..., Installation], tmp_path: Path
 ) -> None:
     found = at("a")
@@ -63,7 +63,7 @@ def test_processes_that_start_together_agree(at: Callable[..., Installation]) ->
     assert len({each for one in found for each in ids(one)}) == 1
 
 
-def test_a_data_dir_of_another_installation_is_refused_in_one_line_that_says_what_to_do(
+def test_a_data_dir_of_another_installation_is_refused_in_one_line(
     at: Callable[..., Installation], redis: Redis, tmp_path: Path
 ) -> None:
     at("a").check(files=True)
@@ -102,10 +102,10 @@ def test_a_new_database_does_not_take_over_a_data_dir_with_files(
     (tmp_path / "a" / "ledger.db").unlink()  # one that begins anew where it was: it travels with its directory
     before = (tmp_path / "a" / "installation").read_text()
     at("a").check(files=True)
-    assert at("a").in_database() == before.strip()
+    assert at("a").id_in_database() == before.strip()
 
 
-def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is_taken_back(
+def test_two_installations_never_share_a_redis_but_one_may_come_back(
     at: Callable[..., Installation], redis: Redis
 ) -> None:
     at("a").check()
@@ -117,7 +117,7 @@ def test_two_installations_do_not_run_on_one_redis_but_one_that_lost_its_data_is
     redis.execute("DEL", "penstock:installation")
     at("a").check()
     assert len(set(ids(at("a")))) == 1
-    assert at("b").adopt() == at("b").in_redis()
+    assert at("b").adopt() == at("b").id_in_redis()
 
 
 def test_a_redis_whose_installation_is_no_more_is_taken_over(at: Callable[..., Installation], redis: Redis) -> None:
@@ -126,7 +126,7 @@ def test_a_redis_whose_installation_is_no_more_is_taken_over(at: Callable[..., I
     Heartbeat(redis=redis, timeout_s=15).beat()
     let_pass(redis, 60)
     at("b").check()
-    assert at("b").in_redis() == at("b").in_directory()
+    assert at("b").id_in_redis() == at("b").id_in_directory()
 
 
 def test_a_redis_that_is_away_does_not_keep_a_process_from_starting(
@@ -143,14 +143,14 @@ def test_a_restored_backup_belongs_to_where_it_was_restored(
     Backups(database=one._database).back_up(tmp_path / "copy.db")
     redis.execute("FLUSHALL")
     other.check(files=True)
-    before = other.in_directory()
+    before = other.id_in_directory()
     Backups(database=other._database).restore(tmp_path / "copy.db")
-    assert other.in_database() == one.in_database() != before
-    other.keep()
+    assert other.id_in_database() == one.id_in_database() != before
+    other.adopt_database()
     other.check(files=True)
-    assert other.in_directory() == before
+    assert other.id_in_directory() == before
     redis.execute("FLUSHALL")
     Backups(database=fresh._database).restore(tmp_path / "copy.db")
-    fresh.keep()
+    fresh.adopt_database()
     fresh.check(files=True)
-    assert fresh.in_directory() == one.in_directory()
+    assert fresh.id_in_directory() == one.id_in_directory()

@@ -9,19 +9,19 @@ import msgspec
 import pytest
 
 from app.api.jobs import _worth_asking_again_s
-from app.jobs.queue import described, estimated_wait_s
+from app.jobs.queue import estimated_wait_s, job_object
 from app.store.job_list import JobList
-from app.store.job_types import Job, JobStatus
+from app.store.job_records import Job, JobStatus
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
 from app.store.redis.keys import reservation_key
 
 SHOWN = JobStatus(
     "j1",
-    before=3,
+    jobs_ahead=3,
     slots=2,
-    mean_s=1.5,
-    tag='"queued-0---3"',
+    mean_duration_s=1.5,
+    etag='"queued-0---3"',
     state="queued",
     submitted=1_793_534_400.25,
     started=1_793_534_402.5,
@@ -49,25 +49,25 @@ ENDED = {**STARTED, "finished_at": "2026-11-01T12:00:03.750Z", "run_ms": 1250}
     ],
 )
 def test_each_state_shows_exactly_its_fields(state: str, shown: dict[str, Any]) -> None:
-    found = msgspec.json.decode(msgspec.json.encode(described(SHOWN._replace(state=state))))
+    found = msgspec.json.decode(msgspec.json.encode(job_object(SHOWN._replace(state=state))))
     assert found == {**shown, "status": state}
 
 
 def test_what_never_ran_has_no_times_of_a_run_and_no_attempts() -> None:
     cancelled = SHOWN._replace(state="cancelled", started=None, attempts=0, error=None)
-    assert described(cancelled) == {"request_id": "j1", "status": "cancelled", "created_at": BASE["created_at"]}
+    assert job_object(cancelled) == {"request_id": "j1", "status": "cancelled", "created_at": BASE["created_at"]}
 
 
 @pytest.mark.parametrize(
     ("before", "slots", "mean_s", "wait_s"),
     [(6, 2, 1.5, 4.5), (0, 2, 1.5, 0.0), (5, 10, 3.0, 1.5), (6, 0, 1.5, None), (6, 2, None, None)],
 )
-def test_the_estimate_is_the_jobs_before_shared_among_the_slots_times_the_mean(
+def test_the_estimate_is_the_jobs_before_over_the_slots_times_the_mean(
     before: int, slots: int, mean_s: float | None, wait_s: float | None
 ) -> None:
-    shown = SHOWN._replace(before=before, slots=slots, mean_s=mean_s)
+    shown = SHOWN._replace(jobs_ahead=before, slots=slots, mean_duration_s=mean_s)
     assert estimated_wait_s(shown) == wait_s
-    assert described(shown)["estimated_wait_s"] == wait_s
+    assert job_object(shown)["estimated_wait_s"] == wait_s
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_estimate_is_the_jobs_before_shared_among_the_slots_times_the_mean(
     ],
 )
 def test_when_asking_again_is_worth_it(state: str, before: int, mean_s: float | None, asks_again_s: int) -> None:
-    assert _worth_asking_again_s(SHOWN._replace(state=state, before=before, mean_s=mean_s)) == asks_again_s
+    assert _worth_asking_again_s(SHOWN._replace(state=state, jobs_ahead=before, mean_duration_s=mean_s)) == asks_again_s
 
 
 class Queue:
@@ -91,7 +91,7 @@ class Queue:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.jobs = Jobs(redis=redis, most_jobs=500, most_bytes=10**9, lease_s=15)
+        self.jobs = Jobs(redis=redis, max_jobs=500, max_bytes=10**9, lease_s=15)
 
     def submit(self, job_id: str, owner: str = "a", **more: Any) -> None:
         self.redis.execute("HSET", reservation_key(job_id), "s", "open")
@@ -144,7 +144,7 @@ def test_a_worker_gets_a_job_as_it_was_submitted(queue: Queue) -> None:
     queue.submit("j1")
     job = queue.claim()
     assert job._replace(submitted=0) == Job(
-        "j1", 1, False, "a", "hash", "chat.completions", b"req", b"{}", 0, keep_s=7, recorded=0
+        "j1", 1, False, "a", "hash", "chat.completions", b"req", b"{}", 0, keep_s=7, last_recorded_attempt=0
     )
     assert before <= job.submitted <= queue.now()
 
@@ -166,7 +166,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
         -1,
         0,
         None,
-        claimed.tag,
+        claimed.etag,
         "processing",
         submitted=shown.submitted,
         started=claimed.started,
@@ -174,33 +174,33 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
         callback_url=b"https://a",
     )
     assert shown.submitted <= claimed.started <= queue.now()
-    assert claimed.tag == f'"processing-1-{round(claimed.started * 1000)}---1"'
+    assert claimed.etag == f'"processing-1-{round(claimed.started * 1000)}---1"'
 
     fields: dict[str, str | bytes | int] = {"response": b"{}", "http_status": 201, "about": b"[]", "error": "e"}
     assert queue.jobs.finish(job, "completed", fields, keep_s=60) == "completed"
     ended = queue.shown("j1")
     assert ended.finished is not None
     assert ended == claimed._replace(
-        tag=ended.tag,
+        etag=ended.etag,
         state="completed",
         finished=ended.finished,
-        mean_s=ended.mean_s,
+        mean_duration_s=ended.mean_duration_s,
         http_status=201,
         response=b"{}",
         error=b"e",
         about=b"[]",
     )
     assert claimed.started <= ended.finished <= queue.now()
-    assert ended.mean_s == pytest.approx(ended.finished - claimed.started, abs=0.002)
-    assert len({shown.tag, claimed.tag, ended.tag}) == 3
+    assert ended.mean_duration_s == pytest.approx(ended.finished - claimed.started, abs=0.002)
+    assert len({shown.etag, claimed.etag, ended.etag}) == 3
 
 
-def test_the_place_counts_the_own_jobs_before_and_of_each_other_key_as_many_as_come_first(queue: Queue) -> None:
+def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: Queue) -> None:
     for owner, count in (("a", 3), ("b", 1), ("c", 5)):
         for number in range(count):
             queue.submit(f"{owner}{number}", owner)
-    assert [queue.shown(f"a{number}").before for number in range(3)] == [0 + 1 + 1, 1 + 1 + 2, 2 + 1 + 3]
-    assert [queue.shown(f"c{number}", "c").before for number in (0, 4)] == [0 + 1 + 1, 4 + 1 + 3]
+    assert [queue.shown(f"a{number}").jobs_ahead for number in range(3)] == [0 + 1 + 1, 1 + 1 + 2, 2 + 1 + 3]
+    assert [queue.shown(f"c{number}", "c").jobs_ahead for number in (0, 4)] == [0 + 1 + 1, 4 + 1 + 3]
     listed = {job.id: job.position for job in JobList(redis=queue.redis).all()}
     assert listed["a2"] == 7
     assert listed["c4"] == 9
@@ -222,22 +222,22 @@ def test_the_mean_moves_by_a_twentieth_of_the_difference(queue: Queue) -> None:
     job = queue.claim()
     queue.redis.execute("HSET", "penstock:job:j1", "started", round((queue.now() - 21) * 1000))
     queue.jobs.finish(job, "completed", {"response": b"{}"}, keep_s=60)
-    assert queue.shown("j1").mean_s == pytest.approx(2.0, abs=0.02)
+    assert queue.shown("j1").mean_duration_s == pytest.approx(2.0, abs=0.02)
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_only_completed_jobs_count_for_the_mean(queue: Queue, state: str) -> None:
     queue.submit("j1")
     queue.jobs.finish(queue.claim(), state, {"error": b"{}"}, keep_s=60)
-    assert queue.shown("j1").mean_s is None
+    assert queue.shown("j1").mean_duration_s is None
 
 
 def test_whoever_has_seen_it_is_shown_only_the_state(queue: Queue) -> None:
     queue.submit("j1")
-    tag = queue.shown("j1").tag
-    assert queue.shown("j1", seen=f'"x", {tag}') == JobStatus("j1", 0, 0, None, tag, "queued", seen=True)
+    tag = queue.shown("j1").etag
+    assert queue.shown("j1", seen=f'"x", {tag}') == JobStatus("j1", 0, 0, None, tag, "queued", not_modified=True)
     queue.claim()
-    assert not queue.shown("j1", seen=tag).seen
+    assert not queue.shown("j1", seen=tag).not_modified
 
 
 def test_another_keys_job_is_not_there(queue: Queue) -> None:

@@ -213,12 +213,12 @@ def test_without_redis_a_key_is_found_in_the_database(
 ) -> None:
     key, info = keys.create("a")
     alone = Keys(database=database, redis=dead_redis, clock=clock)
-    assert alone.look_up(hash_key(key)) == keys.authenticate(hash_key(key))
-    assert alone.look_up("0" * 64) is None
+    assert alone.authenticate_from_database(hash_key(key)) == keys.authenticate(hash_key(key))
+    assert alone.authenticate_from_database("0" * 64) is None
     with pytest.raises(StoreUnavailable):
         alone.authenticate(hash_key(key))
     keys.revoke(info.key_id)
-    assert alone.look_up(hash_key(key)) is None
+    assert alone.authenticate_from_database(hash_key(key)) is None
 
 
 def test_an_expired_key_is_still_known(keys: Keys) -> None:

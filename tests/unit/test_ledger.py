@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.domain.money import Details
+from app.domain.usage import Details
 from app.errors import StoreUnavailable
 from app.store import ledger as ledger_module
 from app.store.ledger import Ledger
@@ -236,7 +236,7 @@ def test_a_report_names_keys_and_gives_the_exact_cost(database: Database, ledger
     ],
     ids=range(14),
 )
-def test_a_row_that_cannot_be_read_is_set_aside_once_and_the_others_are_written(
+def test_an_unreadable_row_is_set_aside_once_and_the_others_are_written(
     database: Database, ledger: Ledger, bad: bytes
 ) -> None:
     batch = [json.dumps(row("before")).encode(), bad, json.dumps(row("after")).encode()]

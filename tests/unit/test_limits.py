@@ -162,7 +162,7 @@ def test_a_rate_refills_as_ever_after_redis_clock_went_back(desk: Any, hours: fl
     assert refused(limited).remaining[1].left == pytest.approx(700, abs=20), "what was given back counts"
 
 
-def test_a_worker_whose_clock_was_days_ahead_counts_each_day_by_itself_again(desk: Any) -> None:
+def test_a_worker_clock_that_was_days_ahead_then_counts_each_day_anew(desk: Any) -> None:
     limited = desk(requests_per_day=3)
     limited.now = NOON + 5 * 86_400
     assert [limited.admit().remaining[0].left for _ in range(3)] == [2, 1, 0]
@@ -257,7 +257,7 @@ def test_settling_twice_does_nothing(desk: Any) -> None:
     assert limited.lose() == 0
 
 
-def test_a_lost_call_is_charged_as_likely_and_corrected_if_its_worker_was_only_stalled(desk: Any) -> None:
+def test_a_lost_call_is_charged_as_likely_and_corrected_if_only_stalled(desk: Any) -> None:
     limited = desk(tokens_per_minute=1000, tokens_per_day=1000, budget_usd_per_month=1, concurrency=1)
     call = limited.admit(tokens=100, nanousd=90_000, if_lost=Amounts(1, 80, 8_000))
     assert limited.lose() == 1
@@ -338,9 +338,7 @@ def test_windows_end_where_the_utc_calendar_says(period: str, at: str, ends: str
     assert window_end(period, start) == end.timestamp()
 
 
-def test_a_reservation_lives_longer_than_its_deadline_and_a_settled_one_for_two_minutes(
-    desk: Any, redis: Redis
-) -> None:
+def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(desk: Any, redis: Redis) -> None:
     limited = desk()
     call = limited.admit(deadline_s=60)
     assert redis.execute("TTL", reservation_key(call.ask.call_id)) > 86_400

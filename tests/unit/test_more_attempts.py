@@ -85,7 +85,7 @@ def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(house: Hou
 
 
 def test_a_job_that_is_run_again_reserves_for_each_time_and_once_for_each(house: House) -> None:
-    held = house.pipeline.hold(POOR, REQUEST, house.context(), for_s=600)
+    held = house.pipeline.defer(POOR, REQUEST, house.context(), for_s=600)
     seen: list[int] = []
     for vendor in house.vendors.values():
         vendor.meanwhile = lambda: seen.append(spent(house))
@@ -110,7 +110,7 @@ def run_again(house: House, held: Any) -> None:
 
 def test_a_job_whose_budget_is_used_up_by_its_attempts_says_so(house: House) -> None:
     leave(house, 2 * CEILING)
-    held = house.pipeline.hold(POOR, REQUEST, house.context(), for_s=600)
+    held = house.pipeline.defer(POOR, REQUEST, house.context(), for_s=600)
     house.vendors["up"].fails = [slow()]
     house.vendors["dear"].fails = [slow()]
     with pytest.raises(UpstreamTimeout):
@@ -134,7 +134,7 @@ def test_no_further_attempt_is_made_for_a_call_that_has_ended_meanwhile(house: H
     assert spent(house) == CHARGED
 
 
-def test_without_a_budget_attempts_need_no_money_and_are_charged_all_the_same(house: House) -> None:
+def test_without_a_budget_attempts_need_no_money_and_are_still_charged(house: House) -> None:
     house.vendors["up"].fails = [slow()]
     house.vendors["dear"].fails = [ClientGone("gone", billable=True)]
     with pytest.raises(ClientGone):

@@ -119,7 +119,7 @@ def test_who_is_killed_while_waiting_leaves_its_reply_to_nobody(server: RedisSer
     client.close()
 
 
-def test_a_hung_redis_fails_everybody_who_waits_and_their_replies_reach_nobody(server: RedisServer) -> None:
+def test_a_hung_redis_fails_all_who_wait_and_their_replies_reach_nobody(server: RedisServer) -> None:
     client = Redis(server.url, socket_timeout_s=0.3, shared=True)
     client.execute("SET", "n", 0)
     server.suspend()
@@ -163,7 +163,7 @@ def test_a_patient_caller_outlives_one_who_asked_long_before(played: Any) -> Non
     client.close()
 
 
-def test_a_connection_that_breaks_has_everybody_ask_once_more_on_a_fresh_one(played: Any) -> None:
+def test_a_connection_that_breaks_is_replaced_and_all_ask_once_more(played: Any) -> None:
     asked: list[int] = []
 
     def conversation(sock: Any, number: int) -> None:
@@ -182,7 +182,7 @@ def test_a_connection_that_breaks_has_everybody_ask_once_more_on_a_fresh_one(pla
     client.close()
 
 
-def test_a_connection_that_breaks_before_it_ever_answered_is_not_tried_again(played: Any) -> None:
+def test_a_connection_that_breaks_before_any_answer_is_not_tried_again(played: Any) -> None:
     connections = []
 
     def conversation(sock: Any, number: int) -> None:

@@ -75,7 +75,7 @@ def test_whole_turns_go_from_the_oldest_on(messages: ChatClient, keep: int, firs
     assert trimmed(messages, keep_messages=keep) == messages[first:]
 
 
-def test_system_and_developer_messages_stay_where_they_are_and_do_not_count() -> None:
+def test_system_and_developer_messages_stay_in_place_and_do_not_count() -> None:
     developer = {"role": "developer", "content": [{"type": "text", "text": "No lists."}]}
     talk = [SYSTEM, *TURNS[:2], developer, *TURNS[2:]]
     assert trimmed(talk, keep_messages=2) == [SYSTEM, developer, *TURNS[8:]]

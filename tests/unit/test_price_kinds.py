@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
-from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, SERVICE_TIERS, Details, TokenRates, Usage
+from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, TokenRates
+from app.domain.usage import SERVICE_TIERS, Details, Usage
 from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -189,7 +190,7 @@ def test_what_a_caller_or_a_vendor_calls_a_service_tier_is_not_kept(model: str) 
     assert grown < 1_000_000
 
 
-def test_no_shipped_model_is_taken_to_answer_at_greater_length_than_its_catalogue_says_it_can_read() -> None:
+def test_no_shipped_model_writes_longer_answers_than_its_catalogue_says() -> None:
     """The catalogue knows no longest answer, only `context_window`; an embedding has no answer."""
     shipped = GatewayConfig.model_validate(yaml.safe_load(Path("config/gateway.yaml").read_text()))
     for alias, model in shipped.models.items():

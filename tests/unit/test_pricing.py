@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
-from app.domain.money import NANO, RateCard, TokenRates, Usage, format_usd, parse_usd
+from app.domain.money import NANO, RateCard, TokenRates, format_usd, parse_usd
+from app.domain.usage import Usage
 from app.gateway.pricing import Pricing
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.store.job_types import Job
+from app.store.job_records import Job
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
 from app.store.redis.keys import reservation_key
@@ -19,7 +19,7 @@ MOST = 16 * MB
 
 @pytest.fixture
 def jobs(redis: Redis) -> Jobs:
-    return Jobs(redis=redis, most_jobs=500, most_bytes=MOST, lease_s=15)
+    return Jobs(redis=redis, max_jobs=500, max_bytes=MOST, lease_s=15)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_answers_of_one_key_leave_the_others_room_and_their_jobs_run(
     assert submit("greedy-more", "greedy") == "share"
 
 
-def test_a_key_that_submits_alone_gets_half_of_the_queue_and_the_next_one_half_of_the_rest(
+def test_a_lone_key_gets_half_of_the_queue_and_the_next_half_of_the_rest(
     submit: Callable[..., str],
 ) -> None:
     taken = {owner: sum(submit(f"{owner}{i}", owner, MB) == "queued" for i in range(20)) for owner in ("a", "b", "c")}
@@ -111,7 +111,7 @@ def test_a_result_gives_its_bytes_back_when_it_expires(redis: Redis, jobs: Jobs,
     assert redis.execute("KEYS", "penstock:queue:s*") == redis.execute("KEYS", "penstock:queue:results") == []
 
 
-def test_a_full_share_is_looked_through_for_what_has_expired_before_anything_is_refused(
+def test_expired_jobs_leave_a_full_share_before_anything_is_refused(
     redis: Redis, jobs: Jobs, submit: Callable[..., str]
 ) -> None:
     """Without a worker that beats."""
@@ -171,7 +171,7 @@ def full(redis: Redis) -> Any:
     redis.execute("CONFIG", "SET", "maxmemory", "0")
 
 
-def test_a_full_redis_takes_an_end_without_an_answer_and_goes_on_with_the_next_job(
+def test_a_full_redis_takes_an_end_without_an_answer_and_the_next_job(
     redis: Redis, jobs: Jobs, submit: Callable[..., str], full: Callable[[], None]
 ) -> None:
     for name in ("a", "b", "c"):
@@ -180,7 +180,7 @@ def test_a_full_redis_takes_an_end_without_an_answer_and_goes_on_with_the_next_j
     full()
     assert complete(jobs, first, MB) == "full"
     assert redis.execute("HGET", "penstock:job:a", "state") == b"processing"
-    assert jobs.beat("w", 1, [("a", 1)]).ending == []
+    assert jobs.beat("w", 1, [("a", 1)]).attempts_to_end == []
     assert jobs.finish(first, "failed", {"error": b"{}", "http_status": 503}, keep_s=60) == "failed"
     assert jobs.finish(claim(jobs), "queued", {"error": b"{}"}, keep_s=60) == "queued"
     assert jobs.cancel("c", "a", keep_s=60) == ("cancelled", b"{}")

@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import StoreUnavailable
-from app.store import jobs as stored
-from app.store.job_types import Job
+from app.store import jobs
+from app.store.job_records import Job
 from app.store.jobs import Jobs
+from app.store.redis import keys
 from app.store.redis.client import Redis, Script
 from app.store.redis.keys import reservation_key
 
@@ -68,7 +70,7 @@ class World:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.storm = Stormy(redis)
-        self.jobs = Jobs(redis=self.storm, most_jobs=50, most_bytes=60_000, lease_s=15)  # type: ignore[arg-type]
+        self.jobs = Jobs(redis=self.storm, max_jobs=50, max_bytes=60_000, lease_s=15)  # type: ignore[arg-type]
         scripts = [found for found in vars(self.jobs).values() if isinstance(found, Script)]
         self.storm.texts = {script._sha: script._text for script in scripts}
         self.running: list[Job] = []
@@ -160,8 +162,8 @@ class World:
         except StoreUnavailable:
             return
         self.unanswered = [name for name in self.unanswered if name not in names]
-        assert [why for _, _, why in told.ending if why == "lost"] == []
-        for job_id, _ in told.unsettled:
+        assert [why for _, _, why in told.attempts_to_end if why == "lost"] == []
+        for job_id, _ in told.jobs_to_settle:
             self.settle(job_id)
             self.settled(job_id)
 
@@ -170,32 +172,32 @@ class World:
 
     def settled(self, job_id: str) -> None:
         try:
-            self.jobs.settled(job_id)
+            self.jobs.mark_settled(job_id)
         except StoreUnavailable:
             pass
 
     def owner(self, job_id: str) -> str:
-        return (self.redis.execute("HGET", stored.JOB + job_id, "owner") or b"a").decode()
+        return (self.redis.execute("HGET", keys.JOB + job_id, "owner") or b"a").decode()
 
     def check(self) -> None:
         """What holds at any moment."""
         redis = self.redis
         hashes = {}
         for job_id in self.ids:
-            found = redis.execute("HGETALL", stored.JOB + job_id)
+            found = redis.execute("HGETALL", keys.JOB + job_id)
             if found:
                 hashes[job_id] = dict(zip(found[::2], found[1::2], strict=True))
         state = {job_id: job[b"state"] for job_id, job in hashes.items()}
         waiting, later, running = (
             {job_id.decode() for job_id in redis.execute("ZRANGE", name, 0, -1)}
-            for name in (stored.WAITING, stored.LATER, stored.RUNNING)
+            for name in (keys.QUEUE_WAITING, keys.QUEUE_LATER, keys.QUEUE_RUNNING)
         )
         assert waiting | later == {job_id for job_id in state if state[job_id] == b"queued"}
         assert waiting & later == set()
         assert running == {job_id for job_id in state if state[job_id] == b"processing"}
         own = [
             job_id.decode()
-            for name in redis.execute("KEYS", stored.OF + "*")
+            for name in redis.execute("KEYS", keys.QUEUE_OF_KEY + "*")
             for job_id in redis.execute("ZRANGE", name, 0, -1)
         ]
         assert sorted(own) == sorted(waiting)
@@ -207,15 +209,14 @@ class World:
         assert int(redis.execute("HGET", "penstock:queue:facts", "bytes") or 0) == sum(sizes.values())
         found = redis.execute("HGETALL", "penstock:queue:shares")
         assert {k.decode(): int(v) for k, v in zip(found[::2], found[1::2], strict=True)} == dict(shares)
-        for name in (stored._BELLS, stored._CALLBACKS):
+        for name in (keys.BELLS, keys.CALLBACKS):
             rung = redis.execute("LRANGE", name, 0, -1)
             assert len(rung) == len(set(rung))
         told = Counter(
-            tuple(stored.msgspec.json.decode(message)["args"])
-            for message in redis.execute("HVALS", stored._CALLBACK_MESSAGES)
+            tuple(msgspec.json.decode(message)["args"]) for message in redis.execute("HVALS", keys.CALLBACK_MESSAGES)
         )
         assert set(told.values()) <= {1}
-        unsettled = {job_id.decode() for job_id in redis.execute("ZRANGE", stored._UNSETTLED, 0, -1)}
+        unsettled = {job_id.decode() for job_id in redis.execute("ZRANGE", keys.QUEUE_UNSETTLED, 0, -1)}
         for job_id in state:
             if state[job_id] in (b"completed", b"failed", b"cancelled"):
                 closed = redis.execute("HGET", reservation_key(job_id), "s") == b"settled"
@@ -229,10 +230,10 @@ OPS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(OPS, st.sampled_from(FATES), st.booleans()), min_size=5, max_size=40))
-def test_whatever_arrives_twice_late_or_unanswered_nothing_counts_twice_and_nothing_is_left_over(
+def test_repeated_late_or_unanswered_steps_count_once_and_leave_nothing(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str, bool]]
 ) -> None:
-    monkeypatch.setattr(stored, "_SETTLE_MS", 0)
+    monkeypatch.setattr(jobs, "_SETTLE_MS", 0)
     redis.execute("FLUSHALL")
     world = World(redis)
     for op, fate, catch_up in steps:
@@ -253,15 +254,15 @@ def test_whatever_arrives_twice_late_or_unanswered_nothing_counts_twice_and_noth
         world.beat()
         world.check()
         world.claim()
-        if not world.running and not redis.execute("ZCARD", stored.LATER):
+        if not world.running and not redis.execute("ZCARD", keys.QUEUE_LATER):
             break
         world.finish("completed")
         world.check()
     world.beat()
-    for name in (stored.WAITING, stored.LATER, stored.RUNNING, stored._UNSETTLED):
+    for name in (keys.QUEUE_WAITING, keys.QUEUE_LATER, keys.QUEUE_RUNNING, keys.QUEUE_UNSETTLED):
         assert redis.execute("ZRANGE", name, 0, -1) == []
     for job_id in world.ids:
         assert redis.execute("HGET", reservation_key(job_id), "s") == b"settled"
-    attempts = [redis.execute("HMGET", stored.JOB + job_id, "attempts", "recorded") for job_id in world.ids]
+    attempts = [redis.execute("HMGET", keys.JOB + job_id, "attempts", "recorded") for job_id in world.ids]
     # No attempt was consumed by an answer that got lost.
     assert all(int(count) <= int(recorded) + 1 for count, recorded in attempts if count)

@@ -69,7 +69,7 @@ class Shop:
 
     def rows(self) -> dict[str, UsageRow]:
         self.outbox.drain()
-        return self.ledger.rows(["call_1"])
+        return self.ledger.find_rows(["call_1"])
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def shop(redis: Redis, database: Database, tmp_path: Path) -> Shop:
 
 
 @pytest.mark.parametrize("drained", [False, True], ids=["in the outbox", "in the ledger"])
-def test_a_settlement_that_ran_unanswered_charges_once_however_late_it_is_replayed(shop: Shop, drained: bool) -> None:
+def test_a_settlement_that_ran_unanswered_charges_once_however_late(shop: Shop, drained: bool) -> None:
     shop.settle(shop.runs_unanswered)
     if drained:
         shop.outbox.drain()
@@ -89,7 +89,7 @@ def test_a_settlement_that_ran_unanswered_charges_once_however_late_it_is_replay
     assert not any(shop.directory.iterdir())
 
 
-def test_a_settlement_that_never_ran_is_charged_when_its_reservation_is_gone(shop: Shop) -> None:
+def test_a_settlement_that_never_ran_charges_without_its_reservation(shop: Shop) -> None:
     shop.settle(shop.never_arrives)
     assert shop.spool.replay(shop.script) == 1
     assert shop.charged() == 70
@@ -132,7 +132,7 @@ def test_a_call_that_was_lost_long_ago_is_corrected_by_its_late_settlement(shop:
     assert shop.redis.execute("PTTL", reservation_key("call_1")) > 0, "nothing stays for ever"
 
 
-def test_while_the_ledger_cannot_be_asked_nothing_is_charged_and_nothing_lost(shop: Shop) -> None:
+def test_while_the_ledger_is_silent_nothing_is_charged_and_nothing_lost(shop: Shop) -> None:
     shop.settle(shop.runs_unanswered)
     shop.forget()
     shop.outbox.drain()
@@ -152,7 +152,7 @@ def test_a_row_is_found_among_many_that_wait(shop: Shop) -> None:
     for number in range(1203):
         shop.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(ROW | {"call_id": f"call_{number}"}))
     shop.redis.execute("XADD", OUTBOX, "*", "row", "no row")
-    assert set(shop.outbox.written({"call_0", "call_500", "call_1202", "call_x"})) == {
+    assert set(shop.outbox.find_rows({"call_0", "call_500", "call_1202", "call_x"})) == {
         "call_0",
         "call_500",
         "call_1202",

@@ -175,7 +175,7 @@ class Saying(threading.Thread):
 
 
 @pytest.mark.parametrize("said", REFUSALS, ids=lambda said: said.split()[0])
-def test_whatever_a_redis_refuses_with_is_an_outage_and_never_a_bug_of_ours(said: str, shared: bool) -> None:
+def test_every_error_reply_of_redis_is_an_outage_and_never_our_bug(said: str, shared: bool) -> None:
     server = Saying(said)
     client = Redis(server.url, shared=shared)
     with pytest.raises(StoreUnavailable):
@@ -184,7 +184,7 @@ def test_whatever_a_redis_refuses_with_is_an_outage_and_never_a_bug_of_ours(said
 
 
 @pytest.mark.parametrize("said", ["BUSY Redis is busy running a script.", "NOSCRIPT No matching script."])
-def test_a_script_that_redis_has_forgotten_and_will_not_take_again_is_an_outage(said: str, shared: bool) -> None:
+def test_a_script_that_redis_forgets_and_will_not_reload_is_an_outage(said: str, shared: bool) -> None:
     server = Saying(said, to_eval_only=True)
     client = Redis(server.url, shared=shared)
     with pytest.raises(StoreUnavailable):

@@ -205,7 +205,7 @@ def test_a_late_admission_is_refused_as_its_caller_was_told(desk: Desk) -> None:
     assert desk.counted() == NOTHING
 
 
-def test_a_call_that_is_cached_before_its_admission_is_repeated_keeps_nothing_reserved(desk: Desk) -> None:
+def test_a_call_cached_before_its_repeated_admission_reserves_nothing(desk: Desk) -> None:
     def repeated(send: Callable[[], Any]) -> Any:
         send()
         desk.cached(there=True)
@@ -218,7 +218,7 @@ def test_a_call_that_is_cached_before_its_admission_is_repeated_keeps_nothing_re
     assert (desk.counted(), desk.running()) == (HIT, 0)
 
 
-def test_a_late_copy_of_an_admission_changes_nothing_for_the_call_that_is_being_made(desk: Desk) -> None:
+def test_a_late_copy_of_an_admission_changes_nothing_for_a_running_call(desk: Desk) -> None:
     sent: list[Callable[[], Any]] = []
 
     def copied(send: Callable[[], Any]) -> Any:
@@ -234,7 +234,7 @@ def test_a_late_copy_of_an_admission_changes_nothing_for_the_call_that_is_being_
     assert desk.counted() == LIKELY, "it was made: no hit"
 
 
-def test_a_hit_whose_answer_expired_before_its_admission_was_repeated_is_not_made_for_nothing(desk: Desk) -> None:
+def test_a_hit_that_expired_before_its_repeated_admission_is_not_free(desk: Desk) -> None:
     """It has reserved a request only; to run it, its ceiling would have to be free."""
 
     def repeated(send: Callable[[], Any]) -> Any:
@@ -266,7 +266,7 @@ def test_a_settled_call_that_is_admitted_again_holds_no_flight(desk: Desk) -> No
     assert not desk.admit("another").follows
 
 
-def test_a_call_that_was_lost_before_its_admission_was_repeated_costs_nothing(desk: Desk) -> None:
+def test_a_call_lost_before_its_admission_was_repeated_costs_nothing(desk: Desk) -> None:
     def repeated(send: Callable[[], Any]) -> Any:
         send()
         assert desk.lose() == 1
@@ -280,7 +280,7 @@ def test_a_call_that_was_lost_before_its_admission_was_repeated_costs_nothing(de
     assert (row["status"], row["http_status"], row["cost_nanousd"]) == ("error", 503, 0)
 
 
-def test_an_unanswered_admission_that_was_lost_before_it_was_undone_costs_nothing(desk: Desk) -> None:
+def test_an_unanswered_admission_lost_before_its_undoing_costs_nothing(desk: Desk) -> None:
     desk.network.admitting = unanswered
     desk.spool.deliver = desk.spool.held_back.append
     with pytest.raises(StoreUnavailable):
@@ -293,7 +293,7 @@ def test_an_unanswered_admission_that_was_lost_before_it_was_undone_costs_nothin
     assert len(desk.redis.execute("XRANGE", "penstock:outbox", "-", "+")) == 2, "undone once"
 
 
-def test_a_stalled_worker_that_settles_a_hit_after_it_was_lost_charges_a_request(desk: Desk) -> None:
+def test_a_stalled_worker_that_settles_a_lost_hit_charges_a_request(desk: Desk) -> None:
     desk.cached(there=True)
     call = desk.admit("call")
     assert desk.lose() == 1
@@ -301,7 +301,7 @@ def test_a_stalled_worker_that_settles_a_hit_after_it_was_lost_charges_a_request
     assert desk.counted() == HIT
 
 
-def test_a_batch_line_that_another_process_admits_again_on_another_day_is_charged_to_one_day(desk: Desk) -> None:
+def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(desk: Desk) -> None:
     day = 1_800_000_000.0
     queued = {"cache_key": "", "queued": True, "reservations": reservations_of(QUEUE)}
     desk.on_plan(PLAN, clock=lambda: day).admit(CALLER, desk.ask("line", **queued))
@@ -353,7 +353,7 @@ def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk,
     assert desk.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
 
 
-def test_a_queued_call_that_was_cancelled_and_ran_all_the_same_is_charged_once(desk: Desk) -> None:
+def test_a_queued_call_that_was_cancelled_but_ran_is_charged_once(desk: Desk) -> None:
     call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
     desk.admission.cancel(call, reservations_of(QUEUE))
     assert desk.counted() == NOTHING
@@ -449,7 +449,7 @@ class BadNetwork:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_the_network_does_counters_are_what_was_settled_and_nothing_stays_open(desk: Desk, seed: int) -> None:
+def test_whatever_the_network_does_counters_match_and_nothing_stays_open(desk: Desk, seed: int) -> None:
     network = BadNetwork(desk, seed)
     owed: dict[str, Amounts] = {}
     running: list[Admitted] = []

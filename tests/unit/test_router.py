@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Target
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderAnswer
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
@@ -34,13 +34,13 @@ class Vendor:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         raise NotImplementedError
 
     def stream(self, call: ChatCall) -> Any:
         raise NotImplementedError
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         raise NotImplementedError
 
     def check(self, timeout_s: float) -> None:
@@ -141,7 +141,7 @@ def test_the_last_failure_is_what_the_caller_gets() -> None:
     assert road.asked == ["a/m"] * 2
 
 
-def test_the_callers_own_mistake_is_not_tried_anywhere_else_and_harms_no_breaker() -> None:
+def test_a_callers_mistake_is_not_tried_elsewhere_and_harms_no_breaker() -> None:
     road = Road(one("a", fallbacks=["b"]), breaker_threshold=1)
     with pytest.raises(UpstreamRejected):
         road.run({"a/m": down("rejected", UpstreamRejected)})
@@ -150,7 +150,7 @@ def test_the_callers_own_mistake_is_not_tried_anywhere_else_and_harms_no_breaker
 
 
 @pytest.mark.parametrize("kind", ["auth", "not_found", "tls", "bad_body"])
-def test_what_another_try_cannot_mend_is_not_tried_again_on_the_same_target(kind: str) -> None:
+def test_an_error_that_a_retry_cannot_mend_is_not_retried_on_its_target(kind: str) -> None:
     road = Road(one("a"))
     with pytest.raises(UpstreamUnavailable):
         road.run({"a/m": down(kind)})
@@ -270,7 +270,7 @@ def test_only_a_vendors_fault_closes_a_model(kind: str) -> None:
     assert len(road.asked) == (2 if kind in VENDORS else 6)
 
 
-def test_a_call_whose_time_was_used_up_by_its_earlier_attempts_says_nothing_of_the_last_vendor() -> None:
+def test_a_call_that_ran_out_of_time_does_not_blame_the_last_vendor() -> None:
     road = Road(one("a", fallbacks=["b"]), breaker_threshold=1)
     road.run({"a/m": down("timeout_first_byte", UpstreamTimeout)})
     with pytest.raises(UpstreamTimeout):
@@ -318,7 +318,7 @@ def test_a_probe_that_decides_nothing_leaves_the_next_one_to_decide(ending: Exce
     assert road.router.states()["a/m"] == "closed"
 
 
-def test_what_is_used_up_here_is_not_waited_for_again_but_a_fallback_is_asked() -> None:
+def test_an_exhausted_target_is_not_waited_for_but_a_fallback_is_asked() -> None:
     road = Road(one("a"))
     road.refused(down("saturated"))
     assert road.asked == ["a/m"]
@@ -330,7 +330,7 @@ def test_what_is_used_up_here_is_not_waited_for_again_but_a_fallback_is_asked() 
 # A vendor that says when to come back
 
 
-def test_a_vendor_is_left_alone_for_as_long_as_it_said_and_the_caller_is_told_at_once() -> None:
+def test_a_vendor_is_left_alone_as_told_and_the_caller_told_at_once() -> None:
     road = Road(one("a"))
     road.refused(down("rate_limited", retry_after_s=20))
     road.now += 5
@@ -411,7 +411,7 @@ def test_a_narrower_route_has_the_same_breakers() -> None:
     assert narrow.targets[0].breaker is full.targets[0].breaker
 
 
-def test_a_target_that_is_also_a_fallback_is_asked_once_whatever_its_weight() -> None:
+def test_a_target_that_is_also_a_fallback_is_asked_once() -> None:
     target = {"provider": "a", "weight": 3}
     road = Road({"m": {"targets": [target], "fallbacks": ["a", "b", "b"]}})
     assert [found.name for found in road.router.route("m", CALLER).all_targets] == ["a/m", "b/m"]
@@ -476,7 +476,7 @@ def test_a_caller_is_told_not_to_retry_once_our_own_attempts_were_spent(
         (down("saturated"), down("saturated"), None),
     ],
 )
-def test_a_fallback_is_an_attempt_unless_both_vendors_said_when_to_come_back(
+def test_a_fallback_is_an_attempt_unless_both_vendors_named_a_wait(
     first: UpstreamError, last: UpstreamError, told: bool | None
 ) -> None:
     with pytest.raises(UpstreamError) as caught:
@@ -484,7 +484,7 @@ def test_a_fallback_is_an_attempt_unless_both_vendors_said_when_to_come_back(
     assert caught.value.should_retry is told
 
 
-def test_where_nothing_is_retried_here_or_nobody_was_asked_the_caller_may_retry() -> None:
+def test_without_retries_here_or_an_asked_vendor_the_caller_may_retry() -> None:
     assert Road(one("a"), max_attempts=1).refused(down()).should_retry is None
     road = Road(one("a"), max_attempts=3, backoff_s=0, breaker_threshold=1, breaker_cooldown_s=10)
     assert road.refused(down()).should_retry is None, "the open breaker cut our attempts short"

@@ -9,7 +9,7 @@ import pytest
 
 from app.config import serving
 from app.config.gateway import GatewayConfig, ProviderConfig
-from app.domain.money import SERVICE_TIERS
+from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
 from app.settings import load_config, load_settings
@@ -166,7 +166,7 @@ TYPED = (
 )
 
 
-def test_the_shipped_models_are_those_that_people_type_and_each_has_a_price_and_a_description() -> None:
+def test_shipped_models_are_those_people_type_priced_and_described() -> None:
     shipped = load_settings({})
     assert set(shipped.config.models) == set(TYPED)
     pricing = Pricing(config=shipped.config, overrides=shipped.prices)
@@ -183,7 +183,7 @@ def test_the_shipped_default_is_the_vendors_where_its_key_is_set(env: dict[str, 
     assert serving.default_model(load_settings(env).config) == default
 
 
-def test_the_shipped_rules_say_premium_and_code_or_long_to_the_strong_model_else_the_cheaper_one() -> None:
+def test_shipped_rules_send_premium_code_and_long_to_the_strong_model() -> None:
     shipped = load_settings({"OPENAI_API_KEY": "sk-test"})
     strong, cheap = {rule.model for rule in shipped.config.smart.rules}, shipped.config.smart.default
     assert cheap is not None

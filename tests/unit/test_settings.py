@@ -11,7 +11,7 @@ import pytest
 
 from app.config_snapshot import adopt
 from app.errors import ConfigError
-from app.runfile import Run, RunFile
+from app.runfile import RunFile, RunningGateway
 from app.settings import default_worker_count, load_settings
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
@@ -33,10 +33,10 @@ def test_providers_and_models_are_enough(tmp_path: Path) -> None:
     assert settings.prices == {}
 
 
-def test_commands_beside_make_run_find_its_redis_and_its_key_in_development_only(tmp_path: Path) -> None:
+def test_commands_beside_make_run_find_its_redis_and_key_in_development(tmp_path: Path) -> None:
     (tmp_path / "dev-key").write_text("kept-key\n")
     held = RunFile(tmp_path)
-    held.write(Run(1, "127.0.0.1", 9000, "its-key", "redis://:secret-password@127.0.0.1:1/0"))
+    held.write(RunningGateway(1, "127.0.0.1", 9000, "its-key", "redis://:secret-password@127.0.0.1:1/0"))
     beside = load(tmp_path)
     assert (beside.redis_url, beside.dev_api_key) == ("redis://:secret-password@127.0.0.1:1/0", "its-key")
     assert beside.redis_url in beside.secrets

@@ -106,7 +106,7 @@ def test_what_is_being_written_while_the_last_replay_ends_is_replayed_too(
     wait_for(lambda: desk.settled == ["one", "two"], timeout_s=5)
 
 
-def test_every_argument_comes_back_byte_for_byte_and_settles_on_a_real_redis(tmp_path: Path, redis: Redis) -> None:
+def test_every_argument_round_trips_and_settles_on_a_real_redis(tmp_path: Path, redis: Redis) -> None:
     row = '{"request_id": "ü\n\u2028"}'.encode()
     args: list[Arg] = ["call_1", "settled", row, b"\x00\xff\n", 60_000, 60_000, "window", 0, 7, 10, 60_000]
     spool = Spool(tmp_path, name="a", retry_s=3600)
@@ -292,10 +292,10 @@ class Figures:
         self.held = 0
         self.dropped = 0
 
-    def settlements_held(self, delta: int) -> None:
+    def add_settlements_held(self, delta: int) -> None:
         self.held += delta
 
-    def settlements_dropped(self, count: int) -> None:
+    def count_settlements_dropped(self, count: int) -> None:
         self.dropped += count
 
 

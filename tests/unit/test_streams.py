@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ClientGone, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from tests.support.calls import CALLER, House, Vendor, chat
 
@@ -38,9 +38,7 @@ def only_row(house: House) -> dict[str, Any]:
     return row
 
 
-def test_the_client_gets_every_block_and_the_call_is_settled_before_it_is_told_of_the_end(
-    house: House, vendor: Vendor
-) -> None:
+def test_the_client_gets_every_block_and_its_end_after_the_settlement(house: House, vendor: Vendor) -> None:
     stream = iter(start(house))
     assert [next(stream) for _ in WHOLE] == WHOLE
     assert house.rows() == []
@@ -59,9 +57,7 @@ def test_closing_a_stream_that_was_read_to_its_end_changes_nothing(house: House,
     assert house.metric("llm_active_requests") == 0
 
 
-def test_a_stream_that_was_whole_but_not_read_to_the_end_of_the_iteration_is_no_hang_up(
-    house: House, vendor: Vendor
-) -> None:
+def test_a_complete_stream_not_iterated_to_its_end_is_no_hang_up(house: House, vendor: Vendor) -> None:
     """The server stops reading with the last block: what then closes the stream finds it complete."""
     stream = start(house)
     blocks = iter(stream)
@@ -94,7 +90,7 @@ def test_a_stream_that_nobody_reads_is_closed_and_charged_for_the_prompt(house: 
         (ClientGone("gone", billable=True), "aborted", 499, True),
     ],
 )
-def test_a_stream_that_breaks_off_is_charged_for_what_came_if_the_provider_bills_it(
+def test_a_broken_stream_is_charged_for_what_came_if_its_provider_bills(
     house: House, vendor: Vendor, failure: Any, status: str, http_status: int, charged: bool
 ) -> None:
     vendor.blocks, vendor.breaks_off = WHOLE[:1], failure

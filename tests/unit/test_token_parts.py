@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, Details, RateCard, TokenRates, Usage
+from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, RateCard, TokenRates
+from app.domain.usage import Details, Usage
 
 OF_PROMPT = Details(
     cache_write_tokens=500,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.money import Details, Usage
+from app.domain.usage import Details, Usage
 from app.gateway.chunks import to_completion
 from app.gateway.implied_usage import MAX_SEARCHES, max_searches, with_implied_usage
 from app.providers.reported_usage import WireUsage, usage_of

@@ -65,13 +65,13 @@ class OutputFiles:
             self._files.path(file.file_id).unlink(missing_ok=True)
 
     def _write(self, batch: Batch, results: BatchResults, *, ok: bool) -> StoredFile:
-        upload = self._files.write(batch.batch_id)
+        upload = self._files.begin_output(batch.batch_id)
         try:
             for count, entry in enumerate(results.entries(ok=ok), 1):
                 upload.write(entry)
                 if count % _PAUSE_EVERY == 0:
                     self._pause(0)
-            return self._files.put(
+            return self._files.place(
                 upload,
                 batch.key_id,
                 purpose="batch_output",

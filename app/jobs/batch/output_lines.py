@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.domain.batch import BatchLine, InvalidBatchLine, error_line, response_line, unprocessed_line
 from app.errors import GatewayError
 from app.store.batch_results import LineResult
-from app.store.job_types import JobOutcome
+from app.store.job_records import JobOutcome
 
 _WHY = {
     "batch_cancelled": "This request was not executed because the batch was cancelled.",

@@ -83,7 +83,7 @@ class BatchRunner:
     def step(self) -> float | None:
         """Does what can be done now. Returns when to come again, in seconds; None when there is nothing left to do.
         Raises `NotReady` for what may pass, and `OSError` of the disk."""
-        batch = self._batches.now(self.batch_id)
+        batch = self._batches.find(self.batch_id)
         if batch is None or batch.status not in UNFINISHED_STATUSES:
             return self._over()
         if not self._files.path(batch.input_file_id).exists():
@@ -134,10 +134,10 @@ class BatchRunner:
         if found.errors:
             return self._fail(batch, found)
         self._results.add([self._entries.bad(line) for line in found.bad])
-        self._results.secure()
+        self._results.sync()
         failed = self._results.failed
         begun = {"status": "in_progress", "in_progress_at": self._clock(), "total": found.total, "failed": failed}
-        if not self._batches.change(self.batch_id, ("validating",), **begun):
+        if not self._batches.update(self.batch_id, ("validating",), **begun):
             return 0.0  # cancelled just now, or begun on another disk
         self._recovered = True
         log.info("batch_started", batch_id=self.batch_id, lines=found.total, failed=failed)
@@ -150,7 +150,7 @@ class BatchRunner:
 
     def _over(self) -> float | None:
         """The batch has ended. Results stay if its files do not hold them: it may have been ended by somebody else."""
-        if len(self._results) and not self._batches.written_out(self.batch_id):
+        if len(self._results) and not self._batches.has_output(self.batch_id):
             log.error("batch_ended_elsewhere", batch_id=self.batch_id, results=len(self._results))
         else:
             self._results.remove()
@@ -288,7 +288,7 @@ class BatchRunner:
     def _finalize(self, batch: Batch, why: str) -> float | None:
         if batch.status == "in_progress" and not why:
             begun = {"status": "finalizing", "finalizing_at": self._clock()}
-            if not self._batches.change(self.batch_id, ("in_progress",), **begun):
+            if not self._batches.update(self.batch_id, ("in_progress",), **begun):
                 return 0.0  # cancelled just now
             batch = batch._replace(status="finalizing")
         return self._over() if self._ending.end(batch, self._results, _FINAL[why]) else 0.0
@@ -297,7 +297,7 @@ class BatchRunner:
         counts = (self._results.completed, self._results.failed)
         if counts != (batch.completed, batch.failed) and self._clock() - self._told >= _TELL_S:
             self._told = self._clock()
-            self._batches.change(self.batch_id, UNFINISHED_STATUSES, completed=counts[0], failed=counts[1])
+            self._batches.update(self.batch_id, UNFINISHED_STATUSES, completed=counts[0], failed=counts[1])
 
     def _rest(self, batch: Batch) -> RemainingLines:
         """The lines that have no result and are not in flight."""

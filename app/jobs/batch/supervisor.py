@@ -100,7 +100,7 @@ class BatchSupervisor:
     def look(self) -> list[BatchRunner]:
         """The batches that are to be fed from now on, by this process."""
         found = []
-        unfinished = self._batches.unfinished()
+        unfinished = self._batches.list_unfinished()
         self._unfinished = Counter(batch.key_id for batch in unfinished)
         self._missing = {
             batch.batch_id: self._missing[batch.batch_id] for batch in unfinished if batch.batch_id in self._missing
@@ -181,8 +181,8 @@ class BatchSupervisor:
             return
         self._swept = now
         removed = self._files.sweep()
-        self._batches.forget()
-        kept = remove_leftovers(self._directory, self._batches.written_out)
+        self._batches.delete_old()
+        kept = remove_leftovers(self._directory, self._batches.has_output)
         if kept:
             log.warning("batch_results_kept", count=kept, directory=str(self._directory))
         if removed:

@@ -17,11 +17,11 @@ import msgspec
 from gevent.event import Event
 
 from app.config.gateway import DemoScript, ProviderConfig, Timeouts
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderAnswer
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
 from app.providers.demo.reply import Reply
-from app.providers.upstream_errors import status_error
+from app.providers.upstream_errors import error_from_status
 
 _encode = msgspec.json.Encoder().encode
 _DIMENSIONS = 64
@@ -42,10 +42,10 @@ class DemoProvider:
         self._heartbeat_s = heartbeat_s
         self._failures = 0
 
-    def chat(self, call: ChatCall) -> ProviderAnswer:
+    def chat(self, call: ChatCall) -> ProviderResponse:
         self._begin(call)
         reply = Reply(call, self._script, self.name)
-        return ProviderAnswer(
+        return ProviderResponse(
             _encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes
         )
 
@@ -57,7 +57,7 @@ class DemoProvider:
             call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts
         )
 
-    def embed(self, call: EmbedCall) -> ProviderAnswer:
+    def embed(self, call: EmbedCall) -> ProviderResponse:
         self._begin(call)
         return _embeddings(call)
 
@@ -76,11 +76,11 @@ class DemoProvider:
             raise UpstreamTimeout("The demo model took too long.", provider=self.name, kind="timeout_first_byte")
         if script.fail_status is not None and (script.fail_times is None or self._failures < script.fail_times):
             self._failures += 1
-            raise status_error(script.fail_status, provider=self.name)
+            raise error_from_status(script.fail_status, provider=self.name)
 
 
 class DemoStream:
-    """See `providers.base.AnswerStream`: a chunk a word."""
+    """See `providers.base.ProviderStream`: a chunk a word."""
 
     def __init__(
         self, call: ChatCall, script: DemoScript, *, provider: str, heartbeat_s: float, timeouts: Timeouts
@@ -163,7 +163,7 @@ def _cut(provider: str) -> UpstreamError:
     return UpstreamError("The demo model broke off its answer.", provider=provider, kind="cut")
 
 
-def _embeddings(call: EmbedCall) -> ProviderAnswer:
+def _embeddings(call: EmbedCall) -> ProviderResponse:
     fields = call.request.fields
     given_size = bytes(fields.get("dimensions", b"null"))
     size = _DIMENSIONS
@@ -183,7 +183,7 @@ def _embeddings(call: EmbedCall) -> ProviderAnswer:
         data.append({"object": "embedding", "index": index, "embedding": vector})
     usage = Usage(sum(len(str(text).split()) for text in inputs))
     wire = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-    return ProviderAnswer(_encode({"object": "list", "data": data, "model": call.model, "usage": wire}), usage)
+    return ProviderResponse(_encode({"object": "list", "data": data, "model": call.model, "usage": wire}), usage)
 
 
 def _vector(text: str, size: int) -> list[float]:

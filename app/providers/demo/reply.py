@@ -16,7 +16,7 @@ import msgspec
 
 from app.config.gateway import DemoScript
 from app.domain.chat import Message
-from app.domain.money import Usage
+from app.domain.usage import Usage
 from app.errors import UpstreamRejected
 from app.providers.base import ChatCall
 from app.providers.demo.filler import filled

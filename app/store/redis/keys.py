@@ -1,4 +1,4 @@
-"""Where in Redis things are that more than one module knows of."""
+"""Redis key names: every one that the program uses, apart from those that Dramatiq makes of its namespace itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,36 @@ NOTHING = "penstock:none"  # stands where a script wants a key that this call ha
 READY = "penstock:ready"  # written to see whether Redis takes writes
 WORKERS = "penstock:workers"  # zset: worker id → its last sign of life, Unix seconds by Redis's clock
 RUNNING_CALLS = "penstock:running:"  # and an API key's id: its running calls
+RESERVATIONS = "penstock:reservations:"  # and a worker's id: its open reservations
+KEY_RECORD = "penstock:key:"  # and an API key's SHA-256: the mirror of its record in the database
+KEYS_SYNCED = "penstock:keys:synced"  # when the mirror was last brought up to date, Unix seconds
+INSTALLATION = "penstock:installation"  # the id of the installation whose Redis this is
+CONVERSATIONS = "penstock:conversations"  # zset: conversation by when it is forgotten, Unix milliseconds
+
+# The job queue. A prefix ends in a colon.
+JOB = "penstock:job:"  # and a job's id: hash of its fields
+IDEMPOTENCY = "penstock:idempotency:"  # and an API key's id and the digest of its Idempotency-Key
+QUEUE_WAITING = "penstock:queue:waiting"  # zset: job by when it was submitted
+QUEUE_OF_KEY = "penstock:queue:of:"  # and an API key's id; zset: its waiting jobs by number
+QUEUE_TURNS = "penstock:queue:turns"  # zset: API key's id by virtual time
+QUEUE_RUNNING = "penstock:queue:running"  # zset: job by the end of its lease
+QUEUE_LATER = "penstock:queue:later"  # zset: job by when it may run again
+QUEUE_CANCELS = "penstock:queue:cancels"  # set: running jobs that are to be cancelled
+QUEUE_UNSETTLED = "penstock:queue:unsettled"  # zset: cancelled jobs whose reservation is still to be settled
+QUEUE_WORKERS = "penstock:queue:workers"  # zset: worker and slots by last sign of life
+QUEUE_CLAIM = "penstock:queue:claim:"  # and a claim's name
+QUEUE_FACTS = "penstock:queue:facts"  # hash: virtual clock, counters, mean duration
+QUEUE_SIZES = "penstock:queue:sizes"  # hash: job → "bytes owner"
+QUEUE_SHARES = "penstock:queue:shares"  # hash: API key's id → bytes
+QUEUE_RESULTS = "penstock:queue:results"  # zset: ended jobs by when they expire
+
+# Dramatiq's queues, under the names that it makes: `<namespace>:<queue>` is the list, `….msgs` its messages.
+DRAMATIQ_NAMESPACE = "penstock:dramatiq"
+JOBS_QUEUE, JOBS_ACTOR = "jobs", "run_jobs"  # its messages are the bells that wake workers
+CALLBACKS_QUEUE, CALLBACKS_ACTOR = "callbacks", "call_back"  # tell callers of ended jobs
+BELLS, BELL_MESSAGES = f"{DRAMATIQ_NAMESPACE}:{JOBS_QUEUE}", f"{DRAMATIQ_NAMESPACE}:{JOBS_QUEUE}.msgs"
+CALLBACKS = f"{DRAMATIQ_NAMESPACE}:{CALLBACKS_QUEUE}"
+CALLBACK_MESSAGES = f"{DRAMATIQ_NAMESPACE}:{CALLBACKS_QUEUE}.msgs"
 
 
 def reservation_key(call_id: str) -> str:
@@ -14,7 +44,8 @@ def reservation_key(call_id: str) -> str:
 
 
 def cache_entry_key(cache_key: str) -> str:
-    """What follows an @ in `cache_key` tells apart callers who share the answer, but do not wait for each other."""
+    """Returns the key of the cached answer. The part of `cache_key` after an @ is left out: it tells apart callers who
+    share the answer, but do not wait for each other."""
     return f"penstock:cache:{cache_key.partition('@')[0]}" if cache_key else NOTHING
 
 
@@ -23,5 +54,14 @@ def flight_key(cache_key: str) -> str:
 
 
 def uncacheable_key(cache_key: str) -> str:
-    """There while an answer is known to be one that is not kept."""
+    """Returns the key that exists while an answer is known not to be kept."""
     return f"penstock:unkept:{cache_key.partition('@')[0]}"
+
+
+def limit_key(key_id: str, limit: str) -> str:
+    """Returns the counter of an API key's limit; a limit by day or month adds its window."""
+    return f"penstock:limit:{key_id}:{limit}"
+
+
+def history_key(key_id: str, user_digest: str) -> str:
+    return f"penstock:history:{key_id}:{user_digest}"

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from sqlalchemy.engine import URL
 
@@ -99,8 +98,24 @@ class Backups:
             ):
                 return self._restore(source, live, Path(directory) / "ledger.db")
 
+    def back_up_to_stream(self, stream: BinaryIO, *, below: Path) -> Contents:
+        """Writes the ledger to `stream`, by way of a file in the directory `below`: SQLite needs to seek."""
+        with _temporary(below) as path:
+            contents = self.back_up(path)
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, stream)
+            stream.flush()
+        return contents
+
+    def restore_from_stream(self, stream: BinaryIO, *, below: Path) -> Restored:
+        """Replaces the ledger by the backup that `stream` holds, by way of a file in the directory `below`."""
+        with _temporary(below) as path:
+            with path.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+            return self.restore(path)
+
     @contextmanager
-    def kept_out(self) -> Iterator[None]:
+    def hold_off_restores(self) -> Iterator[None]:
         """While a ledger process is in here, nobody restores. Any other database has nothing to be kept from."""
         if self._database.file is None:
             yield
@@ -177,21 +192,9 @@ class Backups:
 
 
 @contextmanager
-def standing_in(file: str, direction: Literal["in", "out"], *, below: Path) -> Iterator[Path]:
-    """The path of `file`; where it is `-`, one below `below` for standard input or output: SQLite needs to seek."""
-    if file != "-":
-        yield Path(file)
-        return
+def _temporary(below: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=below, prefix="copy-") as directory:
-        path = Path(directory) / "ledger.db"
-        if direction == "in":
-            with path.open("wb") as copy:
-                shutil.copyfileobj(sys.stdin.buffer, copy)
-        yield path
-        if direction == "out":
-            with path.open("rb") as copy:
-                shutil.copyfileobj(copy, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+        yield Path(directory) / "ledger.db"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -66,7 +66,7 @@ usage = Table(
     Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
     Column("job_id", Text),
     Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
-    # What its cost was reckoned from, beside the tokens above: see `domain.money.Usage`.
+    # What its cost was reckoned from, beside the tokens above: see `domain.usage.Usage`.
     Column("service_tier", Text, nullable=False, server_default=text("''")),
     *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _DETAILS),
     # Reports read whole days from the roll-up and only the ends of a range from here.

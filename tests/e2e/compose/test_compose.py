@@ -22,9 +22,7 @@ from tests.support.servers import wait_for
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(900)]
 
 
-def test_everything_is_healthy_with_nothing_prepared_but_a_vendors_key_in_the_shell(
-    built: Installation, first_start_s: float
-) -> None:
+def test_everything_is_healthy_with_only_a_vendors_key_in_the_shell(built: Installation, first_start_s: float) -> None:
     assert not (built.directory / ".env").exists()
     assert {service: built.health(service) for service in SERVICES} == {service: {"healthy"} for service in SERVICES}
     [setup] = built.inspect("setup")
@@ -32,7 +30,7 @@ def test_everything_is_healthy_with_nothing_prepared_but_a_vendors_key_in_the_sh
     assert first_start_s < 90
 
 
-def test_the_vendors_key_of_the_shell_and_the_admin_key_of_the_first_start_make_the_first_answer(
+def test_the_shells_vendor_key_and_the_first_admin_key_make_an_answer(
     penstock: Installation,
 ) -> None:
     with penstock.played_vendor():

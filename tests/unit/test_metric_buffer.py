@@ -13,16 +13,16 @@ def test_gathered_figures_are_those_of_writing_each_at_once() -> None:
         registry = CollectorRegistry()
         calls = Counter("calls", "Calls.", ["model"], registry=registry)
         seconds = Histogram("seconds", "Seconds.", ["model"], buckets=(0.1, 1, 10), registry=registry)
-        batch = MetricBuffer(in_background=False)
+        buffer = MetricBuffer(in_background=False)
         for model, value in (("a", 0.1), ("a", 0.11), ("b", 1), ("b", 11), ("a", 0)):
             if gathered:
-                batch.inc(calls.labels(model), 2)
-                batch.observe(seconds.labels(model), value)
+                buffer.inc(calls.labels(model), 2)
+                buffer.observe(seconds.labels(model), value)
             else:
                 calls.labels(model).inc(2)
                 seconds.labels(model).observe(value)
-        batch.flush()
-        batch.flush()
+        buffer.flush()
+        buffer.flush()
         lines = generate_latest(registry).decode().splitlines()
         written.append([line for line in lines if "_created" not in line])
     assert written[0] == written[1]

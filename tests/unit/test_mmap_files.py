@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 from structlog.testing import capture_logs
 
-from app.telemetry.mapped import PreallocatedDict
+from app.telemetry.mmap_files import PreallocatedDict
 
 
 class Disk:
