@@ -58,7 +58,7 @@ class Pipeline:
 
     def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
         """Turns what the caller wrote into the call that is made, and notes in its context what was changed."""
-        return self._preprocessor.steer(caller, request, context)
+        return self._preprocessor.preprocess(caller, request, context)
 
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
