@@ -12,7 +12,7 @@ _YEAR_9999 = 253_370_764_800
 def parse_timestamp(text: str, *, now: float, direction: int) -> float:
     """Returns the Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance as `7d`.
 
-    A distance counts from `now`, into the past or the future as `direction` is -1 or 1. Raises `ValueError` with the reason.
+    A distance counts from `now`, into the past or the future as `direction` is -1 or 1. Raises `ValueError`.
     """
     distance = re.fullmatch(r"(\d{1,9})([mhdw])", text)
     if distance:

@@ -1,4 +1,4 @@
-"""Keys by their shape, callers by what they may do, and for how long either is believed."""
+"""FakeKeyStore by their shape, callers by what they may do, and for how long either is believed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from app.store.keys import Keys
 KEY = new_key()
 
 
-class FakeKeys(Keys):
-    """A key store without a database: the callers it has, and the hashes it was asked for."""
+class FakeKeyStore(Keys):
+    """The key store: what it has, and how often it was asked."""
 
     def __init__(self, *callers: Caller) -> None:
         self.has = {caller.key_hash: caller for caller in callers}
@@ -76,7 +76,7 @@ def test_who_may_do_what() -> None:
 
 def test_a_known_caller_is_read_once_until_it_is_verified() -> None:
     now = [0.0]
-    keys = FakeKeys(caller())
+    keys = FakeKeyStore(caller())
     callers = Callers(keys=keys, monotonic=lambda: now[0])
     assert [callers.lookup(KEY) for _ in range(3)] == [caller()] * 3
     assert len(keys.asked) == 1
@@ -92,7 +92,7 @@ def test_a_known_caller_is_read_once_until_it_is_verified() -> None:
 
 def test_an_unknown_key_is_asked_for_once_in_a_while() -> None:
     now = [0.0]
-    keys = FakeKeys()
+    keys = FakeKeyStore()
     callers = Callers(keys=keys, monotonic=lambda: now[0])
     for at, asked in ((0.0, 1), (FRESH_S - 0.01, 1), (FRESH_S, 2)):
         now[0] = at
@@ -106,7 +106,7 @@ def test_an_unknown_key_is_asked_for_once_in_a_while() -> None:
 
 def test_an_expired_key_is_refused_from_its_last_second_on() -> None:
     now = [99.0]
-    callers = Callers(keys=FakeKeys(caller(expires_at=100.0)), clock=lambda: now[0])
+    callers = Callers(keys=FakeKeyStore(caller(expires_at=100.0)), clock=lambda: now[0])
     assert callers.lookup(KEY).key_id == "key_1"
     now[0] = 100.0
     with pytest.raises(InvalidApiKey, match="expired"):
@@ -114,7 +114,7 @@ def test_an_expired_key_is_refused_from_its_last_second_on() -> None:
 
 
 def test_the_keys_of_the_environment_are_known_without_a_store() -> None:
-    keys = FakeKeys()
+    keys = FakeKeyStore()
     callers = Callers(keys=keys, dev_key="dev", admin_key="adm")
     dev, admin = callers.lookup("dev"), callers.verify("adm")
     assert (dev.key_id, dev.role, dev.plan, dev.key_hash) == ("dev", Role.USER, "default", hash_key("dev"))
@@ -124,7 +124,7 @@ def test_the_keys_of_the_environment_are_known_without_a_store() -> None:
 
 
 def test_only_so_many_callers_are_remembered_and_the_least_used_go_first() -> None:
-    keys = FakeKeys(*(caller(f"{number}") for number in range(10_002)))
+    keys = FakeKeyStore(*(caller(f"{number}") for number in range(10_002)))
     callers = Callers(keys=keys)
     for number in range(10_000):
         callers.refresh(hash_key(f"{number}"))
