@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from app.config import serving
+from app.config.files import load_config
 from app.config.gateway import GatewayConfig, ProviderConfig
 from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
-from app.settings import load_config, load_settings
+from app.settings import load_settings
 
 UP = {"kind": "openai", "base_url": "http://127.0.0.1/v1"}
 
