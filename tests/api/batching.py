@@ -1,4 +1,4 @@
-"""What tests of batches do: upload, ask, and be a worker process, step by step."""
+"""Steps of tests of batches: upload, create, poll, and be a worker process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application in this process, on a real Redis: demo models that note who was asked, a clock to step."""
+"""The application in this process, on a real Redis: demo providers that record their calls, a clock to step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRICES = '{"*": {prompt: 1, completion: 2}}'
 
 @dataclass
 class RecordingProvider:
-    """A real provider; `asked` gets its name with each call."""
+    """A real provider that appends its name to `asked` with each call."""
 
     provider: Provider
     asked: list[str]
@@ -59,7 +59,7 @@ class RecordingProvider:
 
 @dataclass
 class AppClient:
-    """What a test sees of the application."""
+    """The application in this process, a client of it, and a record of the providers it called."""
 
     services: Services
     asked: list[str]  # providers, in the order in which they were asked

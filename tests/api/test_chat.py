@@ -1,4 +1,4 @@
-"""What a caller sees of the cache: what is kept, for whom, and in which shape it comes back."""
+"""The cache as a caller sees it: the answers it keeps, the keys that share them, and the shape they come back in."""
 
 from __future__ import annotations
 

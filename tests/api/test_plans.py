@@ -32,7 +32,7 @@ def without_plan(client: AppClient) -> str:
 
 
 def answers(client: AppClient, key: str) -> list[TestResponse]:
-    """What the key gets from whatever asks a model."""
+    """The answers that the key gets from each endpoint that calls a model."""
     message = {"messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", {"model": "m", **message}),

@@ -71,7 +71,7 @@ def test_health_checks_are_no_news(client_with: Callable[[str], AppClient], path
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What production's log has."""
+    """The events in production's log."""
     kept = io.BytesIO()
     monkeypatch.setattr("app.telemetry.logging.os.write", lambda _, line: kept.write(line))
     handlers = logging.root.handlers

@@ -144,7 +144,7 @@ def test_users_of_one_key_have_conversations_of_their_own(assistant_client: Chat
 
 
 class EchoedCall:
-    """What an `echo` model was sent, out of its answer."""
+    """The request that an `echo` model received, out of its answer."""
 
     def __init__(self, response: TestResponse) -> None:
         assert response.status_code == 200, response.text

@@ -1,4 +1,4 @@
-"""How generated requests are written. Loaded by schemathesis."""
+"""Hooks that shape generated requests. Loaded by schemathesis."""
 
 from __future__ import annotations
 

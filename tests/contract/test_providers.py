@@ -1,4 +1,4 @@
-"""What every kind of provider owes the gateway, asked of each one. A new kind needs a row in `BUILDERS`."""
+"""The contract of a provider, tested on every kind. A new kind needs a row in `BUILDERS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the official SDK offers beyond plain chat, offline: parsed answers, tools, text completions."""
+"""The official SDK beyond plain chat, offline: parsed answers, tools, text completions."""
 
 from __future__ import annotations
 

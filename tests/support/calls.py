@@ -160,7 +160,7 @@ class NoKeys:
 
 
 class PipelineHarness:
-    """A gateway's story without its HTTP."""
+    """The pipeline with its parts, without HTTP."""
 
     def __init__(self, redis: Redis, directory: Path) -> None:
         self.redis = redis
@@ -213,7 +213,7 @@ class PipelineHarness:
         return [json.loads(fields[fields.index(b"row") + 1]) for _, fields in entries]
 
     def counted(self, limit: str, key_id: str = "key_1") -> int:
-        """What a window's counter says; 0 when there is none."""
+        """Returns a window's counter; 0 when there is none."""
         keys = self.redis.execute("KEYS", f"penstock:limit:{key_id}:{limit}*")
         return sum(int(self.redis.execute("GET", key)) for key in keys)
 

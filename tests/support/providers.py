@@ -1,4 +1,4 @@
-"""Providers and calls for their tests, in one line each."""
+"""Builders of providers and of calls for tests of providers, in one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What admission takes is what its ending gives back, however the call ends and whatever Redis answers."""
+"""Admission takes exactly as much as the call's ending gives back, however the call ends and whatever Redis answers."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class AdmissionHarness:
         return {name: value for name, value in found.items() if value != b"0"}
 
     def ahead_ms(self, limit: str) -> float:
-        """How far ahead of now a rate has been used up."""
+        """Returns how far ahead of now a rate has been used up, in milliseconds."""
         until = self.redis.execute("GET", f"penstock:limit:key_1:{limit}")
         seconds, us = self.redis.execute("TIME")
         return max(0.0, (float((until or b"0").partition(b".")[0]) - int(seconds) * 1_000_000 - int(us)) / 1000)

@@ -1,4 +1,4 @@
-"""What is kept of a batch's results through torn writes, full disks and changes of hands."""
+"""A batch's results through torn writes, full disks and changes of worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worker's broker makes of a Redis that answers, and refuses."""
+"""The worker's broker on a Redis that answers every command with an error."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PRICES = "demo: {f1: {prompt: 1, completion: 2}}"
 
 
 class FakeGateway:
-    """A gateway that streams `pieces`, and remembers what it was asked."""
+    """A gateway that streams `pieces`, and records the requests it received."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = ["Hello", " there."]
@@ -99,7 +99,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def chat(tmp_path: Path, fake_gateway: FakeGateway) -> Iterator[Callable[..., Result]]:
-    """Runs the command with the settings' gateway played."""
+    """Runs the command against the fake gateway."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     (tmp_path / "prices.yaml").write_text(PRICES)
     env = {

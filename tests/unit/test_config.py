@@ -1,4 +1,4 @@
-"""What gateway.yaml may say: the value of each number that is left out, and the smallest and largest it may have.
+"""The schema of gateway.yaml: the default of each number, and the smallest and largest value it may have.
 
 A default that changes silently changes what installed gateways do; a bound is what keeps a slip of the pen from it.
 """

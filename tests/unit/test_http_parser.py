@@ -1,4 +1,4 @@
-"""Which answers are read at once, and that they then say what the strict parser makes of them."""
+"""The fast parser of answers: the ones it accepts, and its agreement with the strict parser on them."""
 
 from __future__ import annotations
 

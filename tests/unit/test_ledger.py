@@ -69,7 +69,7 @@ def all_of(database: Database, table: sa.Table) -> list[dict[str, Any]]:
 
 
 def rolled_up(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """What the roll-up must be, computed from the rows in another way than the ledger does."""
+    """Returns the expected roll-up, computed from the rows in another way than the ledger does."""
     with_day = [{**r, "day": f"2026-11-{1 + int((r['ts'] - (NOON - DAY / 2)) // DAY):02}"} for r in rows]
     names = ("day", "key_id", "model", "provider")
     order = sorted(with_day, key=lambda r: [r[name] for name in names])

@@ -79,7 +79,7 @@ def test_every_service_tier_that_the_package_prices_is_known() -> None:
 
 
 def counted(usage: Usage) -> types.Usage:
-    """What genai-prices would have counted for `usage`: each of its units has the tokens of every narrower kind."""
+    """Returns the count of genai-prices for `usage`: each of its units has the tokens of every narrower kind."""
     parts = usage.prompt_parts() | usage.completion_parts()
     found = {}
     for name, unit in unit_data.items():

@@ -1,4 +1,4 @@
-"""What the queue holds of Redis's memory: its bound, each key's share, and that everything is given back."""
+"""The queue's part of Redis's memory: its bound, each key's share, and the return of everything."""
 
 from __future__ import annotations
 

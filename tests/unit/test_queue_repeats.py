@@ -180,7 +180,7 @@ class QueueMachine:
         return (self.redis.execute("HGET", keys.JOB + job_id, "owner") or b"a").decode()
 
     def check(self) -> None:
-        """What holds at any moment."""
+        """Checks the invariants that hold at any moment."""
         redis = self.redis
         hashes = {}
         for job_id in self.ids:

@@ -1,4 +1,4 @@
-"""What a call took is given back exactly, whichever of its messages are lost, late, repeated or out of order."""
+"""A call's reservation is given back exactly, whichever of its messages are lost, late, repeated or out of order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOTHING = Amounts(0)
 
 
 class FaultyNetwork:
-    """The way to Redis. `admitting` does with an admission's message what the test wants."""
+    """A network to Redis whose `admitting` drops, delays or repeats an admission's message."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -440,7 +440,7 @@ class BadNetwork:
             self.late.append(send)
 
     def meanwhile(self) -> None:
-        """What happens between two messages: others arrive, answers come into the cache and expire, calls are lost."""
+        """Events between two messages: others arrive, answers come into the cache and expire, calls are lost."""
         while self.late and self.chance.random() < 0.5:
             self.late.pop(self.chance.randrange(len(self.late)))()
         what = self.chance.random()

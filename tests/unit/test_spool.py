@@ -28,7 +28,7 @@ KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight"
 
 
 class FakeSettleScript:
-    """Stands for the settle script: away until it is told otherwise, and remembers what it settled."""
+    """A fake settle script: unavailable until `away` is cleared, and records the calls it settled."""
 
     def __init__(self) -> None:
         self.away = True

@@ -1,4 +1,4 @@
-"""The supervisor with small programs: who is stopped when, what is started again, and that nobody stays."""
+"""The supervisor with small programs: their stops and restarts in order, and no process left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What vendors report, read once and for all kinds: nothing twice, nothing negative, nothing lost to an odd detail."""
+"""Vendors' usage reports, read in one place for all kinds: nothing twice, nothing negative, nothing lost."""
 
 from __future__ import annotations
 
