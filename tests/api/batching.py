@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.jobs.batch.runner import BatchRunner
 from app.jobs.batch.supervisor import BatchSupervisor
 from tests.api.conftest import AppClient
 from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, open_reservations
+from tests.support.response import AppResponse
 
 _NO_LINES: list[dict[str, Any]] = []
 
@@ -94,8 +94,8 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines)
 
 
-def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
-    answer: TestResponse = client._client.open(
+def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> AppResponse:
+    answer: AppResponse = client._client.open(
         path, method=method, headers={"Authorization": f"Bearer {key or client.key}"}, **sent
     )
     return answer
@@ -103,7 +103,7 @@ def call(client: AppClient, method: str, path: str, *, key: str | None = None, *
 
 def upload(
     client: AppClient, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any
-) -> TestResponse:
+) -> AppResponse:
     form = {"purpose": purpose, "file": (io.BytesIO(content), "in.jsonl"), **more}
     return call(client, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
 
@@ -114,7 +114,7 @@ def uploaded(client: AppClient, content: bytes, key: str | None = None) -> str:
     return str(answer.json["id"])
 
 
-def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
+def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> AppResponse:
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
     return call(client, "POST", "/v1/batches", key=key, json=body)
 

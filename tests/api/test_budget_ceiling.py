@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.store.ledger import Ledger
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -41,7 +41,7 @@ def limited(client: AppClient) -> str:
     return key
 
 
-def sent(answer: TestResponse) -> list[tuple[str, Any]]:
+def sent(answer: AppResponse) -> list[tuple[str, Any]]:
     """The fields that the provider got, duplicates included."""
     assert answer.status_code == 200, answer.get_data()
     said = answer.json["choices"][0]["message"]["content"]
@@ -49,7 +49,7 @@ def sent(answer: TestResponse) -> list[tuple[str, Any]]:
     return pairs
 
 
-def bounds(answer: TestResponse) -> list[tuple[str, Any]]:
+def bounds(answer: AppResponse) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in sent(answer) if "max" in name.lower()]
 
 

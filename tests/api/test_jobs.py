@@ -11,11 +11,11 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
-from werkzeug.test import TestResponse
 
 from app.jobs.runner import JobRunner
 from app.store.redis import keys
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 from tests.support.servers import wait_for
 
 DEMO = "providers:\n  a: {{kind: demo, script: {{{script}}}}}\nmodels:\n  m:\n    targets: [{{provider: a}}]\n"
@@ -68,18 +68,18 @@ def submit(
     key: str | None = None,
     headers: dict[str, str] | None = None,
     **more: Any,
-) -> TestResponse:
+) -> AppResponse:
     body = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
     return client.post(json.dumps(body), key=key, headers=headers, path="/v1/chat/async")
 
 
-def ask(client: AppClient, job_id: str, *, method: str = "GET", key: str | None = None, **headers: str) -> TestResponse:
+def ask(client: AppClient, job_id: str, *, method: str = "GET", key: str | None = None, **headers: str) -> AppResponse:
     sent = {"Authorization": f"Bearer {key or client.key}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    answer: TestResponse = client._client.open(f"/v1/requests/{job_id}", method=method, headers=sent)
+    answer: AppResponse = client._client.open(f"/v1/requests/{job_id}", method=method, headers=sent)
     return answer
 
 
-def job_of(answer: TestResponse) -> str:
+def job_of(answer: AppResponse) -> str:
     assert answer.status_code == 202, answer.text
     return str(answer.json["request_id"])
 

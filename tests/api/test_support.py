@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import Client, TestResponse
+from werkzeug.test import Client
 
 from app import create_app
 from app.errors import StoreUnavailable
@@ -20,6 +20,7 @@ from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.history import ConversationTurn, History
 from tests.api.conftest import KEY, AppClient
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -41,19 +42,19 @@ class ChatClient:
         self._http: Client = create_app(services=client.services).test_client()
         self._headers = {"Authorization": f"Bearer {key}"}
 
-    def send(self, body: Any, *, path: str = "/v1/chat", headers: dict[str, str] | None = None) -> TestResponse:
+    def send(self, body: Any, *, path: str = "/v1/chat", headers: dict[str, str] | None = None) -> AppResponse:
         data = body if isinstance(body, bytes) else json.dumps(body)
         sent = {"Content-Type": "application/json", **self._headers, **(headers or {})}
-        response: TestResponse = self._http.post(path, data=data, headers=sent)
+        response: AppResponse = self._http.post(path, data=data, headers=sent)
         response.get_data()
         response.close()
         return response
 
-    def say(self, message: str, user: str = "ann", **more: Any) -> TestResponse:
+    def say(self, message: str, user: str = "ann", **more: Any) -> AppResponse:
         return self.send({"message": message, "user_id": user, **more})
 
-    def history(self, user: str = "ann", *, method: str = "GET") -> TestResponse:
-        response: TestResponse = self._http.open(f"/v1/chat/history/{user}", method=method, headers=self._headers)
+    def history(self, user: str = "ann", *, method: str = "GET") -> AppResponse:
+        response: AppResponse = self._http.open(f"/v1/chat/history/{user}", method=method, headers=self._headers)
         return response
 
     def texts(self, user: str = "ann") -> list[str]:
@@ -67,7 +68,7 @@ def assistant_client(client_with: Callable[[str], AppClient]) -> ChatClient:
     return ChatClient(client_with(CONFIG))
 
 
-def refusal(response: TestResponse) -> tuple[int, str, str | None]:
+def refusal(response: AppResponse) -> tuple[int, str, str | None]:
     assert response.json is not None
     assert response.json["error"]["code"] == response.json["code"]
     return response.status_code, response.json["code"], response.json["error"]["param"]
@@ -146,7 +147,7 @@ def test_users_of_one_key_have_conversations_of_their_own(assistant_client: Chat
 class EchoedCall:
     """The request that an `echo` model received, out of its answer."""
 
-    def __init__(self, response: TestResponse) -> None:
+    def __init__(self, response: AppResponse) -> None:
         assert response.status_code == 200, response.text
         self.body = json.loads(response.json["response"].partition("\n\n")[2])
         self.messages = self.body["messages"]

@@ -11,11 +11,12 @@ from pathlib import Path
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
 
-MESSAGES = [{"role": "user", "content": "Hello"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 MODELS = (
     "ok",
     "stream-5-60",
@@ -134,7 +135,10 @@ def test_models(client: OpenAI, gateway: Gateway) -> None:
 
 
 def test_tools_and_unknown_fields_pass_through(client: OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    tool: ChatCompletionToolParam = {
+        "type": "function",
+        "function": {"name": "get_weather", "parameters": {"type": "object"}},
+    }
     answer = client.chat.completions.create(model="tools", messages=MESSAGES, tools=[tool])
     call = answer.choices[0].message.tool_calls[0]
     assert (call.function.name, call.function.arguments) == ("get_weather", '{"city":"Ulm"}')
@@ -145,7 +149,7 @@ def test_tools_and_unknown_fields_pass_through(client: OpenAI) -> None:
 
 
 def test_each_error_is_the_class_that_clients_expect(gateway: Gateway) -> None:
-    def failing(model: str = "ok", key: str = DEV_KEY, **more: object) -> openai.APIStatusError:
+    def failing(model: str = "ok", key: str = DEV_KEY, **more: Any) -> openai.APIStatusError:
         with sdk(gateway, key) as client, pytest.raises(openai.APIStatusError) as error:
             client.chat.completions.create(**{"model": model, "messages": MESSAGES, **more})
         return error.value

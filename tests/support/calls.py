@@ -87,7 +87,7 @@ class FakeAnswerStream:
     def __init__(
         self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float, fails: BaseException | None
     ) -> None:
-        self.usage = None
+        self.usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
@@ -102,7 +102,7 @@ class FakeAnswerStream:
             self._clock.step(self._pause_s)
         if self._fails is not None:
             raise self._fails
-        self.usage = self._usage  # type: ignore[assignment]
+        self.usage = self._usage
         self.complete = True
 
     def close(self) -> None:

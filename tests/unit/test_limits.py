@@ -20,7 +20,7 @@ from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import LIMITS, Amounts, bind, counters, window_end
 from app.gateway.reaper import Reaper
-from app.store.redis.client import Redis
+from app.store.redis.client import Arg, Redis
 from app.store.redis.keys import reservation_key
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
@@ -349,7 +349,7 @@ def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(admiss
 def test_only_an_open_call_can_be_lost(redis: Redis) -> None:
     script = redis.script("settle")
     keys = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox")]
-    lost = ["call_1", "lost", "{}", "", 1, 60_000]
+    lost: list[Arg] = ["call_1", "lost", "{}", "", 1, 60_000]
     assert script(keys, lost) == 0, "one that nobody knows"
     redis.execute("HSET", "penstock:reservation", "s", "open")
     assert [script(keys, lost), script(keys, lost)] == [1, 0]

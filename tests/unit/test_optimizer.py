@@ -159,7 +159,8 @@ def conversations(draw: st.DrawFn) -> ChatClient:
 
 def by_its_call(talk: ChatClient) -> dict[int, int]:
     """Each result's number, and the number of the message that made its call."""
-    found, asked = {}, {}
+    found: dict[int, int] = {}
+    asked: dict[str, int] = {}
     for message in talk:
         asked |= {call["id"]: message["n"] for call in message.get("tool_calls", ())}
         if message["role"] == "tool":

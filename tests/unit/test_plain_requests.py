@@ -74,7 +74,7 @@ class BothParsers:
         return found, "ended"
 
     def agree(self, *packets: bytes) -> int:
-        """Returns the number of requests that the fast path served: each as gunicorn does; all others it left to gunicorn."""
+        """Returns the number of requests that the fast path served, each as gunicorn does."""
         served, rest = self.short(packets)
         expected, end = self.general(b"".join(packets))
         assert served == expected[: len(served)]

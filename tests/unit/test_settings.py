@@ -18,7 +18,7 @@ GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: de
 RULES = "smart: {rules: [%s]}\n"
 
 
-def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
+def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str) -> Settings:
     config = tmp_path / "gateway.yaml"
     config.write_text(text)
     if prices:
