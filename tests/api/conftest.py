@@ -33,10 +33,10 @@ class RecordingProvider:
 
     provider: Provider
     asked: list[str]
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.provider.name
+    def __post_init__(self) -> None:
+        self.name = self.provider.name
 
     def chat(self, call: ChatCall) -> ProviderResponse:
         self.asked.append(self.name)

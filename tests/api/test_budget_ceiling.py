@@ -73,7 +73,7 @@ def test_the_answer_is_bounded_in_the_one_field_that_the_vendor_heeds(
 
 def test_without_a_budget_the_callers_bounds_are_the_callers(client: AppClient) -> None:
     assert bounds(client.chat("echo")) == []
-    both = {"max_tokens": 7, "max_completion_tokens": 70}
+    both: dict[str, Any] = {"max_tokens": 7, "max_completion_tokens": 70}
     assert bounds(client.chat("echo", **both)) == list(both.items())
 
 
@@ -170,7 +170,8 @@ def test_of_two_bounds_by_one_name_only_the_admitted_one_goes_out(client: AppCli
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("value", [10**12, 10_000_001, 0, -1])
 def test_a_bound_beyond_any_model_is_refused(client: AppClient, name: str, value: int) -> None:
-    answer = client.chat("echo", **{name: value})
+    bound: dict[str, Any] = {name: value}
+    answer = client.chat("echo", **bound)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, name)
 
 

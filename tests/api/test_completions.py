@@ -107,7 +107,7 @@ def test_bounds_and_stops_are_honoured(complete: CompletionsClient) -> None:
 
 
 def test_a_vendor_is_asked_for_a_chat(complete: CompletionsClient) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "temperature": 0.9,
         "max_tokens": 7,
         "brand_new": {"x": 1},

@@ -468,7 +468,7 @@ def test_a_poll_is_answered_with_304_while_nothing_has_changed(build_client: Cal
 def test_an_answer_that_is_cached_costs_a_job_nothing(build_client: Callable[..., AppClient]) -> None:
     client = build_client()
     assert client.chat(temperature=0, messages=[{"role": "user", "content": "Hi"}]).status_code == 200
-    body = {"temperature": 0}
+    body: dict[str, Any] = {"temperature": 0}
     job_id = job_of(submit(client, **body))
     JobWorker(client).run()
     done = ask(client, job_id).json
@@ -507,14 +507,12 @@ def test_a_bug_in_one_job_ends_that_job_only(
 ) -> None:
     client = build_client()
     first, second = job_of(submit(client)), job_of(submit(client))
-    resume = client.services.pipeline.resume
 
     def fails_once(*args: Any, **named: Any) -> Any:
         monkeypatch.undo()
         raise ZeroDivisionError
 
     monkeypatch.setattr(client.services.pipeline, "resume", fails_once)
-    assert resume
     JobWorker(client).run()
     states = {job: ask(client, job).json["status"] for job in (first, second)}
     assert states == {first: "failed", second: "completed"}
@@ -547,7 +545,7 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(build_client:
 def test_what_is_rung_is_a_message_that_dramatiq_reads(build_client: Callable[..., AppClient], redis_url: str) -> None:
     client = build_client()
     submit(client)
-    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     broker.declare_queue(keys.JOBS_QUEUE)
     messages: Iterator[Any] = broker.consume(keys.JOBS_QUEUE, timeout=100)
     message = next(messages)
@@ -577,7 +575,7 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     JobWorker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     broker.declare_queue(keys.CALLBACKS_QUEUE)
     messages: Iterator[Any] = broker.consume(keys.CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
@@ -606,6 +604,6 @@ def waits_again(client: AppClient, worker: JobWorker) -> None:
 
     def beaten() -> bool:
         worker.runner.beat()
-        return client.services.redis.execute("ZCARD", "penstock:queue:waiting") == 1
+        return bool(client.services.redis.execute("ZCARD", "penstock:queue:waiting") == 1)
 
     wait_for(beaten)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ models: {m: {targets: [{provider: demo}]}}
 """
 
 
-def started_events(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def started_events(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in logs if line["event"] == "request_started"]
 
 

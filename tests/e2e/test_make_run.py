@@ -206,7 +206,7 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path, variable: str) -> None:
 def test_no_redis_anywhere_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from scripts import programs
 
-    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
+    monkeypatch.setattr("scripts.programs.shutil.which", lambda name: None)
     monkeypatch.setattr(programs, "find_spec", lambda name: None)
     with pytest.raises(programs.CannotStart, match="install redis-server or valkey-server"):
         programs.find_redis()
@@ -219,7 +219,7 @@ def test_no_nginx_anywhere_is_no_tls_and_one_clear_line(
 
     settings = load_settings(environment(tmp_path))
     assert programs.edge_environment(settings) is not None
-    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
+    monkeypatch.setattr("scripts.programs.shutil.which", lambda name: None)
     monkeypatch.setattr(programs, "find_spec", lambda name: None)
     assert programs.edge_environment(settings) is None
     assert capsys.readouterr().err == "TLS is off: there is no nginx.\n"

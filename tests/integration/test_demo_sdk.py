@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
@@ -99,10 +99,9 @@ def test_a_tools_arguments_are_parsed_and_its_result_is_answered(client: OpenAI,
         streamed = stream.get_final_completion().choices[0].message.tool_calls
     assert streamed is not None
     assert streamed[0].function.arguments == call.function.arguments
+    asked: Any = message.model_dump(exclude_none=True)
     result: ChatCompletionMessageParam = {"role": "tool", "tool_call_id": call.id, "content": "Sunny"}
-    answer = client.chat.completions.create(
-        model="demo", messages=[*MESSAGES, message.model_dump(exclude_none=True), result], tools=tools
-    )
+    answer = client.chat.completions.create(model="demo", messages=[*MESSAGES, asked, result], tools=tools)
     assert (answer.choices[0].message.content or "").endswith("Sunny")
 
 

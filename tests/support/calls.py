@@ -30,7 +30,7 @@ from tests.support.aging import let_pass
 
 CALLER = Caller("key_1", "test", plan="default", tenant="acme")
 # Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
-PRICES = {
+PRICES: dict[str, dict[str, Any]] = {
     "up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
     "dear": {"*": {"prompt": 5, "completion": 50}},
 }

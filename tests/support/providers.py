@@ -86,7 +86,7 @@ def text_of(blocks: list[bytes]) -> str:
 
 
 @contextmanager
-def scripted_server(serve: Callable[[Any], None], requests: list[bytes] | None = None) -> Iterator[str]:
+def scripted_server(serve: Callable[..., None], requests: list[bytes] | None = None) -> Iterator[str]:
     """A server in this process that reads a request (into `requests`), then leaves the connection to `serve`.
 
     Yields its URL.

@@ -43,12 +43,12 @@ class LossyRedis(Redis):
 
     losing = False
 
-    def script(self, name: str) -> Script:
-        run = super().script(name)
+    def script(self, *names: str) -> Script:
+        run = super().script(*names)
 
         def lose(keys: Sequence[Arg], args: Sequence[Arg]) -> Any:
             reply = run(keys, args)
-            if self.losing and name == "admit":
+            if self.losing and names == ("admit",):
                 lost = StoreUnavailable("no answer")
                 lost.perhaps_done = True
                 raise lost
@@ -379,7 +379,13 @@ def test_whoever_holds_the_flight_lets_only_itself_go(harness: Callable[..., Adm
 
 def test_an_admission_that_is_sent_twice_still_flies(harness: Callable[..., AdmissionHarness]) -> None:
     flights = harness(**EVERYTHING)
-    asked = {"cache_key": "c", "read_cache": True, "single_flight": True, "call_id": "same", "tokens": 100}
+    asked: dict[str, Any] = {
+        "cache_key": "c",
+        "read_cache": True,
+        "single_flight": True,
+        "call_id": "same",
+        "tokens": 100,
+    }
     first = flights.admit(**asked)
     held = flights.holdings()
     second = flights.admit(**asked)

@@ -298,7 +298,7 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
     shown: list[str] = []
     talk.ask("One", shown.append)
     assert shown == ["Hello", " there."]
-    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign, assignment]
+    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign]
     with pytest.raises(click.ClickException, match="broke off"):
         talk.ask("Lost", shown.append)
     fake_gateway.events = finish  # type: ignore[method-assign]

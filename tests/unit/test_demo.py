@@ -76,9 +76,10 @@ def test_each_choice_is_counted() -> None:
 )
 def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason: str) -> None:
     provider = demo(reply="a b c")
-    choice = choices_of(provider, **{field: most})[0]
+    bound: dict[str, Any] = {field: most}
+    choice = choices_of(provider, **bound)[0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (words, reason)
-    stream = provider.stream(chat_call("m", stream=True, **{field: most}))
+    stream = provider.stream(chat_call("m", stream=True, **bound))
     blocks = list(stream)
     assert text_of(blocks) == words
     assert payloads(blocks)[-1]["choices"][0]["finish_reason"] == reason

@@ -114,7 +114,7 @@ def test_what_a_refusal_says_to_wait_is_enough_and_not_much_more(admission_with:
         try:
             limited.admit()
         except RateLimited as exc:
-            asked_at, wait_s = time.monotonic(), exc.retry_after_s
+            asked_at, wait_s = time.monotonic(), exc.retry_after_s or 0.0
             break
     assert 0 < wait_s <= 0.1
     while time.monotonic() < asked_at + wait_s + 0.002:

@@ -37,7 +37,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         spec = SimpleNamespace(origin=str(wheel / "__init__.py")) if wheel else None
         monkeypatch.delenv("REDIS_SERVER", raising=False)
         monkeypatch.setattr(programs, "find_spec", lambda name: spec)
-        monkeypatch.setattr(programs.shutil, "which", lambda name: programs_by_name.get(name.replace("-", "_")))
+        monkeypatch.setattr("scripts.programs.shutil.which", lambda name: programs_by_name.get(name.replace("-", "_")))
 
     return has
 

@@ -26,7 +26,7 @@ def jobs(redis: Redis) -> Jobs:
 def submit(redis: Redis, jobs: Jobs) -> Callable[..., str]:
     def submit(job_id: str, owner: str = "a", size: int = 10, **more: Any) -> str:
         redis.execute("HSET", reservation_key(job_id), "s", "open")
-        fields = {
+        fields: dict[str, str | bytes | int] = {
             "key_hash": "h",
             "endpoint": "chat.completions",
             "model": "m",

@@ -82,7 +82,7 @@ class QueueMachine:
         self.ids.append(job_id)
         self.redis.execute("HSET", reservation_key(job_id), "s", "open")
         self.redis.execute("ZADD", WORKER, 1, job_id)
-        fields = {
+        fields: dict[str, str | bytes | int] = {
             "key_hash": "h",
             "endpoint": "chat.completions",
             "model": "m",

@@ -376,7 +376,7 @@ def test_amounts_of_any_size_come_back_to_the_nanodollar(harness: ReservationHar
 def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness: ReservationHarness) -> None:
     """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
     harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
-    old = {
+    old: dict[str, Any] = {
         "row": {"call_id": "old", "model": "m"},
         "leases": "penstock:none",
         "flight": "penstock:none",
@@ -393,14 +393,14 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness:
             harness.redis.execute("DEL", reservation_key("old"))
             harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
         else:
-            keys = [
+            keys: list[Arg] = [
                 reservation_key("old"),
                 reservations_of(QUEUE),
                 *["penstock:none"] * 3,
                 "penstock:outbox",
                 *old["keys"],
             ]
-            args = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
+            args: list[Arg] = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
             assert harness.redis.script("settle")(keys, args) == 1
             assert harness.counted().tokens == 57
 

@@ -95,7 +95,7 @@ class RouterHarness:
         assert self.router.run(route, attempts, deadline, cancel or CancelToken(), call) == self.asked[-1]
         return attempts
 
-    def error_of(self, failure: Any, **call: Any) -> BaseException:
+    def error_of(self, failure: Any, **call: Any) -> Any:
         """Returns the error of a call whose targets all fail with `failure`."""
         with pytest.raises((UpstreamError, ClientGone)) as caught:
             self.run(dict.fromkeys(("a/m", "b/m"), failure), **call)

@@ -12,7 +12,7 @@ import pytest
 from app.config_snapshot import adopt
 from app.errors import ConfigError
 from app.runfile import RunFile, RunningGateway
-from app.settings import load_settings, sensible_workers
+from app.settings import Settings, load_settings, sensible_workers
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
 RULES = "smart: {rules: [%s]}\n"

@@ -58,7 +58,7 @@ class Supervised:
 
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
-    started = []
+    started: list[Supervised] = []
 
     def start(programs: str, *, settled: bool = True) -> Supervised:
         started.append(Supervised(tmp_path / f"output-{len(started)}", programs, settled))

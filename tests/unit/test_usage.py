@@ -16,7 +16,7 @@ from app.gateway.chunks import as_completion
 from app.gateway.implied_usage import MOST_SEARCHES, billed, most_searches
 from app.providers.reported_usage import WireUsage, usage_of
 
-DETAILS = {
+DETAILS: dict[str, Any] = {
     "prompt_tokens_details": {
         "cached_tokens": 1,
         "cache_write_tokens": 2,
