@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.api.paths import Suggestions, canonical
+from app.api.paths import ClientPaths
+from app.api.routes import ROUTES, client_families
 from tests.api.conftest import KEY, AppClient
 
 CONFIG = """
@@ -19,6 +20,7 @@ models: {m: {targets: [{provider: demo}]}}
 """
 JSON = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello there"}]})
+PATHS = ClientPaths(client_families(ROUTES))
 OPERATORS = ("debug", "metrics", "queue/metrics", "health/detailed", "admin/keys", "admin/usage")
 
 
@@ -60,7 +62,7 @@ def test_metrics_know_no_other_spelling_than_the_routes(client: AppClient) -> No
 @pytest.mark.parametrize("tail", OPERATORS)
 def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> None:
     path = f"{lead}/{tail}"
-    assert canonical(path) == path, "a proxy keeps its address from the outside, and no other"
+    assert PATHS.canonical(path) == path, "a proxy keeps its address from the outside, and no other"
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ def test_a_wrong_method_is_told_the_right_ones(client: AppClient) -> None:
     ["/v1/" + "completions/" * 200, "/v1/" + "v1/" * 5000, "/" * 20_000, "/v1/" + "a" * 20_000, "/api/v1" * 3000],
 )
 def test_a_long_path_costs_no_more_than_a_short_one(path: str) -> None:
-    suggestions = Suggestions(f"/v1/{tail}" for tail in ("chat/completions", "models", "files/<file_id>/content"))
+    suggestions = PATHS.suggestions(f"/v1/{tail}" for tail in ("chat/completions", "models", "files/<file_id>/content"))
     began = time.process_time()
     for _ in range(100):
-        canonical(path)
-        suggestions.of(path)
+        PATHS.canonical(path)
+        suggestions.nearest(path)
     assert time.process_time() - began < 0.5, "5 ms each; 0.05 ms is usual"

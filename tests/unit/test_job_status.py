@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.api.jobs import _worth_asking_again_s
+from app.api.jobs import retry_after_s
 from app.jobs.queue import estimated_wait_s, job_object
 from app.store.job_list import JobList
 from app.store.job_records import Job, JobStatus
@@ -83,7 +83,7 @@ def test_the_estimate_is_the_jobs_before_over_the_slots_times_the_mean(
     ],
 )
 def test_when_asking_again_is_worth_it(state: str, before: int, mean_s: float | None, asks_again_s: int) -> None:
-    assert _worth_asking_again_s(SHOWN._replace(state=state, jobs_ahead=before, mean_duration_s=mean_s)) == asks_again_s
+    assert retry_after_s(SHOWN._replace(state=state, jobs_ahead=before, mean_duration_s=mean_s)) == asks_again_s
 
 
 class QueueHarness:

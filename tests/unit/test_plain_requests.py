@@ -35,7 +35,7 @@ class BothParsers:
             self._cfg.set(name, value)  # type: ignore[no-untyped-call]
         self._found: list[ParsedRequest] = []
         self._listener = SimpleNamespace(getsockname=lambda: HERE)
-        self._site = WorkerState(
+        self._state = WorkerState(
             SimpleNamespace(
                 wsgi=self._application, cfg=self._cfg, sockets=[], settling_s=10, counts_request=lambda: True
             )
@@ -51,7 +51,7 @@ class BothParsers:
         self._found = []
         server, client = socket.socketpair()
         with server, client:
-            serving = gevent.spawn(Connection(self._site, self._listener, server, PEER).serve)
+            serving = gevent.spawn(Connection(self._state, self._listener, server, PEER).serve)
             for at, packet in enumerate(packets):
                 client.sendall(packet)
                 gevent.idle()  # it has taken the packet
