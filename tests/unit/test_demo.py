@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.usage import Usage
@@ -87,8 +88,7 @@ def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason
 
 
 def test_it_keeps_to_the_bound_that_the_callers_money_sets() -> None:
-    call = chat_call(max_tokens=3)
-    call.max_output_tokens = 1
+    call = replace(chat_call(max_tokens=3), max_output_tokens=1)
     assert demo(reply="a b c").chat(call).usage == Usage(1, 1)
 
 

@@ -1,8 +1,4 @@
-<<<<<<< 7b5c73b7ccf106f0ffff73420ac7be46b34a4e15
-"""The fast parser of answers: the ones it accepts, and its agreement with the strict parser on them."""
-=======
 """Plain responses are parsed at once, and then say what the strict parser makes of them; no other one is."""
->>>>>>> 4f45ec7016564db0148cddd7a4b68dfce7b66c0c
 
 from __future__ import annotations
 
