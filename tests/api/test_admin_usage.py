@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.domain.identity import Role
 from app.errors import StoreUnavailable
 from app.store.reports import GROUPINGS
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 
 CONFIG = """
 providers: {demo: {kind: demo}}
@@ -55,7 +55,7 @@ class Admin:
         self.key, _ = client.services.keys.create("boss", role=Role.ADMIN)
         client.services.ledger.write(calls)
 
-    def get(self, query: str = "", prefix: str = "/v1") -> TestResponse:
+    def get(self, query: str = "", prefix: str = "/v1") -> AppResponse:
         return self.edge.get(f"{prefix}/admin/usage{query}", key=self.key)
 
     def refused(self, query: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What an operator asks: ready, healthy, and what is inside; without a secret, and without bothering the vendors."""
+"""An operator's questions: readiness, health and internals; no secret in an answer, and no call to a vendor."""
 
 from __future__ import annotations
 

@@ -74,7 +74,8 @@ def test_every_alert_is_tested_and_leads_to_a_page_of_the_runbook() -> None:
 
 def told_by_the_rule_tests() -> tuple[set[str], set[str]]:
     """The alerts that a rule test sees firing, and those that one sees silent."""
-    fires, is_silent = set(), set()
+    fires: set[str] = set()
+    is_silent: set[str] = set()
     for case in yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts.yml").read_text())["tests"]:
         for check in case.get("alert_rule_test", ()):
             (fires if check["exp_alerts"] else is_silent).add(check["alertname"])

@@ -1,4 +1,4 @@
-"""Which models can be served: what a missing key is, what it takes with it, and what is the default then."""
+"""Availability of models: the effect of a missing vendor key on models, fallbacks and the default."""
 
 from __future__ import annotations
 

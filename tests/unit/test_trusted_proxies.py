@@ -1,4 +1,4 @@
-"""Who a client is: what our own proxy says, and nobody else."""
+"""The address of a client: taken from our own proxy, and from nobody else."""
 
 from __future__ import annotations
 
