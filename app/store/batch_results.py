@@ -1,9 +1,9 @@
 """Batch results: one append-only file a batch, with its lines' results so far, locked by the process that writes.
 
-A row is `<line> <+ or -> <entry>`: `+` is for the output file, `-` for the error file. Rows are synced before their jobs
-are forgotten. The lock ends with the process, however that ends, and the kernel gives it to the next one: no lease has
-to run out, and a stalled writer cannot come back. A row that was torn then is ignored, and its line is fetched again;
-of two rows of one line the first counts.
+A row is `<line> <+ or -> <entry>`: `+` is for the output file, `-` for the error file. Rows are synced before their
+jobs are forgotten. The lock ends with the process, however that ends, and the kernel gives it to the next one: no lease
+has to run out, and a stalled writer cannot come back. A row that was torn then is ignored, and its line is fetched
+again; of two rows of one line the first counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- Accounting of the memory that the queue takes: a job's request until it has ended, then its result, until that expires.
+-- Accounting of the memory that the queue takes: a job's request until it ends, then its result until that expires.
 -- Not a script of its own: the beginning of the scripts that change it.
 --
 -- KEYS  the last four of each: facts   sizes (hash: job → "bytes owner")   shares (hash: key id → bytes)

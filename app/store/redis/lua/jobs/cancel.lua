@@ -1,5 +1,5 @@
--- Cancels a job, one atomic step: at once when it waits; when it runs, its worker is told at its next beat. Sent again it
--- replies the same.
+-- Cancels a job, one atomic step: at once when it waits; when it runs, its worker is told at its next beat. Sent again
+-- it replies the same.
 --
 -- The caller that gets the deferred call is to settle its reservation. Until it reports that (settled.lua) the job keeps
 -- the call and is among the unsettled: a beat gives it to a worker if the gateway has died.

@@ -1,5 +1,5 @@
--- Recounts the memory that the queue takes, from the jobs themselves: after an upgrade, a manual change, a Redis that lost
--- its last second. One atomic step, a few microseconds a job.
+-- Recounts the memory that the queue takes, from the jobs themselves: after an upgrade, a manual change, a Redis that
+-- lost its last second. One atomic step, a few microseconds a job.
 --
 -- KEYS  1 waiting   2 running   3 later   and those of bytes.lua
 -- ARGV  1 prefix of jobs

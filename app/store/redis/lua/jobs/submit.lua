@@ -1,6 +1,6 @@
 -- Takes a job into the queue, one atomic step: stores it, passes its reservation from the gateway's worker to the queue,
--- and rings a bell for the workers. Or does nothing: the queue is full, or has the job already. Sent again it replies the
--- same, and does nothing.
+-- and rings a bell for the workers. Or does nothing: the queue is full, or has the job already. Sent again it replies
+-- the same, and does nothing.
 --
 -- KEYS  1 job   2 waiting (zset by time)   3 turns (zset: key id by virtual time)   4 the key's own jobs (zset by number)
 --       5 idempotency entry, or a placeholder   6 the worker's open reservations   7 the queue's   8 reservation
