@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Row
 from app.config.features import BatchConfig
 from app.domain.batch import UNFINISHED
 from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge, StoreUnavailable
-from app.store.sql.database import Database
+from app.store.sql.database import Database, id_chunks
 from app.store.sql.tables import batches, files
 
 log = structlog.get_logger()
@@ -31,7 +31,6 @@ _ORPHANED_S = 86_400  # an unfinished upload is an orphan when it is older than 
 _MAX_UPLOADS = 4  # of one key at once
 _UPLOAD_ALIVE_S = 60  # an upload that wrote nothing for so long has ended
 _SPARE_DISK = 0.05  # share of the disk, which the ledger is on too
-_IDS_A_STATEMENT = 500
 _UPLOAD_PREFIX = "upload."
 
 
@@ -229,8 +228,7 @@ class Files:
             if _age_s(path) > (_ORPHANED_S if path.name.startswith(_UPLOAD_PREFIX) else self._config.file_ttl_s)
         ]
         removed = 0
-        for start in range(0, len(old), _IDS_A_STATEMENT):
-            names = old[start : start + _IDS_A_STATEMENT]
+        for names in id_chunks(old):
             with self._database.read() as connection:
                 query = sa.select(files.c.file_id).where(files.c.file_id.in_(names))
                 known = set(connection.execute(query).scalars())

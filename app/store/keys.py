@@ -55,7 +55,7 @@ class KeyInfo:
 
 
 class Keys:
-    """Creates, finds and revokes keys. Methods raise `StoreUnavailable`; `clock` is in Unix seconds."""
+    """Commands on keys. Methods raise `StoreUnavailable`; `clock` is in Unix seconds."""
 
     def __init__(self, *, database: Database, redis: Redis, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -94,10 +94,10 @@ class Keys:
         with self._database.write() as connection:
             connection.execute(api_keys.insert(), values)
             detail = {"name": name, "role": role.value, "plan": plan, "models": allowed, "expires_at": expires_at}
-            _record_change(connection, now, actor, "key.create", values["key_id"], detail)
+            _audit(connection, now, actor, "key.create", values["key_id"], detail)
             row = connection.execute(_by_id(values["key_id"])).one()
         try:
-            self._redis.execute("SET", _mirror_key(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
+            self._write_mirror(row)
         except StoreUnavailable:
             # The key is valid and can be shown only now; its first call will find it in the database.
             log.warning("key_not_mirrored", key_id=row.key_id)
@@ -127,10 +127,10 @@ class Keys:
             if row.revoked_at is None:
                 change = api_keys.update().where(api_keys.c.key_id == key_id)
                 connection.execute(change.values(revoked_at=now, updated_at=now))
-                _record_change(connection, now, actor, "key.revoke", key_id, {"name": row.name})
+                _audit(connection, now, actor, "key.revoke", key_id, {"name": row.name})
                 row = _found(connection, key_id)
         try:
-            self._redis.execute("SET", _mirror_key(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
+            self._write_mirror(row)
         except StoreUnavailable as exc:
             raise StoreUnavailable(
                 f"{key_id} is revoked in the database, but Redis does not answer: "
@@ -175,6 +175,9 @@ class Keys:
         # Last: if Redis forgets a record of the above, it has forgotten this too.
         self._redis.execute("SET", KEYS_SYNCED, repr(now), "EX", _MIRROR_TTL_S)
         return sum(row.revoked_at is not None for row in changed)
+
+    def _write_mirror(self, row: Row[Any]) -> None:
+        self._redis.execute("SET", _mirror_key(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
 
     def _record_in_database(self, key_hash: str) -> bytes:
         with self._database.read() as connection:
@@ -234,9 +237,7 @@ def _found(connection: Connection, key_id: str) -> Row[Any]:
     return row
 
 
-def _record_change(
-    connection: Connection, now: float, actor: str, action: str, subject: str, detail: dict[str, Any]
-) -> None:
+def _audit(connection: Connection, now: float, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
     values = {"ts": now, "actor": actor, "action": action, "subject": subject, "detail": json.dumps(detail)}
     connection.execute(audit.insert(), values)
 

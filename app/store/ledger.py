@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from app.domain.charges import ChargedAttempt
 from app.errors import StoreUnavailable
 from app.store.reports import Grouping, UsageTotals, day_of, total, usage_report
-from app.store.sql.database import Database
+from app.store.sql.database import Database, id_chunks
 from app.store.sql.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
@@ -39,8 +39,6 @@ Status = Literal["ok", "error", "aborted", "lost"]
 _FAILED = ("error", "lost")
 _DEAD_LETTERS_KEPT = 10_000
 _DEAD_LETTER_CHARS = 16_384
-# SQLite before 3.32 takes 999 parameters in a statement.
-_IDS_A_STATEMENT = 500
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,8 +168,7 @@ class Ledger:
         columns = [column for column in usage.columns if column.name in UsageRow.__struct_fields__]
         found: dict[str, UsageRow] = {}
         with self._database.read() as connection:
-            for start in range(0, len(call_ids), _IDS_A_STATEMENT):
-                chunk = call_ids[start : start + _IDS_A_STATEMENT]
+            for chunk in id_chunks(call_ids):
                 for row in connection.execute(sa.select(*columns).where(usage.c.call_id.in_(chunk))):
                     found[row.call_id] = UsageRow(**row._mapping)
         return found
@@ -275,8 +272,7 @@ def _attempts(row: UsageRow) -> Iterator[dict[str, Any]]:
 
 
 def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:
-    for start in range(0, len(ids), _IDS_A_STATEMENT):
-        chunk = ids[start : start + _IDS_A_STATEMENT]
+    for chunk in id_chunks(ids):
         # Locked, lest two ledger processes both replace one lost row and count it twice; SQLite has one writer.
         yield from connection.execute(sa.select(*_OLD).where(usage.c.call_id.in_(chunk)).with_for_update())
 
