@@ -77,7 +77,7 @@ class Upload:
         try:
             self._file.close()
         except OSError:
-            pass  # what could not be written is not wanted
+            pass  # the content is not wanted any more
         self.path.unlink(missing_ok=True)
 
 
