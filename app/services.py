@@ -1,4 +1,4 @@
-"""Which classes make up a process, and how they hang together. No Flask, no globals."""
+"""Composition root: builds the objects of a process and connects them. No Flask, no globals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything a view, a command or a job may call."""
+    """The objects that views, commands and jobs may call."""
 
     settings: Settings
     metrics: Metrics
@@ -133,7 +133,7 @@ def build_services(settings: Settings) -> Services:
 
 
 def check_installation(settings: Settings) -> None:
-    """Before a server forks its workers: `Installation.check`. Raises `ConfigError`; what is away is not compared."""
+    """Runs `Installation.check` before a server forks. Raises `ConfigError`; an unavailable store is skipped."""
     database, redis = Database(settings.database_url), Redis(settings.redis_url, shared=False)
     try:
         Installation(database=database, redis=redis, data_dir=settings.data_dir).check()

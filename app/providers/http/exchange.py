@@ -14,7 +14,7 @@ from geventhttpclient.response import HTTPParseError
 
 from app.config.gateway import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
-from app.net.sockets import arrived, receive, send
+from app.net.sockets import receive, receive_available, send
 from app.providers.base import CancelToken
 from app.providers.http.parser import Parser, whole
 
@@ -144,7 +144,7 @@ class Exchange:
         """What else of the body had come when it was given up, for the bill: the provider wrote it. Never waits."""
         late, self._late = self._late, b""
         if self._sock is not None:
-            late += arrived(self._sock, _MAX_LATE)
+            late += receive_available(self._sock, _MAX_LATE)
         if late:
             try:
                 self._parser.feed(late)
@@ -182,7 +182,7 @@ class Exchange:
     def _hang_up(self) -> None:
         """Closing the socket wakes whoever waits on it."""
         if self._parser is not None:
-            self._late = arrived(self._sock, _MAX_LATE)
+            self._late = receive_available(self._sock, _MAX_LATE)
         self._sock.close()
 
     def _abandon(self) -> None:
