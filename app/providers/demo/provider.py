@@ -1,6 +1,6 @@
 """The demo model as a provider: deterministic, tokens are words.
 
-A script (`settings.DemoScript`) adds delays, faults and token counts.
+A script (`config.gateway.DemoScript`) adds delays, faults and token counts.
 """
 
 from __future__ import annotations
