@@ -95,16 +95,7 @@ def build_services(settings: Settings) -> Services:
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
-    pricing = Pricing(config=config, overrides=settings.prices)
-    pipeline = Pipeline(
-        config=config,
-        admission=admission,
-        router=router,
-        cache=Cache(redis=redis, config=config.cache),
-        pricing=pricing,
-        accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
-        metrics=metrics,
-    )
+    pipeline = _pipeline(settings, admission, router, redis, metrics)
     return Services(
         settings=settings,
         metrics=metrics,
@@ -132,6 +123,20 @@ def build_services(settings: Settings) -> Services:
     )
 
 
+def _pipeline(settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics) -> Pipeline:
+    config = settings.config
+    pricing = Pricing(config=config, overrides=settings.prices)
+    return Pipeline(
+        config=config,
+        admission=admission,
+        router=router,
+        cache=Cache(redis=redis, config=config.cache),
+        pricing=pricing,
+        accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
+        metrics=metrics,
+    )
+
+
 def check_installation(settings: Settings) -> None:
     """Runs `Installation.check` before a server forks. Raises `ConfigError`; an unavailable store is skipped."""
     database, redis = Database(settings.database_url), Redis(settings.redis_url, shared=False)
@@ -145,6 +150,7 @@ def check_installation(settings: Settings) -> None:
 
 
 def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> SupportAssistant:
+    """Builds the support assistant."""
     config = settings.config.support
     history = History(
         redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s

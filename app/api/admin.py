@@ -39,29 +39,25 @@ def usage() -> Response:
         raise InvalidRequest(
             f"This report takes more than {_REPORT_TIMEOUT_S:g} s. Ask for a shorter time: `since`.", param="since"
         ) from None
-    more = len(lines) > limit
-    shown = [line.to_dict(by) for line in lines[:limit]]
+    has_more = len(lines) > limit
+    rows = [line.to_dict(by) for line in lines[:limit]]
     if output_format == "csv":
-        text = csv_text(list(total([]).to_dict(by)), [list(row.values()) for row in shown])
-        answer = Response(text, content_type="text/csv; charset=utf-8")
-        answer.headers["Content-Disposition"] = f'attachment; filename="usage-by-{by}.csv"'
+        response = _csv_response(by, rows)
     else:
         sums = {name: value for name, value in whole.to_dict(by).items() if name not in (by, "name")}
-        answer = jsonify(
-            {
-                "object": "list",
-                "by": by,
-                "since": _iso_time(since),
-                "until": _iso_time(until),
-                "data": shown,
-                "total": sums,
-                "has_more": more,
-            }
-        )
-    if more:
+        interval = {"since": _iso_time(since), "until": _iso_time(until)}
+        response = jsonify({"object": "list", "by": by, **interval, "data": rows, "total": sums, "has_more": has_more})
+    if has_more:
         query = urlencode({**request.args, "offset": offset + limit})
-        answer.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
-    return answer
+        response.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return response
+
+
+def _csv_response(by: Grouping, rows: list[dict[str, Any]]) -> Response:
+    text = csv_text(list(total([]).to_dict(by)), [list(row.values()) for row in rows])
+    response = Response(text, content_type="text/csv; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="usage-by-{by}.csv"'
+    return response
 
 
 def _check_parameters() -> None:

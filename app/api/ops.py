@@ -17,6 +17,7 @@ from app.api.context import request_id
 from app.api.errors import error_response
 from app.api.shared_metrics import shared_metrics
 from app.errors import Forbidden, GatewayError, NotReady
+from app.net.environ import DRAINING
 from app.net.error_body import error_body, utc_timestamp
 from app.services import Services
 from app.settings import VERSION
@@ -45,7 +46,7 @@ def ready() -> dict[str, Any] | Response:
 
 def _unready_reason() -> str:
     """Returns "" if this worker would serve a call."""
-    if request.environ.get("penstock.draining"):
+    if request.environ.get(DRAINING):
         return "this worker is about to stop"
     services = context.services()
     outage = services.router.outage.reason()

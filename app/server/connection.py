@@ -13,6 +13,7 @@ from typing import Any
 import gevent
 from gunicorn.http.errors import LimitRequestHeaders
 
+from app.net.environ import DRAINING, HANGUP_WATCHER
 from app.net.hangup import HangupWatcher
 from app.net.http_head import head
 from app.net.sockets import receive
@@ -38,7 +39,7 @@ class Connection:
         self._environ: dict[str, Any] = {
             **state.environ,
             "gunicorn.socket": client,
-            "penstock.hangup": self._hangup,
+            HANGUP_WATCHER: self._hangup,
             "wsgi.url_scheme": "http",
         }
         if isinstance(peer, tuple):
@@ -78,7 +79,7 @@ class Connection:
             environ, consumed = request
             body = environ["wsgi.input"]
             alive = state.worker.counts_request()
-            environ["penstock.draining"] = not alive
+            environ[DRAINING] = not alive
             keep_alive = alive and environ.get("HTTP_CONNECTION", "").lower() != "close"
             writer = ResponseWriter(client, state, keep_alive)
             if not writer.run(environ):

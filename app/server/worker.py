@@ -21,7 +21,10 @@ from gunicorn.util import write_nonblock
 from gunicorn.workers import ggevent
 
 from app.errors import GatewayError, InvalidRequest
+from app.net.environ import DRAINING
 from app.net.error_body import error_body
+from app.server.connection import Connection, UnreadSocket
+from app.server.state import WorkerState
 
 log = structlog.get_logger()
 _ACCEPT_RETRY_S = 0.1  # until another connection is accepted, when descriptors have run out
@@ -104,20 +107,16 @@ class Worker(ggevent.GeventWorker):
     _state: Any = None
 
     def run(self) -> None:
-        from app.server.state import WorkerState
-
         self._state = WorkerState(self)
         self.wsgi = self._application  # for gunicorn's own handling; `Connection` sets the environ's key itself
         super().run()  # type: ignore[no-untyped-call]
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
-        environ["penstock.draining"] = not self.alive
+        environ[DRAINING] = not self.alive
         return self._state.application(environ, start_response)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
-        from app.server.connection import Connection, UnreadSocket
-
         listener = self._state.listeners[id(listener)]
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
