@@ -32,7 +32,7 @@ def usage() -> Response:
         raise InvalidRequest("Expected a moment later than `since`: `until`.", param="until")
     limit, offset = pagination.limit(_DEFAULT_LIMIT, _MAX_LIMIT), pagination.offset()
     try:
-        lines, whole = services().ledger.usage_page(
+        lines, grand_total = services().ledger.usage_page(
             by, since=since, until=until, limit=limit + 1, offset=offset, timeout_s=_REPORT_TIMEOUT_S
         )
     except StatementTimeout:
@@ -44,7 +44,7 @@ def usage() -> Response:
     if output_format == "csv":
         response = _csv_response(by, rows)
     else:
-        sums = {name: value for name, value in whole.to_dict(by).items() if name not in (by, "name")}
+        sums = {name: value for name, value in grand_total.to_dict(by).items() if name not in (by, "name")}
         interval = {"since": _iso_time(since), "until": _iso_time(until)}
         response = jsonify({"object": "list", "by": by, **interval, "data": rows, "total": sums, "has_more": has_more})
     if has_more:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 
-_RESERVE = 256  # files, Redis, the database, connections that wait for the next call, and what libraries open
+_RESERVE = 256  # files, Redis, the database, idle connections to providers, and libraries' own
 _PER_CALL = 2  # its client's connection and its vendor's
 
 

@@ -46,7 +46,7 @@ class HangupWatcher:
             return
         except OSError:
             closed = True
-        # Bytes are a pipelined request: the client is there, and what follows can no longer be told from them.
+        # Bytes are a pipelined request: the client is there, and a later hang-up can no longer be told from them.
         on_hangup = self._on_hangup
         self._stop()
         if closed and on_hangup is not None:

@@ -24,7 +24,7 @@ from app.server.state import WorkerState, environ_key
 _BLOCK = 65_536
 _MAX_BODY_BYTES = 1024 * 1024
 _MAX_HEAD_BYTES = 65_536  # besides its first packet; nginx takes half as much
-# No escapes, no fragment, no double slash at the start: what follows from those is gunicorn's to decide.
+# No escapes, no fragment, no double slash at the start: gunicorn decides what these mean.
 _REQUEST = head(r"(GET|POST|PUT|PATCH|DELETE) (/(?!/)[!\"$&-~]*+) HTTP/1\.1")
 
 

@@ -1,7 +1,7 @@
 """gunicorn's gevent worker, with a fast HTTP implementation for plain requests, and with errors in the one JSON shape.
 
 A request that gunicorn refuses before the application sees it would be answered with an HTML page, which SDKs cannot
-parse, and which repeats what the client sent.
+parse, and which repeats the client's bytes.
 """
 
 from __future__ import annotations
