@@ -19,7 +19,7 @@ run: .venv/stamp
 
 # What needs Redis or another process is marked by tests/conftest.py; mutants have their own tests, of the tool.
 unit: .venv/stamp-dev
-	$(BIN)/python -m pytest $(TESTS) -m 'not server' tests/unit tests/test_docs.py tests/test_names.py tests/test_pointers.py \
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not server' tests/unit tests/test_docs.py tests/test_names.py tests/test_pointers.py \
 	    tests/test_structure.py
 
 fmt: .venv/stamp-dev
