@@ -94,6 +94,6 @@ def on_starting(server):
 
 def child_exit(server, worker):
     # A dead worker's gauges go, its counters stay: they must never run backwards.
-    from app.telemetry.metrics import worker_exited
+    from app.telemetry.metrics import remove_worker
 
-    worker_exited(worker.pid)
+    remove_worker(worker.pid)

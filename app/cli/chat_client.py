@@ -26,7 +26,7 @@ from openai import (
 
 from app.cli.rendering import printable
 from app.domain.usage import Usage
-from app.providers.reported_usage import WireUsage, usage_of
+from app.providers.reported_usage import WireUsage, to_usage
 
 _AUTO = "auto"
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # the SDK's client tells of each request
@@ -143,6 +143,6 @@ class ChatClient:
 
 def _usage(wire: Any, service_tier: str | None) -> Usage | None:
     try:
-        return usage_of(msgspec.convert(wire.model_dump(), WireUsage, strict=False), service_tier)
+        return to_usage(msgspec.convert(wire.model_dump(), WireUsage, strict=False), service_tier)
     except ValueError:
         return None

@@ -117,16 +117,11 @@ class Accounting:
             admitted, Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd), row
         )
         self._metrics.observe_call(
-            model=row["model"],
-            provider="cache",
-            status=status,
+            (row["model"], "cache", status),
+            Usage(total.prompt_tokens, total.completion_tokens),
+            cost_nanousd=total.cost_nanousd,
             duration_s=0.0,
             ttft_s=None,
-            prompt_tokens=total.prompt_tokens,
-            completion_tokens=total.completion_tokens,
-            cached_tokens=0,
-            reasoning_tokens=0,
-            cost_nanousd=total.cost_nanousd,
         )
 
     def report(self, call: RunningCall, cost_nanousd: int | None) -> Report:
@@ -215,16 +210,7 @@ class Accounting:
         self._metrics.add_active_calls(-1)
         self._metrics.count_cache_result(call.cache)
         self._metrics.observe_call(
-            model=model,
-            provider=provider,
-            status=status,
-            duration_s=latency_s,
-            ttft_s=call.ttft_s,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cost_nanousd=cost,
+            (model, provider, status), usage, cost_nanousd=cost, duration_s=latency_s, ttft_s=call.ttft_s
         )
         tell, event = (log.info, "llm_request_completed") if status == "ok" else (log.warning, "llm_request_failed")
         if call.context.notes:

@@ -1,4 +1,4 @@
-"""What the gateway asks of a provider, whatever its wire format."""
+"""Provider interface: the calls that the gateway makes to a provider, whatever its wire format."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from app.domain.usage import Usage
 
 
 class CancelToken:
-    """Tells a running call that nobody wants its answer any more. One call, one token.
+    """Cancellation token of one call: set when nobody wants its answer any more.
 
-    The side that waits registers how to be woken (`on_cancel`); `cancel` may come before or after that.
+    The greenlet that runs the call registers a callback (`on_cancel`); `cancel` may come before or after that.
     """
 
-    __slots__ = ("_wake", "cancelled")
+    __slots__ = ("_callback", "cancelled")
 
     def __init__(self) -> None:
         self.cancelled = False
-        self._wake: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
 
-    def on_cancel(self, wake: Callable[[], None] | None) -> None:
-        self._wake = wake
-        if self.cancelled and wake is not None:
-            wake()
+    def on_cancel(self, callback: Callable[[], None] | None) -> None:
+        """Sets the one function to call when the call is cancelled, at once if it is already; None for no function."""
+        self._callback = callback
+        if self.cancelled and callback is not None:
+            callback()
 
     def cancel(self) -> None:
+        """Calls the registered function, unless the call was cancelled before."""
         if not self.cancelled:
             self.cancelled = True
-            if self._wake is not None:
-                self._wake()
+            if self._callback is not None:
+                self._callback()
 
 
-class ChatCall(msgspec.Struct, kw_only=True):
+class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds.
 
     `max_output_tokens`, if not None, bounds each choice in whatever field the provider heeds, and replaces the
@@ -51,6 +53,8 @@ class ChatCall(msgspec.Struct, kw_only=True):
 
 
 class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at an embedding. See `ChatCall`."""
+
     request: EmbedRequest
     model: str
     request_id: str
@@ -59,8 +63,11 @@ class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderResponse(NamedTuple):
-    """A whole answer in OpenAI's wire format. `usage` is None when the provider sent none; `text_bytes` is then
-    what an estimate can be made from: the UTF-8 length of the generated text and tool arguments."""
+    """A complete response in OpenAI's wire format.
+
+    `usage` is None when the provider sent none; an estimate is then made from `text_bytes`, the UTF-8 length of the
+    generated text and tool arguments.
+    """
 
     body: bytes
     usage: Usage | None
@@ -68,7 +75,7 @@ class ProviderResponse(NamedTuple):
 
 
 class ProviderStream(Protocol):
-    """A running stream whose first chunk has arrived.
+    """A response that is being streamed, and whose first chunk has arrived.
 
     Iterating yields blocks of one or more whole SSE events in OpenAI's format (`data: {…}\\n\\n`), ready for the
     client, and `b""` after each `heartbeat_s` of silence. The `[DONE]` event is never yielded: `complete` turns
@@ -88,19 +95,21 @@ class ProviderStream(Protocol):
 
 
 class Provider(Protocol):
-    """One configured provider. Raises the `UpstreamError`s and `ClientGone`, nothing of its transport's."""
+    """One configured provider. Its methods raise `UpstreamError`s and `ClientGone`, and no error of their transport."""
 
     name: str
 
-    def chat(self, call: ChatCall) -> ProviderResponse: ...
+    def chat(self, call: ChatCall) -> ProviderResponse:
+        """Returns the complete response."""
 
     def stream(self, call: ChatCall) -> ProviderStream:
-        """Returns when the first chunk is there: until then a failure can still fall back."""
+        """Returns when the first chunk is there: until then the router can still fall back to another target."""
 
-    def embed(self, call: EmbedCall) -> ProviderResponse: ...
+    def embed(self, call: EmbedCall) -> ProviderResponse:
+        """Returns the embeddings."""
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""
 
     def stats(self) -> dict[str, Any]:
-        """Pool figures for `/debug`: no secrets."""
+        """Returns counts for `/debug`, such as those of a connection pool. None of them is secret."""

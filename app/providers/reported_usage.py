@@ -1,4 +1,4 @@
-"""What an answer says it used, as vendors that speak OpenAI's dialect report it.
+"""Usage as vendors of OpenAI's dialect report it: the shapes on the wire, and their translation to `Usage`.
 
 Sources: OpenAI's API reference ("The chat completion object", `usage`), and for what other vendors add to it the
 extractors of the genai-prices package and the vendors' own references. A detail of an odd type is left out: the
@@ -12,10 +12,10 @@ import msgspec
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 
 # More than any model can read or write in one call: what a vendor reports beyond it is not a count.
-_MOST = 10**9
+_MAX_TOKENS = 10**9
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: object = None
     cache_write_tokens: object = None
     audio_tokens: object = None
@@ -23,13 +23,15 @@ class _PromptDetails(msgspec.Struct):
     video_tokens: object = None  # OpenRouter
 
 
-class _CompletionDetails(msgspec.Struct):
+class _CompletionDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: object = None
     audio_tokens: object = None
     image_tokens: object = None  # OpenRouter
 
 
-class WireUsage(msgspec.Struct):
+class WireUsage(msgspec.Struct, frozen=True):
+    """The object `usage` of a response, with what vendors add to it."""
+
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     total_tokens: object = None
@@ -43,47 +45,51 @@ class WireUsage(msgspec.Struct):
     prompt_audio_seconds: object = None  # Mistral
 
 
-def usage_of(wire: WireUsage, service_tier: str | None = None) -> Usage:
-    """`wire` in our terms. What the total has beyond prompt and completion is output: xAI and Google report a model's
-    thinking there and nowhere else, and bill it as such."""
+def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
+    """Returns `wire` as `Usage`.
+
+    Tokens of the total beyond prompt and completion are output: xAI and Google report a model's thinking there and
+    nowhere else, and bill it as such.
+    """
     prompt, completion = wire.prompt_tokens_details, wire.completion_tokens_details
-    read, written = _count(wire.prompt_tokens), _count(wire.completion_tokens)
-    beyond = _count(wire.total_tokens) - read - written
+    prompt_tokens, completion_tokens = _count(wire.prompt_tokens), _count(wire.completion_tokens)
+    beyond = _count(wire.total_tokens) - prompt_tokens - completion_tokens
     if beyond > 0:
-        written += beyond
-    tier = service_tier if service_tier in SERVICE_TIERS else ""
+        completion_tokens += beyond
     usage = Usage(
-        read,
-        written,
+        prompt_tokens,
+        completion_tokens,
         _count(prompt.cached_tokens) if prompt else 0,
         _count(completion.reasoning_tokens) if completion else 0,
-        service_tier=tier or "",
+        service_tier=service_tier if service_tier in SERVICE_TIERS else "",
     )
     if wire.num_search_queries is not None:
-        usage = _perplexity(usage, wire)
+        usage = _add_perplexity_tokens(usage, wire)
     details = _details(wire, prompt, completion)
     return usage if details is None else usage._replace(details=details)
 
 
 def _details(wire: WireUsage, prompt: _PromptDetails | None, completion: _CompletionDetails | None) -> Details | None:
-    found: dict[str, int] = {}
+    """Returns the rarer kinds of tokens and fees; None if there are none."""
+    details: dict[str, int] = {}
     if prompt and (prompt.cache_write_tokens or prompt.audio_tokens or prompt.image_tokens or prompt.video_tokens):
-        found["cache_write_tokens"] = _count(prompt.cache_write_tokens)
-        found["audio_prompt_tokens"] = _count(prompt.audio_tokens)
-        found["image_prompt_tokens"] = _count(prompt.image_tokens)
-        found["video_prompt_tokens"] = _count(prompt.video_tokens)
+        details["cache_write_tokens"] = _count(prompt.cache_write_tokens)
+        details["audio_prompt_tokens"] = _count(prompt.audio_tokens)
+        details["image_prompt_tokens"] = _count(prompt.image_tokens)
+        details["video_prompt_tokens"] = _count(prompt.video_tokens)
     if completion and (completion.audio_tokens or completion.image_tokens):
-        found["audio_completion_tokens"] = _count(completion.audio_tokens)
-        found["image_completion_tokens"] = _count(completion.image_tokens)
+        details["audio_completion_tokens"] = _count(completion.audio_tokens)
+        details["image_completion_tokens"] = _count(completion.image_tokens)
     if wire.server_tool_use or wire.num_search_queries or wire.prompt_audio_seconds:
         searches = wire.server_tool_use.get("web_search_requests") if isinstance(wire.server_tool_use, dict) else None
-        found["searches"] = _count(searches or wire.num_search_queries)
-        found["audio_seconds"] = _count(wire.prompt_audio_seconds)
-        found["citation_tokens"] = _count(wire.citation_tokens)
-    return Details(**found) if any(found.values()) else None
+        details["searches"] = _count(searches or wire.num_search_queries)
+        details["audio_seconds"] = _count(wire.prompt_audio_seconds)
+        details["citation_tokens"] = _count(wire.citation_tokens)
+    return Details(**details) if any(details.values()) else None
 
 
-def _perplexity(usage: Usage, wire: WireUsage) -> Usage:
+def _add_perplexity_tokens(usage: Usage, wire: WireUsage) -> Usage:
+    """Adds the tokens that Perplexity reports on top of `completion_tokens`."""
     reasoning, citation = _count(wire.reasoning_tokens), _count(wire.citation_tokens)
     beyond = max(_count(wire.total_tokens) - usage.prompt_tokens - _count(wire.completion_tokens), 0)
     return usage._replace(
@@ -92,9 +98,9 @@ def _perplexity(usage: Usage, wire: WireUsage) -> Usage:
 
 
 def _count(value: object) -> int:
-    """A number of tokens; 0 for anything else."""
-    if type(value) is int and 0 <= value <= _MOST:
+    """Returns `value` if it is a number of tokens; 0 for anything else."""
+    if type(value) is int and 0 <= value <= _MAX_TOKENS:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return int(min(max(value, 0), _MOST))
+    return int(min(max(value, 0), _MAX_TOKENS))

@@ -1,4 +1,4 @@
-"""Figures are gathered in memory and written to prometheus_client four times a second.
+"""Metric buffer: gathers increments and observations in memory, and writes them four times a second.
 
 A call changes fifteen values, each of which prometheus_client would write to a file at once, under a lock: a tenth of
 what the whole call costs. A worker that is killed takes a quarter of a second of figures with it; the ledger, which
@@ -13,40 +13,42 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-_EVERY_S = 0.25
+_FLUSH_INTERVAL_S = 0.25
 
 
 class MetricBuffer:
-    """Increments and observations that are not written yet. Keyed by prometheus_client's children."""
+    """Increments and observations that are not written yet, by prometheus_client's children."""
 
     def __init__(self, *, in_background: bool) -> None:
-        """`in_background`: writes by itself; else only when `flush` is called."""
-        self._amounts: dict[Any, float] = {}
-        self._observed: dict[Any, list[float]] = {}
+        """`in_background`: a thread flushes; without it, the owner calls `flush`."""
+        self._increments: dict[Any, float] = {}
+        self._observations: dict[Any, list[float]] = {}
         self._in_background = in_background
-        self._running = False
+        self._is_running = False
 
     def inc(self, child: Any, amount: float = 1) -> None:
-        if self._in_background and not self._running:
+        """Adds `amount` to the child of a counter or gauge."""
+        if self._in_background and not self._is_running:
             self._start()
-        self._amounts[child] = self._amounts.get(child, 0.0) + amount
+        self._increments[child] = self._increments.get(child, 0.0) + amount
 
     def observe(self, child: Any, value: float) -> None:
-        """`child` is a histogram's."""
-        if self._in_background and not self._running:
+        """Adds `value` to the histogram's child `child`."""
+        if self._in_background and not self._is_running:
             self._start()
-        counts = self._observed.get(child)
+        counts = self._observations.get(child)
         if counts is None:
-            counts = self._observed[child] = [0.0] * (len(child._upper_bounds) + 1)
+            counts = self._observations[child] = [0.0] * (len(child._upper_bounds) + 1)
         counts[bisect_left(child._upper_bounds, value)] += 1
         counts[-1] += value
 
     def flush(self) -> None:
-        amounts, self._amounts = self._amounts, {}
-        observed, self._observed = self._observed, {}
-        for child, amount in amounts.items():
+        """Writes what has been gathered to prometheus_client."""
+        increments, self._increments = self._increments, {}
+        observations, self._observations = self._observations, {}
+        for child, amount in increments.items():
             child.inc(amount)
-        for child, counts in observed.items():
+        for child, counts in observations.items():
             # What its `observe` does for one value at a time.
             child._sum.inc(counts[-1])
             for bucket, count in zip(child._buckets, counts[:-1], strict=True):
@@ -54,13 +56,13 @@ class MetricBuffer:
                     bucket.inc(count)
 
     def _start(self) -> None:
-        self._running = True
+        self._is_running = True
         atexit.register(self.flush)
-        threading.Thread(target=_again_and_again, args=(self.flush,), name="metrics", daemon=True).start()
+        threading.Thread(target=_flush_forever, args=(self.flush,), name="metrics", daemon=True).start()
 
 
-def _again_and_again(flush: Callable[[], None]) -> None:
+def _flush_forever(flush: Callable[[], None]) -> None:
     pause = threading.Event()
     while True:
-        pause.wait(_EVERY_S)
+        pause.wait(_FLUSH_INTERVAL_S)
         flush()

@@ -20,7 +20,7 @@ STREAM = next(scenario for scenario in SCENARIOS if scenario.is_stream)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerState]:
+def worker_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerState]:
     patch = pytest.MonkeyPatch()
     for name in [name for name in os.environ if name.startswith("COV")]:
         patch.delenv(name)  # measuring coverage would be what is measured
@@ -29,19 +29,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerState]:
     patch.undo()
 
 
-def cost(site: WorkerState, scenario: Scenario, calls: int) -> float:
+def cost(worker_state: WorkerState, scenario: Scenario, calls: int) -> float:
     """CPU seconds a call of the process tree that serves it."""
     chosen = replace(scenario, calls=calls)
-    before = site.used(chosen)["gateway"]
-    result = load(site.port(chosen), chosen, site.keys.get(chosen.key, "pstk_wrong"))
+    before = worker_state.used(chosen)["gateway"]
+    result = load(worker_state.port(chosen), chosen, worker_state.keys.get(chosen.key, "pstk_wrong"))
     assert problem(chosen, result) == ""
-    return (site.used(chosen)["gateway"] - before) / calls
+    return (worker_state.used(chosen)["gateway"] - before) / calls
 
 
-def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: WorkerState) -> None:
+def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(worker_state: WorkerState) -> None:
     for scenario in (HELLO, COMPLETION, REFUSED):
-        cost(site, scenario, 200)  # imports, connections, caches
-    rounds = [(cost(site, HELLO, 1000), cost(site, COMPLETION, 1000), cost(site, REFUSED, 1000)) for _ in range(3)]
+        cost(worker_state, scenario, 200)  # imports, connections, caches
+    rounds = [
+        (cost(worker_state, HELLO, 1000), cost(worker_state, COMPLETION, 1000), cost(worker_state, REFUSED, 1000))
+        for _ in range(3)
+    ]
     hello, completion, refused = (sum(figures) for figures in zip(*rounds, strict=True))
     # Seen: 1.05 to 1.3, and 0.35 to 0.4, on quiet and on loaded machines. With a connection to Redis for each call:
     # 1.6 to 1.9; before the short way: 3.8 and 1.5.
@@ -49,11 +52,11 @@ def test_a_call_with_every_feature_costs_little_more_than_a_bare_hello(site: Wor
     assert refused / hello < 0.8
 
 
-def test_memory_does_not_grow_with_the_number_of_calls(site: WorkerState) -> None:
+def test_memory_does_not_grow_with_the_number_of_calls(worker_state: WorkerState) -> None:
     for scenario, calls in ((COMPLETION, 2000), (STREAM, 200)):
-        cost(site, scenario, calls)
-    before = site.memory_mb()
+        cost(worker_state, scenario, calls)
+    before = worker_state.memory_mb()
     for scenario, calls in ((COMPLETION, 4000), (STREAM, 200), (REFUSED, 1000)):
-        cost(site, scenario, calls)
+        cost(worker_state, scenario, calls)
     # 5,200 calls; a leak of 1 KB a call would be 5 MB. Seen: less than 1.
-    assert site.memory_mb() - before < 4
+    assert worker_state.memory_mb() - before < 4

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, multiprocess
 from structlog.testing import capture_logs
 
-from app.telemetry.archive import _values, _write, changing, fold, reading
-from app.telemetry.metrics import worker_exited
+from app.telemetry.archive import _read_values, _write_values, exclusive_lock, fold, shared_lock
+from app.telemetry.metrics import remove_worker
 
 LIMITS = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -42,7 +42,7 @@ def worker(directory: Path) -> int:
 
 def scraped(directory: Path) -> dict[tuple[str, ...], float]:
     registry = CollectorRegistry()
-    with reading(directory):
+    with shared_lock(directory):
         multiprocess.MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
         return {
             (sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()))): sample.value
@@ -56,7 +56,7 @@ def test_what_the_dead_have_counted_stays_and_their_files_go(tmp_path: Path) -> 
     for number in range(1, 6):
         pid = worker(tmp_path)
         before = scraped(tmp_path)
-        with changing(tmp_path):
+        with exclusive_lock(tmp_path):
             fold(tmp_path, pid)
         after = scraped(tmp_path)
         assert after == before, "neither lost nor counted twice"
@@ -77,8 +77,8 @@ def test_folding_a_worker_that_counted_nothing_changes_nothing(tmp_path: Path) -
 def test_a_scrape_never_sees_a_fold_half_done(tmp_path: Path) -> None:
     pid = worker(tmp_path)
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    script = f"from app.telemetry.metrics import worker_exited; worker_exited({pid})"
-    with reading(tmp_path):
+    script = f"from app.telemetry.metrics import remove_worker; remove_worker({pid})"
+    with shared_lock(tmp_path):
         folding = subprocess.Popen([sys.executable, "-c", script], env=env)
         with pytest.raises(subprocess.TimeoutExpired):
             folding.wait(3)
@@ -106,7 +106,7 @@ def test_without_room_nothing_changes_and_the_master_lives(tmp_path: Path, monke
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, LIMITS[1]))
         try:
             with capture_logs() as logs:
-                worker_exited(pid)
+                remove_worker(pid)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, LIMITS)
     assert [line["event"] for line in logs] == ["worker_figures_not_folded"]
@@ -116,11 +116,11 @@ def test_without_room_nothing_changes_and_the_master_lives(tmp_path: Path, monke
 
 
 def test_a_scrape_that_hangs_does_not_hang_the_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.telemetry.archive._PATIENCE_S", 0.05)
+    monkeypatch.setattr("app.telemetry.archive._LOCK_TIMEOUT_S", 0.05)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     pid = worker(tmp_path)
-    with reading(tmp_path), capture_logs() as logs:
-        worker_exited(pid)
+    with shared_lock(tmp_path), capture_logs() as logs:
+        remove_worker(pid)
     assert [line["event"] for line in logs] == ["worker_figures_not_folded"]
     assert (tmp_path / f"counter_{pid}.db").exists(), "still counted"
 
@@ -130,7 +130,7 @@ def test_a_scrape_that_hangs_does_not_hang_the_master(tmp_path: Path, monkeypatc
 def test_the_archive_holds_what_was_written_whatever_the_names_are(values: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "counter_archive.new"
-        _write(file, values)
+        _write_values(file, values)
         room = file.stat().st_size
-        assert _values(file) == values
+        assert _read_values(file) == values
         assert room <= 8 + sum(len(key.encode()) + 28 for key in values), "all of it was there from the start"

@@ -26,12 +26,12 @@ def event(text: str = "tok ", **fields: Any) -> bytes:
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
 
 
-class Blocks:
+class FakeExchange:
     """An exchange whose body comes in these blocks."""
 
     def __init__(self, blocks: list[bytes]) -> None:
         self._blocks = iter(blocks)
-        self.closed = self.finished = False
+        self.closed = self.released = False
 
     def read(self, limit_s: float, kind: str) -> bytes:
         return next(self._blocks, b"")
@@ -39,27 +39,27 @@ class Blocks:
     def read_first(self) -> bytes:
         return self.read(0, "")
 
-    def take_arrived(self) -> bytes:
+    def take_unread(self) -> bytes:
         return b"".join(self._blocks)
 
-    def finish_if_complete(self) -> None:
-        self.finished = True
+    def release_if_complete(self) -> None:
+        self.released = True
 
     def close(self) -> None:
         self.closed = True
 
 
 def stream_of(*blocks: bytes, include_usage: bool = False) -> OpenAIStream:
-    exchange: Any = Blocks(list(blocks))
+    exchange: Any = FakeExchange(list(blocks))
     return OpenAIStream(
-        exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts(), pace=Pacing()
+        exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts(), pacing=Pacing()
     )
 
 
 def received(*blocks: bytes, include_usage: bool = False) -> bytes:
     """What the client gets of a stream that comes in these blocks."""
     stream = stream_of(*blocks, include_usage=include_usage)
-    stream.await_first()
+    stream.wait_for_first_chunk()
     passed_on = b"".join(stream)
     assert stream.complete
     return passed_on
@@ -75,7 +75,7 @@ def test_events_may_be_split_at_every_byte(line_end: bytes) -> None:
     wire = events.replace(b"\n", line_end)
     for at in range(1, len(wire)):
         stream = stream_of(wire[:at], wire[at:])
-        stream.await_first()
+        stream.wait_for_first_chunk()
         assert b"".join(stream) == event("Grüße") + event("\\ \n"), f"split at {at}"
         assert (stream.complete, stream.usage, stream.chunks) == (True, Usage(3, 2), 2)
 
@@ -137,7 +137,7 @@ def test_usage_on_every_chunk_passes_and_the_last_one_counts() -> None:
         service_tier="flex",
     )
     stream = stream_of(wire, DONE)
-    stream.await_first()
+    stream.wait_for_first_chunk()
     assert b"".join(stream) == wire
     assert stream.usage == Usage(3, 2, 1, 0, service_tier="flex")
 
@@ -145,7 +145,7 @@ def test_usage_on_every_chunk_passes_and_the_last_one_counts() -> None:
 def test_usage_that_is_missing_is_none_and_the_text_was_measured() -> None:
     tool = b'data: {"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{}"}}]}}]}\n\n'
     stream = stream_of(event("Grüße"), event(""), tool, DONE)
-    stream.await_first()
+    stream.wait_for_first_chunk()
     list(stream)
     assert (stream.usage, stream.text_bytes, stream.chunks) == (None, len("Grüße".encode()) + 2, 2)
 
@@ -154,7 +154,7 @@ def test_usage_that_is_missing_is_none_and_the_text_was_measured() -> None:
 def test_an_unusual_chunk_is_the_clients_to_understand(text: bytes) -> None:
     wire = b'data: {"choices":[{"index":0,"delta":{"content":%b}}]}\n\n' % text
     stream = stream_of(wire, DONE)
-    stream.await_first()
+    stream.wait_for_first_chunk()
     assert b"".join(stream) == wire
     assert (stream.chunks, stream.text_bytes > 0) == (1, True)
 
@@ -199,7 +199,7 @@ def test_bug_02_one_that_breaks_before_its_first_chunk_can_fall_back(upstream: U
 @pytest.mark.parametrize("together", [False, True])
 def test_bug_02_what_came_before_a_bad_event_still_reaches_the_client(bad: bytes, together: bool) -> None:
     stream = stream_of(*([event("a") + bad] if together else [event("a"), bad]))
-    stream.await_first()
+    stream.wait_for_first_chunk()
     passed_on, error = broken(stream)
     assert (passed_on, error.kind) == (event("a"), "stream_error")
     assert "oops" not in str(error)
@@ -207,7 +207,7 @@ def test_bug_02_what_came_before_a_bad_event_still_reaches_the_client(bad: bytes
 
 def test_bug_02_half_an_event_at_the_end_is_not_passed_on() -> None:
     stream = stream_of(event("a"), event("b")[:-1])
-    stream.await_first()
+    stream.wait_for_first_chunk()
     passed_on, error = broken(stream)
     assert (passed_on, error.kind) == (event("a"), "cut")
 

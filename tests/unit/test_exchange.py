@@ -156,7 +156,7 @@ def answer_then(close: bool, seen: list[bytes]) -> Callable[[Any], None]:
 
 
 def test_a_reused_connection_that_dies_before_any_byte_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "_SHORTEST_TRIP_S", 10.0)  # however busy this machine is, it was at once
+    monkeypatch.setattr(http_client, "_MIN_ROUND_TRIP_S", 10.0)  # however busy this machine is, it was at once
     seen: list[bytes] = []
     with scripted_server(answer_then(True, seen)) as url:
         provider = openai(url)

@@ -1,4 +1,4 @@
-"""Which answers are read at once, and that they then say what the strict parser makes of them."""
+"""Plain responses are parsed at once, and then say what the strict parser makes of them; no other one is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pytest
 from geventhttpclient.response import HTTPParseError
 
-from app.providers.http.parser import Parser, whole
+from app.providers.http.parser import IncrementalParser, parse_complete
 
 BODY = b'{"choices":[]}'
 
@@ -59,22 +59,22 @@ NOT_PLAIN = {
 
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
 def test_a_plain_answer_is_read_at_once_and_as_the_strict_parser_reads_it(data: bytes) -> None:
-    found, strict = whole(data), Parser("POST")
+    found, strict = parse_complete(data), IncrementalParser("POST")
     strict.feed(data)
     assert found is not None
     assert strict.message_complete
     assert not strict.should_close()
     assert not found.should_close()
     assert found.get_code() == strict.get_code()
-    assert found.take() == strict.take()
-    assert found.take() == b""
+    assert found.take_body() == strict.take_body()
+    assert found.take_body() == b""
     for name in ("content-type", "retry-after", "content-length", "x-missing"):
         assert found.get(name.lower()) == strict.get(name)
 
 
 @pytest.mark.parametrize("data", NOT_PLAIN.values(), ids=NOT_PLAIN)
 def test_whatever_is_not_plain_is_left_to_the_strict_parser(data: bytes) -> None:
-    assert whole(data) is None
+    assert parse_complete(data) is None
 
 
 FIELDS = [
@@ -108,7 +108,7 @@ def test_whatever_is_read_at_once_is_read_as_the_strict_parser_does() -> None:
     chance, read = random.Random(11), 0
     for _ in range(20_000):
         data = mangled(chance)
-        found, strict = whole(data), Parser("POST")
+        found, strict = parse_complete(data), IncrementalParser("POST")
         if found is None:
             continue
         read += 1
@@ -118,7 +118,7 @@ def test_whatever_is_read_at_once_is_read_as_the_strict_parser_does() -> None:
             pytest.fail(f"the strict parser refuses {data!r}")
         assert strict.message_complete, data
         assert not strict.should_close(), data
-        assert (found.get_code(), found.take()) == (strict.get_code(), strict.take()), data
+        assert (found.get_code(), found.take_body()) == (strict.get_code(), strict.take_body()), data
         for name, value in strict.items():
             first = value if isinstance(value, str) else value[0]
             assert found.get(name.lower()) == first.strip(" \t"), data

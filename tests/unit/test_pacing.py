@@ -18,29 +18,29 @@ def busy(seconds: float) -> None:
 
 def test_a_loop_that_keeps_up_passes_every_chunk_as_it_comes() -> None:
     pauses: list[float] = []
-    pace = Pacing(pause=pauses.append)
-    pace.begin()
+    pacing = Pacing(pause=pauses.append)
+    pacing.add_stream()
     for _ in range(5):
         gevent.sleep(0.02)
-        pace.breathe()
-    pace.end()
+        pacing.pause_if_lagging()
+    pacing.remove_stream()
     assert pauses == []
 
 
 def test_a_loop_that_lags_makes_streams_pause_until_the_last_one_has_ended() -> None:
     pauses: list[float] = []
-    pace = Pacing(pause=pauses.append)
-    pace.begin()
-    while pace.lag_s < 0.05:
+    pacing = Pacing(pause=pauses.append)
+    pacing.add_stream()
+    while pacing.lag_s < 0.05:
         busy(0.2)
         gevent.sleep(0.001)
-    pace.breathe()
+    pacing.pause_if_lagging()
     assert 0.015 < pauses[0] <= 0.15, "longer pauses would be seen by a reader"
-    pace.end()
-    while pace.lag_s:
+    pacing.remove_stream()
+    while pacing.lag_s:
         gevent.sleep(0.01)
-    pace.breathe()
+    pacing.pause_if_lagging()
     assert len(pauses) == 1
-    pace.begin()
-    assert pace.lag_s == 0, "a new stream starts a new watch"
-    pace.end()
+    pacing.add_stream()
+    assert pacing.lag_s == 0, "a new stream starts a new watch"
+    pacing.remove_stream()

@@ -14,7 +14,7 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.usage import Details, Usage
 from app.gateway.chunks import as_completion
 from app.gateway.implied_usage import MOST_SEARCHES, billed, most_searches
-from app.providers.reported_usage import WireUsage, usage_of
+from app.providers.reported_usage import WireUsage, to_usage
 
 DETAILS = {
     "prompt_tokens_details": {
@@ -46,7 +46,7 @@ READ = Details(
 
 def read(prompt: Any = 100, completion: Any = 50, tier: str | None = None, **more: Any) -> Usage:
     wire = {"prompt_tokens": prompt, "completion_tokens": completion, **more}
-    return usage_of(msgspec.json.decode(json.dumps(wire), type=WireUsage), tier)
+    return to_usage(msgspec.json.decode(json.dumps(wire), type=WireUsage), tier)
 
 
 def test_every_detail_is_read_as_the_part_that_it_is() -> None:
@@ -145,4 +145,4 @@ def test_a_cached_stream_tells_the_usage_that_the_stream_had() -> None:
     chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
     kept = as_completion([b"data: %b\n\n" % json.dumps(chunk).encode()], usage)
     assert kept is not None
-    assert usage_of(msgspec.convert(json.loads(kept)["usage"], WireUsage)) == usage
+    assert to_usage(msgspec.convert(json.loads(kept)["usage"], WireUsage)) == usage
