@@ -200,7 +200,7 @@ def test_a_report_that_takes_too_long_is_given_up_and_says_what_to_ask_for(
     admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.edge.services.ledger.write([call(n, user=f"u{n}") for n in range(10, 3000)])
-    monkeypatch.setattr("app.api.admin._REPORT_S", 0.0)
+    monkeypatch.setattr("app.api.admin._REPORT_TIMEOUT_S", 0.0)
     monkeypatch.setattr("app.store.sql.database._STEPS_BETWEEN_CHECKS", 1000)
     param, message = admin.refused("?by=user")
     assert (param, message) == ("since", "This report takes more than 0 s. Ask for a shorter time: `since`.")

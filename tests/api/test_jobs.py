@@ -23,7 +23,7 @@ ANSWERED = "prompt_tokens: 7, completion_tokens: 5"
 
 
 class JobWorker:
-    """A runner and what it was told; `run` answers one bell."""
+    """A job runner with a clock to step; `run` answers one wake-up message."""
 
     def __init__(self, client: AppClient, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = client.services
@@ -32,9 +32,9 @@ class JobWorker:
             pipeline=found.pipeline,
             callers=found.callers,
             config=found.settings.config,
-            worker=name,
+            worker_id=name,
             slots=4,
-            others_wait=lambda: False,
+            has_other_messages=lambda: False,
             clock=now,
             pause=lambda _: None,
         )

@@ -204,10 +204,10 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
 
 
 def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
-    from app.api.shared_metrics import certificate_end
+    from app.api.shared_metrics import certificate_expiry
 
     certificate, _ = self_signed(tmp_path, days=3)
-    expires = certificate_end(certificate)
+    expires = certificate_expiry(certificate)
     assert expires is not None
     assert 2.9 < (expires - time.time()) / 86400 < 3.1
-    assert certificate_end(tmp_path / "missing.pem") is None
+    assert certificate_expiry(tmp_path / "missing.pem") is None
