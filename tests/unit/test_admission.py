@@ -19,7 +19,7 @@ from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts
-from app.store.keys import FakeKeyStore
+from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis, Script
 from app.store.spool import Spool
 from tests.support.servers import wait_for
@@ -58,7 +58,7 @@ class LossyRedis(Redis):
         return lose  # type: ignore[return-value]
 
 
-class FakeKeyStore(FakeKeyStore):
+class FakeKeyStore(Keys):
     """The key store: what it says of a key, one answer after the other; the last one stays."""
 
     def __init__(self) -> None:

@@ -9,12 +9,12 @@ import pytest
 from app.domain.identity import Caller, Role, Scope, display_prefix, hash_key, is_well_formed, new_key
 from app.errors import InvalidApiKey
 from app.gateway.callers import FRESH_S, Callers
-from app.store.keys import FakeKeyStore
+from app.store.keys import Keys
 
 KEY = new_key()
 
 
-class FakeKeyStore(FakeKeyStore):
+class FakeKeyStore(Keys):
     """The key store: what it has, and how often it was asked."""
 
     def __init__(self, *callers: Caller) -> None:
