@@ -23,7 +23,7 @@ from app.gateway.reaper import Reaper
 from app.store.redis.client import Arg, Redis, Script
 from app.store.redis.keys import flight_key, reservation_key
 from tests.support.aging import let_pass
-from tests.unit.test_limits import NoKeys
+from tests.support.calls import NoKeys
 
 PLAN = Plan(
     requests_per_day=1_000,
