@@ -17,7 +17,7 @@ from flask.cli import with_appcontext
 
 from app.cli.command import one_line_errors, services
 from app.cli.rendering import terminal_safe
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.gateway.pricing import Pricing
 from app.runfile import running_gateway
 from app.services import Services
@@ -184,7 +184,7 @@ def _summary(answer: ChatAnswer, services: Services | None) -> str:
         parts.append(f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens")
     cost = _cost_nanousd(answer, services)
     if cost is not None:
-        parts.append(f"${usd(cost)}{' (cached)' if answer.cached else ''}")
+        parts.append(f"${format_usd(cost)}{' (cached)' if answer.cached else ''}")
     if answer.ttft_s is not None:
         parts.append(f"first text after {answer.ttft_s:.2f} s")
     return " · ".join([part for part in parts if part] + [f"{answer.took_s:.2f} s"])
@@ -201,5 +201,5 @@ def _cost_nanousd(answer: ChatAnswer, services: Services | None) -> int | None:
     if upstream is None:
         return None
     pricing = Pricing(config=services.settings.config, overrides=services.settings.prices)
-    card = pricing.card(answer.provider, upstream, answer.usage.service_tier)
+    card = pricing.rate_card(answer.provider, upstream, answer.usage.service_tier)
     return None if card is None else card.cost_nanousd(answer.usage)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import click
 
-from app.domain.batch import UNFINISHED
+from app.domain.batch import UNFINISHED_STATUSES
 from app.store.batches import Batch
 from app.store.job_records import QueueDepth
 
@@ -84,7 +84,7 @@ class ProgressBar:
 
 
 def has_ended(batch: Batch) -> bool:
-    return batch.status not in UNFINISHED
+    return batch.status not in UNFINISHED_STATUSES
 
 
 def _duration(seconds: float) -> str:

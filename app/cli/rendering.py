@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from app.domain.csv_export import Cell, csv_text
-from app.domain.timestamps import parse_moment
+from app.domain.timestamps import parse_timestamp
 
 _SAFE_CHARACTERS = {
     **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
@@ -56,9 +56,9 @@ def utc_text(seconds: float | None) -> str:
 
 
 def moment_option(text: str, *, option: str, now: float, direction: int) -> float:
-    """Returns the Unix time that an option names; see `parse_moment`. Raises `ClickException`."""
+    """Returns the Unix time that an option names; see `parse_timestamp`. Raises `ClickException`."""
     try:
-        return parse_moment(text, now=now, direction=direction)
+        return parse_timestamp(text, now=now, direction=direction)
     except ValueError as exc:
         raise click.ClickException(f"{option}: {exc}") from None
 

@@ -16,7 +16,7 @@ from app.config.gateway import GatewayConfig
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.errors import (
     ClientGone,
     Forbidden,
@@ -188,7 +188,7 @@ class JobRunner:
         """Makes the call. Raises `ClientGone` for a job that was cancelled, and what ends the attempt."""
         self._check_still_wanted(job, call)
         try:
-            caller = self._callers.of(job.key_hash)
+            caller = self._callers.by_hash(job.key_hash)
             if not caller.has(Scope.CHAT):
                 raise Forbidden("This API key may not use the endpoint any more.")
         except GatewayError as exc:
@@ -261,7 +261,7 @@ def _error_fields(exc: GatewayError) -> _Fields:
 def _about(reply: Reply) -> bytes:
     """The part of a completed job that describes its call, as JSON."""
     report = reply.report
-    cost_usd = usd(report.cost_nanousd or 0)
+    cost_usd = format_usd(report.cost_nanousd or 0)
     about = {"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd}
     return _encode(about | dict(report.notes))
 

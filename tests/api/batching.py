@@ -1,4 +1,4 @@
-"""What tests of batches do: upload, ask, and be a worker process, step by step."""
+"""Steps of tests of batches: upload, create, poll, and be a worker process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.jobs.batch.runner import BatchRunner
 from app.jobs.batch.services import BatchServices
@@ -18,6 +17,7 @@ from app.jobs.batch.supervisor import BatchSupervisor
 from app.store.files import Files
 from tests.api.conftest import AppClient
 from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, open_reservations
+from tests.support.response import AppResponse
 
 _NO_LINES: list[dict[str, Any]] = []
 
@@ -100,8 +100,8 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines)
 
 
-def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
-    answer: TestResponse = client._client.open(
+def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> AppResponse:
+    answer: AppResponse = client._client.open(
         path, method=method, headers={"Authorization": f"Bearer {key or client.key}"}, **sent
     )
     return answer
@@ -109,7 +109,7 @@ def call(client: AppClient, method: str, path: str, *, key: str | None = None, *
 
 def upload(
     client: AppClient, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any
-) -> TestResponse:
+) -> AppResponse:
     form = {"purpose": purpose, "file": (io.BytesIO(content), "in.jsonl"), **more}
     return call(client, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
 
@@ -120,7 +120,7 @@ def uploaded(client: AppClient, content: bytes, key: str | None = None) -> str:
     return str(answer.json["id"])
 
 
-def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
+def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> AppResponse:
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
     return call(client, "POST", "/v1/batches", key=key, json=body)
 

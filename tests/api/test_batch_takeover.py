@@ -275,7 +275,7 @@ def died_before_its_jobs_were_dropped(client: AppClient, monkeypatch: pytest.Mon
 
 
 class _Killed(BaseException):
-    """What no code catches."""
+    """An exception that no code catches."""
 
 
 def _unavailable(*_: object) -> None:

@@ -34,7 +34,7 @@ PRICES = "demo: {f1: {prompt: 1, completion: 2}}"
 
 
 class FakeGateway:
-    """A gateway that streams `pieces`, and remembers what it was asked."""
+    """A gateway that streams `pieces`, and records the requests it received."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = ["Hello", " there."]
@@ -99,7 +99,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def chat(tmp_path: Path, fake_gateway: FakeGateway) -> Iterator[Callable[..., Result]]:
-    """Runs the command with the settings' gateway played."""
+    """Runs the command against the fake gateway."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     (tmp_path / "prices.yaml").write_text(PRICES)
     env = {
@@ -298,7 +298,7 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
     shown: list[str] = []
     talk.ask("One", shown.append)
     assert shown == ["Hello", " there."]
-    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign, assignment]
+    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign]
     with pytest.raises(click.ClickException, match="broke off"):
         talk.ask("Lost", shown.append)
     fake_gateway.events = finish  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What the command line shows while something changes."""
+"""The command line's view of progress."""
 
 from __future__ import annotations
 

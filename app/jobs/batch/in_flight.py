@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from app.domain.batch import WINDOW_S, BatchLine, parse_line
+from app.domain.batch import COMPLETION_WINDOW_S, BatchLine, parse_line
 from app.domain.identity import Caller
 from app.errors import Conflict, NotFound, NotReady
 from app.gateway.call import CallContext
@@ -73,7 +73,7 @@ class LinesInFlight:
                 CallContext(self._ids.call_id(number), call_id),
                 idempotency_key=self._ids.idempotency_key(number),
                 repeatable=True,
-                keep_s=WINDOW_S,
+                keep_s=COMPLETION_WINDOW_S,
             )
         except NotReady:
             self._refusals[number] = self._refusals.get(number, 0) + 1

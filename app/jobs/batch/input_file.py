@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.domain.batch import BadBatchLine, BatchLine, parse_line
+from app.domain.batch import BatchLine, InvalidBatchLine, parse_line
 
 _ENVELOPE_BYTES = 4096  # of a line, around its body
 _SHOWN_ERRORS = 100
@@ -40,7 +40,7 @@ class FileCheck(NamedTuple):
     """The check of a whole file. `errors`: why nothing of it can be run, as a batch shows them; else `bad_lines`."""
 
     total: int
-    bad_lines: list[BadBatchLine]
+    bad_lines: list[InvalidBatchLine]
     errors: list[dict[str, Any]]
 
 
@@ -108,7 +108,7 @@ def check_file(
     path: Path, endpoint: str, *, max_lines: int, max_body_bytes: int, pause: Callable[[float], None]
 ) -> FileCheck:
     """Parses every line. Raises `FileNotFoundError`: the file may be on another disk."""
-    bad_lines: list[BadBatchLine] = []
+    bad_lines: list[InvalidBatchLine] = []
     seen: set[bytes] = set()
     total = 0
     for number, raw in numbered_lines(path, max_body_bytes):
@@ -116,7 +116,7 @@ def check_file(
         if number > max_lines:
             return _unusable("too_many_tasks", f"The file has more than {max_lines} lines.")
         line = _unique(parse_line(number, raw, endpoint), seen)
-        if isinstance(line, BadBatchLine):
+        if isinstance(line, InvalidBatchLine):
             bad_lines.append(line)
         if total % _PAUSE_EVERY == 0:
             pause(0)
@@ -127,7 +127,7 @@ def check_file(
     return FileCheck(total, bad_lines, [])
 
 
-def _unique(line: BatchLine | BadBatchLine, seen: set[bytes]) -> BatchLine | BadBatchLine:
+def _unique(line: BatchLine | InvalidBatchLine, seen: set[bytes]) -> BatchLine | InvalidBatchLine:
     """Returns `line`, or a bad one in its place if its custom_id was `seen` before."""
     if line.custom_id is None:
         return line
@@ -136,15 +136,15 @@ def _unique(line: BatchLine | BadBatchLine, seen: set[bytes]) -> BatchLine | Bad
     if digest not in seen:
         seen.add(digest)
         return line
-    if isinstance(line, BadBatchLine):
+    if isinstance(line, InvalidBatchLine):
         return line
     message = "The custom_id of this line was used before."
-    return BadBatchLine(line.number, line.custom_id, "duplicate_custom_id", message, "custom_id")
+    return InvalidBatchLine(line.number, line.custom_id, "duplicate_custom_id", message, "custom_id")
 
 
 def _unusable(code: str, message: str) -> FileCheck:
     return FileCheck(0, [], [{"code": code, "message": message, "param": None, "line": None}])
 
 
-def _error(line: BadBatchLine) -> dict[str, Any]:
+def _error(line: InvalidBatchLine) -> dict[str, Any]:
     return {"code": line.code, "message": line.message, "param": line.param, "line": line.number}

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from app.domain.batch import BadBatchLine, BatchLine, answered, not_run, refused
+from app.domain.batch import BatchLine, InvalidBatchLine, error_line, response_line, unprocessed_line
 from app.errors import GatewayError
 from app.jobs.batch.input_file import LineIds
 from app.jobs.batch.services import BatchServices
@@ -31,23 +31,23 @@ class OutputLines:
     def __init__(self, ids: LineIds) -> None:
         self._ids = ids
 
-    def bad(self, line: BadBatchLine) -> LineResult:
+    def bad(self, line: InvalidBatchLine) -> LineResult:
         """Of a line that is no request."""
-        if line.refused is not None:
-            return self.refused(line, line.refused)
+        if line.error is not None:
+            return self.refused(line, line.error)
         result_id = self._ids.result_id(line.number)
-        entry = not_run(result_id, line.custom_id, line.number, line.code, line.message, line.param)
+        entry = unprocessed_line(result_id, line.custom_id, line.number, line.code, line.message, line.param)
         return LineResult(line.number, False, entry)
 
-    def refused(self, line: BatchLine | BadBatchLine, exc: GatewayError) -> LineResult:
+    def refused(self, line: BatchLine | InvalidBatchLine, exc: GatewayError) -> LineResult:
         """Of a line that the endpoint would have answered with `exc`."""
         number = line.number
-        entry = refused(self._ids.result_id(number), line.custom_id, self._ids.call_id(number), exc)
+        entry = error_line(self._ids.result_id(number), line.custom_id, self._ids.call_id(number), exc)
         return LineResult(number, False, entry)
 
     def not_run(self, number: int, custom_id: str | None, code: str) -> LineResult:
         """Of a line without an answer."""
-        entry = not_run(self._ids.result_id(number), custom_id, number, code, _NOT_RUN_MESSAGES[code])
+        entry = unprocessed_line(self._ids.result_id(number), custom_id, number, code, _NOT_RUN_MESSAGES[code])
         return LineResult(number, False, entry)
 
     def outcome(self, number: int, custom_id: str | None, outcome: JobOutcome, cancelled_code: str) -> LineResult:
@@ -57,7 +57,7 @@ class OutputLines:
         ok = outcome.state == "completed"
         body = outcome.response or b"null" if ok else b'{"error":%b}' % (outcome.error or b"null")
         status = outcome.http_status or (200 if ok else 500)
-        entry = answered(self._ids.result_id(number), custom_id, self._ids.call_id(number), status, body)
+        entry = response_line(self._ids.result_id(number), custom_id, self._ids.call_id(number), status, body)
         return LineResult(number, ok, entry)
 
 

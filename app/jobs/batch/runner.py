@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from app.domain.batch import UNFINISHED, BadBatchLine, parse_line
+from app.domain.batch import UNFINISHED_STATUSES, InvalidBatchLine, parse_line
 from app.domain.identity import Caller
 from app.errors import GatewayError, NotReady, RateLimited, StoreUnavailable
 from app.jobs.batch.in_flight import LinesInFlight
@@ -65,7 +65,7 @@ class BatchRunner:
         Raises `NotReady` for a temporary failure, and `OSError` of the disk.
         """
         batch = self._batches.find(self.batch_id)
-        if batch is None or batch.status not in UNFINISHED:
+        if batch is None or batch.status not in UNFINISHED_STATUSES:
             return self._close_ended()
         if not self._services.files.path(batch.input_file_id).exists():
             raise NotReady("The content of the batch's input file is not on this disk.")
@@ -182,7 +182,7 @@ class BatchRunner:
                     self._unread_lines(batch).restart()  # lines that are still without a result are found next time
                 break
             line = parse_line(*raw, batch.endpoint)
-            if isinstance(line, BadBatchLine):
+            if isinstance(line, InvalidBatchLine):
                 failed.append(self._lines.bad(line))
                 continue
             try:
@@ -201,7 +201,7 @@ class BatchRunner:
     def _caller(self, batch: Batch) -> Caller | GatewayError:
         """The batch's owner; or the error that each line which is left is answered with."""
         try:
-            return self._services.callers.of(batch.key_hash)
+            return self._services.callers.by_hash(batch.key_hash)
         except StoreUnavailable:
             raise
         except GatewayError as exc:
@@ -229,7 +229,7 @@ class BatchRunner:
         now = self._services.clock()
         if counts != (batch.completed, batch.failed) and now - self._counts_written_at >= _COUNTS_EVERY_S:
             self._counts_written_at = now
-            self._batches.update(self.batch_id, UNFINISHED, completed=counts[0], failed=counts[1])
+            self._batches.update(self.batch_id, UNFINISHED_STATUSES, completed=counts[0], failed=counts[1])
 
     def _unread_lines(self, batch: Batch) -> RemainingLines:
         """The lines that have no result and are not in flight."""
