@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,8 +93,12 @@ def test_functions_fit_on_a_screen() -> None:
 
 def test_no_line_asks_the_formatter_to_look_away() -> None:
     mark = re.compile(r"#\s*fmt:\s*(skip|off)")
-    tests = sorted((ROOT / "tests").rglob("*.py"))
-    found = [str(path.relative_to(ROOT)) for path in [*SOURCES, *tests] if mark.search(path.read_text())]
+    found = [
+        f"{path.relative_to(ROOT)}:{token.start[0]}"
+        for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        if token.type == tokenize.COMMENT and mark.search(token.string)
+    ]
     assert found == []
 
 
