@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.store.ledger import UsageRow
+from app.domain.usage import UsageRow
 from app.store.outbox import Outbox
 from app.store.redis.client import Redis
 from app.store.spool_files import Settlement
