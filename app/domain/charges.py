@@ -24,9 +24,15 @@ class ChargedAttempt(NamedTuple):
 
 
 class Totals(NamedTuple):
+    """Sums over the attempts of one call."""
+
     prompt_tokens: int
     completion_tokens: int
     cost_nanousd: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
 
 
 def totals(charged: Iterable[ChargedAttempt]) -> Totals:

@@ -70,10 +70,10 @@ class Cache:
 
     def not_kept(self, admitted: Admitted) -> None:
         """The answer to this call will not be kept: whoever waits for it, or would in the time to come, need not."""
-        if not admitted.ask.single_flight:
+        if not admitted.reservation.single_flight:
             return
         try:
-            self._redis.execute("SET", unkept_key(admitted.ask.cache_key), "1", "EX", self._config.ttl_s)
+            self._redis.execute("SET", unkept_key(admitted.reservation.cache_key), "1", "EX", self._config.ttl_s)
         except StoreUnavailable:
             pass  # they wait in vain, but not for ever
 
@@ -95,13 +95,14 @@ class Cache:
         """
         if admitted.cached is not None or not admitted.follows:
             return admitted.cached
-        ask = admitted.ask
+        reservation = admitted.reservation
+        call_id, cache_key = reservation.call_id, reservation.cache_key
         # In this order: whoever gets the flight after another call let go of it must see what that call kept.
         look: list[tuple[str | bytes | int | float, ...]] = [
-            ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
-            ("GET", cache_entry_key(ask.cache_key)),
-            ("GET", flight_key(ask.cache_key)),
-            ("EXISTS", unkept_key(ask.cache_key)),
+            ("SET", flight_key(cache_key), call_id, "NX", "PX", int(reservation.deadline_s * 1000)),
+            ("GET", cache_entry_key(cache_key)),
+            ("GET", flight_key(cache_key)),
+            ("EXISTS", unkept_key(cache_key)),
         ]
         wait_s = _FIRST_LOOK_S
         began = self._monotonic()
@@ -115,7 +116,7 @@ class Cache:
                 _, answer, holder, unkept = self._redis.pipeline(look)
             except StoreUnavailable:
                 return None
-            if answer is not None or unkept or holder == ask.call_id.encode():
+            if answer is not None or unkept or holder == call_id.encode():
                 # The flight is ours without an answer: the first call failed.
                 kept: bytes | None = answer
                 return kept

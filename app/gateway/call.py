@@ -1,26 +1,24 @@
-"""One call: what is known of it before admission, while it runs, and what its caller is told."""
+"""One call: its context before admission, its state while it runs, and its reply and report to the caller."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import msgspec
 
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.identity import Caller
 from app.errors import Remaining
 from app.gateway.admission import Admitted
 from app.gateway.router import Attempts
 from app.gateway.routes import Route
 from app.providers.base import CancelToken
+from app.store.reservations import Reservation
 
 
 class CallContext(msgspec.Struct):
-    """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
+    """A call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
-    `endpoint`: the name of a chat call's endpoint in the ledger.
+    `endpoint`: the name of a chat call's endpoint in the ledger. Not frozen: the view adds what its path says.
     """
 
     request_id: str
@@ -39,34 +37,33 @@ class CallContext(msgspec.Struct):
 
 
 def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
-    """The notes that `CallContext.tags` made these tags of."""
+    """Returns the notes that `CallContext.tags` made these tags of."""
     return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
 
 
 class RunningCall(msgspec.Struct, kw_only=True):
-    """A call from admission to settlement. `cache` is hit, miss or bypass."""
+    """A call from admission to settlement. Mutable: it is written to while it runs. `cache` is hit, miss or bypass."""
 
     context: CallContext
-    caller: Caller
     request: ChatRequest | EmbedRequest
     route: Route
-    endpoint: str
-    streamed: bool
-    row: dict[str, Any]
     admitted: Admitted
     cache: str
     started: float  # time.monotonic
     deadline: float
-    attempts: Attempts = msgspec.field(default_factory=Attempts)
+    attempts: Attempts
     earlier: tuple[ChargedAttempt, ...] = ()  # of a queued call: what it cost before this time
     ttft_s: float | None = None
     settled: bool = False
 
     @property
+    def reservation(self) -> Reservation:
+        return self.admitted.reservation
+
+    @property
     def has_budget(self) -> bool:
-        """Whether the caller's money is limited."""
-        admitted = self.admitted
-        return admitted.ask.reserve.nanousd > 0 or any(c.counter.limit.unit == "nanousd" for c in admitted.charges)
+        """Says that the caller's money is limited."""
+        return self.admitted.reservation.has_budget
 
 
 class Report(msgspec.Struct, frozen=True):

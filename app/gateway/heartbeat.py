@@ -14,15 +14,9 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import RESERVATIONS, WORKERS
+from app.store.redis.keys import WORKERS
 
-# Whose the reservations of queued calls are: nobody's who could die.
-QUEUE = "queue"
 log = structlog.get_logger()
-
-
-def reservations_of(worker_id: str) -> str:
-    return RESERVATIONS + worker_id
 
 
 class Heartbeat:
@@ -32,7 +26,6 @@ class Heartbeat:
         self._beat = redis.script("beat")
         self._interval_s = timeout_s / 3
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.reservations_key = reservations_of(self.worker_id)
         self._beating: threading.Thread | None = None
         self._stop = threading.Event()
 

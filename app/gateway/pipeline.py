@@ -7,25 +7,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
 
+from msgspec.structs import replace
+
 from app.config.gateway import GatewayConfig
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
+from app.domain.usage import Status, UsageRow
 from app.errors import GatewayError, RateLimited
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
-from app.gateway.admission import Admission, AdmissionRequest, Admitted
+from app.gateway.admission import Admission, Admitted
 from app.gateway.cache import Cache, marked
 from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimates, bound_of
-from app.gateway.heartbeat import QUEUE, reservations_of
-from app.gateway.limits import Amounts
 from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Route, Target
 from app.gateway.stream import CachedStream, LiveStream
 from app.providers.base import CancelToken, ChatCall, EmbedCall
+from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -63,14 +65,14 @@ class Pipeline:
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
         request, context = self.preprocess(caller, request, context)
-        call = self._admit(caller, request, context, context.endpoint)
+        call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
         """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
         request, context = self.preprocess(caller, request, context)
-        call = self._admit(caller, request, context, context.endpoint, streamed=True)
+        call = self._admit(caller, request, context, streamed=True)
         with self._accounting.settling(call):
             cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
             if cached is not None:
@@ -90,7 +92,7 @@ class Pipeline:
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
         """Embeddings. Never cached."""
-        call = self._admit(caller, request, context, "embeddings")
+        call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._embed(call)
 
@@ -101,78 +103,79 @@ class Pipeline:
         context: CallContext,
         *,
         for_s: float,
-        reservations: str = "",
+        owner: str = "",
     ) -> DeferredCall:
         """Admits a call that another process runs within `for_s` seconds: `resume` or `abandon` then ends it.
 
         `request` and `context` are as `preprocess` returned them. The reservation is this process's own, and lost with
-        it, unless `reservations` names others to put it among.
+        it, unless another one is named as `owner`.
         """
         route = self._router.route(request.model, caller)
-        request = self._understood(caller, request)
-        ask = self._ask(caller, request, context, route, endpoint_of(request), streamed=False)
-        ask.row["job_id"] = context.call_id
-        ask.deadline_s, ask.queued, ask.read_cache, ask.single_flight = for_s, True, False, False
-        ask.reservations = reservations
-        admitted = self._let_in(caller, ask)
-        return DeferredCall.of(admitted, read_cache=context.read_cache, write_cache=context.write_cache)
+        request = self._without_unpriced_parts(caller, request)
+        wanted = self._reservation(caller, request, context, route)
+        wanted = replace(
+            wanted,
+            row=replace(wanted.row, job_id=context.call_id),
+            deadline_s=for_s,
+            queued=True,
+            read_cache=False,
+            single_flight=False,
+            owner=owner,
+        )
+        admitted = self._let_in(caller, wanted)
+        return DeferredCall.of(admitted.reservation, read_cache=context.read_cache, write_cache=context.write_cache)
 
     def resume(
         self,
         caller: Caller,
         request: ChatRequest | EmbedRequest,
-        held: DeferredCall,
+        deferred: DeferredCall,
         cancel: CancelToken,
         *,
         stays_open: Callable[[GatewayError], bool],
     ) -> Reply:
-        """Runs a held call, once more if need be: an error for which it `stays_open` leaves it to be resumed again."""
+        """Runs a deferred call, perhaps once more. An error for which it `stays_open` leaves it deferred."""
         started = self._monotonic()
-        admitted = held.admitted(caller)
-        row = held.row
+        row = deferred.row
         context = CallContext(
-            row["request_id"], row["call_id"], cancel, held.read_cache, held.write_cache, notes=notes_of(row["tags"])
+            row.request_id, row.call_id, cancel, deferred.read_cache, deferred.write_cache, notes=notes_of(row.tags)
         )
-        reads = bool(held.cache_key) and held.read_cache
+        reads = bool(deferred.cache_key) and deferred.read_cache
         try:
-            request = self._understood(caller, request)
+            request = self._without_unpriced_parts(caller, request)
             route = self._router.route(request.model, caller)
-            admitted.cached = self._cache.kept(held.cache_key) if reads else None
+            cached = self._cache.kept(deferred.cache_key) if reads else None
         except GatewayError as exc:
             if not stays_open(exc):
-                self.abandon(held, "error", exc.status)
+                self.abandon(deferred, "error", exc.status)
             raise
         self._metrics.add_active_calls(1)
         call = RunningCall(
             context=context,
-            caller=caller,
             request=request,
             route=route,
-            endpoint=row["endpoint"],
-            streamed=False,
-            row=row,
-            admitted=admitted,
+            admitted=Admitted(caller, deferred.reservation(), cached, follows=False, remaining=()),
             cache="miss" if reads else "bypass",
             started=started,
             deadline=started + self._config.timeouts.total_s,
-            earlier=tuple(held.charged),
-            attempts=Attempts(covered=held.covered - len(held.charged), key_id=caller.key_id),
+            earlier=tuple(deferred.charged),
+            attempts=Attempts(covered=deferred.covered - len(deferred.charged), key_id=caller.key_id),
         )
         try:
             with self._accounting.settling(call, stays_open):
                 return self._chat(call) if isinstance(request, ChatRequest) else self._embed(call)
         finally:
             if not call.settled:
-                held.charged = self._accounting.charged(call)
-                held.covered = len(call.earlier) + call.attempts.covered
+                deferred.charged = self._accounting.charged(call)
+                deferred.covered = len(call.earlier) + call.attempts.covered
 
-    def abandon(self, held: DeferredCall, status: str, http_status: int) -> None:
-        """Ends a held call that will not run, or not once more."""
-        self._accounting.discarded(held.admitted(Caller(held.row["key_id"], "")), held.charged, status, http_status)
+    def abandon(self, deferred: DeferredCall, status: Status, http_status: int) -> None:
+        """Ends a deferred call that will not run, or not once more."""
+        self._accounting.discarded(deferred.reservation(), deferred.charged, status, http_status)
 
-    def cancel(self, held: DeferredCall) -> None:
-        """Ends a held call that was never to be: its caller was told so. It leaves no row."""
-        self._admission.cancel(held.admitted(Caller(held.row["key_id"], "")), reservations_of(QUEUE))
+    def cancel(self, deferred: DeferredCall) -> None:
+        """Ends a deferred call whose caller was told that it was refused. It leaves no row."""
+        self._admission.cancel(deferred.reservation())
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
         return self._router.run(
@@ -208,54 +211,61 @@ class Pipeline:
         return Reply(body, self._accounting.report(call, cost))
 
     def _keeps(self, call: RunningCall) -> bool:
-        return bool(call.admitted.ask.cache_key) and call.context.write_cache
+        return bool(call.reservation.cache_key) and call.context.write_cache
 
     def _admit(
-        self,
-        caller: Caller,
-        request: ChatRequest | EmbedRequest,
-        context: CallContext,
-        endpoint: str,
-        *,
-        streamed: bool = False,
+        self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, streamed: bool = False
     ) -> RunningCall:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
-        request = self._understood(caller, request)
-        ask = self._ask(caller, request, context, route, endpoint, streamed=streamed)
-        admitted = self._let_in(caller, ask)
+        request = self._without_unpriced_parts(caller, request)
+        wanted = self._reservation(caller, request, context, route, streamed=streamed)
+        admitted = self._let_in(caller, wanted)
         self._metrics.add_active_calls(1)
         return RunningCall(
             context=context,
-            caller=admitted.caller,
             request=request,
             route=route,
-            endpoint=endpoint,
-            streamed=streamed,
-            row=ask.row,
             admitted=admitted,
-            cache="miss" if ask.read_cache else "bypass",
+            cache="miss" if wanted.read_cache else "bypass",
             started=started,
             deadline=started + self._config.timeouts.total_s,
             attempts=Attempts(key_id=caller.key_id),
         )
 
-    def _ask(
+    def _reservation(
         self,
         caller: Caller,
         request: ChatRequest | EmbedRequest,
         context: CallContext,
         route: Route,
-        endpoint: str,
         *,
-        streamed: bool,
-    ) -> AdmissionRequest:
+        streamed: bool = False,
+    ) -> Reservation:
+        """Returns what the call wants to reserve. Its row is what the reaper writes if this worker dies."""
         has_budget = self._admission.plan(caller).has_budget
         reserve, if_lost = self._estimates.of(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
-        return AdmissionRequest(
+        prompt_tokens = request.prompt_estimate()
+        row = UsageRow(
+            request_id=context.request_id,
             call_id=context.call_id,
-            row=self._row(caller, request, context, endpoint, streamed, if_lost),
+            ts=self._clock(),
+            key_id=caller.key_id,
+            user=request.user or "",
+            tenant=caller.tenant,
+            model=request.model,
+            endpoint=context.endpoint if isinstance(request, ChatRequest) else "embeddings",
+            status="lost",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=if_lost.tokens - prompt_tokens,
+            cost_nanousd=if_lost.nanousd,
+            streamed=streamed,
+            estimated=True,
+            tags=context.tags if context.notes else "",
+        )
+        return Reservation(
+            row=row,
             reserve=reserve,
             if_lost=if_lost,
             deadline_s=self._config.timeouts.total_s + 5,
@@ -264,60 +274,23 @@ class Pipeline:
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
         )
 
-    def _understood(self, caller: Caller, request: ChatRequest | EmbedRequest) -> ChatRequest | EmbedRequest:
-        """The request as it may be made: where money is limited, with nothing in it whose cost nobody knows."""
+    def _without_unpriced_parts(
+        self, caller: Caller, request: ChatRequest | EmbedRequest
+    ) -> ChatRequest | EmbedRequest:
+        """Returns the request as it may be made: where money is limited, without parts of unknown price."""
         if isinstance(request, ChatRequest) and self._admission.plan(caller).has_budget:
             return request.understood()
         return request
 
-    def _let_in(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
+    def _let_in(self, caller: Caller, wanted: Reservation) -> Admitted:
         try:
-            admitted = self._admission.admit(caller, ask)
+            admitted = self._admission.admit(caller, wanted)
         except RateLimited as exc:
             self._metrics.count_rate_limited(exc.limit)
             raise
         if any(row.unit == "nanousd" and row.left * 5 < row.most for row in admitted.remaining):
             self._metrics.count_budget_near(admitted.caller.plan)
         return admitted
-
-    def _row(
-        self,
-        caller: Caller,
-        request: ChatRequest | EmbedRequest,
-        context: CallContext,
-        endpoint: str,
-        streamed: bool,
-        if_lost: Amounts,
-    ) -> dict[str, object]:
-        """The ledger row as the reaper would write it if this worker died now."""
-        return {
-            "request_id": context.request_id,
-            "call_id": context.call_id,
-            "ts": self._clock(),
-            "key_id": caller.key_id,
-            "user": request.user or "",
-            "tenant": caller.tenant,
-            "model": request.model,
-            "provider": "",
-            "upstream_model": "",
-            "endpoint": endpoint,
-            "status": "lost",
-            "http_status": 0,
-            "prompt_tokens": request.prompt_estimate(),
-            "completion_tokens": if_lost.tokens - request.prompt_estimate(),
-            "cached_tokens": 0,
-            "reasoning_tokens": 0,
-            "cost_nanousd": if_lost.nanousd,
-            "latency_ms": 0.0,
-            "ttft_ms": None,
-            "attempts": 0,
-            "cache": "bypass",
-            "streamed": streamed,
-            "estimated": True,
-            "unpriced": False,
-            "job_id": None,
-            "tags": context.tags if context.notes else "",
-        }
 
 
 def endpoint_of(request: ChatRequest | EmbedRequest) -> str:

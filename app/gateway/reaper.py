@@ -12,18 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
-from app.gateway.heartbeat import QUEUE, reservations_of
-from app.gateway.reservation import decode_recorded
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS, reservation_key
+from app.store.redis.keys import QUEUE, WORKERS, reservation_key, reservations_key
+from app.store.reservations import lose_call, recorded
 
 log = structlog.get_logger()
-# How long a lost call is remembered, for a worker that was only stalled and settles after all.
-_LOST_MS = 86_400_000
 # How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
 _FORGET_S = 3600.0
 # By so much, Redis's time may go ahead of ours between two looks without its clock having been set.
@@ -65,19 +61,22 @@ class Reaper:
             if silent_s < 0:  # the clock has gone back
                 self._redis.execute("ZADD", WORKERS, "XX", now, worker)
             dead = may_judge and silent_s > self._timeout_s
-            open_calls = reservations_of(worker.decode())
-            ids = self._redis.execute("ZRANGEBYSCORE", open_calls, "-inf", "+inf" if dead else int(now * 1000))
+            ids = self._open_calls(worker.decode(), "+inf" if dead else int(now * 1000))
             for call_id in ids:
-                lost += self._lose(call_id.decode(), open_calls)
+                lost += self._lose(call_id, worker.decode())
             if dead and ids:
                 log.warning("worker_lost", worker=worker.decode(), calls=len(ids))
             if dead and silent_s > self._timeout_s + _FORGET_S:
                 self._redis.execute("ZREM", WORKERS, worker)
         # Queued calls belong to no worker: only their deadline ends them.
-        queued = reservations_of(QUEUE)
-        for call_id in self._redis.execute("ZRANGEBYSCORE", queued, "-inf", int(now * 1000)):
-            lost += self._lose(call_id.decode(), queued)
+        for call_id in self._open_calls(QUEUE, int(now * 1000)):
+            lost += self._lose(call_id, QUEUE)
         return lost
+
+    def _open_calls(self, owner: str, until_ms: int | str) -> list[str]:
+        """Returns the owner's open calls whose deadline is at `until_ms` or before."""
+        ids = self._redis.execute("ZRANGEBYSCORE", reservations_key(owner), "-inf", until_ms)
+        return [call_id.decode() for call_id in ids]
 
     def _may_judge(self, now: float) -> bool:
         """Whether who is silent by Redis's time `now` really is: not just after its clock was set."""
@@ -88,19 +87,14 @@ class Reaper:
             self._judge_after = monotonic + self._timeout_s
         return monotonic >= self._judge_after
 
-    def _lose(self, call_id: str, open_calls: str) -> int:
+    def _lose(self, call_id: str, owner: str) -> int:
         state, data, hit = self._redis.execute("HMGET", reservation_key(call_id), "s", "d", "h")
         if state != b"open":
             # Ended, or so old that Redis forgot it: only its name is left in the worker's list.
-            self._redis.execute("ZREM", open_calls, call_id)
+            self._redis.execute("ZREM", reservations_key(owner), call_id)
             return 0
-        call = decode_recorded(data)
-        row, charges = call.row, call.args
-        if hit == b"1":
-            row |= {"prompt_tokens": 0, "completion_tokens": 0, "cost_nanousd": 0, "cache": "hit"}
-            charges = call.cached_args
-        keys = call.settle_keys(call_id, open_calls)
-        if not self._settle(keys, [call_id, "lost", msgspec.json.encode(row), "", 1, _LOST_MS, *charges]):
+        reservation = recorded(data, owner=owner)
+        if not self._settle(*lose_call(reservation, from_cache=hit == b"1")):
             return 0  # it ended just now
-        log.warning("call_lost", call_id=call_id, model=row["model"])
+        log.warning("call_lost", call_id=call_id, model=reservation.row.model)
         return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from app.domain.usage import Status
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
@@ -76,7 +77,7 @@ class LiveStream:
             ttl_s=self._keep_ttl_s,
         )
 
-    def _end(self, status: str, http_status: int, error: GatewayError | None = None) -> None:
+    def _end(self, status: Status, http_status: int, error: GatewayError | None = None) -> None:
         upstream = self._upstream
         usage = upstream.usage
         if usage is None and not (isinstance(error, UpstreamError) and not error.billable):

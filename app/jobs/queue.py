@@ -20,12 +20,12 @@ from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, Stor
 from app.gateway.admission import Admission
 from app.gateway.call import CallContext
 from app.gateway.deferred import DeferredCall
-from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline, endpoint_of
 from app.store.job_records import JobStatus, QueueDepth
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
-from app.store.redis.keys import IDEMPOTENCY, reservation_key
+from app.store.redis.keys import IDEMPOTENCY, QUEUE, reservation_key, reservations_key
 
 _REMEMBER_S = 86_400
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -87,8 +87,8 @@ class JobQueue:
         held_s = self._config.max_wait_s + tries * (self._call_s + self._config.lease_s)
         if isinstance(request, ChatRequest):
             request, context = self._pipeline.preprocess(caller, request, context)
-        reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
-        held = self._pipeline.defer(caller, request, context, for_s=held_s, reservations=reservations)
+        owner = QUEUE if repeatable else self._heartbeat.worker_id
+        held = self._pipeline.defer(caller, request, context, for_s=held_s, owner=owner)
         outcome = "refused"
         try:
             outcome, known = self.jobs.submit(
@@ -97,7 +97,7 @@ class JobQueue:
                 {
                     "key_hash": caller.key_hash,
                     "endpoint": endpoint_of(request),
-                    "model": held.row["model"],
+                    "model": held.row.model,
                     "request": request.raw,
                     "held": held.encode(),
                     "priority": self._admission.plan(caller).priority,
@@ -106,8 +106,8 @@ class JobQueue:
                     "keep_s": keep_s,
                 },
                 size=len(request.raw),
-                from_reservations=reservations,
-                to_reservations=reservations_of(QUEUE),
+                from_reservations=reservations_key(owner),
+                to_reservations=reservations_key(QUEUE),
                 reservation=reservation_key(context.call_id),
                 held_s=held_s,
                 idempotency=entry,
@@ -116,7 +116,7 @@ class JobQueue:
             )
         finally:
             if outcome != "queued":
-                self._admission.cancel(held.admitted(caller), reservations)
+                self._admission.cancel(held.reservation(owner))
         if outcome == "known":
             return _repeated(known, remember)
         if outcome == "full":

@@ -245,7 +245,7 @@ def _held(job: Job) -> DeferredCall:
     held = DeferredCall.decode(job.deferred_call)
     row = held.row
     lost = ChargedAttempt(
-        "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], held.if_lost.nanousd, estimated=True
+        "", "", "worker_lost", row.prompt_tokens, row.completion_tokens, held.if_lost.nanousd, estimated=True
     )
     held.charged += [lost] * job.unrecorded_attempts
     return held

@@ -24,12 +24,12 @@ from redis import RedisError
 from app.errors import StoreUnavailable
 from app.store import spool_files
 from app.store.redis.client import Arg, Script
+from app.store.reservations import FORGOTTEN, ScriptCall, Settlement
 from app.store.spool_files import (
     DONE,
     REFUSED,
     VERSION,
     Backlog,
-    Settlement,
     WaitingSettlement,
     Writer,
     claimed,
@@ -38,7 +38,6 @@ from app.store.spool_files import (
 
 log = structlog.get_logger()
 _HELD_BYTES = 32 * 1024 * 1024  # some 20,000 settlements
-_FORGOTTEN = -1  # what settle.lua says of a call that it knows nothing of
 
 
 class Figures(Protocol):
@@ -217,8 +216,8 @@ class Spool:
             elif settlement.v > VERSION:
                 log.error("spool_line_of_a_newer_version", file=file, version=settlement.v)
             else:
-                reply = _replayed(script, settlement, b"replayed")
-                if reply == _FORGOTTEN:
+                reply = _replay(script, settlement.call_id, settlement.repeated())
+                if reply == FORGOTTEN:
                     forgotten.append((line, settlement))
                     continue
                 mark(line, REFUSED if reply is None else DONE)
@@ -226,7 +225,7 @@ class Spool:
         if forgotten:
             due = {settlement.call_id for settlement in self._never_ran([settlement for _, settlement in forgotten])}
             for line, settlement in forgotten:
-                reply = _replayed(script, settlement, b"settled") if settlement.call_id in due else 0
+                reply = _replay(script, settlement.call_id, settlement.first()) if settlement.call_id in due else 0
                 mark(line, REFUSED if reply is None else DONE)
                 count += reply is not None
         return count
@@ -255,13 +254,12 @@ class Spool:
                     return
 
 
-def _replayed(script: Script, settlement: Settlement, how: bytes) -> int | None:
-    """What the script says; None when it will never take this one. `how` stands for "settled"."""
-    first, final, *rest = settlement.args if len(settlement.args) > 1 else (*settlement.args, b"")
+def _replay(script: Script, call_id: str, call: ScriptCall) -> int | None:
+    """Returns what the script says; None when it will never take this one."""
     try:
-        return int(script(settlement.keys, [first, how if final == b"settled" else final, *rest]))
+        return int(script(*call))
     except RedisError as exc:
-        log.error("settlement_refused", call_id=settlement.call_id, reason=str(exc))
+        log.error("settlement_refused", call_id=call_id, reason=str(exc))
         return None
 
 

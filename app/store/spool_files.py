@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from app.store.redis.client import Arg
+from app.store.reservations import Settlement
 
 log = structlog.get_logger()
 VERSION = 2
@@ -25,21 +26,6 @@ SUFFIX = ".spool"
 # Version 1 had a name of its own, so that its code, after a rollback, does not misread what this one left.
 _SUFFIXES = (SUFFIX, ".jsonl")
 _SYNC_EVERY = 500
-
-
-class Settlement(msgspec.Struct):
-    """A line: what the settle script was called with (in JSON, bytes are base64).
-
-    Version 1, which had no `v`, sent five arguments a limit where there are four now; the script reads both.
-    """
-
-    keys: list[bytes]
-    args: list[bytes]
-    v: int = 1
-
-    @property
-    def call_id(self) -> str:
-        return self.args[0].decode()
 
 
 _decode = msgspec.json.Decoder(Settlement).decode
