@@ -16,7 +16,7 @@ from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
-from app.gateway.provider_checks import ProviderChecks
+from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.jobs.callbacks import CallbackSender
@@ -57,7 +57,7 @@ class Services:
     reaper: Reaper
     callers: Callers
     providers: Mapping[str, Provider]
-    provider_checks: ProviderChecks
+    provider_health: ProviderHealth
     system: System
     router: Router
     admission: Admission
@@ -118,7 +118,7 @@ def build_services(settings: Settings) -> Services:
         callers=callers,
         providers=providers,
         router=router,
-        provider_checks=ProviderChecks(config=config, providers=providers),
+        provider_health=ProviderHealth(config=config, providers=providers),
         system=System(data_dir=settings.data_dir),
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission,

@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from app.config.gateway import GatewayConfig, PriceFile, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceFile, PriceOverride
 from app.config.references import check_references
 from app.errors import ConfigError
 from app.runfile import running_gateway
@@ -113,7 +114,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         "tls_certificate": env.get("TLS_CERTIFICATE"),
         "workers": env.get("WEB_CONCURRENCY")
         or env.get("WORKERS")
-        or (2 if mode == "development" else sensible_workers()),
+        or (2 if mode == "development" else default_worker_count()),
         "log_level": (env.get("LOG_LEVEL") or "info").lower(),
         "forwarded_allow_ips": _listed(env.get("FORWARDED_ALLOW_IPS")),
         "config_path": config_path,
@@ -136,7 +137,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def sensible_workers(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def default_worker_count(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """As many workers as there are cores and room for them, within what the container may use."""
     cores = float(len(os.sched_getaffinity(0)))
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -12,7 +12,7 @@ from flask import Response, jsonify, request
 from app.api import pagination
 from app.api.context import services
 from app.domain.csv_export import csv_text
-from app.domain.timestamps import parse_moment
+from app.domain.timestamps import parse_timestamp
 from app.errors import InvalidRequest, StatementTimeout
 from app.store.reports import GROUPINGS, Grouping, total
 
@@ -86,7 +86,7 @@ def _moment(name: str, now: float) -> float | None:
     if text is None:
         return None
     try:
-        return parse_moment(text, now=now, direction=-1)
+        return parse_timestamp(text, now=now, direction=-1)
     except ValueError as exc:
         raise InvalidRequest(f"{str(exc)[0].upper()}{str(exc)[1:]}: `{name}`.", param=name) from None
 

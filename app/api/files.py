@@ -15,7 +15,7 @@ from werkzeug.formparser import FormDataParser
 from app.api.context import caller, services
 from app.api.errors import unsupported_media_type
 from app.api.pagination import after, limit, page
-from app.domain.batch import ExpiresAfter, expires_after
+from app.domain.batch import ExpiresAfter, parse_expires_after
 from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
 from app.store.fsync import fsync_in_thread
@@ -155,7 +155,7 @@ def _clean(filename: str | None) -> str:
 
 def _expires_after(form: dict[str, str]) -> ExpiresAfter | None:
     fields = {name: form.get(f"expires_after[{name}]") for name in ("anchor", "seconds")}
-    return expires_after(fields) if any(fields.values()) else None
+    return parse_expires_after(fields) if any(fields.values()) else None
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

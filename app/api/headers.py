@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.errors import Remaining
 from app.gateway.call import Report
 
@@ -23,7 +23,7 @@ def call_headers(report: Report) -> list[tuple[str, str]]:
         ("openai-processing-ms", str(round(report.latency_ms))),
     ]
     if report.cost_nanousd is not None:
-        headers.append(("x-penstock-cost-usd", usd(report.cost_nanousd)))
+        headers.append(("x-penstock-cost-usd", format_usd(report.cost_nanousd)))
     for name, value in report.notes:
         headers.append((_NOTES[name], value))
     return headers + limit_headers(report.remaining)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from app.api.http import HttpRequest, HttpResponse
-from app.domain.body import field_bytes, with_fields
+from app.domain.body import decode_fields, replace_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
@@ -75,7 +75,7 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
     parsed = ChatRequest.parse(body)
     if parsed.stream:
         raise InvalidRequest("A queued request cannot be streamed: `stream`.", param="stream")
-    given = field_bytes(body).get("callback_url")
+    given = decode_fields(body).get("callback_url")
     if given is None:
         return parsed, ""
     try:
@@ -84,7 +84,7 @@ def _parsed(services: Services, body: bytes) -> tuple[ChatRequest, str]:
         raise InvalidRequest("Expected a string: `callback_url`.", param="callback_url") from None
     if url is not None:
         services.callbacks.check(url)
-    return ChatRequest.parse(with_fields(body, {}, drop=("callback_url",))), url or ""
+    return ChatRequest.parse(replace_fields(body, {}, drop=("callback_url",))), url or ""
 
 
 def _body(shown: JobStatus, http_request: HttpRequest) -> bytes:

@@ -69,7 +69,7 @@ def health_detailed() -> tuple[dict[str, Any], int]:
         "queue": lambda: _fullness(found.queue.depth().waiting, found.queue.capacity),
     }
     for name in found.providers:
-        probes[f"provider:{name}"] = partial(found.provider_checks.check, name, _CHECK_S)
+        probes[f"provider:{name}"] = partial(found.provider_health.check, name, _CHECK_S)
     checks = _at_once(probes)
     # A provider that nobody wants to use is no failure.
     well = {name: check["status"] in ("healthy", "not_configured") for name, check in checks.items()}

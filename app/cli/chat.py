@@ -17,7 +17,7 @@ from flask.cli import with_appcontext
 
 from app.cli.command import one_line_errors, services
 from app.cli.rendering import harmless
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.gateway.pricing import Pricing
 from app.runfile import running_gateway
 from app.services import Services
@@ -182,7 +182,7 @@ def _about(told: ChatAnswer, priced_by: Services | None) -> str:
         parts.append(f"{told.usage.prompt_tokens} + {told.usage.completion_tokens} tokens")
     cost = _cost(told, priced_by)
     if cost is not None:
-        parts.append(f"${usd(cost)}{' (cached)' if told.cached else ''}")
+        parts.append(f"${format_usd(cost)}{' (cached)' if told.cached else ''}")
     if told.ttft_s is not None:
         parts.append(f"first text after {told.ttft_s:.2f} s")
     return " · ".join([part for part in parts if part] + [f"{told.took_s:.2f} s"])
@@ -199,5 +199,5 @@ def _cost(told: ChatAnswer, priced_by: Services | None) -> int | None:
     if upstream is None:
         return None
     pricing = Pricing(config=priced_by.settings.config, overrides=priced_by.settings.prices)
-    card = pricing.card(told.provider, upstream, told.usage.service_tier)
+    card = pricing.rate_card(told.provider, upstream, told.usage.service_tier)
     return None if card is None else card.cost_nanousd(told.usage)

@@ -10,7 +10,7 @@ from app.cli.command import Group, services
 from app.cli.rendering import format_option, moment, rendered, stamp
 from app.config.gateway import GatewayConfig
 from app.domain.csv_export import Cell
-from app.domain.identity import Role
+from app.domain.identity import DEFAULT_PLAN, Role
 from app.store.keys import KeyInfo
 
 keys = Group("keys", help="API keys.")
@@ -18,7 +18,7 @@ keys = Group("keys", help="API keys.")
 
 @keys.command("create")
 @click.option("--name", required=True, help="Who or what the key is for.")
-@click.option("--plan", default="default", show_default=True, help="A plan of the configuration: the key's limits.")
+@click.option("--plan", default=DEFAULT_PLAN, show_default=True, help="A plan of the configuration: the key's limits.")
 @click.option("--role", type=click.Choice([role.value for role in Role]), default=Role.USER.value, show_default=True)
 @click.option("--models", help="Comma-separated models that the key may use; all when left out.")
 @click.option("--expires", help="As in 30d or 2027-01-01 (UTC); never when left out.")
@@ -53,7 +53,7 @@ def revoke_key(key_id: str) -> None:
 
 
 def _checked(config: GatewayConfig, plan: str, models: str | None) -> list[str] | None:
-    if plan not in config.plans:
+    if config.plan_of(plan) is None:
         raise click.ClickException(f"--plan: no plan {plan!r}; expected one of: {', '.join(sorted(config.plans))}")
     if models is None:
         return None

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import click
 
 from app.domain.csv_export import Cell, csv_text
-from app.domain.timestamps import parse_moment
+from app.domain.timestamps import parse_timestamp
 
 _SHOWN_AS = {
     **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
@@ -56,9 +56,9 @@ def stamp(seconds: float | None) -> str:
 
 
 def moment(text: str, *, option: str, now: float, direction: int) -> float:
-    """See `parse_moment`."""
+    """See `parse_timestamp`."""
     try:
-        return parse_moment(text, now=now, direction=direction)
+        return parse_timestamp(text, now=now, direction=direction)
     except ValueError as exc:
         raise click.ClickException(f"{option}: {exc}") from None
 

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from app.config.features import SupportConfig
-from app.domain.body import decoded, field_bytes
+from app.domain.body import decode_body, decode_fields
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import GatewayError, InvalidRequest, StoreUnavailable
@@ -76,12 +76,12 @@ class SupportAssistant:
 
     def parse(self, raw: bytes) -> SupportMessage:
         """A request's body. Raises `InvalidRequest` with `param`."""
-        body = decoded(_BODY, raw)
+        body = decode_body(_BODY, raw)
         most = self._config.max_message_chars
         if not body.message.strip() or len(body.message) > most:
             raise InvalidRequest(f"A message is 1 to {most} characters, not only spaces: `message`.", param="message")
         if body.user_id is None:
-            _check_not_misspelt(field_bytes(raw))
+            _check_not_misspelt(decode_fields(raw))
             return SupportMessage(body.message, ANONYMOUS, bool(body.stream))
         check_user_id(body.user_id)
         return SupportMessage(body.message, body.user_id, bool(body.stream))

@@ -12,14 +12,14 @@ from msgspec.structs import replace
 
 from app.domain.charges import ChargedAttempt, totals
 from app.domain.limits import Amounts
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Status, Usage, UsageRow
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission
 from app.gateway.attempt_costs import AttemptCosts
 from app.gateway.call import Report, RunningCall
-from app.gateway.implied_usage import billed
+from app.gateway.implied_usage import with_implied_usage
 from app.gateway.pricing import Pricing
 from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
@@ -71,9 +71,9 @@ class Accounting:
             if_lost=Amounts(1, total.total_tokens, total.cost_nanousd),
             row=replace(likely, **total._asdict(), charged_attempts=charged),
         )
-        while attempts.covered <= len(attempts.unanswered):  # more than one behind when workers died in between
-            self._admission.cover(extended, len(call.earlier) + attempts.covered + 1)
-            attempts.covered += 1
+        while attempts.reserved <= len(attempts.unanswered):  # more than one behind when workers died in between
+            self._admission.cover(extended, len(call.earlier) + attempts.reserved + 1)
+            attempts.reserved += 1
 
     def charged(self, call: RunningCall) -> list[ChargedAttempt]:
         """The attempts so far that gave no answer and may be billed all the same."""
@@ -153,7 +153,9 @@ class Accounting:
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
         """What an answer used whose provider did not say."""
         # Most providers send a token a chunk; those that send more are caught by the length of the text.
-        return Usage(call.request.prompt_likely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True)
+        return Usage(
+            call.request.estimate_prompt_tokens_closely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True
+        )
 
     def _settle(
         self,
@@ -208,7 +210,7 @@ class Accounting:
         """Prices `usage`, and with it the attempts that gave no answer."""
         cost: int | None = 0
         if call.attempts.target and usage.total_tokens:
-            usage = billed(usage, call.request, upstream_model)
+            usage = with_implied_usage(usage, call.request, upstream_model)
             cost = self._costs.answered(call.request, provider, upstream_model, usage)
         unpriced = cost is None or not self._costs.knows(provider, upstream_model, usage)
         cost = cost or 0
@@ -250,7 +252,7 @@ def _log(call: RunningCall, row: UsageRow, error: GatewayError | None) -> None:
         key_id=row.key_id,
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
-        cost_usd=usd(row.cost_nanousd),
+        cost_usd=format_usd(row.cost_nanousd),
         latency_ms=row.latency_ms,
         attempts=row.attempts,
         cache=row.cache,

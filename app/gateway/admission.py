@@ -21,13 +21,14 @@ from msgspec.structs import replace
 from app.config.gateway import Plan
 from app.domain.identity import Caller
 from app.domain.limits import Amounts, Counter
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.domain.usage import UsageRow
 from app.errors import BudgetExceeded, Remaining, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.remaining import LONGEST_WAIT_S, refusal, remaining_of
+from app.gateway.remaining import refusal, remaining_of
 from app.store.redis.client import Redis
 from app.store.redis.keys import NOTHING, RUNNING_CALLS
 from app.store.reservations import (
@@ -97,19 +98,19 @@ class Admission:
 
     def plan(self, caller: Caller) -> Plan:
         """Returns the caller's plan. Raises `Forbidden` when it is not in the file: it would have no limits."""
-        return self._plans.of(caller)
+        return self._plans.plan_of(caller)
 
     def admit(self, caller: Caller, wanted: Reservation) -> Admitted:
         """Reserves what the call wants on its caller's counters, or raises why it may not be made."""
         self.begin()
-        caller = self._plans.checked(caller)
+        caller = self._plans.verify(caller)
         opened = self._open(caller, wanted)
         if opened.reply.state == b"stale":
-            caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+            caller = self._plans.verify(self._callers.refresh(caller.key_hash))
             opened = self._open(caller, wanted)
             if opened.reply.state == b"stale":
                 # Changed twice within a millisecond: whatever it is now, the next call will see it.
-                caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+                caller = self._plans.verify(self._callers.refresh(caller.key_hash))
                 opened = self._open(dataclasses.replace(caller, record=b""), wanted)
         reply, reservation = opened.reply, opened.reservation
         if reply.state == b"ended":
@@ -138,7 +139,7 @@ class Admission:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
                 limit="budget_usd",
-                retry_after_s=LONGEST_WAIT_S,
+                retry_after_s=MAX_RETRY_AFTER_S,
                 retryable=False,
             )
 
@@ -193,7 +194,7 @@ class Admission:
         raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:
-        most_at_once = self._plans.of(caller).concurrency
+        most_at_once = self._plans.plan_of(caller).concurrency
         day = datetime.fromtimestamp(now, UTC)
         if len(self._bindings) >= _MOST_BINDINGS:
             self._bindings.clear()

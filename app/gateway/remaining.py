@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from app.domain.limits import Counter
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import BudgetExceeded, RateLimited, Remaining
 from app.store.reservations import AdmitReply, Reservation
-
-# A refusal never asks clients to wait longer: the SDKs sleep the whole time (docs/clients.md, "Retries").
-LONGEST_WAIT_S = 60.0
 
 
 def remaining_of(counters: tuple[Counter, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
@@ -33,7 +31,7 @@ def refusal(reply: AdmitReply, reservation: Reservation, most_at_once: int | Non
         )
     counter = counters[reply.value - 1]
     limit, most, needed = counter.limit, counter.most, reservation.reserve[counter.index]
-    wait_s = min(retry_ms / 1000 if retry_ms >= 0 else counter.seconds_left(now), LONGEST_WAIT_S)
+    wait_s = min(retry_ms / 1000 if retry_ms >= 0 else counter.seconds_left(now), MAX_RETRY_AFTER_S)
     if limit.unit == "nanousd":
         return BudgetExceeded(
             f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
@@ -47,7 +45,7 @@ def refusal(reply: AdmitReply, reservation: Reservation, most_at_once: int | Non
         return RateLimited(
             f"This call alone needs about {needed} {limit.unit}; your plan's {limit.name} is {most}.",
             limit=limit.name,
-            retry_after_s=LONGEST_WAIT_S,
+            retry_after_s=MAX_RETRY_AFTER_S,
             retryable=False,
             remaining=remaining,
         )

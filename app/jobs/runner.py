@@ -16,7 +16,8 @@ from app.config.gateway import GatewayConfig
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
-from app.domain.money import usd
+from app.domain.money import format_usd
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import (
     ClientGone,
     Forbidden,
@@ -177,7 +178,7 @@ class JobRunner:
             if self._stays_open(job, attempt, exc):
                 pause_s = self._config.queue.retry_backoff_s * 2 ** (job.attempt - 1)
                 fields["held"] = held.encode()
-                return _Ended("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0)))
+                return _Ended("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, MAX_RETRY_AFTER_S)))
             return _Ended("failed", fields, keep_s)
         except Exception as exc:  # boundary: a bug ends this job, and no other
             log.error("unexpected_error", job_id=job.id, exc_info=exc)
@@ -202,7 +203,7 @@ class JobRunner:
             self._pipeline.abandon(held, "error", UpstreamTimeout.status)
             raise QueueTimeout("The request waited too long in the queue.", provider="", kind="timeout_total")
         try:
-            caller = self._callers.of(job.key_hash)
+            caller = self._callers.by_hash(job.key_hash)
             if not caller.has(Scope.CHAT):
                 raise Forbidden("This API key may not use the endpoint any more.")
         except GatewayError as exc:
@@ -257,7 +258,7 @@ def _error(exc: GatewayError) -> bytes:
 
 def _about(reply: Reply) -> bytes:
     report = reply.report
-    cost_usd = usd(report.cost_nanousd or 0)
+    cost_usd = format_usd(report.cost_nanousd or 0)
     about = {"model": report.model, "provider": report.provider, "cache": report.cache, "cost_usd": cost_usd}
     return _encode(about | dict(report.notes))
 

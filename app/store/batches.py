@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from app.config.features import BatchConfig
-from app.domain.batch import UNFINISHED, WINDOW_S, BatchRequest
+from app.domain.batch import COMPLETION_WINDOW_S, UNFINISHED_STATUSES, BatchRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store.files import StoredFile
@@ -81,7 +81,7 @@ class Batches:
             "completed": 0,
             "failed": 0,
             "created_at": now,
-            "expires_at": now + WINDOW_S,
+            "expires_at": now + COMPLETION_WINDOW_S,
         }
         with self._database.write() as connection:
             self._check(connection, caller.key_id, request.input_file_id, now)
@@ -114,7 +114,7 @@ class Batches:
 
     def list_unfinished(self) -> Sequence[Batch]:
         """What workers are to feed, oldest first."""
-        query = sa.select(batches).where(batches.c.status.in_(UNFINISHED)).order_by(batches.c.batch_id)
+        query = sa.select(batches).where(batches.c.status.in_(UNFINISHED_STATUSES)).order_by(batches.c.batch_id)
         with self._database.read() as connection:
             return [Batch._make(row) for row in connection.execute(query)]
 
@@ -127,7 +127,7 @@ class Batches:
     def has_output(self, batch_id: str) -> bool | None:
         """Whether the batch has ended with its results in files; None while it has not ended."""
         batch = self.find(batch_id)
-        if batch is not None and batch.status in UNFINISHED:
+        if batch is not None and batch.status in UNFINISHED_STATUSES:
             return None
         return batch is not None and bool(batch.output_file_id or batch.error_file_id)
 
@@ -147,9 +147,9 @@ class Batches:
 
     def delete_old(self) -> None:
         """Removes batches that ended so long ago that their files are gone."""
-        old = batches.c.created_at < self._clock() - WINDOW_S - self._config.file_ttl_s
+        old = batches.c.created_at < self._clock() - COMPLETION_WINDOW_S - self._config.file_ttl_s
         with self._database.write() as connection:
-            connection.execute(batches.delete().where(old, batches.c.status.not_in(UNFINISHED)))
+            connection.execute(batches.delete().where(old, batches.c.status.not_in(UNFINISHED_STATUSES)))
 
     def _check(self, connection: Connection, key_id: str, file_id: str, now: float) -> None:
         mine = sa.select(files.c.purpose).where(
@@ -160,7 +160,9 @@ class Batches:
             raise NotFound("There is no such file, or it has expired: `input_file_id`.", param="input_file_id")
         if purpose != "batch":
             raise InvalidRequest("The file's purpose must be `batch`: `input_file_id`.", param="input_file_id")
-        open_ones = sa.select(sa.func.count()).where(batches.c.key_id == key_id, batches.c.status.in_(UNFINISHED))
+        open_ones = sa.select(sa.func.count()).where(
+            batches.c.key_id == key_id, batches.c.status.in_(UNFINISHED_STATUSES)
+        )
         most = self._config.max_unfinished_per_key
         if connection.execute(open_ones).scalar_one() >= most:
             raise Conflict(f"This key has {most} batches that have not ended: no more may begin.")

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 
 from app.config.features import BatchConfig
-from app.domain.batch import UNFINISHED
+from app.domain.batch import UNFINISHED_STATUSES
 from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge, StoreUnavailable
 from app.store.sql.database import Database
 from app.store.sql.tables import batches, files
@@ -211,7 +211,7 @@ class Files:
     def sweep(self) -> int:
         """Removes what has expired, and contents that nobody has a row of. Returns how many of both."""
         with self._database.write() as connection:
-            input_of = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED))
+            input_of = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED_STATUSES))
             expired = files.c.expires_at <= self._clock(), files.c.file_id.not_in(input_of)
             gone = list(connection.execute(sa.select(files.c.file_id).where(*expired)).scalars())
             connection.execute(files.delete().where(*expired))
@@ -264,7 +264,7 @@ class Files:
 
 
 def _in_use(file_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(batches.c.input_file_id == file_id, batches.c.status.in_(UNFINISHED))
+    return sa.and_(batches.c.input_file_id == file_id, batches.c.status.in_(UNFINISHED_STATUSES))
 
 
 def _stored(row: Row[Any]) -> StoredFile:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
-from app.domain.identity import Caller, Role, hash_key, new_key, shown_prefix
+from app.domain.identity import DEFAULT_PLAN, Caller, Role, display_prefix, hash_key, new_key
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
 from app.store.redis.client import Redis
 from app.store.redis.keys import KEY_RECORD, KEYS_SYNCED
@@ -65,7 +65,7 @@ class Keys:
     def create(
         self,
         name: str,
-        plan: str = "default",
+        plan: str = DEFAULT_PLAN,
         role: Role = Role.USER,
         models: Collection[str] | None = None,
         expires_at: float | None = None,
@@ -80,7 +80,7 @@ class Keys:
         values: dict[str, Any] = {
             "key_id": f"key_{secrets.token_hex(8)}",
             "key_hash": hash_key(key),
-            "prefix": shown_prefix(key),
+            "prefix": display_prefix(key),
             "name": name,
             "role": role.value,
             "plan": plan,

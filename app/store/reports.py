@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.store.sql.tables import api_keys, usage, usage_daily
 
 Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant"]
@@ -52,7 +52,7 @@ class UsageTotals:
     @property
     def cost_usd(self) -> str:
         """Exact, as in "0.0015"."""
-        return usd(self.cost_nanousd)
+        return format_usd(self.cost_nanousd)
 
     def to_dict(self, by: Grouping) -> dict[str, str | int]:
         """As reports have it: the group under the name of what is grouped by, and `name` for keys."""

@@ -184,7 +184,7 @@ def test_vendors_are_asked_once_however_often_admins_look(
     requests: list[bytes] = []
     with scripted_server(lambda sock: sock.sendall(OK), requests) as url:
         operator = Operator(client_with(vendor_config(url)))
-        checks = operator.edge.services.provider_checks
+        checks = operator.edge.services.provider_health
         assert [operator.checks()["provider:vendor"]["status"] for _ in range(3)] == 3 * ["healthy"]
         assert len(requests) == 1
         at_once = [gevent.spawn(checks.check, "vendor", 2) for _ in range(20)]

@@ -321,7 +321,7 @@ def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
 
 def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(assistant_client: ChatClient) -> None:
     support = assistant_client.edge.services.support
-    caller = assistant_client.edge.services.callers.remembered(KEY)
+    caller = assistant_client.edge.services.callers.lookup(KEY)
     for words, user in ((2, "ann"), (0, "bob")):
         stream = support.stream(
             caller, SupportMessage("Hi", user, stream=True), CallContext(f"req_{user}", f"req_{user}")
@@ -381,7 +381,7 @@ def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
 
 
 def test_an_older_versions_memory_of_nobody_is_hidden_and_can_be_forgotten(assistant_client: ChatClient) -> None:
-    key_id = assistant_client.edge.services.callers.verified(KEY).key_id
+    key_id = assistant_client.edge.services.callers.verify(KEY).key_id
     assistant_client.send({"message": "What is my name?"})
     assistant_client.edge.services.support._history.append(
         key_id, "anonymous", ConversationTurn("call", "My name is Ann", "Hi Ann")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.config.gateway import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.domain.usage import Usage
@@ -23,6 +24,7 @@ from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
@@ -154,7 +156,12 @@ class FakeProvider:
             raise self.fails.pop(0)
 
 
-class NoKeys:
+class NoKeys(Keys):
+    """A key store without a database that knows no key."""
+
+    def __init__(self) -> None:
+        pass
+
     def authenticate(self, key_hash: str) -> Caller | None:
         return None
 

@@ -19,6 +19,7 @@ from app.errors import BudgetExceeded, InvalidApiKey, RateLimited, StoreUnavaila
 from app.gateway.admission import Admission, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
+from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis, Script
 from app.store.reservations import Reservation
 from app.store.spool import Spool
@@ -59,7 +60,7 @@ class LossyRedis(Redis):
         return lose  # type: ignore[return-value]
 
 
-class FakeKeyStore:
+class FakeKeyStore(Keys):
     """The key store: what it says of a key, one answer after the other; the last one stays."""
 
     def __init__(self) -> None:

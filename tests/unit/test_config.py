@@ -18,7 +18,6 @@ from app.config.gateway import (
     GatewayConfig,
     ModelConfig,
     Plan,
-    PriceOverride,
     ProviderConfig,
     ReserveConfig,
     RetryConfig,
@@ -26,6 +25,7 @@ from app.config.gateway import (
     TargetConfig,
     Timeouts,
 )
+from app.config.prices import PriceOverride
 from app.config.section import Section
 
 COUNT = (1, 10**12)

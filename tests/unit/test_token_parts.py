@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, RateCard, Tier
+from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import Details, Usage
 
 OF_PROMPT = Details(
@@ -69,7 +69,7 @@ def test_parts_that_add_up_to_more_than_the_whole_are_cut_to_it(tokens: int) -> 
 
 
 def rate_card(rates: dict[str, int]) -> RateCard:
-    return RateCard((Tier.of(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
+    return RateCard((TokenRates.from_kinds(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
 
 
 def test_every_kind_is_priced_at_its_own_rate() -> None:

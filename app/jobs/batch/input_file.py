@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.domain.batch import BadBatchLine, BatchLine, parse_line
+from app.domain.batch import BatchLine, InvalidBatchLine, parse_line
 
 _ENVELOPE = 4096  # of a line, around its body
 _SHOWN_ERRORS = 100
@@ -20,7 +20,7 @@ class CheckedFile(NamedTuple):
     """`errors`: why nothing of the file can be run, as a batch shows them; else its bad lines are in `bad`."""
 
     total: int
-    bad: list[BadBatchLine]
+    bad: list[InvalidBatchLine]
     errors: list[dict[str, Any]]
 
 
@@ -84,7 +84,7 @@ class RemainingLines:
 
 def check(path: Path, endpoint: str, *, most_lines: int, longest: int, pause: Callable[[float], None]) -> CheckedFile:
     """Raises `FileNotFoundError`: the file may be on another disk."""
-    bad: list[BadBatchLine] = []
+    bad: list[InvalidBatchLine] = []
     seen: set[bytes] = set()
     total = 0
     for number, raw in lines_of(path, longest):
@@ -92,7 +92,7 @@ def check(path: Path, endpoint: str, *, most_lines: int, longest: int, pause: Ca
         if number > most_lines:
             return failure("too_many_tasks", f"The file has more than {most_lines} lines.")
         line = _unique(parse_line(number, raw, endpoint), seen)
-        if isinstance(line, BadBatchLine):
+        if isinstance(line, InvalidBatchLine):
             bad.append(line)
         if total % _PAUSE_EVERY == 0:
             pause(0)
@@ -106,7 +106,7 @@ def check(path: Path, endpoint: str, *, most_lines: int, longest: int, pause: Ca
     return CheckedFile(total, bad, [])
 
 
-def _unique(line: BatchLine | BadBatchLine, seen: set[bytes]) -> BatchLine | BadBatchLine:
+def _unique(line: BatchLine | InvalidBatchLine, seen: set[bytes]) -> BatchLine | InvalidBatchLine:
     if line.custom_id is None:
         return line
     # What is kept of an id is short, however long it is.
@@ -114,10 +114,10 @@ def _unique(line: BatchLine | BadBatchLine, seen: set[bytes]) -> BatchLine | Bad
     if digest not in seen:
         seen.add(digest)
         return line
-    if isinstance(line, BadBatchLine):
+    if isinstance(line, InvalidBatchLine):
         return line
     message = "The custom_id of this line was used before."
-    return BadBatchLine(line.number, line.custom_id, "duplicate_custom_id", message, "custom_id")
+    return InvalidBatchLine(line.number, line.custom_id, "duplicate_custom_id", message, "custom_id")
 
 
 def failure(code: str, message: str) -> CheckedFile:

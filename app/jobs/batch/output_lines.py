@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domain.batch import BadBatchLine, BatchLine, answered, not_run, refused
+from app.domain.batch import BatchLine, InvalidBatchLine, error_line, response_line, unprocessed_line
 from app.errors import GatewayError
 from app.store.batch_results import LineResult
 from app.store.job_records import JobOutcome
@@ -27,19 +27,21 @@ class OutputLines:
         """The idempotency key. A header's cannot have a space, so no caller can use it."""
         return f"batch {self._batch_id} {number}"
 
-    def bad(self, line: BadBatchLine) -> LineResult:
-        if line.refused is not None:
-            return self.refused(line, line.refused)
-        entry = not_run(self._id(line.number), line.custom_id, line.number, line.code, line.message, line.param)
+    def bad(self, line: InvalidBatchLine) -> LineResult:
+        if line.error is not None:
+            return self.refused(line, line.error)
+        entry = unprocessed_line(
+            self._id(line.number), line.custom_id, line.number, line.code, line.message, line.param
+        )
         return LineResult(line.number, False, entry)
 
-    def refused(self, line: BatchLine | BadBatchLine, exc: GatewayError) -> LineResult:
+    def refused(self, line: BatchLine | InvalidBatchLine, exc: GatewayError) -> LineResult:
         """What the endpoint would have said."""
-        entry = refused(self._id(line.number), line.custom_id, self.call_id(line.number), exc)
+        entry = error_line(self._id(line.number), line.custom_id, self.call_id(line.number), exc)
         return LineResult(line.number, False, entry)
 
     def not_run(self, number: int, custom_id: str | None, code: str) -> LineResult:
-        return LineResult(number, False, not_run(self._id(number), custom_id, number, code, _WHY[code]))
+        return LineResult(number, False, unprocessed_line(self._id(number), custom_id, number, code, _WHY[code]))
 
     def outcome(self, number: int, custom_id: str | None, outcome: JobOutcome, why_cancelled: str) -> LineResult:
         """Of a job that has ended."""
@@ -48,7 +50,7 @@ class OutputLines:
         ok = outcome.state == "completed"
         body = outcome.response or b"null" if ok else b'{"error":%b}' % (outcome.error or b"null")
         status = outcome.http_status or (200 if ok else 500)
-        return LineResult(number, ok, answered(self._id(number), custom_id, self.call_id(number), status, body))
+        return LineResult(number, ok, response_line(self._id(number), custom_id, self.call_id(number), status, body))
 
     def _id(self, number: int) -> str:
         return f"batch_req_{self._batch_id.removeprefix('batch_')}_{number}"

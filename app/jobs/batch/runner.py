@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from app.config.gateway import GatewayConfig
-from app.domain.batch import UNFINISHED, WINDOW_S, BadBatchLine, BatchLine, parse_line
+from app.domain.batch import COMPLETION_WINDOW_S, UNFINISHED_STATUSES, BatchLine, InvalidBatchLine, parse_line
 from app.domain.identity import Caller
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import Conflict, GatewayError, NotFound, NotReady, RateLimited, StoreUnavailable
 from app.gateway.call import CallContext
 from app.gateway.callers import Callers
@@ -32,7 +33,6 @@ log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
 _BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
 _TELL_S = 1.0  # between two updates of the counts that callers see
-_LONGEST_WAIT_S = 60.0
 _CHUNK = 500
 _FINAL = {"": "completed", "batch_cancelled": "cancelled", "batch_expired": "expired"}
 
@@ -84,7 +84,7 @@ class BatchRunner:
         """Does what can be done now. Returns when to come again, in seconds; None when there is nothing left to do.
         Raises `NotReady` for what may pass, and `OSError` of the disk."""
         batch = self._batches.find(self.batch_id)
-        if batch is None or batch.status not in UNFINISHED:
+        if batch is None or batch.status not in UNFINISHED_STATUSES:
             return self._over()
         if not self._files.path(batch.input_file_id).exists():
             raise NotReady("The content of the batch's input file is not on this disk.")
@@ -211,7 +211,7 @@ class BatchRunner:
 
     def _submit(self, batch: Batch) -> None:
         try:
-            caller: Caller | GatewayError = self._callers.of(batch.key_hash)
+            caller: Caller | GatewayError = self._callers.by_hash(batch.key_hash)
         except StoreUnavailable:
             raise
         except GatewayError as exc:
@@ -225,7 +225,7 @@ class BatchRunner:
                     self._rest(batch).start_over()  # whatever is still without a result is found next time
                 break
             line = parse_line(*raw, batch.endpoint)
-            if isinstance(line, BadBatchLine):
+            if isinstance(line, InvalidBatchLine):
                 failed.append(self._entries.bad(line))
                 continue
             try:
@@ -249,7 +249,7 @@ class BatchRunner:
             CallContext(self._entries.call_id(number), call_id),
             idempotency_key=self._entries.key(number),
             repeatable=True,
-            keep_s=WINDOW_S,
+            keep_s=COMPLETION_WINDOW_S,
         )
         self._in_flight[number] = _Job(submitted.job_id, line.custom_id)
         self._refusals.pop(number, None)
@@ -261,7 +261,7 @@ class BatchRunner:
             self._refusals[number] = self._refusals.get(number, 0) + 1
         elif not (isinstance(exc, RateLimited) and exc.retryable):
             return False
-        self._wait_until = self._clock() + min(exc.retry_after_s or 1.0, _LONGEST_WAIT_S)
+        self._wait_until = self._clock() + min(exc.retry_after_s or 1.0, MAX_RETRY_AFTER_S)
         if exc.code != self._waits_for:
             self._waits_for = exc.code
             log.info("batch_waits", batch_id=self.batch_id, line=number, reason=exc.message)
@@ -297,7 +297,7 @@ class BatchRunner:
         counts = (self._results.completed, self._results.failed)
         if counts != (batch.completed, batch.failed) and self._clock() - self._told >= _TELL_S:
             self._told = self._clock()
-            self._batches.update(self.batch_id, UNFINISHED, completed=counts[0], failed=counts[1])
+            self._batches.update(self.batch_id, UNFINISHED_STATUSES, completed=counts[0], failed=counts[1])
 
     def _rest(self, batch: Batch) -> RemainingLines:
         """The lines that have no result and are not in flight."""

@@ -165,7 +165,7 @@ class BatchSupervisor:
         """
         half, keys = self._queue.capacity // 2, len(self._unfinished)
         share = half // max(keys, 1) // max(self._unfinished[key_id], 1)
-        plan = self._config.plans.get(plan_name)  # of an unknown one every line is refused
+        plan = self._config.plan_of(plan_name)
         at_once = 2 * plan.concurrency if plan is not None and plan.concurrency else share
         return max(min(self._config.batch.window, share, at_once), 1)
 

@@ -65,7 +65,7 @@ def cache_key_of_flight(key: str) -> str:
     return key.removeprefix("penstock:flight:") if key != NOTHING else ""
 
 
-def unkept_key(cache_key: str) -> str:
+def uncacheable_key(cache_key: str) -> str:
     """Returns the key that exists while an answer is known not to be kept."""
     return f"penstock:unkept:{cache_key.partition('@')[0]}"
 
