@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ChargedAttempt(NamedTuple):
-    """A row of the ledger's `usage_attempts`. `unpriced`: nobody knows the price, and the cost of 0 is not a fact.
+    """A row of the ledger's `usage_attempts`. `unpriced`: the price is unknown, and the cost of 0 is not a fact.
 
     `outcome`: `ok`; of an answer that broke off, the call's status; of one that never came, an `UpstreamError`'s kind,
     `client_gone`, `worker_lost`, `lost` (with the call) or `interrupted`.
@@ -36,5 +36,6 @@ class Totals(NamedTuple):
 
 
 def totals(charged: Iterable[ChargedAttempt]) -> Totals:
+    """Returns the sums over `charged`."""
     rows = [attempt[3:6] for attempt in charged]
     return Totals(*(sum(column) for column in zip(*rows, strict=True))) if rows else Totals(0, 0, 0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Amounts(NamedTuple):
-    """What one call counts for, in each unit."""
+    """The amounts that one call counts for, in each unit."""
 
     requests: int = 1
     tokens: int = 0

@@ -31,7 +31,7 @@ class Details(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What one call used. Every kind of token is a part of `prompt_tokens` or of `completion_tokens`, as at OpenAI.
+    """The usage of one call. Every kind of token is a part of `prompt_tokens` or of `completion_tokens`, as at OpenAI.
 
     Of the prompt: `cached` was read from the vendor's cache and `cache_write` written into it, two parts that never
     overlap; `cache_write_1h` is the part of `cache_write` that is kept for an hour. `audio_prompt`, `image_prompt` and
@@ -57,7 +57,7 @@ class Usage(NamedTuple):
         return self.details.searches if self.details is not None else 0
 
     def recorded(self) -> dict[str, int | str]:
-        """The service tier and the details as the ledger's columns; only those that there are."""
+        """Returns the service tier and the details as the ledger's columns; only those that there are."""
         found: dict[str, int | str] = {"service_tier": self.service_tier} if self.service_tier else {}
         if self.details is not None:
             found |= {name: value for name, value in self.details._asdict().items() if value}

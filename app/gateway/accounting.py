@@ -1,4 +1,4 @@
-"""How a call ends: its tokens, its price, its ledger row, its figures and its log line, all from one place."""
+"""Accounting: the price, ledger row, metrics and log line of every call that ends, however it ends."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 
 class Accounting:
+    """Settles calls, each exactly once."""
+
     def __init__(
         self,
         *,
@@ -42,18 +44,18 @@ class Accounting:
         self._clock = clock
 
     def settling(self, call: RunningCall, stays_open: Callable[[GatewayError], bool] = lambda _: False) -> Settling:
-        """Whatever ends the block early also ends the call in the ledger, exactly once.
+        """Returns a context manager that settles the call when an error ends its block.
 
         Unless the error is one for which it `stays_open`: a queued call that will be tried again.
         """
         return Settling(self, call, stays_open)
 
     def requeued(self) -> None:
-        """The call does not run for now, and will be tried again."""
+        """Counts a call as no longer running, that will be tried again."""
         self._metrics.add_active_calls(-1)
 
     def cover(self, call: RunningCall) -> None:
-        """Reserves money for one more attempt, and notes for the reaper what those before it cost.
+        """Reserves money for one more attempt, and records for the reaper the cost of those before it.
 
         Raises `BudgetExceeded`, `StoreUnavailable`.
         """
@@ -76,7 +78,7 @@ class Accounting:
             attempts.reserved += 1
 
     def charged(self, call: RunningCall) -> list[ChargedAttempt]:
-        """The attempts so far that gave no answer and may be billed all the same."""
+        """Returns the attempts so far that gave no answer and may be billed all the same."""
         if not call.attempts.unanswered:
             return list(call.earlier)
         completion_tokens = call.reservation.row.completion_tokens
@@ -94,12 +96,12 @@ class Accounting:
         keep: bytes = b"",
         ttl_s: int = 0,
     ) -> int:
-        """The call was answered in full. `keep` goes into the cache. Returns its cost in nano-dollars."""
+        """Settles a call that was answered in full. `keep` goes into the cache. Returns its cost in nano-dollars."""
         counted = usage or self.estimate(call, text_bytes, chunks)
         return self._settle(call, "ok", 200, counted, keep=keep, ttl_s=ttl_s)
 
     def completed_from_cache(self, call: RunningCall) -> int:
-        """The call was answered from the cache: no tokens, no cost."""
+        """Settles a call that was answered from the cache: no tokens, no cost."""
         return self._settle(call, "ok", 200, Usage())
 
     def failed(
@@ -111,8 +113,9 @@ class Accounting:
         *,
         usage: Usage | None = None,
     ) -> None:
-        """The call failed or was hung up on. `usage` is what was streamed until then; attempts that never answered are
-        charged besides: the provider has read the prompt, and may have written (docs/clients.md, bug 1)."""
+        """Settles a call that failed or was hung up on. `usage` is of what was streamed until then; attempts that never
+        answered are charged besides: the provider has read the prompt, and may have written (docs/clients.md, bug 1).
+        """
         self._settle(call, status, http_status, usage or Usage(), error)
 
     def discarded(
@@ -138,6 +141,7 @@ class Accounting:
         )
 
     def report(self, call: RunningCall, cost_nanousd: int | None) -> Report:
+        """Returns what the caller is told. `cost_nanousd` is None while a stream still runs."""
         target = call.attempts.target
         return Report(
             call.route.alias,
@@ -151,7 +155,7 @@ class Accounting:
         )
 
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
-        """What an answer used whose provider did not say."""
+        """Returns the likely usage of an answer whose provider did not report it."""
         # Most providers send a token a chunk; those that send more are caught by the length of the text.
         return Usage(
             call.request.estimate_prompt_tokens_closely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True
@@ -263,7 +267,7 @@ def _log(call: RunningCall, row: UsageRow, error: GatewayError | None) -> None:
 
 
 class Settling:
-    """The block in which a call runs. A class: a generator's context manager takes three times as long."""
+    """Context manager of the block in which a call runs. A generator's context manager takes three times as long."""
 
     __slots__ = ("_accounting", "_call", "_stays_open")
 

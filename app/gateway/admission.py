@@ -1,8 +1,8 @@
-"""Admission and settlement: one Redis round trip in, one out, and between them a reservation that cannot be lost.
+"""Admission and settlement of calls: one Redis round trip each, and a reservation in between that cannot be lost.
 
-In: the key is still valid, every limit allows the call, everything it may use is reserved, and a cached answer
-is fetched. Out: counters are corrected to what it used, and its ledger row is appended. A call whose worker died
-in between is settled as `lost` by `gateway.reaper`.
+Admission checks that the key is still valid and that every limit allows the call, reserves everything that it may use,
+and fetches a cached answer. Settlement corrects the counters to what it used, and appends its ledger row. A call whose
+worker died in between is settled as `lost` by `gateway.reaper`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MOST_BINDINGS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A key's limits as the scripts want them, worked out once a day instead of with every call.
+    """The counters of one key's plan, worked out once a day instead of with every call.
 
     `valid_from` is for a clock that goes back over midnight: one that had been years ahead would never end its day.
     """

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.errors import Remaining
 from app.gateway.admission import Admitted
+from app.gateway.estimates import output_tokens_bound
 from app.gateway.router import Attempts
-from app.gateway.routes import Route
-from app.providers.base import CancelToken
+from app.gateway.routes import Route, Target
+from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.store.reservations import Reservation
 
 
@@ -32,7 +35,7 @@ class CallContext(msgspec.Struct):
 
     @property
     def tags(self) -> str:
-        """The notes as the ledger keeps them: `route=code optimized=trimmed`."""
+        """Returns the notes as the ledger keeps them: `route=code optimized=trimmed`."""
         return " ".join(f"{name}={value}" for name, value in self.notes)
 
 
@@ -65,9 +68,37 @@ class RunningCall(msgspec.Struct, kw_only=True):
         """Says that the caller's money is limited."""
         return self.admitted.reservation.has_budget
 
+    @property
+    def is_cacheable(self) -> bool:
+        """Says that the answer goes into the cache."""
+        return bool(self.admitted.reservation.cache_key) and self.context.write_cache
+
+    def chat_call(self, target: Target) -> ChatCall:
+        """Returns the upstream call of a chat completion to `target`."""
+        context, request = self.context, cast(ChatRequest, self.request)
+        return ChatCall(
+            request=request,
+            model=target.model,
+            request_id=context.request_id,
+            deadline=self.deadline,
+            cancel=context.cancel,
+            max_output_tokens=output_tokens_bound(self.route, request) if self.has_budget else None,
+        )
+
+    def embed_call(self, target: Target) -> EmbedCall:
+        """Returns the upstream call of embeddings to `target`."""
+        context = self.context
+        return EmbedCall(
+            request=cast(EmbedRequest, self.request),
+            model=target.model,
+            request_id=context.request_id,
+            deadline=self.deadline,
+            cancel=context.cancel,
+        )
+
 
 class Report(msgspec.Struct, frozen=True):
-    """What the caller is told about a call, in headers. `cost_nanousd` is None while a stream still runs."""
+    """The facts about a call that its caller is told in headers. `cost_nanousd` is None while a stream still runs."""
 
     model: str
     provider: str

@@ -1,11 +1,11 @@
-"""The life of a call, top to bottom: preprocess, admit, look in the cache, route, answer, settle."""
+"""Pipeline: the life of a call, top to bottom: preprocess, admit, look in the cache, route, answer, settle."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -20,13 +20,13 @@ from app.gateway.admission import Admission, Admitted
 from app.gateway.cache import Cache, as_cache_hit
 from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.deferred import DeferredCall
-from app.gateway.estimates import Estimator, output_tokens_bound
+from app.gateway.estimates import Estimator
 from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Route, Target
 from app.gateway.stream import CachedStream, LiveStream
-from app.providers.base import CancelToken, ChatCall, EmbedCall
+from app.providers.base import CancelToken
 from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
 
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 
 class Pipeline:
+    """Makes chat completions and embeddings, at once, as a stream, or deferred to a worker of the queue."""
+
     def __init__(
         self,
         *,
@@ -63,14 +65,14 @@ class Pipeline:
         return self._preprocessor.preprocess(caller, request, context)
 
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
-        """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
+        """Makes a chat completion. Raises what admission, routing and providers raise; the row is then written, too."""
         request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._chat(call)
 
     def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
-        """A streamed chat completion, returned when its first chunk is there. Its `close` must be called."""
+        """Begins a streamed chat completion; returns when its first chunk is there. Its `close` must be called."""
         request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context, streamed=True)
         with self._accounting.settling(call):
@@ -80,20 +82,17 @@ class Pipeline:
                 return CachedStream(
                     chunks.from_completion(reply.body, include_usage=request.include_usage), reply.report
                 )
-            upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
+            upstream = self._run(call, lambda target: target.provider.stream(call.chat_call(target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
                 call=call,
                 upstream=upstream,
                 accounting=self._accounting,
-                report=self._accounting.report(call, None),
-                keep_ttl_s=self._cache.ttl_s,
-                keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
-                not_kept=lambda: self._cache.mark_uncacheable(call.admitted),
+                cache=self._cache if call.is_cacheable else None,
             )
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
-        """Embeddings. Never cached."""
+        """Makes embeddings. They are never cached."""
         call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._embed(call)
@@ -194,15 +193,15 @@ class Pipeline:
         cached = self._cache.lookup(call.admitted, call.deadline, context.cancel)
         if cached is not None:
             return self._from_cache(call, cached)
-        answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
-        keep = self._cache.cacheable(call.admitted, answer.body) if self._keeps(call) else b""
+        answer = self._run(call, lambda target: target.provider.chat(call.chat_call(target)))
+        keep = self._cache.cacheable(call.admitted, answer.body) if call.is_cacheable else b""
         cost = self._accounting.completed(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
         return Reply(answer.body, self._accounting.report(call, cost))
 
     def _embed(self, call: RunningCall) -> Reply:
-        answer = self._run(call, lambda target: target.provider.embed(_embedding(call, target)))
+        answer = self._run(call, lambda target: target.provider.embed(call.embed_call(target)))
         cost = self._accounting.completed(call, answer.usage)
         return Reply(answer.body, self._accounting.report(call, cost))
 
@@ -211,9 +210,6 @@ class Pipeline:
         cost = self._accounting.completed_from_cache(call)
         body = as_cache_hit(cached, call_id=call.context.call_id, created=int(self._clock()))
         return Reply(body, self._accounting.report(call, cost))
-
-    def _keeps(self, call: RunningCall) -> bool:
-        return bool(call.reservation.cache_key) and call.context.write_cache
 
     def _admit(
         self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, streamed: bool = False
@@ -296,28 +292,5 @@ class Pipeline:
 
 
 def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
-    """The endpoint's name in the ledger."""
+    """Returns the endpoint's name in the ledger."""
     return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"
-
-
-def _attempt(call: RunningCall, target: Target) -> ChatCall:
-    context, request = call.context, cast(ChatRequest, call.request)
-    return ChatCall(
-        request=request,
-        model=target.model,
-        request_id=context.request_id,
-        deadline=call.deadline,
-        cancel=context.cancel,
-        max_output_tokens=output_tokens_bound(call.route, request) if call.has_budget else None,
-    )
-
-
-def _embedding(call: RunningCall, target: Target) -> EmbedCall:
-    context = call.context
-    return EmbedCall(
-        request=cast(EmbedRequest, call.request),
-        model=target.model,
-        request_id=context.request_id,
-        deadline=call.deadline,
-        cancel=context.cancel,
-    )

@@ -1,10 +1,10 @@
-"""Calls whose worker died are settled in its place, as `lost`: one row each, their reservations given back.
+"""Reaper: settles the calls of dead workers as `lost`, with one row each, and gives back their reservations.
 
-Run by the ledger process, every second. A call is lost when its worker has shown no sign of life for a while, or
-when its own deadline has passed. What was reserved as likely is what it is charged: nobody can know better.
+The ledger process runs it every second. A call is lost when its worker has sent no heartbeat for a while, or when its
+own deadline has passed. It is charged what it had likely used, since nobody can know better.
 
-All times are Redis's: the machines' clocks may differ. Should Redis's own clock be set, nobody is lost for it: after a
-step forwards workers get the time to show a sign of life, after one back they are judged from then on.
+All times are Redis's: the machines' clocks may differ. Should Redis's own clock be set, no call is lost for it: after a
+step forwards workers get the time to send a heartbeat, after one back they are judged from then on.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from app.store.redis.keys import QUEUE, WORKERS, reservation_key, reservations_k
 from app.store.reservations import lose_call, recorded
 
 log = structlog.get_logger()
-# How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
+# How long a dead worker is still watched: one that was only stalled may admit calls before its next heartbeat.
 _FORGET_S = 3600.0
 # By so much, Redis's time may go ahead of ours between two looks without its clock having been set.
 _STEP_S = 1.0
 
 
 class Reaper:
+    """`timeout_s` is how long a worker may send no heartbeat."""
+
     def __init__(
         self,
         *,
@@ -42,16 +44,16 @@ class Reaper:
         self._ahead_s: float | None = None  # of our own time, Redis's at the last look
 
     def run_once(self) -> int:
-        """Settles every lost call there is now; returns how many. Raises `StoreUnavailable`."""
+        """Settles every call that is lost by now, and returns how many. Raises `StoreUnavailable`."""
         try:
             return self._run_once()
         except StoreUnavailable:
-            # While Redis was away nobody could show a sign of life: they get the time to do so.
+            # While Redis was away no worker could send a heartbeat: they get the time to do so.
             self._judge_after = self._monotonic() + self._timeout_s
             raise
 
     def _run_once(self) -> int:
-        self._redis.ping()  # one that takes no writes takes no signs of life either
+        self._redis.ping()  # one that takes no writes takes no heartbeats either
         clock, beats = self._redis.pipeline([("TIME",), ("ZRANGE", WORKERS, 0, -1, "WITHSCORES")])
         now = int(clock[0]) + int(clock[1]) / 1e6
         may_judge = self._may_judge(now)
@@ -79,7 +81,7 @@ class Reaper:
         return [call_id.decode() for call_id in ids]
 
     def _may_judge(self, now: float) -> bool:
-        """Whether who is silent by Redis's time `now` really is: not just after its clock was set."""
+        """Says whether silence by Redis's time `now` counts: not just after Redis was away or its clock was set."""
         monotonic = self._monotonic()
         before, self._ahead_s = self._ahead_s, now - monotonic
         if before is not None and self._ahead_s - before > _STEP_S:

@@ -1,7 +1,7 @@
-"""A settlement whose call Redis has forgotten: did it run without our having heard of it?
+"""Redelivery of settlements whose call Redis has forgotten: decides which of them have never run.
 
 Redis remembers a call for minutes or a day after its end; a settlement may be replayed later than that. The ledger
-never forgets: a call that has a row there, or one on its way there, was settled and charged.
+never forgets: a call that has a row there, or in the outbox, was settled and charged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Redelivery:
         self._outbox = outbox
 
     def never_ran(self, forgotten: Sequence[Settlement]) -> list[Settlement]:
-        """Those still to be run. Raises `StoreUnavailable` when that cannot be known.
+        """Returns those still to be run. Raises `StoreUnavailable` when that cannot be known.
 
         A call that the reaper declared lost is among them: its reservation is put back as the reaper left it, so that
         the settlement corrects what was charged then.

@@ -1,10 +1,10 @@
-"""Settlements that Redis could not take wait on local disk, and are replayed when it is back.
+"""Spool: keeps settlements that Redis could not take on local disk, and replays them when it is back.
 
 One file a process, one line a settlement, synced before the call is answered. A process that dies leaves its file;
-another one on the same disk adopts it. A replay remembers in the file what it has done, and a call that Redis no
-longer remembers is looked for in the ledger first: it may have been settled without our having heard of it.
+another one on the same disk adopts it. A replay marks in the file what it has done, and a call that Redis no longer
+remembers is looked for in the ledger first: it may have been settled although the reply was lost.
 
-A disk that takes nothing does not hold up the answers: what it should keep waits in memory meanwhile, up to a bound.
+A full or broken disk does not hold up the answers: settlements then wait in memory, up to a bound.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Figures(Protocol):
 
 
 class Spool:
-    """The spool directory of one machine, written by this process's file in it.
+    """The spool directory of one machine, and this process's file in it.
 
-    `never_ran` is asked, of settlements whose calls Redis has forgotten, which of them are still to be run.
+    `never_ran` returns, of settlements whose calls Redis has forgotten, those that are still to be run.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Spool:
         """
         self._write()
         with self._writing:
-            _without_stopping_others(self._writer.set_aside)
+            _in_thread(self._writer.set_aside)
         count = self._replay_held(script)
         for path in spool_files.waiting_in(self._directory):
             if most is not None and count >= most:
@@ -129,7 +129,7 @@ class Spool:
                 return
             data = b"".join([*self._held, *lines])
             try:
-                _without_stopping_others(lambda: self._writer.append(data))
+                _in_thread(lambda: self._writer.append(data))
             except OSError as exc:
                 self._disk_after = time.monotonic() + self._retry_s
                 self._hold(lines)
@@ -192,7 +192,7 @@ class Spool:
             def mark(line: WaitingSettlement, became: bytes) -> None:
                 file.mark(line, became)
                 if file.should_sync:
-                    _without_stopping_others(file.sync)
+                    _in_thread(file.sync)
 
             try:
                 return self._run_again(islice(file.lines(), most), script, mark, path.name)
@@ -263,8 +263,8 @@ def _replay(script: Script, call_id: str, call: ScriptCall) -> int | None:
         return None
 
 
-def _without_stopping_others(work: Callable[[], Any]) -> None:
-    """A slow disk must not stop the event loop."""
+def _in_thread(work: Callable[[], Any]) -> None:
+    """Runs `work` in a thread of gevent's pool: a slow disk must not stop the event loop."""
     if not is_module_patched("threading"):
         work()
         return
@@ -274,7 +274,7 @@ def _without_stopping_others(work: Callable[[], Any]) -> None:
 
 
 def _outcome(work: Callable[[], Any]) -> OSError | None:
-    """The error as a value: gevent would print a traceback for one that is raised in its pool."""
+    """Returns the error of `work` as a value: gevent would print a traceback for one that is raised in its pool."""
     try:
         work()
     except OSError as exc:
