@@ -1,4 +1,4 @@
-"""What the version before wrote into Redis and onto disk, byte for byte, is read and would be written the same."""
+"""Stored formats: the bytes of the version before, in Redis and on disk, are read and would be written the same."""
 
 from __future__ import annotations
 
