@@ -103,7 +103,7 @@ def test_a_reservation_is_read_and_would_be_recorded_the_same() -> None:
     assert replace(reservation, read_cache=True).record() == RESERVATION
 
 
-def test_a_reservation_of_two_attempts_is_read_and_would_be_recorded_the_same() -> None:
+def test_a_reservation_of_two_attempts_is_read_and_written_the_same() -> None:
     reservation = recorded(RESERVATION_WITH_A_SECOND_ATTEMPT, owner="w")
     assert [attempt.outcome for attempt in reservation.row.charged_attempts] == ["timeout_first_byte", "lost"]
     assert reservation.cache_key == ""
