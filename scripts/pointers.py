@@ -75,7 +75,7 @@ class Pointer(NamedTuple):
 
 
 class Tree:
-    """What may be pointed at: files, folders, modules with their names, tests, and every word of the code."""
+    """The targets of pointers: files, folders, modules with their names, tests, and every word of the code."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,8 +1,12 @@
-"""Usage of one call: its tokens and other billed units, by kind."""
+"""Usage of one call: its tokens and other billed units by kind, and its row in the ledger."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from app.domain.charges import ChargedAttempt
 
 # The service tiers that vendors bill at rates of their own. Any other name is the standard one.
 SERVICE_TIERS = frozenset({"flex", "priority", "fast", "batch"})
@@ -27,7 +31,7 @@ class Details(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What one call used. Every kind of token is a part of `prompt_tokens` or of `completion_tokens`, as at OpenAI.
+    """The usage of one call. Every kind of token is a part of `prompt_tokens` or of `completion_tokens`, as at OpenAI.
 
     Of the prompt: `cached` was read from the vendor's cache and `cache_write` written into it, two parts that never
     overlap; `cache_write_1h` is the part of `cache_write` that is kept for an hour. `audio_prompt`, `image_prompt` and
@@ -53,7 +57,7 @@ class Usage(NamedTuple):
         return self.details.searches if self.details is not None else 0
 
     def recorded(self) -> dict[str, int | str]:
-        """The service tier and the details as the ledger's columns; only those that there are."""
+        """Returns the service tier and the details as the ledger's columns; only those that there are."""
         found: dict[str, int | str] = {"service_tier": self.service_tier} if self.service_tier else {}
         if self.details is not None:
             found |= {name: value for name, value in self.details._asdict().items() if value}
@@ -104,3 +108,73 @@ class _Whole:
         part = min(max(tokens, 0), self.left)
         self.left -= part
         return part
+
+
+# A bound on each number keeps the sums inside 64 bits; a call beyond it is not a call.
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+_Money = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+_Small = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10**12)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # short enough for any index
+_YEAR_9999 = 253_402_300_799
+
+Status = Literal["ok", "error", "aborted", "lost"]
+
+
+class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One call as a row of the ledger, from its reservation over the outbox to the database.
+
+    `ts` is when it began, in Unix seconds. `call_id` is ours and unique; `request_id` may be the client's own, and
+    stands in where there is no call id. In JSON the fields from `charged_attempts` on are left out when they are empty;
+    msgspec writes the others always, since their default comes from a factory.
+    """
+
+    request_id: _Name
+    call_id: Annotated[str, msgspec.Meta(max_length=256)] = msgspec.field(default_factory=str)
+    ts: Annotated[float, msgspec.Meta(ge=0, le=_YEAR_9999)]
+    key_id: _Name
+    user: str = msgspec.field(default_factory=str)
+    tenant: str = msgspec.field(default_factory=str)
+    model: _Name
+    provider: Annotated[str, msgspec.Meta(max_length=256)] = msgspec.field(default_factory=str)
+    upstream_model: str = msgspec.field(default_factory=str)
+    endpoint: str = msgspec.field(default_factory=lambda: "chat.completions")
+    status: Status
+    http_status: _Small = msgspec.field(default_factory=int)
+    prompt_tokens: _Tokens = msgspec.field(default_factory=int)
+    completion_tokens: _Tokens = msgspec.field(default_factory=int)
+    cached_tokens: _Tokens = msgspec.field(default_factory=int)
+    reasoning_tokens: _Tokens = msgspec.field(default_factory=int)
+    cost_nanousd: _Money = msgspec.field(default_factory=int)
+    latency_ms: _Milliseconds = msgspec.field(default_factory=float)
+    ttft_ms: _Milliseconds | None = msgspec.field(default_factory=lambda: None)
+    attempts: _Small = msgspec.field(default_factory=int)
+    cache: str = msgspec.field(default_factory=lambda: "bypass")
+    streamed: bool = msgspec.field(default_factory=bool)
+    estimated: bool = msgspec.field(default_factory=bool)
+    unpriced: bool = msgspec.field(default_factory=bool)
+    job_id: str | None = msgspec.field(default_factory=lambda: None)
+    tags: str = msgspec.field(default_factory=str)
+    charged_attempts: list[ChargedAttempt] = msgspec.field(default_factory=list)  # rows of `usage_attempts`
+    service_tier: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    cache_write_tokens: _Tokens = 0
+    cache_write_1h_tokens: _Tokens = 0
+    audio_prompt_tokens: _Tokens = 0
+    audio_cached_tokens: _Tokens = 0
+    audio_completion_tokens: _Tokens = 0
+    image_prompt_tokens: _Tokens = 0
+    image_cached_tokens: _Tokens = 0
+    image_completion_tokens: _Tokens = 0
+    video_prompt_tokens: _Tokens = 0
+    video_completion_tokens: _Tokens = 0
+    citation_tokens: _Tokens = 0
+    searches: _Tokens = 0
+    audio_seconds: _Tokens = 0
+
+    def __post_init__(self) -> None:
+        if not self.call_id:
+            msgspec.structs.force_setattr(self, "call_id", self.request_id)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens

@@ -27,7 +27,7 @@ class Unanswered(msgspec.Struct, frozen=True, array_like=True):
 
 
 def unanswered(provider: str, model: str, exc: BaseException) -> Unanswered | None:
-    """The attempt that ended so, if the provider may bill it."""
+    """Returns the attempt that `exc` ended, if the provider may bill it."""
     if isinstance(exc, UpstreamError):
         return Unanswered(provider, model, exc.kind) if exc.billable else None
     if isinstance(exc, ClientGone):
@@ -37,14 +37,16 @@ def unanswered(provider: str, model: str, exc: BaseException) -> Unanswered | No
 
 
 class AttemptCosts:
+    """Prices attempts, by what the provider reported or by an estimate."""
+
     def __init__(self, pricing: Pricing) -> None:
         self._pricing = pricing
 
     def answered(self, request: ChatRequest | EmbedRequest, provider: str, model: str, usage: Usage) -> int | None:
-        """The cost of `usage` in nano-dollars; None when nobody knows the price.
+        """Returns the cost of `usage` in nano-dollars; None when the price is unknown.
 
-        A service tier that was asked for and that the provider does not speak of may or may not have been honoured:
-        the dearer one counts.
+        A service tier that was asked for, and that the answer does not mention, may or may not have been honoured: the
+        dearer one counts.
         """
         card = self._pricing.rate_card(provider, model, usage.service_tier)
         if card is None:
@@ -57,7 +59,7 @@ class AttemptCosts:
         return cost
 
     def knows(self, provider: str, model: str, usage: Usage) -> bool:
-        """Whether everything in `usage` was priced by `answered`, if it gave a cost."""
+        """Says whether the cost that `answered` returns covers everything in `usage`."""
         if usage.details is None:
             return True
         card = self._pricing.rate_card(provider, model, usage.service_tier)
@@ -71,7 +73,10 @@ class AttemptCosts:
         *,
         ceiling: bool,
     ) -> list[ChargedAttempt]:
-        """Each attempt as if it had written `completion_tokens`. `ceiling`: at the dearest of the model's rates."""
+        """Returns a charge for each attempt, as if it had written `completion_tokens`.
+
+        `ceiling`: at the dearest of the model's rates.
+        """
         charged = []
         for attempt in attempts:
             usage = with_implied_usage(

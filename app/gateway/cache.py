@@ -77,10 +77,10 @@ class Cache:
 
     def mark_uncacheable(self, admitted: Admitted) -> None:
         """Tells followers, present and future ones, that the answer to this call will not be cached."""
-        if not admitted.ask.single_flight:
+        if not admitted.reservation.single_flight:
             return
         try:
-            self._redis.execute("SET", uncacheable_key(admitted.ask.cache_key), "1", "EX", self._config.ttl_s)
+            self._redis.execute("SET", uncacheable_key(admitted.reservation.cache_key), "1", "EX", self._config.ttl_s)
         except StoreUnavailable:
             pass  # they wait in vain, but at most `flight_wait_s`
 
@@ -104,13 +104,14 @@ class Cache:
         """
         if admitted.cached is not None or not admitted.follows:
             return admitted.cached
-        ask = admitted.ask
+        reservation = admitted.reservation
+        call_id, cache_key = reservation.call_id, reservation.cache_key
         # In this order: a call that gets the flight after another one let go of it must see what that one cached.
         poll: list[tuple[str | bytes | int | float, ...]] = [
-            ("SET", flight_key(ask.cache_key), ask.call_id, "NX", "PX", int(ask.deadline_s * 1000)),
-            ("GET", cache_entry_key(ask.cache_key)),
-            ("GET", flight_key(ask.cache_key)),
-            ("EXISTS", uncacheable_key(ask.cache_key)),
+            ("SET", flight_key(cache_key), call_id, "NX", "PX", int(reservation.deadline_s * 1000)),
+            ("GET", cache_entry_key(cache_key)),
+            ("GET", flight_key(cache_key)),
+            ("EXISTS", uncacheable_key(cache_key)),
         ]
         wait_s = _FIRST_POLL_S
         began = self._monotonic()
@@ -124,7 +125,7 @@ class Cache:
                 _, answer, holder, uncacheable = self._redis.pipeline(poll)
             except StoreUnavailable:
                 return None
-            if answer is not None or uncacheable or holder == ask.call_id.encode():
+            if answer is not None or uncacheable or holder == call_id.encode():
                 # The flight is ours without an answer: the first call failed.
                 cached: bytes | None = answer
                 return cached

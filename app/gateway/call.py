@@ -1,26 +1,27 @@
-"""One call: what is known of it before admission, while it runs, and what its caller is told."""
+"""One call: its context before admission, its state while it runs, and its reply and report to the caller."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import msgspec
 
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
-from app.domain.identity import Caller
 from app.errors import Remaining
 from app.gateway.admission import Admitted
+from app.gateway.estimates import output_tokens_bound
 from app.gateway.router import Attempts
-from app.gateway.routes import Route
-from app.providers.base import CancelToken
+from app.gateway.routes import Route, Target
+from app.providers.base import CancelToken, ChatCall, EmbedCall
+from app.store.reservations import Reservation
 
 
 class CallContext(msgspec.Struct):
-    """What is known of a call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
+    """A call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
-    `endpoint`: the name of a chat call's endpoint in the ledger.
+    `endpoint`: the name of a chat call's endpoint in the ledger. Not frozen: the view adds what its path says.
     """
 
     request_id: str
@@ -34,43 +35,70 @@ class CallContext(msgspec.Struct):
 
     @property
     def tags(self) -> str:
-        """The notes as the ledger keeps them: `route=code optimized=trimmed`."""
+        """Returns the notes as the ledger keeps them: `route=code optimized=trimmed`."""
         return " ".join(f"{name}={value}" for name, value in self.notes)
 
 
 def notes_of(tags: str) -> tuple[tuple[str, str], ...]:
-    """The notes that `CallContext.tags` made these tags of."""
+    """Returns the notes that `CallContext.tags` made these tags of."""
     return tuple((name, value) for name, _, value in (tag.partition("=") for tag in tags.split()))
 
 
 class RunningCall(msgspec.Struct, kw_only=True):
-    """A call from admission to settlement. `cache` is hit, miss or bypass."""
+    """A call from admission to settlement. Mutable: it is written to while it runs. `cache` is hit, miss or bypass."""
 
     context: CallContext
-    caller: Caller
     request: ChatRequest | EmbedRequest
     route: Route
-    endpoint: str
-    streamed: bool
-    row: dict[str, Any]
     admitted: Admitted
     cache: str
     started: float  # time.monotonic
     deadline: float
-    attempts: Attempts = msgspec.field(default_factory=Attempts)
+    attempts: Attempts
     earlier: tuple[ChargedAttempt, ...] = ()  # of a queued call: what it cost before this time
     ttft_s: float | None = None
     settled: bool = False
 
     @property
+    def reservation(self) -> Reservation:
+        return self.admitted.reservation
+
+    @property
     def has_budget(self) -> bool:
-        """Whether the caller's money is limited."""
-        admitted = self.admitted
-        return admitted.ask.reserve.nanousd > 0 or any(c.counter.limit.unit == "nanousd" for c in admitted.charges)
+        """Says that the caller's money is limited."""
+        return self.admitted.reservation.has_budget
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Says that the answer goes into the cache."""
+        return bool(self.admitted.reservation.cache_key) and self.context.write_cache
+
+    def chat_call(self, target: Target) -> ChatCall:
+        """Returns the upstream call of a chat completion to `target`."""
+        context, request = self.context, cast(ChatRequest, self.request)
+        return ChatCall(
+            request=request,
+            model=target.model,
+            request_id=context.request_id,
+            deadline=self.deadline,
+            cancel=context.cancel,
+            max_output_tokens=output_tokens_bound(self.route, request) if self.has_budget else None,
+        )
+
+    def embed_call(self, target: Target) -> EmbedCall:
+        """Returns the upstream call of embeddings to `target`."""
+        context = self.context
+        return EmbedCall(
+            request=cast(EmbedRequest, self.request),
+            model=target.model,
+            request_id=context.request_id,
+            deadline=self.deadline,
+            cancel=context.cancel,
+        )
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What the caller is told about a call, in headers. `cost_nanousd` is None while a stream still runs."""
+    """The facts about a call that its caller is told in headers. `cost_nanousd` is None while a stream still runs."""
 
     model: str
     provider: str

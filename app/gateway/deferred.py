@@ -1,40 +1,30 @@
-"""A call that is admitted in one process and run in another: what must be known of it in between.
+"""Deferred call: one that is admitted in one process and run in another, as a queued job carries it.
 
-Its reservation stays open meanwhile, among those of the queue. Whoever ends the call settles it
-with `DeferredCall.admitted`.
+Its reservation stays open meanwhile, among those of the queue; any process that has the job can end it.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from app.domain.charges import ChargedAttempt
-from app.domain.identity import Caller
-from app.gateway.admission import AdmissionRequest, Admitted
-from app.gateway.heartbeat import QUEUE, reservations_of
-from app.gateway.limits import LIMITS, Amounts, counter
-from app.gateway.reservation import Charge
+from app.domain.limits import LIMITS_BY_NAME, Amounts, Counter
+from app.domain.usage import UsageRow
+from app.store.redis.keys import QUEUE
+from app.store.reservations import Reservation
 
-_LIMITS = {limit.name: limit for limit in LIMITS}
-
-
-class _Charge(msgspec.Struct, array_like=True):
-    limit: str
-    key: str
-    most: int
-    period_ms: int
-    reserved: int
+# limit, key, most, period_ms, reserved
+_Charge = tuple[str, str, int, int, int]
 
 
 class DeferredCall(msgspec.Struct):
-    """The admission's part of a queued job. `read_cache` and `write_cache` are what the caller's headers said.
+    """The reservation of a queued call in a job's JSON, and how far the call has come.
 
-    `charged` are its upstream attempts so far that gave no answer and may be billed; money is reserved for `covered`.
+    `read_cache` and `write_cache` are what the caller's headers said. `charged` are its upstream attempts so far that
+    gave no answer and may be billed; money is reserved for `covered`. Both change with every attempt.
     """
 
-    row: dict[str, Any]
+    row: UsageRow
     reserve: Amounts
     if_lost: Amounts
     charges: list[_Charge]
@@ -46,26 +36,20 @@ class DeferredCall(msgspec.Struct):
     covered: int = 1
 
     @classmethod
-    def of(cls, admitted: Admitted, *, read_cache: bool, write_cache: bool) -> DeferredCall:
-        ask = admitted.ask
+    def of(cls, reservation: Reservation, *, read_cache: bool, write_cache: bool) -> DeferredCall:
+        reserve = reservation.reserve
         return cls(
-            row=ask.row,
-            reserve=ask.reserve,
-            if_lost=ask.if_lost,
-            leases=admitted.leases,
-            cache_key=ask.cache_key,
+            row=reservation.row,
+            reserve=reserve,
+            if_lost=reservation.if_lost,
+            charges=[
+                (counter.limit.name, counter.key, counter.most, counter.period_ms, reserve[counter.index])
+                for counter in reservation.counters
+            ],
+            leases=reservation.leases,
+            cache_key=reservation.cache_key,
             read_cache=read_cache,
             write_cache=write_cache,
-            charges=[
-                _Charge(
-                    charge.counter.limit.name,
-                    charge.counter.key,
-                    charge.counter.most,
-                    charge.counter.period_ms,
-                    charge.reserved,
-                )
-                for charge in admitted.charges
-            ],
         )
 
     @classmethod
@@ -75,31 +59,19 @@ class DeferredCall(msgspec.Struct):
     def encode(self) -> bytes:
         return _encode(self)
 
-    def admitted(self, caller: Caller) -> Admitted:
-        """The admission, to be settled as `caller`'s."""
-        ask = AdmissionRequest(
-            call_id=self.row["call_id"],
+    def reservation(self, owner: str = QUEUE) -> Reservation:
+        """Returns the reservation, as one of those that `owner` has open."""
+        return Reservation(
             row=self.row,
             reserve=self.reserve,
             if_lost=self.if_lost,
-            deadline_s=0,
             cache_key=self.cache_key,
             queued=True,
-        )
-        charges = []
-        for charge in self.charges:
-            limit = _LIMITS[charge.limit]
-            bound = counter(limit, charge.most, charge.key, charge.period_ms, 0.0)
-            charges.append(Charge(bound, charge.reserved))
-        return Admitted(
-            caller=caller,
-            ask=ask,
-            charges=tuple(charges),
+            counters=tuple(
+                Counter.of(LIMITS_BY_NAME[name], most, key, period_ms) for name, key, most, period_ms, _ in self.charges
+            ),
             leases=self.leases,
-            reservations=reservations_of(QUEUE),
-            cached=None,
-            follows=False,
-            remaining=(),
+            owner=owner,
         )
 
 

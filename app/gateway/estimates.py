@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.limits import Amounts
 from app.domain.usage import Usage
 from app.errors import Forbidden
 from app.gateway.implied_usage import max_searches, with_implied_usage
-from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.gateway.routes import Route
 

@@ -1,6 +1,6 @@
-"""A worker's sign of life: while it shows one, its open calls are its own; afterwards they are lost.
+"""Heartbeat of a worker process: while it beats, its open calls are its own; afterwards the reaper settles them.
 
-The id is new for every process. One background beat a worker, started by its first call.
+The worker's id is new for every process. One background thread a worker, started by its first call.
 """
 
 from __future__ import annotations
@@ -14,37 +14,30 @@ import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
-from app.store.redis.keys import RESERVATIONS, WORKERS
+from app.store.redis.keys import WORKERS
 
-# Whose the reservations of queued calls are: nobody's who could die.
-QUEUE = "queue"
 log = structlog.get_logger()
 
 
-def reservations_of(worker_id: str) -> str:
-    return RESERVATIONS + worker_id
-
-
 class Heartbeat:
-    """`timeout_s` is when others give this worker up; it beats three times as often."""
+    """Beats three times in `timeout_s`, after which the reaper gives a silent worker up."""
 
     def __init__(self, *, redis: Redis, timeout_s: float) -> None:
         self._beat = redis.script("beat")
         self._interval_s = timeout_s / 3
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.reservations_key = reservations_of(self.worker_id)
-        self._beating: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
     def announce(self) -> bool:
-        """Makes sure that this worker counts as alive; True the first time. Raises `StoreUnavailable` then."""
-        if self._beating is not None:
+        """Starts the beats unless they run. Returns True the first time, and may raise `StoreUnavailable` then."""
+        if self._thread is not None:
             return False
         self.beat()
-        if self._beating is not None:  # another greenlet was here while this one waited for Redis
+        if self._thread is not None:  # another greenlet was here while this one waited for Redis
             return False
-        self._beating = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
-        self._beating.start()
+        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
+        self._thread.start()
         return True
 
     def beat(self) -> None:

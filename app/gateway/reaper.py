@@ -1,10 +1,10 @@
-"""Calls whose worker died are settled in its place, as `lost`: one row each, their reservations given back.
+"""Reaper: settles the calls of dead workers as `lost`, with one row each, and gives back their reservations.
 
-Run by the ledger process, every second. A call is lost when its worker has shown no sign of life for a while, or
-when its own deadline has passed. What was reserved as likely is what it is charged: nobody can know better.
+The ledger process runs it every second. A call is lost when its worker has sent no heartbeat for a while, or when its
+own deadline has passed. It is charged what it had likely used, since nobody can know better.
 
-All times are Redis's: the machines' clocks may differ. Should Redis's own clock be set, nobody is lost for it: after a
-step forwards workers get the time to show a sign of life, after one back they are judged from then on.
+All times are Redis's: the machines' clocks may differ. Should Redis's own clock be set, no call is lost for it: after a
+step forwards workers get the time to send a heartbeat, after one back they are judged from then on.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
-from app.gateway.heartbeat import QUEUE, reservations_of
-from app.gateway.reservation import decode_recorded
 from app.store.redis.client import Redis
-from app.store.redis.keys import WORKERS, reservation_key
+from app.store.redis.keys import QUEUE, WORKERS, reservation_key, reservations_key
+from app.store.reservations import lose_call, recorded
 
 log = structlog.get_logger()
-# How long a lost call is remembered, for a worker that was only stalled and settles after all.
-_LOST_MS = 86_400_000
-# How long a dead worker is still looked after: one that was only stalled may admit calls before its next sign of life.
+# How long a dead worker is still watched: one that was only stalled may admit calls before its next heartbeat.
 _FORGET_S = 3600.0
 # By so much, Redis's time may go ahead of ours between two looks without its clock having been set.
 _STEP_S = 1.0
 
 
 class Reaper:
+    """`timeout_s` is how long a worker may send no heartbeat."""
+
     def __init__(
         self,
         *,
@@ -46,16 +44,16 @@ class Reaper:
         self._ahead_s: float | None = None  # of our own time, Redis's at the last look
 
     def run_once(self) -> int:
-        """Settles every lost call there is now; returns how many. Raises `StoreUnavailable`."""
+        """Settles every call that is lost by now, and returns how many. Raises `StoreUnavailable`."""
         try:
             return self._run_once()
         except StoreUnavailable:
-            # While Redis was away nobody could show a sign of life: they get the time to do so.
+            # While Redis was away no worker could send a heartbeat: they get the time to do so.
             self._judge_after = self._monotonic() + self._timeout_s
             raise
 
     def _run_once(self) -> int:
-        self._redis.ping()  # one that takes no writes takes no signs of life either
+        self._redis.ping()  # one that takes no writes takes no heartbeats either
         clock, beats = self._redis.pipeline([("TIME",), ("ZRANGE", WORKERS, 0, -1, "WITHSCORES")])
         now = int(clock[0]) + int(clock[1]) / 1e6
         may_judge = self._may_judge(now)
@@ -65,22 +63,25 @@ class Reaper:
             if silent_s < 0:  # the clock has gone back
                 self._redis.execute("ZADD", WORKERS, "XX", now, worker)
             dead = may_judge and silent_s > self._timeout_s
-            open_calls = reservations_of(worker.decode())
-            ids = self._redis.execute("ZRANGEBYSCORE", open_calls, "-inf", "+inf" if dead else int(now * 1000))
+            ids = self._open_calls(worker.decode(), "+inf" if dead else int(now * 1000))
             for call_id in ids:
-                lost += self._lose(call_id.decode(), open_calls)
+                lost += self._lose(call_id, worker.decode())
             if dead and ids:
                 log.warning("worker_lost", worker=worker.decode(), calls=len(ids))
             if dead and silent_s > self._timeout_s + _FORGET_S:
                 self._redis.execute("ZREM", WORKERS, worker)
         # Queued calls belong to no worker: only their deadline ends them.
-        queued = reservations_of(QUEUE)
-        for call_id in self._redis.execute("ZRANGEBYSCORE", queued, "-inf", int(now * 1000)):
-            lost += self._lose(call_id.decode(), queued)
+        for call_id in self._open_calls(QUEUE, int(now * 1000)):
+            lost += self._lose(call_id, QUEUE)
         return lost
 
+    def _open_calls(self, owner: str, until_ms: int | str) -> list[str]:
+        """Returns the owner's open calls whose deadline is at `until_ms` or before."""
+        ids = self._redis.execute("ZRANGEBYSCORE", reservations_key(owner), "-inf", until_ms)
+        return [call_id.decode() for call_id in ids]
+
     def _may_judge(self, now: float) -> bool:
-        """Whether who is silent by Redis's time `now` really is: not just after its clock was set."""
+        """Says whether silence by Redis's time `now` counts: not just after Redis was away or its clock was set."""
         monotonic = self._monotonic()
         before, self._ahead_s = self._ahead_s, now - monotonic
         if before is not None and self._ahead_s - before > _STEP_S:
@@ -88,19 +89,14 @@ class Reaper:
             self._judge_after = monotonic + self._timeout_s
         return monotonic >= self._judge_after
 
-    def _lose(self, call_id: str, open_calls: str) -> int:
+    def _lose(self, call_id: str, owner: str) -> int:
         state, data, hit = self._redis.execute("HMGET", reservation_key(call_id), "s", "d", "h")
         if state != b"open":
             # Ended, or so old that Redis forgot it: only its name is left in the worker's list.
-            self._redis.execute("ZREM", open_calls, call_id)
+            self._redis.execute("ZREM", reservations_key(owner), call_id)
             return 0
-        call = decode_recorded(data)
-        row, charges = call.row, call.args
-        if hit == b"1":
-            row |= {"prompt_tokens": 0, "completion_tokens": 0, "cost_nanousd": 0, "cache": "hit"}
-            charges = call.cached_args
-        keys = call.settle_keys(call_id, open_calls)
-        if not self._settle(keys, [call_id, "lost", msgspec.json.encode(row), "", 1, _LOST_MS, *charges]):
+        reservation = recorded(data, owner=owner)
+        if not self._settle(*lose_call(reservation, from_cache=hit == b"1")):
             return 0  # it ended just now
-        log.warning("call_lost", call_id=call_id, model=row["model"])
+        log.warning("call_lost", call_id=call_id, model=reservation.row.model)
         return 1

@@ -1,4 +1,4 @@
-"""A stream on its way to the client, and the promise that it is settled once however it ends.
+"""Streams of a chat completion to the client, live or from the cache. Each is settled once, however it ends.
 
 The call is settled before the client is told that the stream is complete: a client that sends its next call at
 once finds its concurrency slot free. A stream that is closed before that was aborted.
@@ -6,11 +6,13 @@ once finds its concurrency slot free. A stream that is closed before that was ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from app.domain.usage import Status
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
+from app.gateway.cache import Cache
 from app.gateway.call import Report, RunningCall
 from app.providers.base import ProviderStream
 
@@ -24,19 +26,15 @@ class LiveStream:
         call: RunningCall,
         upstream: ProviderStream,
         accounting: Accounting,
-        report: Report,
-        keep_ttl_s: int,
-        keep_bytes: int,
-        not_kept: Callable[[], None],
+        cache: Cache | None,
     ) -> None:
-        """`not_kept` is called as soon as an answer that was to be kept turns out to be none that can be."""
-        self.report = report
+        """The answer goes into `cache`, if there is one."""
+        self.report = accounting.report(call, None)
         self._call = call
         self._upstream = upstream
         self._accounting = accounting
-        self._keep_ttl_s = keep_ttl_s
-        self._room = keep_bytes  # for blocks to keep; never more than one cache entry's worth
-        self._not_kept = not_kept
+        self._cache = cache
+        self._room = cache.max_entry_bytes if cache else 0  # for blocks to keep: at most one cache entry's worth
         self._kept: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
@@ -66,17 +64,17 @@ class LiveStream:
         upstream = self._upstream
         kept = chunks.to_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
         if self._kept and not kept:
-            self._not_kept()
+            self._mark_uncacheable()
         self._accounting.completed(
             self._call,
             upstream.usage,
             text_bytes=upstream.text_bytes,
             chunks=upstream.chunks,
             keep=kept or b"",
-            ttl_s=self._keep_ttl_s,
+            ttl_s=self._cache.ttl_s if self._cache else 0,
         )
 
-    def _end(self, status: str, http_status: int, error: GatewayError | None = None) -> None:
+    def _end(self, status: Status, http_status: int, error: GatewayError | None = None) -> None:
         upstream = self._upstream
         usage = upstream.usage
         if usage is None and not (isinstance(error, UpstreamError) and not error.billable):
@@ -89,7 +87,11 @@ class LiveStream:
             self._kept.append(block)
         else:
             self._kept.clear()
-            self._not_kept()
+            self._mark_uncacheable()
+
+    def _mark_uncacheable(self) -> None:
+        if self._cache:
+            self._cache.mark_uncacheable(self._call.admitted)
 
 
 class CachedStream:
@@ -103,4 +105,4 @@ class CachedStream:
         return iter(self._events)
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Ends nothing: it was settled before it was returned."""

@@ -20,12 +20,12 @@ from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, Stor
 from app.gateway.admission import Admission
 from app.gateway.call import CallContext
 from app.gateway.deferred import DeferredCall
-from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline, endpoint_of
 from app.store.job_records import JobStatus, QueueDepth
 from app.store.jobs import Jobs
 from app.store.redis.client import Redis
-from app.store.redis.keys import IDEMPOTENCY, reservation_key
+from app.store.redis.keys import IDEMPOTENCY, QUEUE, reservation_key, reservations_key
 
 _IDEMPOTENCY_TTL_S = 86_400
 _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
@@ -98,15 +98,15 @@ class JobQueue:
             raise _full()
         if isinstance(request, ChatRequest):
             request, context = self._pipeline.preprocess(caller, request, context)
-        reservations = reservations_of(QUEUE) if repeatable else self._heartbeat.reservations_key
-        deferred = self._pipeline.defer(caller, request, context, for_s=self._reserved_s, reservations=reservations)
+        owner = QUEUE if repeatable else self._heartbeat.worker_id
+        deferred = self._pipeline.defer(caller, request, context, for_s=self._reserved_s, owner=owner)
         outcome = "refused"
         try:
             fields = self._fields(caller, request, deferred) | {"callback_url": callback_url, "keep_s": keep_s}
-            outcome, known = self._enqueue(job_id, caller.key_id, fields, len(request.raw), entry, reservations)
+            outcome, known = self._enqueue(job_id, caller.key_id, fields, len(request.raw), entry, owner)
         finally:
             if outcome != "queued":
-                self._admission.cancel(deferred.admitted(caller), reservations)
+                self._admission.cancel(deferred.reservation(owner))
         if outcome == "known":
             return _repeated(known, entry)
         if outcome != "queued":
@@ -121,7 +121,7 @@ class JobQueue:
         return {
             "key_hash": caller.key_hash,
             "endpoint": endpoint_of(request),
-            "model": deferred.row["model"],
+            "model": deferred.row.model,
             "request": request.raw,
             "held": deferred.encode(),
             "priority": plan.priority,
@@ -135,16 +135,16 @@ class JobQueue:
         fields: dict[str, str | bytes | int],
         size: int,
         entry: _IdempotencyEntry,
-        reservations: str,
+        reservation_owner: str,
     ) -> tuple[str, bytes]:
-        """Moves the reservation from `reservations` to those of the queue, together with the job."""
+        """Moves the reservation from those of `reservation_owner` to those of the queue, together with the job."""
         return self.jobs.submit(
             job_id,
             owner,
             fields,
             size=size,
-            from_reservations=reservations,
-            to_reservations=reservations_of(QUEUE),
+            from_reservations=reservations_key(reservation_owner),
+            to_reservations=reservations_key(QUEUE),
             reservation=reservation_key(job_id),
             held_s=self._reserved_s,
             idempotency=entry.redis_key,

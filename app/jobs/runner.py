@@ -247,7 +247,7 @@ def _deferred_call(job: Job) -> DeferredCall:
     call = DeferredCall.decode(job.deferred_call)
     row = call.row
     lost = ChargedAttempt(
-        "", "", "worker_lost", row["prompt_tokens"], row["completion_tokens"], call.if_lost.nanousd, estimated=True
+        "", "", "worker_lost", row.prompt_tokens, row.completion_tokens, call.if_lost.nanousd, estimated=True
     )
     call.charged += [lost] * job.unrecorded_attempts
     return call

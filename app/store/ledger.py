@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ import structlog
 from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
-from app.domain.charges import ChargedAttempt
+from app.domain.usage import UsageRow
 from app.errors import StoreUnavailable
 from app.store.reports import Grouping, UsageTotals, day_of, total, usage_report
 from app.store.sql.database import Database, id_chunks
@@ -27,71 +27,9 @@ from app.store.sql.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
 
-# A bound on each number keeps the sums inside 64 bits; a call beyond it is not a call.
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-_Money = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
-_Small = Annotated[int, msgspec.Meta(ge=0, le=10**6)]
-_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10**12)]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # short enough for any index
-_YEAR_9999 = 253_402_300_799
-
-Status = Literal["ok", "error", "aborted", "lost"]
 _FAILED = ("error", "lost")
 _DEAD_LETTERS_KEPT = 10_000
 _DEAD_LETTER_CHARS = 16_384
-
-
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One call, as a worker or the reaper wrote it into the outbox. `ts` is when it began, in Unix seconds.
-
-    `call_id` is ours and unique; `request_id` may be the client's own, and stands in where there is no call id.
-    """
-
-    request_id: _Name
-    call_id: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    ts: Annotated[float, msgspec.Meta(ge=0, le=_YEAR_9999)]
-    key_id: _Name
-    model: _Name
-    status: Status
-    user: str = ""
-    tenant: str = ""
-    provider: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    upstream_model: str = ""
-    endpoint: str = "chat.completions"
-    http_status: _Small = 0
-    prompt_tokens: _Tokens = 0
-    completion_tokens: _Tokens = 0
-    cached_tokens: _Tokens = 0
-    reasoning_tokens: _Tokens = 0
-    cost_nanousd: _Money = 0
-    latency_ms: _Milliseconds = 0.0
-    ttft_ms: _Milliseconds | None = None
-    attempts: _Small = 0
-    cache: str = "bypass"
-    streamed: bool = False
-    estimated: bool = False
-    unpriced: bool = False
-    job_id: str | None = None
-    tags: str = ""
-    service_tier: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    cache_write_tokens: _Tokens = 0
-    cache_write_1h_tokens: _Tokens = 0
-    audio_prompt_tokens: _Tokens = 0
-    audio_cached_tokens: _Tokens = 0
-    audio_completion_tokens: _Tokens = 0
-    image_prompt_tokens: _Tokens = 0
-    image_cached_tokens: _Tokens = 0
-    image_completion_tokens: _Tokens = 0
-    video_prompt_tokens: _Tokens = 0
-    video_completion_tokens: _Tokens = 0
-    citation_tokens: _Tokens = 0
-    searches: _Tokens = 0
-    audio_seconds: _Tokens = 0
-    charged_attempts: list[ChargedAttempt] = msgspec.field(default_factory=list)  # see `tables.usage_attempts`
-
-    def __post_init__(self) -> None:
-        if not self.call_id:
-            msgspec.structs.force_setattr(self, "call_id", self.request_id)
 
 
 # Not strict: Lua may write 1000000000000000 as 1e+15, and a bill must not be lost over notation.

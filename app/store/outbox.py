@@ -10,7 +10,8 @@ from collections.abc import Collection
 
 import structlog
 
-from app.store.ledger import Ledger, UsageRow, readable
+from app.domain.usage import UsageRow
+from app.store.ledger import Ledger, readable
 from app.store.redis.client import Redis
 from app.store.redis.keys import OUTBOX
 

@@ -1,7 +1,7 @@
-"""A settlement whose call Redis has forgotten: did it run without our having heard of it?
+"""Redelivery of settlements whose call Redis has forgotten: decides which of them have never run.
 
 Redis remembers a call for minutes or a day after its end; a settlement may be replayed later than that. The ledger
-never forgets: a call that has a row there, or one on its way there, was settled and charged.
+never forgets: a call that has a row there, or in the outbox, was settled and charged.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.store.ledger import UsageRow
+from app.domain.limits import LIMITS_BY_NAME, Amounts
+from app.domain.usage import UsageRow
 from app.store.outbox import Outbox
 from app.store.redis.client import Redis
-from app.store.spool_files import Settlement
+from app.store.redis.keys import limit_of_key
+from app.store.reservations import Settlement
 
 _RESTORED_MS = 600_000  # until the settlement that follows at once
 
@@ -24,7 +26,7 @@ class Redelivery:
         self._outbox = outbox
 
     def never_ran(self, forgotten: Sequence[Settlement]) -> list[Settlement]:
-        """Those still to be run. Raises `StoreUnavailable` when that cannot be known.
+        """Returns those still to be run. Raises `StoreUnavailable` when that cannot be known.
 
         A call that the reaper declared lost is among them: its reservation is put back as the reaper left it, so that
         the settlement corrects what was charged then.
@@ -41,8 +43,8 @@ class Redelivery:
         return due
 
     def _put_back(self, settlement: Settlement, lost: UsageRow) -> None:
-        reservation, *others = settlement.keys
-        charged = [charged_for(key.decode(), lost) for key in others[5:]]
+        reservation = settlement.reservation_key
+        charged = [charged_for(key, lost) for key in settlement.counter_keys]
         self._redis.pipeline(
             [
                 ("HSET", reservation, "s", "lost", "c", msgspec.json.encode(charged)),
@@ -51,9 +53,7 @@ class Redelivery:
         )
 
 
-def charged_for(counter: str, row: UsageRow) -> int:
-    """What a call with this row counts for on a counter, `penstock:limit:<key id>:<limit>[:<window>]`."""
-    limit = counter.split(":")[3]
-    if limit.startswith("requests"):
-        return 1
-    return row.cost_nanousd if limit.startswith("budget") else row.prompt_tokens + row.completion_tokens
+def charged_for(counter_key: str, row: UsageRow) -> int:
+    """Returns what a call with this row counts for on a counter."""
+    limit = LIMITS_BY_NAME[limit_of_key(counter_key)]
+    return Amounts(1, row.total_tokens, row.cost_nanousd)[limit.index]

@@ -1,10 +1,10 @@
-"""Settlements that Redis could not take wait on local disk, and are replayed when it is back.
+"""Spool: keeps settlements that Redis could not take on local disk, and replays them when it is back.
 
 One file a process, one line a settlement, synced before the call is answered. A process that dies leaves its file;
-another one on the same disk adopts it. A replay remembers in the file what it has done, and a call that Redis no
-longer remembers is looked for in the ledger first: it may have been settled without our having heard of it.
+another one on the same disk adopts it. A replay marks in the file what it has done, and a call that Redis no longer
+remembers is looked for in the ledger first: it may have been settled although the reply was lost.
 
-A disk that takes nothing does not hold up the answers: what it should keep waits in memory meanwhile, up to a bound.
+A full or broken disk does not hold up the answers: settlements then wait in memory, up to a bound.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 import structlog
@@ -24,12 +24,12 @@ from redis import RedisError
 from app.errors import StoreUnavailable
 from app.store import spool_files
 from app.store.redis.client import Arg, Script
+from app.store.reservations import FORGOTTEN, ScriptCall, Settlement
 from app.store.spool_files import (
     DONE,
     REFUSED,
     VERSION,
     Backlog,
-    Settlement,
     WaitingSettlement,
     Writer,
     claimed,
@@ -38,19 +38,13 @@ from app.store.spool_files import (
 
 log = structlog.get_logger()
 _HELD_BYTES = 32 * 1024 * 1024  # some 20,000 settlements
-_FORGOTTEN = -1  # what settle.lua says of a call that it knows nothing of
-
-
-class Figures(Protocol):
-    def add_settlements_held(self, delta: int) -> None: ...
-
-    def count_settlements_dropped(self, count: int) -> None: ...
 
 
 class Spool:
-    """The spool directory of one machine, written by this process's file in it.
+    """The spool directory of one machine, and this process's file in it.
 
-    `never_ran` is asked, of settlements whose calls Redis has forgotten, which of them are still to be run.
+    `never_ran` returns, of settlements whose calls Redis has forgotten, those that are still to be run. `count_held`
+    gets the change of the number of settlements held in memory, `count_dropped` the number given up.
     """
 
     def __init__(
@@ -60,14 +54,15 @@ class Spool:
         name: str,
         retry_s: float = 1.0,
         never_ran: Callable[[Sequence[Settlement]], Sequence[Settlement]] = lambda forgotten: forgotten,
-        figures: Figures | None = None,
+        count_held: Callable[[int], object] = lambda delta: None,
+        count_dropped: Callable[[int], object] = lambda count: None,
         held_bytes: int = _HELD_BYTES,
     ) -> None:
         self._directory = directory
         self._writer = Writer(directory, name)
         self._retry_s = retry_s
         self._never_ran = never_ran
-        self._figures = figures
+        self._count_held, self._count_dropped = count_held, count_dropped
         self._most_held = held_bytes
         self._pending: list[bytes] = []  # on their way to the disk
         self._held: list[bytes] = []  # which it did not take
@@ -108,7 +103,7 @@ class Spool:
         """
         self._write()
         with self._writing:
-            _without_stopping_others(self._writer.set_aside)
+            _in_thread(self._writer.set_aside)
         count = self._replay_held(script)
         for path in spool_files.waiting_in(self._directory):
             if most is not None and count >= most:
@@ -130,7 +125,7 @@ class Spool:
                 return
             data = b"".join([*self._held, *lines])
             try:
-                _without_stopping_others(lambda: self._writer.append(data))
+                _in_thread(lambda: self._writer.append(data))
             except OSError as exc:
                 self._disk_after = time.monotonic() + self._retry_s
                 self._hold(lines)
@@ -149,22 +144,20 @@ class Spool:
             else:
                 self._held.append(line)
                 self._held_bytes += len(line)
-        if self._figures is not None:
-            self._figures.add_settlements_held(len(self._held) - before)
+        self._count_held(len(self._held) - before)
         if dropped:
             self._drop(dropped)
 
     def _release_held(self) -> list[bytes]:
         released, self._held, self._held_bytes = self._held, [], 0
-        if released and self._figures is not None:
-            self._figures.add_settlements_held(-len(released))
+        if released:
+            self._count_held(-len(released))
         return released
 
     def _drop(self, count: int) -> None:
         """Their reservations stay open until their deadline, and end as lost."""
         log.error("settlements_dropped", count=count, held=len(self._held), held_bytes=self._held_bytes)
-        if self._figures is not None:
-            self._figures.count_settlements_dropped(count)
+        self._count_dropped(count)
 
     def _replay_held(self, script: Script) -> int:
         with self._writing:
@@ -193,7 +186,7 @@ class Spool:
             def mark(line: WaitingSettlement, became: bytes) -> None:
                 file.mark(line, became)
                 if file.should_sync:
-                    _without_stopping_others(file.sync)
+                    _in_thread(file.sync)
 
             try:
                 return self._run_again(islice(file.lines(), most), script, mark, path.name)
@@ -217,8 +210,8 @@ class Spool:
             elif settlement.v > VERSION:
                 log.error("spool_line_of_a_newer_version", file=file, version=settlement.v)
             else:
-                reply = _replayed(script, settlement, b"replayed")
-                if reply == _FORGOTTEN:
+                reply = _replay(script, settlement.call_id, settlement.repeated())
+                if reply == FORGOTTEN:
                     forgotten.append((line, settlement))
                     continue
                 mark(line, REFUSED if reply is None else DONE)
@@ -226,7 +219,7 @@ class Spool:
         if forgotten:
             due = {settlement.call_id for settlement in self._never_ran([settlement for _, settlement in forgotten])}
             for line, settlement in forgotten:
-                reply = _replayed(script, settlement, b"settled") if settlement.call_id in due else 0
+                reply = _replay(script, settlement.call_id, settlement.first()) if settlement.call_id in due else 0
                 mark(line, REFUSED if reply is None else DONE)
                 count += reply is not None
         return count
@@ -255,18 +248,17 @@ class Spool:
                     return
 
 
-def _replayed(script: Script, settlement: Settlement, how: bytes) -> int | None:
-    """What the script says; None when it will never take this one. `how` stands for "settled"."""
-    first, final, *rest = settlement.args if len(settlement.args) > 1 else (*settlement.args, b"")
+def _replay(script: Script, call_id: str, call: ScriptCall) -> int | None:
+    """Returns what the script says; None when it will never take this one."""
     try:
-        return int(script(settlement.keys, [first, how if final == b"settled" else final, *rest]))
+        return int(script(*call))
     except RedisError as exc:
-        log.error("settlement_refused", call_id=settlement.call_id, reason=str(exc))
+        log.error("settlement_refused", call_id=call_id, reason=str(exc))
         return None
 
 
-def _without_stopping_others(work: Callable[[], Any]) -> None:
-    """A slow disk must not stop the event loop."""
+def _in_thread(work: Callable[[], Any]) -> None:
+    """Runs `work` in a thread of gevent's pool: a slow disk must not stop the event loop."""
     if not is_module_patched("threading"):
         work()
         return
@@ -276,7 +268,7 @@ def _without_stopping_others(work: Callable[[], Any]) -> None:
 
 
 def _outcome(work: Callable[[], Any]) -> OSError | None:
-    """The error as a value: gevent would print a traceback for one that is raised in its pool."""
+    """Returns the error of `work` as a value: gevent would print a traceback for one that is raised in its pool."""
     try:
         work()
     except OSError as exc:

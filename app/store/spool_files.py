@@ -1,7 +1,7 @@
-"""Files of settlements that wait on disk: a JSON line each, whose first byte tells what became of it.
+"""Spool files: settlements that wait on disk, one line of JSON each, whose first byte is the line's state.
 
-`{` it waits, `#` it is done, `!` Redis will never take it. The byte is overwritten in place: that needs no room on a
-full disk, and holds for whoever goes on after a crash. An flock tells whose process still lives.
+`{` it waits, `#` it is done, `!` Redis refused it for good. The byte is overwritten in place: that needs no room on a
+full disk, and the next process goes by it after a crash. A process holds an flock on its file while it lives.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from app.store.redis.client import Arg
+from app.store.reservations import Settlement
 
 log = structlog.get_logger()
 VERSION = 2
@@ -27,32 +28,17 @@ _SUFFIXES = (SUFFIX, ".jsonl")
 _SYNC_EVERY = 500
 
 
-class Settlement(msgspec.Struct):
-    """A line: what the settle script was called with (in JSON, bytes are base64).
-
-    Version 1, which had no `v`, sent five arguments a limit where there are four now; the script reads both.
-    """
-
-    keys: list[bytes]
-    args: list[bytes]
-    v: int = 1
-
-    @property
-    def call_id(self) -> str:
-        return self.args[0].decode()
-
-
 _decode = msgspec.json.Decoder(Settlement).decode
 
 
 class WaitingSettlement(NamedTuple):
-    """One that waits, and where in its file."""
+    """A line that waits, and its offset in the file."""
 
     data: bytes
     at: int = 0
 
     def settlement(self) -> Settlement | None:
-        """None when it is broken: a process died in mid-write."""
+        """Returns the settlement; None when the line is broken, since a process died in mid-write."""
         try:
             return _decode(self.data)
         except msgspec.DecodeError:
@@ -64,7 +50,7 @@ def encoded(keys: Sequence[Arg], args: Sequence[Arg]) -> bytes:
 
 
 class Writer:
-    """This process's own file. Locked while it lives, so that nobody else replays it."""
+    """The file of this process. It is locked while the process lives, so that no other one replays it."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory = directory
@@ -78,7 +64,7 @@ class Writer:
         return self._fd is not None
 
     def append(self, data: bytes) -> None:
-        """Returns when `data`, whole lines, is safe. Raises `OSError`; none of it is in the file then."""
+        """Appends `data`, whole lines, and syncs the file. Raises `OSError`; none of it is in the file then."""
         fd = self._begin() if self._fd is None else self._fd
         try:
             left = memoryview(data)
@@ -91,7 +77,7 @@ class Writer:
         self._size += len(data)
 
     def set_aside(self) -> None:
-        """Lets others have what is there; what comes goes into a new file. Raises `OSError`."""
+        """Gives the file up to other processes; later settlements go into a new one. Raises `OSError`."""
         if self._fd is None:
             return
         self._set_aside += 1
@@ -118,7 +104,7 @@ class Writer:
 
 
 class OrphanedFile:
-    """A file that nobody writes any more, while it is replayed."""
+    """A file whose writer is gone, while it is replayed."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path = path
@@ -126,7 +112,7 @@ class OrphanedFile:
         self._marked = 0
 
     def lines(self) -> Iterator[WaitingSettlement]:
-        """Those that still wait."""
+        """Yields the lines that still wait."""
         self._file.seek(0)
         at = 0
         for data in self._file:
@@ -149,7 +135,7 @@ class OrphanedFile:
         os.fdatasync(self._file.fileno())
 
     def finish(self) -> None:
-        """Removes it when nothing waits in it; one with refused lines stays, under a name that is not replayed."""
+        """Removes the file when no line waits; one with refused lines stays, under a name that is not replayed."""
         if next(self.lines(), None) is not None:
             return
         self._file.seek(0)
@@ -161,7 +147,7 @@ class OrphanedFile:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[OrphanedFile | None]:
-    """The file at `path`; None when it is a living process's, or another one replays it or has just done so."""
+    """Yields the locked file at `path`; None when its writer lives, or another process replays or has replayed it."""
     try:
         file = path.open("r+b")
     except FileNotFoundError:
@@ -177,11 +163,12 @@ def claimed(path: Path) -> Iterator[OrphanedFile | None]:
 
 
 def waiting_in(directory: Path) -> list[Path]:
+    """Returns the files in which settlements may wait."""
     return sorted(path for suffix in _SUFFIXES for path in directory.glob(f"*{suffix}"))
 
 
 class Backlog(NamedTuple):
-    """What waits on this machine's disk, and what was refused for good."""
+    """The settlements that wait on this machine's disk, and those refused for good."""
 
     files: int
     bytes: int
@@ -201,7 +188,7 @@ def _size_of(path: Path) -> int:
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:
-    """Whether `path` still means the open `file`: its owner may have set it aside and begun another one."""
+    """Says whether `path` still means the open `file`: its owner may have set it aside and begun another one."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app.errors import StoreUnavailable
 from app.gateway.deferred import DeferredCall
@@ -113,7 +114,7 @@ def test_a_cancelled_job_of_a_dead_gateway_is_settled_by_a_worker_for_free(
     job_id = job_of(submit(client))
     jobs = client.services.queue.jobs
     state, held = jobs.cancel(job_id, "dev", keep_s=60)
-    assert (state, DeferredCall.decode(held or b"").row["call_id"]) == ("cancelled", job_id)
+    assert (state, DeferredCall.decode(held or b"").row.call_id) == ("cancelled", job_id)
     worker = JobWorker(client)
     worker.runner.beat()
     assert len(open_reservations(client)) == 1, "the gateway gets the time to do it"
@@ -210,8 +211,8 @@ def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
     resume, seen = client.services.pipeline.resume, []
 
     def noting(caller: Any, request: Any, held: DeferredCall, *args: Any, **more: Any) -> Any:
-        seen.append(held.row.get("tags"))
-        held.row["tags"] = f"attempt={len(seen)}"
+        seen.append(held.row.tags)
+        held.row = replace(held.row, tags=f"attempt={len(seen)}")
         return resume(caller, request, held, *args, **more)
 
     monkeypatch.setattr(type(client.services.pipeline), "resume", lambda _, *args, **more: noting(*args, **more))

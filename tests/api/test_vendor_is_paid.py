@@ -198,8 +198,7 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: AppClie
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
     held = DeferredCall.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
-    caller = paid.services.callers.verify(key)
-    paid.services.admission.cancel(held.admitted(caller), paid.services.heartbeat.reservations_key)
+    paid.services.admission.cancel(held.reservation(paid.services.heartbeat.worker_id))
     JobWorker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
     assert upstream.served().get("calls", 0) == 0

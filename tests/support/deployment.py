@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from app.domain.limits import LIMITS
 from app.errors import GatewayError
-from app.gateway.limits import LIMITS
 from app.store.spool_files import backlog
 from tests.support.servers import ROOT, Gateway
 

@@ -14,14 +14,16 @@ import pytest
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.limits import Amounts
 from app.errors import BudgetExceeded, InvalidApiKey, RateLimited, StoreUnavailable
-from app.gateway.admission import Admission, AdmissionRequest, Admitted
+from app.gateway.admission import Admission, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
-from app.gateway.limits import Amounts
 from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis, Script
+from app.store.reservations import Reservation
 from app.store.spool import Spool
+from tests.support.rows import usage_row
 from tests.support.servers import wait_for
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
@@ -91,13 +93,11 @@ class AdmissionHarness:
         call_id = call_id or f"call_{next(self._ids)}"
         amounts = Amounts(1, tokens, nanousd)
         wanted = {"reserve": amounts, "if_lost": amounts, "deadline_s": 60, **more}
-        return self.admission.admit(
-            caller, AdmissionRequest(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted)
-        )
+        return self.admission.admit(caller, Reservation(row=usage_row(call_id), **wanted))
 
     def settle(self, admitted: Admitted, tokens: int = 0, nanousd: int = 0, **more: Any) -> None:
-        row = {"call_id": admitted.ask.call_id}
-        self.admission.settle(admitted, Amounts(1, tokens, nanousd), row, **more)
+        row = usage_row(admitted.reservation.call_id, status="ok")
+        self.admission.settle(admitted.reservation, Amounts(1, tokens, nanousd), row, **more)
 
     def holdings(self) -> dict[str, Any]:
         """Everything that calls hold, but for rates, which also change with time: in requests and tokens left."""
@@ -174,7 +174,7 @@ def test_a_queued_admission_with_a_lost_answer_leaves_the_queue_too(harness: Cal
     before = everything.holdings()
     everything.redis.losing = True
     with pytest.raises(StoreUnavailable):
-        everything.admit(tokens=30, nanousd=40, queued=True, reservations="penstock:reservations:queue")
+        everything.admit(tokens=30, nanousd=40, queued=True, owner="queue")
     wait_for(lambda: everything.holdings() == before, timeout_s=5, message=f"{everything.holdings()} != {before}")
 
 
@@ -200,7 +200,7 @@ def test_every_ending_gives_back_what_was_not_used(harness: Callable[..., Admiss
 def test_a_cancelled_admission_leaves_nothing_not_even_a_row(harness: Callable[..., AdmissionHarness]) -> None:
     everything = harness(**EVERYTHING)
     call = everything.admit(tokens=300, nanousd=4000)
-    everything.admission.cancel(call, call.reservations)
+    everything.admission.cancel(call.reservation)
     assert everything.holdings() == {}
     assert everything.ahead_ms("tokens_per_minute") == everything.ahead_ms("requests_per_minute") == 0
     assert everything.rows() == []
@@ -315,7 +315,7 @@ def test_calls_that_run_at_once_keep_their_slots_by_the_longest_of_them(
 def test_a_queued_call_takes_no_slot_and_is_remembered_for_a_day(harness: Callable[..., AdmissionHarness]) -> None:
     queued = harness(concurrency=1, tokens_per_day=100)
     running = queued.admit()
-    call = queued.admit(tokens=30, queued=True, reservations="penstock:reservations:queue")
+    call = queued.admit(tokens=30, queued=True, owner="queue")
     assert queued.redis.execute("ZRANGE", "penstock:reservations:queue", 0, -1) == [b"call_2"]
     queued.settle(call, tokens=20)
     assert queued.redis.execute("EXISTS", "penstock:reservations:queue") == 0

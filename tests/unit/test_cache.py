@@ -10,13 +10,15 @@ import pytest
 from app.config.gateway import CacheConfig
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
+from app.domain.limits import Amounts
 from app.errors import ClientGone
-from app.gateway.admission import AdmissionRequest, Admitted
+from app.gateway.admission import Admitted
 from app.gateway.cache import Cache
-from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
 from app.store.redis.client import Redis
 from app.store.redis.keys import cache_entry_key, flight_key
+from app.store.reservations import Reservation
+from tests.support.rows import usage_row
 
 REQUEST = ChatRequest.parse(b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"temperature":0}')
 LEADER = "call_leader"
@@ -36,23 +38,18 @@ class WaitingCalls:
 
     def call(self, call_id: str = "call_1", **more: Any) -> Admitted:
         none = Amounts(0)
-        ask = AdmissionRequest(
-            call_id=call_id,
-            row={},
+        reservation = Reservation(
+            row=usage_row(call_id),
             reserve=none,
             if_lost=none,
             deadline_s=60,
             cache_key=self.key,
             read_cache=True,
-            single_flight=True,
-            **more,
+            **{"single_flight": True, **more},
         )
         return Admitted(
             caller=Caller("key_1", "test"),
-            ask=ask,
-            charges=(),
-            leases="",
-            reservations="",
+            reservation=reservation,
             cached=None,
             follows=True,
             remaining=(),
@@ -114,8 +111,7 @@ def test_an_answer_that_may_be_kept_lets_nobody_go(queue: WaitingCalls) -> None:
 
 
 def test_a_call_that_bypasses_the_cache_says_nothing_about_its_answer(queue: WaitingCalls) -> None:
-    call = queue.call()
-    call.ask.single_flight = False
+    call = queue.call(single_flight=False)
     queue.cache.cacheable(call, b"x" * 1025)
     assert queue.redis.execute("KEYS", "penstock:unkept:*") == []
 

@@ -11,13 +11,15 @@ import pytest
 from app.config.gateway import CacheConfig
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
+from app.domain.limits import Amounts
 from app.errors import ClientGone
-from app.gateway.admission import AdmissionRequest, Admitted
+from app.gateway.admission import Admitted
 from app.gateway.cache import Cache, as_cache_hit
-from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
 from app.store.redis.client import Redis
 from app.store.redis.keys import cache_entry_key
+from app.store.reservations import Reservation
+from tests.support.rows import usage_row
 
 ANN, BEN = Caller("ann", "test"), Caller("ben", "test")
 ENTRY, FLIGHT = "penstock:cache:c", "penstock:flight:c"
@@ -43,12 +45,10 @@ class FollowingCall:
         return self.cache.lookup(self.call(follows, cached), self.now + for_s, self.cancel)
 
     def call(self, follows: bool = True, cached: bytes | None = None, **ask: Any) -> Admitted:
-        asked = AdmissionRequest(
-            call_id="mine", row={}, reserve=Amounts(), if_lost=Amounts(), deadline_s=30, cache_key="c", **ask
+        reservation = Reservation(
+            row=usage_row("mine"), reserve=Amounts(), if_lost=Amounts(), deadline_s=30, cache_key="c", **ask
         )
-        return Admitted(
-            caller=ANN, ask=asked, charges=(), leases="", reservations="", cached=cached, follows=follows, remaining=()
-        )
+        return Admitted(caller=ANN, reservation=reservation, cached=cached, follows=follows, remaining=())
 
     def _pause(self, seconds: float) -> None:
         self.now += seconds

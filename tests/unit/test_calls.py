@@ -22,7 +22,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.gateway.heartbeat import QUEUE, reservations_of
+from app.store.redis.keys import QUEUE
 from tests.support.calls import CALLER, POOR, PipelineHarness, chat, embeddings
 
 
@@ -432,7 +432,7 @@ def test_a_held_call_that_is_to_be_tried_again_stays_open(harness: PipelineHarne
 
 
 def test_a_held_call_is_lost_only_after_its_time(harness: PipelineHarness) -> None:
-    harness.pipeline.defer(CALLER, chat(), harness.context(), for_s=7200, reservations=reservations_of(QUEUE))
+    harness.pipeline.defer(CALLER, chat(), harness.context(), for_s=7200, owner=QUEUE)
     assert harness.lose() == 0
     assert harness.lose() == 1
     assert_row_has(only_row(harness), status="lost", job_id="call_1")

@@ -14,28 +14,23 @@ import pytest
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.limits import LIMITS, Amounts
 from app.errors import BudgetExceeded, InvalidApiKey, RateLimited
-from app.gateway.admission import Admission, AdmissionRequest, Admitted
+from app.gateway.admission import Admission, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
-from app.gateway.limits import LIMITS, Amounts, bind, counters, window_end
+from app.gateway.limits import bind, counters, window_end
 from app.gateway.reaper import Reaper
-from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis
 from app.store.redis.keys import reservation_key
+from app.store.reservations import Reservation
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
+from tests.support.calls import NoKeys
+from tests.support.rows import usage_row
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
-
-
-class NoKeys(Keys):
-    def __init__(self) -> None:
-        pass
-
-    def authenticate(self, key_hash: str) -> Caller | None:
-        return None
 
 
 class AdmissionHarness:
@@ -61,12 +56,11 @@ class AdmissionHarness:
         amounts = Amounts(1, tokens, nanousd)
         call_id = call_id or f"call_{next(self._ids)}"
         wanted = {"reserve": amounts, "if_lost": amounts, "deadline_s": 60, **more}
-        return self.admission.admit(
-            caller, AdmissionRequest(call_id=call_id, row={"call_id": call_id, "model": "m"}, **wanted)
-        )
+        return self.admission.admit(caller, Reservation(row=usage_row(call_id), **wanted))
 
     def settle(self, admitted: Admitted, tokens: int = 0, nanousd: int = 0, **more: Any) -> None:
-        self.admission.settle(admitted, Amounts(1, tokens, nanousd), {"call_id": admitted.ask.call_id}, **more)
+        row = usage_row(admitted.reservation.call_id, status="ok")
+        self.admission.settle(admitted.reservation, Amounts(1, tokens, nanousd), row, **more)
 
     def lose(self) -> int:
         """The ledger process finds every open call lost."""
@@ -345,9 +339,9 @@ def test_windows_end_where_the_utc_calendar_says(period: str, at: str, ends: str
 def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(admission_with: Any, redis: Redis) -> None:
     limited = admission_with()
     call = limited.admit(deadline_s=60)
-    assert redis.execute("TTL", reservation_key(call.ask.call_id)) > 86_400
+    assert redis.execute("TTL", reservation_key(call.reservation.call_id)) > 86_400
     limited.settle(call)
-    assert 100 < redis.execute("TTL", reservation_key(call.ask.call_id)) <= 120
+    assert 100 < redis.execute("TTL", reservation_key(call.reservation.call_id)) <= 120
 
 
 def test_only_an_open_call_can_be_lost(redis: Redis) -> None:

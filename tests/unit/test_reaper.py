@@ -14,17 +14,19 @@ from structlog.testing import capture_logs
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.limits import Amounts
 from app.errors import StoreUnavailable
-from app.gateway.admission import Admission, AdmissionRequest, Admitted
+from app.gateway.admission import Admission, Admitted
 from app.gateway.callers import Callers
-from app.gateway.heartbeat import Heartbeat, reservations_of
-from app.gateway.limits import Amounts
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.reaper import Reaper
 from app.store.redis.client import Redis, Script
+from app.store.reservations import Reservation
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
+from tests.support.calls import NoKeys
+from tests.support.rows import usage_row
 from tests.support.servers import ROOT
-from tests.unit.test_limits import NoKeys
 
 TIMEOUT_S = 15.0
 
@@ -50,18 +52,10 @@ class ReaperHarness:
         self.monotonic += seconds
 
     def admit(self, call_id: str, **more: Any) -> Admitted:
-        row = {
-            "call_id": call_id,
-            "status": "lost",
-            "model": "m",
-            "prompt_tokens": 40,
-            "completion_tokens": 10,
-            "cost_nanousd": 99,
-            "cache": "bypass",
-        }
+        row = usage_row(call_id, prompt_tokens=40, completion_tokens=10, cost_nanousd=99)
         wanted = {"if_lost": Amounts(1, 50, 99), "deadline_s": 600, **more}
-        ask = AdmissionRequest(call_id=call_id, row=row, reserve=Amounts(1, 60, 0), **wanted)
-        return self.admission.admit(Caller("key_1", "test"), ask)
+        reservation = Reservation(row=row, reserve=Amounts(1, 60, 0), **wanted)
+        return self.admission.admit(Caller("key_1", "test"), reservation)
 
     def rows(self) -> list[dict[str, Any]]:
         entries = self.redis.execute("XRANGE", "penstock:outbox", "-", "+")
@@ -101,7 +95,7 @@ def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(harness: ReaperHarne
         harness.wait(TIMEOUT_S - 1)
         harness.worker.beat()
         assert harness.reaper.run_once() == 0
-    harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+    harness.admission.settle(call.reservation, Amounts(1, 7, 0), usage_row(status="ok"))
     assert [row["status"] for row in harness.rows()] == ["ok"]
 
 
@@ -159,7 +153,7 @@ def test_what_a_worker_admits_after_it_was_declared_dead_is_not_forgotten(harnes
 
 def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(harness: ReaperHarness) -> None:
     call = harness.admit("call_1")
-    harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+    harness.admission.settle(call.reservation, Amounts(1, 7, 0), usage_row(status="ok"))
     with capture_logs() as logs:
         harness.wait(TIMEOUT_S + 1)
         assert harness.reaper.run_once() == 0
@@ -191,7 +185,7 @@ worker.beat()
 print(worker.worker_id)
 """
     told = subprocess.run([sys.executable, "-c", slow, redis_url], check=True, capture_output=True, text=True, cwd=ROOT)
-    harness.worker.reservations_key = reservations_of(told.stdout.strip())
+    harness.worker.worker_id = told.stdout.strip()
     harness.admit("call_1")
     assert harness.reaper.run_once() == 0
 
@@ -242,7 +236,7 @@ def test_a_call_that_ends_while_the_reaper_looks_at_it_is_not_called_lost(harnes
     settle = harness.reaper._settle
 
     def too_late(keys: Any, args: Any) -> Any:
-        harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+        harness.admission.settle(call.reservation, Amounts(1, 7, 0), usage_row(status="ok"))
         return settle(keys, args)
 
     harness.reaper._settle = cast("Script", too_late)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from app.domain.limits import LIMITS, Amounts
+from app.domain.usage import UsageRow
 from app.errors import StoreUnavailable
-from app.gateway.limits import LIMITS, Amounts
-from app.store.ledger import Ledger, UsageRow
+from app.store.ledger import Ledger
 from app.store.outbox import Outbox
 from app.store.redelivery import Redelivery, charged_for
 from app.store.redis.client import Arg, Redis

@@ -13,17 +13,19 @@ import pytest
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.limits import Amounts
 from app.errors import RateLimited, StoreUnavailable
-from app.gateway.admission import Admission, AdmissionRequest, Admitted
+from app.gateway.admission import Admission, Admitted
 from app.gateway.callers import Callers
 from app.gateway.deferred import DeferredCall
-from app.gateway.heartbeat import QUEUE, Heartbeat, reservations_of
-from app.gateway.limits import Amounts
+from app.gateway.heartbeat import Heartbeat
 from app.gateway.reaper import Reaper
 from app.store.redis.client import Arg, Redis, Script
-from app.store.redis.keys import flight_key, reservation_key
+from app.store.redis.keys import QUEUE, flight_key, reservation_key, reservations_key
+from app.store.reservations import Reservation
 from tests.support.aging import let_pass
-from tests.unit.test_limits import NoKeys
+from tests.support.calls import NoKeys
+from tests.support.rows import usage_row
 
 PLAN = Plan(
     requests_per_day=1_000,
@@ -99,17 +101,17 @@ class ReservationHarness:
             **more,
         )
 
-    def ask(self, call_id: str, **more: Any) -> AdmissionRequest:
-        row = {"call_id": call_id, "model": "m", "status": "lost", "cost_nanousd": LIKELY.nanousd}
+    def ask(self, call_id: str, **more: Any) -> Reservation:
+        row = usage_row(call_id, cost_nanousd=LIKELY.nanousd)
         wanted: dict[str, Any] = {"cache_key": "c", "read_cache": True, "single_flight": True, **more}
-        return AdmissionRequest(call_id=call_id, row=row, reserve=RESERVED, if_lost=LIKELY, deadline_s=600, **wanted)
+        return Reservation(row=row, reserve=RESERVED, if_lost=LIKELY, deadline_s=600, **wanted)
 
     def admit(self, call_id: str, **more: Any) -> Admitted:
         return self.admission.admit(CALLER, self.ask(call_id, **more))
 
     def settle(self, admitted: Admitted, used: Amounts) -> None:
-        row = {"call_id": admitted.ask.call_id, "status": "ok", "cost_nanousd": used.nanousd}
-        self.admission.settle(admitted, used, row)
+        row = usage_row(admitted.reservation.call_id, status="ok", cost_nanousd=used.nanousd)
+        self.admission.settle(admitted.reservation, used, row)
 
     def lose(self) -> int:
         self.heartbeat.beat()
@@ -192,13 +194,13 @@ def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(harness: Re
     assert harness.counted() == NOTHING
     assert (harness.open_calls(), harness.running()) == ([], 0)
     assert harness.redis.execute("EXISTS", flight_key("c")) == 0, "nobody waits for an answer that it never fetches"
-    assert harness.redis.execute("ZCARD", harness.heartbeat.reservations_key) == 0
+    assert harness.redis.execute("ZCARD", reservations_key(harness.heartbeat.worker_id)) == 0
     assert 900 < harness.redis.execute("TTL", reservation_key("late")) <= 3600, "longer than TCP goes on delivering"
 
 
 def test_a_late_admission_is_refused_as_its_caller_was_told(harness: ReservationHarness) -> None:
     undone = harness.admit("call")
-    harness.admission.cancel(undone, undone.reservations)
+    harness.admission.cancel(undone.reservation)
     with pytest.raises(StoreUnavailable) as caught:
         harness.admit("call")
     assert not caught.value.perhaps_done, "there is nothing to undo"
@@ -303,16 +305,16 @@ def test_a_stalled_worker_that_settles_a_lost_hit_charges_a_request(harness: Res
 
 def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(harness: ReservationHarness) -> None:
     day = 1_800_000_000.0
-    queued = {"cache_key": "", "queued": True, "reservations": reservations_of(QUEUE)}
+    queued = {"cache_key": "", "queued": True, "owner": QUEUE}
     harness.on_plan(PLAN, clock=lambda: day).admit(CALLER, harness.ask("line", **queued))
     tomorrow = harness.on_plan(PLAN, clock=lambda: day + 86_400)
     with pytest.raises(StoreUnavailable):
         tomorrow.admit(CALLER, harness.ask("line", **queued))
     assert harness.counted() == NOTHING
     call = tomorrow.admit(CALLER, harness.ask("line_1", **queued))
-    tomorrow.settle(call, LIKELY, {"call_id": "line_1"})
+    tomorrow.settle(call.reservation, LIKELY, usage_row("line_1", status="ok"))
     assert harness.counted() == LIKELY
-    assert harness.redis.execute("ZCARD", reservations_of(QUEUE)) == 0
+    assert harness.redis.execute("ZCARD", reservations_key(QUEUE)) == 0
 
 
 @pytest.mark.parametrize(
@@ -323,9 +325,9 @@ def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(harness: R
 def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(
     harness: ReservationHarness, later: Plan
 ) -> None:
-    call = harness.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
-    held = DeferredCall.decode(DeferredCall.of(call, read_cache=False, write_cache=False).encode())
-    harness.on_plan(later).settle(held.admitted(CALLER), LIKELY, {"call_id": "job"})
+    call = harness.admit("job", cache_key="", queued=True, owner=QUEUE)
+    held = DeferredCall.decode(DeferredCall.of(call.reservation, read_cache=False, write_cache=False).encode())
+    harness.on_plan(later).settle(held.reservation(), LIKELY, usage_row("job", status="ok"))
     assert harness.counted() == LIKELY
     assert harness.redis.execute("KEYS", "penstock:limit:*per_month*") == harness.redis.execute(
         "KEYS", "penstock:limit:*budget_usd_per_month*"
@@ -336,7 +338,7 @@ def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(
 def test_what_was_added_to_an_open_reservation_is_given_back_with_it(harness: ReservationHarness, ending: str) -> None:
     call = harness.admit("call", cache_key="")
     taken = json.loads(harness.redis.execute("HGET", reservation_key("call"), "c"))
-    names = [charge.counter.limit.name for charge in call.charges]
+    names = [counter.limit.name for counter in call.reservation.counters]
     assert dict(zip(names, taken, strict=True)) == {
         "requests_per_day": 1,
         "tokens_per_minute": 60,
@@ -344,20 +346,20 @@ def test_what_was_added_to_an_open_reservation_is_given_back_with_it(harness: Re
         "budget_usd_per_month": 20_000,
     }
     taken[-1] += 500
-    harness.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
+    harness.redis.execute("INCRBY", call.reservation.counters[-1].key, 500)
     harness.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
     if ending == "settled":
         harness.settle(call, Amounts(1, 5, 7))
     elif ending == "cancelled":
-        harness.admission.cancel(call, call.reservations)
+        harness.admission.cancel(call.reservation)
     else:
         harness.lose()
     assert harness.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
 
 
 def test_a_queued_call_that_was_cancelled_but_ran_is_charged_once(harness: ReservationHarness) -> None:
-    call = harness.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
-    harness.admission.cancel(call, reservations_of(QUEUE))
+    call = harness.admit("job", cache_key="", queued=True, owner=QUEUE)
+    harness.admission.cancel(call.reservation)
     assert harness.counted() == NOTHING
     for _ in range(2):
         harness.settle(call, LIKELY)
@@ -369,7 +371,7 @@ def test_amounts_of_any_size_come_back_to_the_nanodollar(harness: ReservationHar
     rich = harness.on_plan(Plan(budget_usd_per_month="1000000"))
     large = msgspec.structs.replace(harness.ask("call"), reserve=Amounts(1, 0, 999_999_123_456_789))
     call = rich.admit(CALLER, large)
-    rich.settle(call, Amounts(1, 0, 1), {"call_id": "call"})
+    rich.settle(call.reservation, Amounts(1, 0, 1), usage_row("call", status="ok"))
     assert harness.counted().nanousd == 1
 
 
@@ -377,7 +379,7 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness:
     """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
     harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
     old: dict[str, Any] = {
-        "row": {"call_id": "old", "model": "m"},
+        "row": msgspec.to_builtins(usage_row("old")),
         "leases": "penstock:none",
         "flight": "penstock:none",
         "keys": ["penstock:limit:key_1:tokens_per_day:x"],
@@ -387,7 +389,7 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness:
     for end in ("reaper", "spool"):
         harness.redis.execute("HSET", reservation_key("old"), "s", "open", "h", "0", "d", json.dumps(old))
         if end == "reaper":
-            harness.redis.execute("ZADD", reservations_of(QUEUE), 1, "old")
+            harness.redis.execute("ZADD", reservations_key(QUEUE), 1, "old")
             assert harness.reaper.run_once() == 1
             assert harness.counted().tokens == 50
             harness.redis.execute("DEL", reservation_key("old"))
@@ -395,7 +397,7 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness:
         else:
             keys: list[Arg] = [
                 reservation_key("old"),
-                reservations_of(QUEUE),
+                reservations_key(QUEUE),
                 *["penstock:none"] * 3,
                 "penstock:outbox",
                 *old["keys"],
@@ -459,16 +461,16 @@ def test_whatever_the_network_does_counters_match_and_nothing_stays_open(
     running: list[Admitted] = []
 
     def end(call: Admitted) -> None:
-        call_id = call.ask.call_id
+        call_id = call.reservation.call_id
         ending = network.chance.choice(["settled", "settled", "cancelled", "cancelled, but ran", "its worker died"])
         if ending == "cancelled, but ran":
             # Had it been lost first, the queue would not have taken it.
             harness.spool.deliver = lambda send: send()
             if harness.state(call_id) != b"lost":
-                harness.admission.cancel(call, call.reservations)
+                harness.admission.cancel(call.reservation)
             harness.spool.deliver = network.settle
         if ending == "cancelled":
-            harness.admission.cancel(call, call.reservations)
+            harness.admission.cancel(call.reservation)
             owed[call_id] = NOTHING
         if ending in ("settled", "cancelled, but ran"):
             tokens = network.chance.randrange(90)

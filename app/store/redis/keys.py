@@ -5,9 +5,10 @@ from __future__ import annotations
 OUTBOX = "penstock:outbox"
 NOTHING = "penstock:none"  # stands where a script wants a key that this call has no use for
 READY = "penstock:ready"  # written to see whether Redis takes writes
-WORKERS = "penstock:workers"  # zset: worker id → its last sign of life, Unix seconds by Redis's clock
+WORKERS = "penstock:workers"  # zset: worker id → its last heartbeat, Unix seconds by Redis's clock
 RUNNING_CALLS = "penstock:running:"  # and an API key's id: its running calls
-RESERVATIONS = "penstock:reservations:"  # and a worker's id: its open reservations
+QUEUE = "queue"  # owns the reservations of queued calls, instead of a worker that could die
+RESERVATIONS = "penstock:reservations:"  # and a worker's id, or QUEUE; zset: open call by deadline, Unix ms
 KEY_RECORD = "penstock:key:"  # and an API key's SHA-256: the mirror of its record in the database
 KEYS_SYNCED = "penstock:keys:synced"  # when the mirror was last brought up to date, Unix seconds
 INSTALLATION = "penstock:installation"  # the id of the installation whose Redis this is
@@ -43,6 +44,11 @@ def reservation_key(call_id: str) -> str:
     return f"penstock:reservation:{call_id}"
 
 
+def reservations_key(owner: str) -> str:
+    """Returns the key of the open reservations of a worker, by its id, or of the `QUEUE`."""
+    return RESERVATIONS + owner
+
+
 def cache_entry_key(cache_key: str) -> str:
     """Returns the key of the cached answer. The part of `cache_key` after an @ is left out: it tells apart callers who
     share the answer, but do not wait for each other."""
@@ -50,7 +56,13 @@ def cache_entry_key(cache_key: str) -> str:
 
 
 def flight_key(cache_key: str) -> str:
+    """Returns the key of the call that fetches an answer while identical ones wait for it."""
     return f"penstock:flight:{cache_key}" if cache_key else NOTHING
+
+
+def cache_key_of_flight(key: str) -> str:
+    """Returns the cache key that `flight_key` was given."""
+    return key.removeprefix("penstock:flight:") if key != NOTHING else ""
 
 
 def uncacheable_key(cache_key: str) -> str:
@@ -61,6 +73,11 @@ def uncacheable_key(cache_key: str) -> str:
 def limit_key(key_id: str, limit: str) -> str:
     """Returns the counter of an API key's limit; a limit by day or month adds its window."""
     return f"penstock:limit:{key_id}:{limit}"
+
+
+def limit_of_key(key: str) -> str:
+    """Returns the name of the limit that `limit_key` was given."""
+    return key.split(":")[3]
 
 
 def history_key(key_id: str, user_digest: str) -> str:

@@ -1,23 +1,51 @@
--- Admission, one atomic step: is the key still what the worker believes, is there a cached answer, does every
--- limit allow the call? Then, and only then, everything is reserved. Running it twice for one call charges once.
+-- Admission, one atomic step: reserves everything that a call may use, if the API key's record is still what the worker
+-- believes and every limit allows it; and looks for a cached answer. Nothing is reserved for a call that is refused, and
+-- running it twice for one call reserves once.
 --
--- The reservation (hash) holds: `s` its state (open; settled, lost, cancelled are settle.lua's), `c` what the call has on
--- each of its counters, in their order (a JSON array), `h` whether a cached answer was there, `d` what the reaper needs.
--- Whoever changes a counter for an open call changes `c` with it: whatever ends the call goes by `c` alone.
+-- KEYS
+--   1    record of the API key
+--   2    reservation of the call (hash)
+--   3    open reservations of the owner, a worker or the queue (zset: call id by deadline, ms)
+--   4    cached answer
+--   5    single flight: the call that fetches this answer while identical ones wait
+--   6    running calls of the API key (zset: call id by deadline, ms)
+--   7…   counters, one for each limit of the plan
 --
--- KEYS  1 key record   2 reservation (hash)   3 the worker's open reservations (zset by deadline)
---       4 cached answer   5 single-flight holder   6 running calls of the key (zset by deadline)   7… one a limit
--- ARGV  1 expected key record, "" for a key that needs none   2 call id   3 deadline, ms from now
---       4 what the reaper needs (JSON)   5 ms to keep the reservation   6 "1": look for a cached answer
---       7 "1": hold or follow the single flight   8 most calls at once, "" for no limit
---       9… four a limit: kind (gcra|window)  amount  limit  period_ms, preceded by nothing, followed by
---          "1" if a cached answer counts too (so five a limit)
--- returns {"stale", record|false}
---         {"ended", `d`|false}: the call has ended already, perhaps before it arrived, or what was answered the first
---         time cannot be answered again; with `d`, it is lost or open, and has to be cancelled
---         {"limited", limit's index (0: calls at once), retry_after_ms (-1: with the window), r1, reset1, r2, …}
---         {"hit", answer, r1, reset1, …} | {"ok", "", r1, reset1, …} | {"follow", "", r1, reset1, …}
---         r = what remains (requests or tokens or nano-dollars), reset = ms until full again (-1: with the window)
+-- ARGV
+--   1    the record that the worker believes in; "" for an API key without one
+--   2    call id
+--   3    deadline, ms from now
+--   4    record of the reservation (JSON), kept as `d`
+--   5    how long the reservation is kept, ms
+--   6    "1" to look for a cached answer, else "0"
+--   7    "1" to hold or follow the single flight, else "0"
+--   8    most running calls of the API key; "" for no bound
+--   9…   five for each counter, in the order of KEYS:
+--          kind            "gcra" (a rate with a burst) or "window" (a UTC day or month)
+--          amount          to reserve: requests, tokens or nano-dollars
+--          limit           in the same unit
+--          period_ms       gcra: the period; window: how long the counter is kept
+--          counts_cached   "1" if a cached answer counts too, else "0"
+--
+-- Returns one of
+--   {"ok",      "",        left, reset_ms, …}   admitted
+--   {"hit",     answer,    left, reset_ms, …}   admitted, and here is the cached answer
+--   {"follow",  "",        left, reset_ms, …}   admitted; another call is fetching the same answer
+--   {"limited", number, retry_ms, left, reset_ms, …}   refused by counter `number` (from 1; 0: too many running calls);
+--                                               retry_ms is -1 if only the end of its window helps
+--   {"stale",   record | false}                 refused: this is the API key's record by now
+--   {"ended",   d | false}                      refused: the call has ended, perhaps before this arrived, or its first
+--                                               reply cannot be given again; with `d` it must be cancelled
+--   left and reset_ms come once for each counter: what is left of the limit, and ms until it is full again (-1: when
+--   its window ends)
+--
+-- Fields of the reservation
+--   s    state: open, and then settled, lost or cancelled (settle.lua)
+--   c    what the call has on each counter, in their order (JSON array); only this is given back when the call ends, so
+--        that whatever changes a counter for an open call changes `c` with it
+--   d    record of the reservation, from which the reaper settles a call whose worker died
+--   h    "1" if the answer came from the cache
+--   n    number of upstream attempts that money is reserved for, once there is a second one (extend.lua)
 
 local repeated = redis.call('EXISTS', KEYS[2]) == 1
 if repeated then

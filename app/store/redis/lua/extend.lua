@@ -1,9 +1,20 @@
--- One more upstream attempt of a call, one atomic step: the money that it may cost is reserved besides what the call has,
--- and what the reaper would settle is replaced. Or nothing happens. Running it twice for one attempt reserves once.
+-- Extension, one atomic step: reserves the money that one more upstream attempt of a call may cost, besides what the call
+-- has, and replaces the record from which the reaper would settle it. Or nothing happens. Running it twice for one
+-- attempt reserves once.
 --
--- KEYS  1 reservation   2… the call's counters, one a limit, as in admit.lua
--- ARGV  1 the attempt's number, from 2   2 what the reaper needs (JSON)   3… four a limit: kind  amount  limit  period_ms
--- returns 1 if the attempt may be made, 0 if a limit does not allow it, -1 if the call has ended
+-- KEYS
+--   1    reservation of the call (hash; its fields: see admit.lua)
+--   2…   counters of the call, as in admit.lua
+--
+-- ARGV
+--   1    number of the attempt, from 2
+--   2    record of the reservation (JSON), kept as `d`
+--   3…   four for each counter, in the order of KEYS: kind, amount, limit, period_ms (see admit.lua)
+--
+-- Returns
+--    1   the attempt may be made
+--    0   a limit does not allow it
+--   -1   the call has ended
 --
 -- A job whose worker died between settling its call and saying so runs once more, and is charged no more.
 

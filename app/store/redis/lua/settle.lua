@@ -1,19 +1,38 @@
--- Settlement, one atomic step: the reservation ends, counters are corrected to what the call really used, the
--- answer is cached, the single flight is released and the ledger row is appended. Settling twice does nothing.
+-- Settlement, one atomic step: ends the reservation, corrects the counters to what the call really used, caches the
+-- answer, lets go of the single flight and appends the ledger row. Settling twice does nothing.
+--
+-- KEYS
+--   1    reservation of the call (hash; its fields: see admit.lua)
+--   2    open reservations of the owner, a worker or the queue
+--   3    cached answer
+--   4    single flight
+--   5    running calls of the API key
+--   6    outbox (stream)
+--   7…   counters of the call, as in admit.lua
+--
+-- ARGV
+--   1    call id
+--   2    how it ends:
+--          settled     by whoever ran it
+--          lost        by the reaper: its worker is gone
+--          cancelled   it is never made: it used nothing, and has a row only to replace that of a lost call
+--          replayed    settled once more, since its reply was lost: does nothing for a call that Redis has forgotten
+--   3    ledger row (JSON)
+--   4    answer to cache; "" for none
+--   5    how long the answer is kept, ms
+--   6    how long Redis remembers how the call ended, ms
+--   7…   four for each counter, in the order of KEYS: kind, actual amount, limit, period_ms (see admit.lua)
+--
+-- Returns
+--    1   this ended the call
+--    0   it had ended before
+--   -1   replayed: Redis has forgotten it
 --
 -- What the call has on each counter is what its reservation says (`c`), in whatever state it is: open, or lost or
 -- cancelled before. A worker that was only stalled may settle after the reaper declared its call lost: the ledger lets
 -- the real row replace the lost one. So may a job that was queued although the caller was told that it could not be.
 -- Without a reservation nothing was taken: Redis lost it (a crash within the AOF's last second) and all it had charged
 -- with it, or the admission has not arrived. To cancel that one leaves a mark, and the admission then takes nothing.
---
--- KEYS  1 reservation   2 the worker's open reservations   3 cached answer   4 single-flight holder
---       5 running calls of the key   6 outbox stream   7… one a limit
--- ARGV  1 call id   2 "settled", "lost", or "cancelled" (never made: it used nothing, and has a row only to replace a
---       lost one)   3 ledger row (JSON)   4 answer to cache, "" for none   5 ms to keep it
---       6 ms to remember how this call ended   7… four a limit: kind  actual  limit  period_ms
---       ("replayed": "settled" once more, after its reply was lost; does nothing for a call that is forgotten)
--- returns 1 if this ended the call, 0 if it had ended before, -1 if it is forgotten
 
 local found = redis.call('HMGET', KEYS[1], 's', 'c')
 local state, final = found[1], ARGV[2]
