@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from app.config.files import support_prompt_path
 from app.errors import ConfigError
-from app.settings import CONFIG_COPY, Settings, load_settings, support_prompt_path
+from app.settings import CONFIG_COPY, Settings, load_settings
 
 
 def adopt(environ: MutableMapping[str, str]) -> tuple[Settings, ConfigError | None]:

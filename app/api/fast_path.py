@@ -126,7 +126,7 @@ class FastPath:
 
     def _large_body(self, http_request: HttpRequest, caller: Caller, source: Any, size: int | None) -> bytes:
         """`size`: as declared; None for a chunked body, which then counts as it arrives."""
-        # Admission would refuse a revoked key only when all of the body is here.
+        # Admission would refuse a revoked key only after the whole body has arrived.
         self._services.callers.verify(http_request.api_key())
         allocation = http_request.body_allocation = BodyAllocation(self._budget, caller.key_id)
         if size is not None:

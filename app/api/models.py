@@ -1,5 +1,5 @@
-"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether
-somebody can serve the model."""
+"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether a
+provider can serve the model."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
 
 
 def _auto(config: GatewayConfig) -> dict[str, Any]:
-    """The gateway picks: `available` if there is anything to pick for this key."""
+    """Returns the model under which the gateway picks: `available` if there is one to pick for this key."""
     usable = [model for model in model_picker.defaults(config) if caller().may_use(model)]
-    reason = unavailable_reason(config, usable[0])  # what can be served comes first
+    reason = unavailable_reason(config, usable[0])  # models that can be served come first
     return {
         "id": AUTO,
         "object": "model",

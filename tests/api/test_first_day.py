@@ -1,4 +1,4 @@
-"""What somebody gets wrong on the first day, and what the answer says of it: the field, what was sent, what to do."""
+"""Mistakes of a first day, and their answers: the field, the value that was sent, the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator asks: ready, healthy, and what is inside; without a secret, and without bothering the vendors."""
+"""An operator's questions: readiness, health and internals; no secret in an answer, and no call to a vendor."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_database_that_is_too_slow_is_a_503_with_the_reason(
     client_with: Callable[[str], AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = client_with(DEMO)
-    monkeypatch.setattr("app.api.ops._CHECK_S", -0.9)
+    monkeypatch.setattr("app.api.ops._CHECK_TIMEOUT_S", -0.9)
     monkeypatch.setattr(opened.services.database, "ping", lambda _: gevent.sleep(5))
     assert (opened.get("/ready").json or {})["reason"] == "database: no answer within 0.1 s"
 

@@ -232,7 +232,7 @@ def test_a_stream_that_is_cut_is_charged_with_what_was_streamed(paid: AppClient)
 def test_the_budget_pays_for_attempts_without_an_answer_and_ends_them(paid: AppClient, upstream: Upstream) -> None:
     """Each attempt may cost 1,000 tokens at $2 a million; $0.01 is enough for four of them, and not for five."""
     key, info = paid.services.keys.create("k", plan="day")
-    statuses = []
+    statuses: list[int] = []
     while not statuses or (statuses[-1] == 504 and len(statuses) < 20):
         statuses.append(paid.chat("silent", key=key).status_code)
     assert statuses == [504, 504, 504, 504, 429]

@@ -32,7 +32,7 @@ from tests.support.aging import let_pass
 
 CALLER = Caller("key_1", "test", plan="default", tenant="acme")
 # Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
-PRICES = {
+PRICES: dict[str, dict[str, Any]] = {
     "up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
     "dear": {"*": {"prompt": 5, "completion": 50}},
 }
@@ -89,7 +89,7 @@ class FakeAnswerStream:
     def __init__(
         self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float, fails: BaseException | None
     ) -> None:
-        self.usage = None
+        self.usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
@@ -104,7 +104,7 @@ class FakeAnswerStream:
             self._clock.step(self._pause_s)
         if self._fails is not None:
             raise self._fails
-        self.usage = self._usage  # type: ignore[assignment]
+        self.usage = self._usage
         self.complete = True
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class NoKeys(Keys):
 
 
 class PipelineHarness:
-    """A gateway's story without its HTTP."""
+    """The pipeline with its parts, without HTTP."""
 
     def __init__(self, redis: Redis, directory: Path) -> None:
         self.redis = redis
@@ -220,7 +220,7 @@ class PipelineHarness:
         return [json.loads(fields[fields.index(b"row") + 1]) for _, fields in entries]
 
     def counted(self, limit: str, key_id: str = "key_1") -> int:
-        """What a window's counter says; 0 when there is none."""
+        """Returns a window's counter; 0 when there is none."""
         keys = self.redis.execute("KEYS", f"penstock:limit:{key_id}:{limit}*")
         return sum(int(self.redis.execute("GET", key)) for key in keys)
 

@@ -1,4 +1,4 @@
-"""When a target is left alone, by whom, and for how long; and that no caller can close it to another."""
+"""The circuit breaker: the callers it stops, and for how long; no caller can close a target to another."""
 
 from __future__ import annotations
 

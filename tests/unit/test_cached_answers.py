@@ -1,4 +1,4 @@
-"""Which answers are kept under which key, and how identical calls wait for one of them."""
+"""The cache: the key of each answer that is kept, and the waiting of identical calls for the first of them."""
 
 from __future__ import annotations
 

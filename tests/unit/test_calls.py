@@ -256,7 +256,7 @@ def test_while_a_call_runs_its_tokens_are_reserved_as_likely(harness: PipelineHa
     vendor = harness.vendors["up"]
     seen: list[int] = []
     vendor.meanwhile = lambda: seen.append(harness.counted("tokens_per_day"))
-    requests = [chat(), chat(max_tokens=7), chat(max_tokens=7, n=3), chat(n=2), embeddings()]
+    requests: list[Any] = [chat(), chat(max_tokens=7), chat(max_tokens=7, n=3), chat(n=2), embeddings()]
     for request in requests:
         run: Callable[..., Any] = harness.pipeline.embed if request is requests[-1] else harness.pipeline.chat
         run(CALLER, request, harness.context())

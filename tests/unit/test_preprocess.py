@@ -1,4 +1,4 @@
-"""What a call becomes before it is admitted: the model in place of `auto`, the shorter conversation, and the notes."""
+"""Preprocessing of a call before its admission: the model in place of `auto`, the shorter conversation, the notes."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def unread_fields(price: types.ModelPrice) -> set[str]:
 def test_every_kind_of_price_that_the_package_knows_is_read() -> None:
     unknown = {key for _, model in models() for price in prices_of(model) for key in unread_fields(price)}
     assert unknown == set(), "add it to RATES or FEES of app/gateway/pricing.py, or say why it cannot be billed"
-    assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=types.Decimal(1))) == {"input_smell_mtok"}
+    assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=Decimal(1))) == {"input_smell_mtok"}
     assert set(RATES) == {*PROMPT_KINDS, *COMPLETION_KINDS}
 
 
@@ -80,7 +81,7 @@ def test_every_service_tier_that_the_package_prices_is_known() -> None:
 
 
 def counted(usage: Usage) -> types.Usage:
-    """What genai-prices would have counted for `usage`: each of its units has the tokens of every narrower kind."""
+    """Returns the count of genai-prices for `usage`: each of its units has the tokens of every narrower kind."""
     parts = usage.prompt_parts() | usage.completion_parts()
     found = {}
     for name, unit in unit_data.items():

@@ -75,7 +75,7 @@ def test_a_long_prompt_pays_the_higher_tier_for_everything() -> None:
 
 
 def test_overrides_win_by_name_then_by_star() -> None:
-    mine = {
+    mine: dict[str, Any] = {
         "openai": {"gpt-4.1-mini": {"prompt": 7, "cached": "0.5"}, "*": {"prompt": 1, "completion": 2, "request": 3}}
     }
     named, star = rate_card("openai", "gpt-4.1-mini", **mine), rate_card("openai", "gpt-4o", **mine)

@@ -1,4 +1,4 @@
-"""What a caller may ask for: the bounds of each field, what the gateway makes of it, and which bytes go on."""
+"""Requests of callers: the bounds of each field, the gateway's reading of them, and the bytes that go on."""
 
 from __future__ import annotations
 

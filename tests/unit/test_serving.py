@@ -1,4 +1,4 @@
-"""Which models can be served: what a missing key is, what it takes with it, and what is the default then."""
+"""Availability of models: the effect of a missing vendor key on models, fallbacks and the default."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from app.config import serving
+from app.config.files import load_config
 from app.config.gateway import GatewayConfig, ProviderConfig
 from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
-from app.settings import load_config, load_settings
+from app.settings import load_settings
 
 UP = {"kind": "openai", "base_url": "http://127.0.0.1/v1"}
 

@@ -12,13 +12,13 @@ import pytest
 from app.config_snapshot import adopt
 from app.errors import ConfigError
 from app.runfile import RunFile, RunningGateway
-from app.settings import default_worker_count, load_settings
+from app.settings import Settings, default_worker_count, load_settings
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
 RULES = "smart: {rules: [%s]}\n"
 
 
-def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
+def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str) -> Settings:
     config = tmp_path / "gateway.yaml"
     config.write_text(text)
     if prices:

@@ -1,4 +1,4 @@
-"""What vendors report, read once and for all kinds: nothing twice, nothing negative, nothing lost to an odd detail."""
+"""Vendors' usage reports, read in one place for all kinds: nothing twice, nothing negative, nothing lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.gateway.chunks import to_completion
 from app.gateway.implied_usage import MAX_SEARCHES, max_searches, with_implied_usage
 from app.providers.reported_usage import WireUsage, to_usage
 
-DETAILS = {
+DETAILS: dict[str, Any] = {
     "prompt_tokens_details": {
         "cached_tokens": 1,
         "cache_write_tokens": 2,
