@@ -90,7 +90,8 @@ def build_services(settings: Settings) -> Services:
         settings.data_dir / "spool",
         name=heartbeat.worker_id,
         never_ran=Redelivery(redis=redis, outbox=outbox).never_ran,
-        figures=metrics,
+        count_held=metrics.add_settlements_held,
+        count_dropped=metrics.count_settlements_dropped,
     )
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
     providers = _providers(settings)

@@ -9,6 +9,7 @@ It reads the comments and docstrings of Python, Lua, YAML, nginx, shell and Make
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import tokenize
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-_SKIPPED = {".git", ".venv", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+_SKIPPED = {"data", "node_modules", "__pycache__"}  # and hidden folders but .ci
 # Names of other programs, which no file of this tree has as code.
 _FOREIGN = {
     "Connection.send_command",
@@ -74,15 +75,11 @@ class Pointer(NamedTuple):
 
 
 class Tree:
-    """What may be pointed at: files, folders, modules with their names, tests, and every word of the code."""
+    """The targets of pointers: files, folders, modules with their names, tests, and every word of the code."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = {
-            str(path.relative_to(root)): path
-            for path in sorted(root.rglob("*"))
-            if path.is_file() and _SKIPPED.isdisjoint(parts := path.relative_to(root).parts) and parts[0] != "data"
-        }
+        self.files = {str(path.relative_to(root)): path for path in sorted(_files_of(root))}
 
     @cached_property
     def suffixes(self) -> set[str]:
@@ -137,6 +134,14 @@ def dead_pointers(root: Path) -> list[Pointer]:
             for offset, target in _dead(tree, path, text):
                 found.append(Pointer(name, first_line + text.count("\n", 0, offset), target))
     return found
+
+
+def _files_of(root: Path) -> Iterator[Path]:
+    """Yields the files of a tree, without what is installed or written there."""
+    for directory, folders, names in os.walk(root):
+        hidden = {name for name in folders if name.startswith(".") and name != ".ci"}
+        folders[:] = [name for name in folders if name not in _SKIPPED | hidden]
+        yield from (Path(directory, name) for name in names)
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,9 +93,47 @@ def test_functions_fit_on_a_screen() -> None:
 
 def test_no_line_asks_the_formatter_to_look_away() -> None:
     mark = re.compile(r"#\s*fmt:\s*(skip|off)")
-    tests = sorted((ROOT / "tests").rglob("*.py"))
-    found = [str(path.relative_to(ROOT)) for path in [*SOURCES, *tests] if mark.search(path.read_text())]
+    found = [
+        f"{path.relative_to(ROOT)}:{token.start[0]}"
+        for path in [*SOURCES, *(ROOT / "tests").rglob("*.py")]
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+        if token.type == tokenize.COMMENT and mark.search(token.string)
+    ]
     assert found == []
+
+
+def test_a_protocol_has_two_implementations() -> None:
+    """By the names of their members: a class implements a protocol if it or a base of it in app/ has all of them."""
+    classes = [node for _, tree in parsed() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    protocols = [node for node in classes if "Protocol" in base_names(node)]
+    concrete = [node for node in classes if node not in protocols]
+    by_name = {node.name: node for node in concrete}
+    implementations = {
+        protocol.name: [node.name for node in concrete if members(protocol) <= inherited_members(node, by_name)]
+        for protocol in protocols
+    }
+    assert implementations
+    assert {name: found for name, found in implementations.items() if len(found) < 2} == {}
+
+
+def base_names(node: ast.ClassDef) -> set[str]:
+    return {base.id for base in node.bases if isinstance(base, ast.Name)}
+
+
+def inherited_members(node: ast.ClassDef, by_name: dict[str, ast.ClassDef]) -> set[str]:
+    bases = [by_name[name] for name in base_names(node) if name in by_name and name != node.name]
+    return members(node).union(*(inherited_members(base, by_name) for base in bases))
+
+
+def members(node: ast.ClassDef) -> set[str]:
+    """Methods, fields, and the attributes that methods give to `self`."""
+    found = {statement.name for statement in node.body if isinstance(statement, Function)}
+    for inner in ast.walk(node):
+        targets = inner.targets if isinstance(inner, ast.Assign) else [getattr(inner, "target", None)]
+        if isinstance(inner, ast.Assign | ast.AnnAssign):
+            found |= {target.attr for target in targets if isinstance(target, ast.Attribute)}
+            found |= {target.id for target in targets if isinstance(target, ast.Name) and inner in node.body}
+    return found
 
 
 def test_the_version_stands_in_one_place() -> None:

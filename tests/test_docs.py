@@ -48,10 +48,10 @@ def private_names(tree: ast.Module) -> Iterator[str]:
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     own |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"}
-    for node in attributes:
-        is_ours = node.attr in own and ast.unparse(node.value) in ("self", "cls", "found")
-        if node.attr.startswith("_") and not node.attr.startswith("__") and not is_ours:
-            yield node.attr
+    for used in attributes:
+        is_ours = used.attr in own and ast.unparse(used.value) in ("self", "cls", "found")
+        if used.attr.startswith("_") and not used.attr.startswith("__") and not is_ours:
+            yield used.attr
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)

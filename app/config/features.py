@@ -82,7 +82,10 @@ class SupportConfig(Section):
     )
     max_message_chars: int = Field(4000, ge=1, le=1_000_000, description="Longer messages get 400.")
     history_messages: int = Field(
-        20, ge=2, le=1000, description="The last so many are kept, questions and answers; a pair is never torn."
+        20,
+        ge=2,
+        le=1000,
+        description="So many of the latest messages are kept, questions and answers; a pair is never separated.",
     )
     history_bytes: int = Field(
         65_536,
@@ -152,5 +155,5 @@ class OptimizerConfig(Section):
         256, description="The longest answer to a mere greeting. Reasoning counts as answer."
     )
     small_talk_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="The field that says so to the provider when the caller set neither."
+        "max_tokens", description="The field that carries that bound to the provider when the caller set none."
     )

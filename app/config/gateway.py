@@ -120,7 +120,7 @@ class ModelConfig(Section):
     description: str | None = Field(None, max_length=1000, description="Shown in /models.")
     kind: Literal["chat", "embedding"] = Field("chat", description="An embedding model is never a default.")
     targets: tuple[TargetConfig, ...] = Field(
-        min_length=1, description="Who can serve the model; only a provider's name is a target, too."
+        min_length=1, description="The targets that can serve the model; a provider's name alone is a target, too."
     )
     fallbacks: tuple[str | TargetConfig, ...] = Field(
         (), description="Tried in order when no target can: models, providers or targets."
@@ -204,7 +204,7 @@ class ServerConfig(Section):
     heartbeat_s: Seconds = Field(15.0, description="A comment is sent on a stream after this much silence.")
     metrics_networks: tuple[str, ...] = Field(
         ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
-        description="Who may read /metrics.",
+        description="The networks from which /metrics may be read.",
     )
     cors_origins: tuple[str, ...] = Field((), description="Browser origins that may call the API. None by default.")
 

@@ -98,7 +98,7 @@ class Breaker:
         self._hold_off_until = dict(sorted(until.items(), key=lambda entry: -entry[1])[:2])
 
     def hold_off_s(self, key_id: str) -> float:
-        """Returns for how many seconds this caller's calls are kept from the vendor.
+        """Returns the seconds for which this caller's calls are kept from the vendor.
 
         That is as long as the vendor told this caller, or the shorter of what it told two others.
         """

@@ -131,19 +131,19 @@ class JobQueue:
     def _enqueue(
         self,
         job_id: str,
-        key_id: str,
+        owner: str,
         fields: dict[str, str | bytes | int],
         size: int,
         entry: _IdempotencyEntry,
-        owner: str,
+        reservation_owner: str,
     ) -> tuple[str, bytes]:
-        """Moves the reservation from those of `owner` to those of the queue, together with the job."""
+        """Moves the reservation from those of `reservation_owner` to those of the queue, together with the job."""
         return self.jobs.submit(
             job_id,
-            key_id,
+            owner,
             fields,
             size=size,
-            from_reservations=reservations_key(owner),
+            from_reservations=reservations_key(reservation_owner),
             to_reservations=reservations_key(QUEUE),
             reservation=reservation_key(job_id),
             held_s=self._reserved_s,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 import structlog
@@ -40,16 +40,11 @@ log = structlog.get_logger()
 _HELD_BYTES = 32 * 1024 * 1024  # some 20,000 settlements
 
 
-class Figures(Protocol):
-    def add_settlements_held(self, delta: int) -> None: ...
-
-    def count_settlements_dropped(self, count: int) -> None: ...
-
-
 class Spool:
     """The spool directory of one machine, and this process's file in it.
 
-    `never_ran` returns, of settlements whose calls Redis has forgotten, those that are still to be run.
+    `never_ran` returns, of settlements whose calls Redis has forgotten, those that are still to be run. `count_held`
+    gets the change of the number of settlements held in memory, `count_dropped` the number given up.
     """
 
     def __init__(
@@ -59,14 +54,15 @@ class Spool:
         name: str,
         retry_s: float = 1.0,
         never_ran: Callable[[Sequence[Settlement]], Sequence[Settlement]] = lambda forgotten: forgotten,
-        figures: Figures | None = None,
+        count_held: Callable[[int], object] = lambda delta: None,
+        count_dropped: Callable[[int], object] = lambda count: None,
         held_bytes: int = _HELD_BYTES,
     ) -> None:
         self._directory = directory
         self._writer = Writer(directory, name)
         self._retry_s = retry_s
         self._never_ran = never_ran
-        self._figures = figures
+        self._count_held, self._count_dropped = count_held, count_dropped
         self._most_held = held_bytes
         self._pending: list[bytes] = []  # on their way to the disk
         self._held: list[bytes] = []  # which it did not take
@@ -148,22 +144,20 @@ class Spool:
             else:
                 self._held.append(line)
                 self._held_bytes += len(line)
-        if self._figures is not None:
-            self._figures.add_settlements_held(len(self._held) - before)
+        self._count_held(len(self._held) - before)
         if dropped:
             self._drop(dropped)
 
     def _release_held(self) -> list[bytes]:
         released, self._held, self._held_bytes = self._held, [], 0
-        if released and self._figures is not None:
-            self._figures.add_settlements_held(-len(released))
+        if released:
+            self._count_held(-len(released))
         return released
 
     def _drop(self, count: int) -> None:
         """Their reservations stay open until their deadline, and end as lost."""
         log.error("settlements_dropped", count=count, held=len(self._held), held_bytes=self._held_bytes)
-        if self._figures is not None:
-            self._figures.count_settlements_dropped(count)
+        self._count_dropped(count)
 
     def _replay_held(self, script: Script) -> int:
         with self._writing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import self_signed
 from tests.support.client import ask, chat, post
 from tests.support.servers import ADMIN_KEY, DEV_KEY, Gateway, RedisServer, flushed, wait_for
 from tests.support.upstream import Upstream
@@ -58,11 +58,7 @@ server: {{body_timeout_s: 0.5}}
 @pytest.fixture(scope="module")
 def untrusted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     """The vendor behind a certificate that nobody signed."""
-    directory = tmp_path_factory.mktemp("tls")
-    certificate, key = directory / "certificate.pem", directory / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    with Upstream(certificate=(certificate, key)) as upstream:
+    with Upstream(certificate=self_signed(tmp_path_factory.mktemp("tls"), subject="/CN=localhost", days=1)) as upstream:
         yield upstream
 
 

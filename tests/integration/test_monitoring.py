@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.certificates import self_signed
 from tests.support.client import chat, in_parallel, post
 from tests.support.servers import DEV_KEY, ROOT, Gateway, RedisServer, flushed, free_port, wait_for
 from tests.support.upstream import Upstream
@@ -205,29 +206,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
 def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
     from app.api.shared_metrics import certificate_expiry
 
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-noenc",
-            "-days",
-            "3",
-            "-subj",
-            "/CN=x",
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, _ = self_signed(tmp_path, days=3)
     expires = certificate_expiry(certificate)
     assert expires is not None
     assert 2.9 < (expires - time.time()) / 86400 < 3.1

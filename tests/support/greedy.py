@@ -251,7 +251,7 @@ class Bill:
 
 
 class GreedyVendor:
-    """The vendor's process, for a test: `with GreedyVendor() as vendor: vendor.url`."""
+    """The greedy vendor's process, for a test: `with GreedyVendor() as vendor: vendor.url`."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.support.greedy"]

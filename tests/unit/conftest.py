@@ -12,6 +12,7 @@ import pytest
 from app.store.redis.client import Redis
 from app.store.sql.database import Database
 from tests.support.calls import PipelineHarness
+from tests.support.servers import RedisServer
 
 
 @pytest.fixture
@@ -19,6 +20,16 @@ def redis(redis_url: str) -> Iterator[Redis]:
     client = Redis(redis_url)
     yield client
     client.close()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may break."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.resume()
+    server.stop()
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import pytest
 
 from app.errors import CallbackUndelivered, InvalidRequest
 from app.jobs.callbacks import CallbackSender
+from tests.support.certificates import self_signed
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two characters").decode()
 NOW = 1_800_000_000.0
@@ -230,31 +231,7 @@ def test_an_answer_that_drips_is_given_up() -> None:
 
 
 def test_a_certificate_that_nobody_vouches_for_is_not_delivered_to(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-noenc",
-            "-days",
-            "3",
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = self_signed(tmp_path, days=3)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     requests: list[bytes] = []

@@ -294,15 +294,15 @@ def test_no_control_character_is_left(code: int) -> None:
 def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
     fake_gateway: FakeGateway, upstream: Upstream
 ) -> None:
-    talk = ChatClient(url=fake_gateway.url, key="k", system="Be brief.")
+    chat_client = ChatClient(url=fake_gateway.url, key="k", system="Be brief.")
     shown: list[str] = []
-    talk.ask("One", shown.append)
+    chat_client.ask("One", shown.append)
     assert shown == ["Hello", " there."]
     finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign]
     with pytest.raises(click.ClickException, match="broke off"):
-        talk.ask("Lost", shown.append)
+        chat_client.ask("Lost", shown.append)
     fake_gateway.events = finish  # type: ignore[method-assign]
-    talk.ask("Two", shown.append)
+    chat_client.ask("Two", shown.append)
     assert [(m["role"], m["content"]) for m in fake_gateway.asked[-1]["messages"]] == [
         ("system", "Be brief."),
         ("user", "One"),
@@ -312,14 +312,14 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
 
 
 def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(fake_gateway: FakeGateway) -> None:
-    talk = ChatClient(url=fake_gateway.url, key="k")
+    chat_client = ChatClient(url=fake_gateway.url, key="k")
 
     def interrupted(_text: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        talk.ask("One", interrupted)
-    talk.ask("Two", lambda _: None)
+        chat_client.ask("One", interrupted)
+    chat_client.ask("Two", lambda _: None)
     assert [m["content"] for m in fake_gateway.asked[-1]["messages"]] == ["One", "Hello", "Two"]
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import pytest
 from app.config.gateway import Timeouts
 from app.errors import ConfigError, UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.openai import OpenAIProvider
+from tests.support.certificates import self_signed
 from tests.support.providers import SECRET, chat_call, openai, scripted_server
 from tests.support.upstream import Upstream
 
@@ -43,33 +43,7 @@ def refusing_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    made = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-out",
-            made[0],
-            "-keyout",
-            made[1],
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return made
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""FakeKeyStore by their shape, callers by what they may do, and for how long either is believed."""
+"""Keys by their shape, callers by what they may do, and for how long either is believed."""
 
 from __future__ import annotations
 

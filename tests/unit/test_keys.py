@@ -13,15 +13,9 @@ from app.store.keys import Keys, decode_record
 from app.store.redis.client import Redis
 from app.store.sql.database import Database
 from app.store.sql.tables import api_keys, audit
+from tests.support.clock import FakeClock
 
 NOW = 1_793_534_400.0
-
-
-class FakeClock:
-    now = NOW
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class InterruptedRedis(Redis):
@@ -43,7 +37,7 @@ class InterruptedRedis(Redis):
 
 @pytest.fixture
 def clock() -> FakeClock:
-    return FakeClock()
+    return FakeClock(NOW)
 
 
 @pytest.fixture

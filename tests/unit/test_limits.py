@@ -21,24 +21,16 @@ from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import bind, counters, window_end
 from app.gateway.reaper import Reaper
-from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis
 from app.store.redis.keys import reservation_key
 from app.store.reservations import Reservation
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
+from tests.support.calls import NoKeys
 from tests.support.rows import usage_row
 
 NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
-
-
-class NoKeys(Keys):
-    def __init__(self) -> None:
-        pass
-
-    def authenticate(self, key_hash: str) -> Caller | None:
-        return None
 
 
 class AdmissionHarness:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -18,16 +17,6 @@ import pytest
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
 from tests.support.servers import ROOT, RedisServer
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that the test may break."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.resume()
-    server.stop()
 
 
 @pytest.fixture
@@ -106,25 +95,25 @@ def test_what_is_asked_in_one_turn_of_the_event_loop_is_sent_at_once(fake_redis:
     client.close()
 
 
-def test_who_is_killed_while_waiting_leaves_its_reply_to_nobody(server: RedisServer) -> None:
-    client = Redis(server.url, shared=True)
+def test_who_is_killed_while_waiting_leaves_its_reply_to_nobody(own_server: RedisServer) -> None:
+    client = Redis(own_server.url, shared=True)
     client.pipeline([("SET", "a", "of a"), ("SET", "b", "of b")])
-    server.suspend()
+    own_server.suspend()
     jobs = [gevent.spawn(client.execute, "GET", key) for key in "abab"]
     several = gevent.spawn(client.pipeline, [("GET", "a"), ("GET", "a")])
     last = gevent.spawn(client.execute, "GET", "b")
     gevent.sleep(0)  # all have asked
     gevent.killall([jobs[0], jobs[2], several])
-    server.resume()
+    own_server.resume()
     assert answer_all([jobs[1], jobs[3], last]) == [b"of b"] * 3
     assert client.execute("GET", "a") == b"of a"
     client.close()
 
 
-def test_a_hung_redis_fails_all_who_wait_and_their_replies_reach_nobody(server: RedisServer) -> None:
-    client = Redis(server.url, socket_timeout_s=0.3, shared=True)
+def test_a_hung_redis_fails_all_who_wait_and_their_replies_reach_nobody(own_server: RedisServer) -> None:
+    client = Redis(own_server.url, socket_timeout_s=0.3, shared=True)
     client.execute("SET", "n", 0)
-    server.suspend()
+    own_server.suspend()
     started = time.monotonic()
     first = [gevent.spawn(client.execute, "INCR", "n") for _ in range(20)]
     gevent.sleep(0.1)
@@ -132,7 +121,7 @@ def test_a_hung_redis_fails_all_who_wait_and_their_replies_reach_nobody(server: 
     failures = answer_all([*first, *later])
     assert 0.3 <= time.monotonic() - started < 5, "well before the test is given up"
     assert all(type(failure) is StoreUnavailable and failure.perhaps_done for failure in failures)
-    server.resume()
+    own_server.resume()
     while True:
         try:
             assert client.execute("GET", "n").isdigit(), "not a reply to an INCR, which is no bytes"
@@ -256,14 +245,14 @@ def test_large_commands_and_replies_arrive_whole_and_in_order(connection: Redis)
     assert answer_all([gevent.spawn(keeps, i) for i in range(4)]) == [(b"%d" % i, True) for i in range(4)]
 
 
-def test_a_closed_client_fails_those_who_wait(server: RedisServer) -> None:
-    client = Redis(server.url, shared=True)
+def test_a_closed_client_fails_those_who_wait(own_server: RedisServer) -> None:
+    client = Redis(own_server.url, shared=True)
     client.execute("PING")
-    server.suspend()
+    own_server.suspend()
     waits = gevent.spawn(client.execute, "PING")
     gevent.sleep(0)
     client.close()
     # One who had been answered before tries once more; the second connection finds Redis as it is.
-    server.resume()
+    own_server.resume()
     assert answer_all([waits]) == [b"PONG"]
     client.close()

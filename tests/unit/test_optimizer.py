@@ -13,7 +13,7 @@ from app.config.features import OptimizerConfig
 from app.domain.chat import ChatRequest, Draft
 from app.gateway.optimizer import Optimizer
 
-ChatClient = list[dict[str, Any]]
+Messages = list[dict[str, Any]]
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
@@ -34,7 +34,7 @@ def result(call: str | None, role: str = "tool") -> dict[str, Any]:
     return message if call is None else {**message, "tool_call_id": call}
 
 
-def optimized(messages: ChatClient, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
+def optimized(messages: Messages, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
     """Returns the optimisation and the body that goes out; the parsed request must say the same as the body."""
     request = ChatRequest.parse(json.dumps({"model": "m", "messages": messages, **(more or {})}).encode())
     draft = Draft(request)
@@ -45,8 +45,8 @@ def optimized(messages: ChatClient, *, more: dict[str, Any] | None = None, **con
     return done, json.loads(draft.request.raw)
 
 
-def trimmed(messages: ChatClient, **config: Any) -> ChatClient:
-    found: ChatClient = optimized(messages, small_talk_max_tokens=None, **config)[1]["messages"]
+def trimmed(messages: Messages, **config: Any) -> Messages:
+    found: Messages = optimized(messages, small_talk_max_tokens=None, **config)[1]["messages"]
     return found
 
 
@@ -71,29 +71,32 @@ CALLS = [user("a"), assistant(None, "x", "y"), result("x"), result("y"), assista
         ([assistant("only"), assistant("machines")], 1, 0),
     ],
 )
-def test_whole_turns_go_from_the_oldest_on(messages: ChatClient, keep: int, first: int) -> None:
+def test_whole_turns_go_from_the_oldest_on(messages: Messages, keep: int, first: int) -> None:
     assert trimmed(messages, keep_messages=keep) == messages[first:]
 
 
 def test_system_and_developer_messages_stay_in_place_and_do_not_count() -> None:
     developer = {"role": "developer", "content": [{"type": "text", "text": "No lists."}]}
-    talk = [SYSTEM, *TURNS[:2], developer, *TURNS[2:]]
-    assert trimmed(talk, keep_messages=2) == [SYSTEM, developer, *TURNS[8:]]
-    assert trimmed(talk, keep_messages=10) == talk
+    messages = [SYSTEM, *TURNS[:2], developer, *TURNS[2:]]
+    assert trimmed(messages, keep_messages=2) == [SYSTEM, developer, *TURNS[8:]]
+    assert trimmed(messages, keep_messages=10) == messages
 
 
 def test_a_budget_of_tokens_counts_what_is_always_kept() -> None:
-    talk = [SYSTEM, *(user(str(i) * 400) for i in range(8))]
-    assert trimmed(talk, keep_messages=None, keep_tokens=460) == [SYSTEM, *talk[-4:]]
-    assert trimmed([{**SYSTEM, "content": "x" * 400}, *talk[1:]], keep_messages=None, keep_tokens=460)[1:] == talk[-3:]
-    assert trimmed(talk, keep_messages=2, keep_tokens=460) == [SYSTEM, *talk[-2:]], "the tighter one decides"
-    assert trimmed(talk, keep_messages=None, keep_tokens=1) == [SYSTEM, talk[-1]], "the last turn always stays"
+    messages = [SYSTEM, *(user(str(i) * 400) for i in range(8))]
+    assert trimmed(messages, keep_messages=None, keep_tokens=460) == [SYSTEM, *messages[-4:]]
+    assert (
+        trimmed([{**SYSTEM, "content": "x" * 400}, *messages[1:]], keep_messages=None, keep_tokens=460)[1:]
+        == messages[-3:]
+    )
+    assert trimmed(messages, keep_messages=2, keep_tokens=460) == [SYSTEM, *messages[-2:]], "the tighter one decides"
+    assert trimmed(messages, keep_messages=None, keep_tokens=1) == [SYSTEM, messages[-1]], "the last turn always stays"
 
 
 def test_a_picture_weighs_what_it_costs_not_what_it_measures() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
-    talk = [user("old"), {"role": "user", "content": [picture]}, user("new")]
-    assert trimmed(talk, keep_messages=None, keep_tokens=1500) == talk
+    messages = [user("old"), {"role": "user", "content": [picture]}, user("new")]
+    assert trimmed(messages, keep_messages=None, keep_tokens=1500) == messages
 
 
 @pytest.mark.parametrize(
@@ -104,8 +107,14 @@ def test_a_picture_weighs_what_it_costs_not_what_it_measures() -> None:
     ],
 )
 def test_a_result_that_comes_late_keeps_its_call(late: dict[str, Any]) -> None:
-    talk = [user("old"), user("a"), assistant(None, "x"), user("hurry") if "tool_call_id" in late else late, late]
-    assert trimmed(talk, keep_messages=1)[0] == user("a")
+    messages = [
+        user("old"),
+        user("a"),
+        assistant(None, "x"),
+        user("hurry") if "tool_call_id" in late else late,
+        late,
+    ]
+    assert trimmed(messages, keep_messages=1)[0] == user("a")
 
 
 def test_call_ids_that_are_used_again_belong_to_the_latest_call() -> None:
@@ -121,7 +130,7 @@ def test_call_ids_that_are_used_again_belong_to_the_latest_call() -> None:
         [user(), {**assistant(), "tool_calls": [7, {"id": []}]}, result(None), user()],
     ],
 )
-def test_what_no_provider_would_take_is_left_to_the_provider(odd: ChatClient) -> None:
+def test_what_no_provider_would_take_is_left_to_the_provider(odd: Messages) -> None:
     _, body = optimized(odd, keep_messages=1)
     assert body["messages"][-1] == odd[-1]
     assert body["messages"][0]["role"] != "tool" or body["messages"] == odd
@@ -141,27 +150,27 @@ def test_everything_else_of_the_body_keeps_its_bytes() -> None:
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> ChatClient:
+def conversations(draw: st.DrawFn) -> Messages:
     """Turns as clients send them, with calls in parallel, calls in a row, system messages anywhere and reused ids."""
-    talk: ChatClient = []
+    messages: Messages = []
     for _ in range(draw(st.integers(1, 8))):
         if draw(st.booleans()):
-            talk.append({"role": draw(st.sampled_from(["system", "developer"])), "content": "s"})
-        talk.append(user("q" * draw(st.integers(0, 200))))
+            messages.append({"role": draw(st.sampled_from(["system", "developer"])), "content": "s"})
+        messages.append(user("q" * draw(st.integers(0, 200))))
         for _ in range(draw(st.integers(0, 3))):
             calls = draw(st.lists(st.sampled_from(["c0", "c1", "c2", "c3"]), unique=True, max_size=3))
-            talk.append(assistant("a" * draw(st.integers(0, 200)), *calls))
-            talk += [result(name) for name in draw(st.permutations(calls))]
-    for i, message in enumerate(talk):
+            messages.append(assistant("a" * draw(st.integers(0, 200)), *calls))
+            messages += [result(name) for name in draw(st.permutations(calls))]
+    for i, message in enumerate(messages):
         message["n"] = i
-    return talk
+    return messages
 
 
-def by_its_call(talk: ChatClient) -> dict[int, int]:
+def by_its_call(messages: Messages) -> dict[int, int]:
     """Each result's number, and the number of the message that made its call."""
     found: dict[int, int] = {}
     asked: dict[str, int] = {}
-    for message in talk:
+    for message in messages:
         asked |= {call["id"]: message["n"] for call in message.get("tool_calls", ())}
         if message["role"] == "tool":
             found[message["n"]] = asked[message["tool_call_id"]]
@@ -171,22 +180,22 @@ def by_its_call(talk: ChatClient) -> dict[int, int]:
 @settings(max_examples=300, deadline=None)
 @given(conversations(), st.integers(1, 12) | st.none(), st.integers(1, 400) | st.none())
 def test_whatever_is_trimmed_what_is_left_is_a_conversation(
-    talk: ChatClient, keep: int | None, tokens: int | None
+    messages: Messages, keep: int | None, tokens: int | None
 ) -> None:
-    done, body = optimized(talk, keep_messages=keep, keep_tokens=tokens, small_talk_max_tokens=None)
+    done, body = optimized(messages, keep_messages=keep, keep_tokens=tokens, small_talk_max_tokens=None)
     left = body["messages"]
     numbers = {message["n"] for message in left}
-    always = {message["n"] for message in talk if message["role"] in ("system", "developer")}
-    spoken = [message for message in left if message["n"] not in always]
+    always = {message["n"] for message in messages if message["role"] in ("system", "developer")}
+    remaining = [message for message in left if message["n"] not in always]
 
-    assert (done == "trimmed") == (len(left) < len(talk))
-    assert left == [message for message in talk if message["n"] in numbers], "unchanged, and in their order"
+    assert (done == "trimmed") == (len(left) < len(messages))
+    assert left == [message for message in messages if message["n"] in numbers], "unchanged, and in their order"
     assert always <= numbers
-    assert [m for m in talk if m["role"] == "user"][-1]["n"] in numbers
-    assert spoken[0]["role"] == "user"
-    assert all((answer in numbers) == (call in numbers) for answer, call in by_its_call(talk).items())
-    turns = sum(message["role"] == "user" for message in spoken)
-    assert turns == 1 or keep is None or len(spoken) <= keep
+    assert [m for m in messages if m["role"] == "user"][-1]["n"] in numbers
+    assert remaining[0]["role"] == "user"
+    assert all((answer in numbers) == (call in numbers) for answer, call in by_its_call(messages).items())
+    turns = sum(message["role"] == "user" for message in remaining)
+    assert turns == 1 or keep is None or len(remaining) <= keep
 
 
 @pytest.mark.parametrize(
@@ -231,7 +240,7 @@ def test_small_talk_gets_a_short_answer(text: str) -> None:
         ),
     ],
 )
-def test_nothing_else_is_capped(messages: ChatClient, more: dict[str, Any]) -> None:
+def test_nothing_else_is_capped(messages: Messages, more: dict[str, Any]) -> None:
     assert optimized(messages, more=more)[0] == ""
 
 

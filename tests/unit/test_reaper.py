@@ -24,9 +24,9 @@ from app.store.redis.client import Redis, Script
 from app.store.reservations import Reservation
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
+from tests.support.calls import NoKeys
 from tests.support.rows import usage_row
 from tests.support.servers import ROOT
-from tests.unit.test_limits import NoKeys
 
 TIMEOUT_S = 15.0
 

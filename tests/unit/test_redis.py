@@ -8,9 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import gevent
 import pytest
@@ -19,16 +17,6 @@ import redis as redis_py
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis, Script
 from tests.support.servers import RedisServer, wait_for
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that the test may break."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.resume()
-    server.stop()
 
 
 @pytest.fixture(params=[False, True], ids=["own connections", "shared connection"])

@@ -24,8 +24,8 @@ from app.store.redis.client import Arg, Redis, Script
 from app.store.redis.keys import QUEUE, flight_key, reservation_key, reservations_key
 from app.store.reservations import Reservation
 from tests.support.aging import let_pass
+from tests.support.calls import NoKeys
 from tests.support.rows import usage_row
-from tests.unit.test_limits import NoKeys
 
 PLAN = Plan(
     requests_per_day=1_000,

@@ -313,7 +313,13 @@ def disk_with_room_until(size: int) -> Iterator[None]:
 
 def test_a_full_disk_holds_up_no_answer_and_spoils_no_line(tmp_path: Path) -> None:
     figures = Figures()
-    spool = Spool(tmp_path, name="a", retry_s=0, figures=figures)
+    spool = Spool(
+        tmp_path,
+        name="a",
+        retry_s=0,
+        count_held=figures.add_settlements_held,
+        count_dropped=figures.count_settlements_dropped,
+    )
     spool._replaying = True  # the test replays itself
     away, settle_script = FakeSettleScript(), FakeSettleScript()
     settle_script.away = False
@@ -336,7 +342,13 @@ def test_a_full_disk_holds_up_no_answer_and_spoils_no_line(tmp_path: Path) -> No
 def test_what_no_disk_takes_goes_to_redis_from_memory(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("no directory can be made here")
     figures = Figures()
-    spool = Spool(tmp_path / "spool", name="a", retry_s=0.01, figures=figures)
+    spool = Spool(
+        tmp_path / "spool",
+        name="a",
+        retry_s=0.01,
+        count_held=figures.add_settlements_held,
+        count_dropped=figures.count_settlements_dropped,
+    )
     settle_script = FakeSettleScript()
     for call_id in ("one", "two", "three"):
         spool.settle(settle_script, KEYS, [call_id])
@@ -354,7 +366,14 @@ def test_what_no_disk_takes_goes_to_redis_from_memory(tmp_path: Path) -> None:
 def test_what_memory_has_no_room_for_is_dropped_loudly(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("no directory can be made here")
     figures, settle_script = Figures(), FakeSettleScript()
-    spool = Spool(tmp_path / "spool", name="a", retry_s=3600, figures=figures, held_bytes=1000)
+    spool = Spool(
+        tmp_path / "spool",
+        name="a",
+        retry_s=3600,
+        count_held=figures.add_settlements_held,
+        count_dropped=figures.count_settlements_dropped,
+        held_bytes=1000,
+    )
     with capture_logs() as logs:
         for number in range(20):
             spool.settle(settle_script, KEYS, [f"call-{number}"])

@@ -13,15 +13,9 @@ from app.errors import Forbidden
 from app.gateway.callers import Callers
 from app.gateway.plans import Plans
 from tests.support.calls import NoKeys
+from tests.support.clock import FakeClock
 
 FREE = Plan(concurrency=1)
-
-
-class FakeClock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

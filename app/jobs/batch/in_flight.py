@@ -1,8 +1,7 @@
 """Lines of one batch that are in the queue: submission under ids that never change, recovery, and collection.
 
-A line is always submitted under the same idempotency key and the same call id, and Redis remembers which line became
-which job. So another process can ask what was submitted (`recover`) and go on: no line is lost, run twice or charged
-twice.
+A line is always submitted under the same idempotency key and the same call id, and Redis remembers the job that each
+became. So another process can look them up (`recover`) and go on: no line is lost, run twice or charged twice.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ class LinesInFlight:
         self._refusals.pop(number, None)
 
     def collect(self, batch: Batch, lines: OutputLines, cancelled_code: str) -> Collected:
-        """Fetches what has ended. A line whose job and submission are both gone is not in flight any more."""
+        """Fetches the results of ended jobs. A line whose job and submission are both gone is in flight no more."""
         results: list[LineResult] = []
         gone: list[int] = []
         outcomes = self._queue.jobs.outcomes([line.job_id for line in self._submitted.values()])

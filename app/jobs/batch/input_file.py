@@ -58,7 +58,7 @@ class RemainingLines:
         self._pushed_back: NumberedLine | None = None
 
     def __iter__(self) -> Iterator[NumberedLine]:
-        """Begins anew, whatever `next` has come to."""
+        """Begins at the first line, also while `next` is in the middle."""
         for passed, (number, raw) in enumerate(numbered_lines(self._path, self._max_body_bytes)):
             if not self._done(number):
                 yield number, raw
@@ -131,7 +131,7 @@ def _unique(line: BatchLine | InvalidBatchLine, seen: set[bytes]) -> BatchLine |
     """Returns `line`, or a bad one in its place if its custom_id was `seen` before."""
     if line.custom_id is None:
         return line
-    # What is kept of an id is short, however long it is.
+    # A digest, as ids may be long and there may be a million.
     digest = hashlib.blake2b(line.custom_id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
     if digest not in seen:
         seen.add(digest)

@@ -1,7 +1,7 @@
 """Batch runner: moves one batch forward, step by step, from its input file through the queue to its output files.
 
-It remembers nothing but what is safe elsewhere: the results on disk, and in Redis which line was submitted as which job
-(`in_flight`). So another worker process can go on at any point.
+Its state is a copy of what is stored elsewhere: the results on disk, and in Redis the job that each line was submitted
+as (`in_flight`). So another worker process can go on at any point.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BatchRunner:
     def step(self, queue_share: int) -> Step:
         """Moves the batch on as far as it goes now; at most `queue_share` of its lines may be in the queue after that.
 
-        Raises `NotReady` for what may pass, and `OSError` of the disk.
+        Raises `NotReady` for a temporary failure, and `OSError` of the disk.
         """
         batch = self._batches.find(self.batch_id)
         if batch is None or batch.status not in UNFINISHED_STATUSES:
@@ -75,7 +75,7 @@ class BatchRunner:
             ended = self._batches.finish(batch, "cancelled", [], cancelled_at=self._services.clock())
             return self._close_ended() if ended else _AGAIN
         if not self._recovered:
-            if self._results.created:  # begun on another disk: what has been run is known there
+            if self._results.created:  # begun on another disk: the results are there
                 self._results.remove()
                 return _DONE
             self._recover(batch)
@@ -106,28 +106,28 @@ class BatchRunner:
 
     def _begin(self, batch: Batch) -> Step:
         """Checks the whole file: a line that cannot be used fails, a file without any that can fails the batch."""
-        found = check_file(
+        check = check_file(
             self._services.files.path(batch.input_file_id),
             batch.endpoint,
             max_lines=self._services.config.batch.max_lines,
             max_body_bytes=self._services.config.server.max_body_bytes,
             pause=self._services.pause,
         )
-        if found.errors:
-            return self._fail(batch, found)
-        self._results.add([self._lines.bad(line) for line in found.bad_lines])
+        if check.errors:
+            return self._fail(batch, check)
+        self._results.add([self._lines.bad(line) for line in check.bad_lines])
         self._results.sync()
         failed, now = self._results.failed, self._services.clock()
-        changes = {"status": "in_progress", "in_progress_at": now, "total": found.total, "failed": failed}
+        changes = {"status": "in_progress", "in_progress_at": now, "total": check.total, "failed": failed}
         if not self._batches.update(self.batch_id, ("validating",), **changes):
             return _AGAIN  # cancelled just now, or begun on another disk
         self._recovered = True
-        log.info("batch_started", batch_id=self.batch_id, lines=found.total, failed=failed)
+        log.info("batch_started", batch_id=self.batch_id, lines=check.total, failed=failed)
         return _AGAIN
 
-    def _fail(self, batch: Batch, found: FileCheck) -> Step:
-        log.warning("batch_failed", batch_id=self.batch_id, code=found.errors[0]["code"])
-        errors = msgspec.json.encode(found.errors).decode()
+    def _fail(self, batch: Batch, check: FileCheck) -> Step:
+        log.warning("batch_failed", batch_id=self.batch_id, code=check.errors[0]["code"])
+        errors = msgspec.json.encode(check.errors).decode()
         ended = self._output_files.publish(batch, self._results, "failed", errors=errors)
         return self._close_ended() if ended else _AGAIN
 
@@ -179,7 +179,7 @@ class BatchRunner:
             raw = self._unread_lines(batch).next()
             if raw is None:
                 if not self._in_flight:
-                    self._unread_lines(batch).restart()  # whatever is still without a result is found next time
+                    self._unread_lines(batch).restart()  # lines that are still without a result are found next time
                 break
             line = parse_line(*raw, batch.endpoint)
             if isinstance(line, InvalidBatchLine):

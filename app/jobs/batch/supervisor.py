@@ -65,7 +65,7 @@ class BatchSupervisor:
             except NotReady as exc:
                 log.warning("batches_unavailable", reason=exc.message)
                 self._stopping.wait(_TROUBLE_S)
-            except Exception as exc:  # boundary: whatever it was, batches go on
+            except Exception as exc:  # boundary: a bug here must not stop the batches
                 log.error("unexpected_error", exc_info=exc)
             self._stopping.wait(_CLAIM_EVERY_S)
         for running in [thread for thread in self._threads.values() if thread is not None]:
@@ -172,4 +172,4 @@ class BatchSupervisor:
         except Exception as exc:  # boundary: a bug in one batch leaves the others alone
             log.error("unexpected_error", batch_id=runner.batch_id, exc_info=exc)
             self._stopping.wait(_TROUBLE_S)
-            return Step(done=True)  # begun anew, from what is safe
+            return Step(done=True)  # the next claim begins anew, from what is stored

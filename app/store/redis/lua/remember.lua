@@ -1,10 +1,17 @@
--- Appends one turn to a conversation and forgets the oldest ones beyond its bounds, in one atomic step.
--- Running it twice with the same turn appends it once.
+-- Appends one turn to a conversation, and drops the oldest ones beyond its bounds, in one atomic step. Running it
+-- twice with the same turn appends it once.
 --
--- KEYS  1 the conversation (list of turns, oldest first)
---       2 open conversations (zset: their keys → when they are forgotten, ms by Redis's clock)
--- ARGV  1 the turn, its unique id included   2 most turns   3 most bytes   4 time to live, ms
--- returns how many turns are kept
+-- KEYS
+--   1    conversation (list of turns, oldest first)
+--   2    open conversations (zset: their keys by when they expire, ms of Redis's clock)
+--
+-- ARGV
+--   1    turn, its unique id included
+--   2    most turns
+--   3    most bytes
+--   4    time to live, ms
+--
+-- Returns how many turns are kept.
 
 local kept = redis.call('LRANGE', KEYS[1], 0, -1)
 for _, turn in ipairs(kept) do
