@@ -8,6 +8,7 @@ import math
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.config.gateway import ProviderConfig, Timeouts
@@ -86,8 +87,7 @@ def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason
 
 
 def test_it_keeps_to_the_bound_that_the_callers_money_sets() -> None:
-    call = chat_call(max_tokens=3)
-    call.max_output_tokens = 1
+    call = msgspec.structs.replace(chat_call(max_tokens=3), max_output_tokens=1)
     assert demo(reply="a b c").chat(call).usage == Usage(1, 1)
 
 
