@@ -16,11 +16,13 @@ __all__ = ["__version__", "create_app"]
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
-    """The WSGI application: wiring only. Raises `ConfigError` when a setting is missing or wrong."""
+    """Returns the WSGI application: wiring only. Raises `ConfigError` when a setting is missing or wrong."""
     from flask import Flask
 
     from app import cli
-    from app.api import admin, batches, context, cors, debug, errors, fast_path, files, models, ops, support, web
+    from app.api import context, cors, errors, routes
+    from app.api.fast_path import FastPath
+    from app.api.paths import ClientPaths
     from app.api.trusted_proxies import TrustedProxies
     from app.services import build_services
     from app.settings import load_settings
@@ -37,17 +39,13 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     app.config["MAX_CONTENT_LENGTH"] = services.settings.config.server.max_body_bytes
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    for prefix in fast_path.PREFIXES:
-        for blueprint in (fast_path.bp, models.bp, ops.bp, debug.bp, support.bp, files.bp, batches.bp, admin.bp):
-            app.register_blueprint(blueprint, url_prefix=prefix, name=f"{blueprint.name}{prefix.replace('/', '_')}")
-    app.register_blueprint(ops.root)
-    app.register_blueprint(debug.root)
-    app.register_blueprint(web.bp)
-    peers = TrustedProxies(services.settings.forwarded_allow_ips)
-    context.register(app, peers)
-    errors.register(app)
+    proxies = TrustedProxies(services.settings.forwarded_allow_ips)
+    paths = ClientPaths(routes.client_families(routes.ROUTES))
+    routes.register(app, routes.ROUTES)
+    context.register(app, proxies)
+    errors.register(app, paths.suggestions(rule.rule for rule in app.url_map.iter_rules()))
     cli.register(app)
-    app.wsgi_app = fast_path.FastPath(services, peers, otherwise=app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = FastPath(services, routes.ROUTES, paths, proxies, flask=app.wsgi_app)  # type: ignore[method-assign]
     origins = services.settings.config.server.cors_origins
     if origins:
         methods = {method for rule in app.url_map.iter_rules() for method in rule.methods or ()} - {"HEAD", "OPTIONS"}

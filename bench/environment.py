@@ -14,7 +14,7 @@ import psutil
 from bench.bare_nginx import run_bare_nginx
 from bench.measure import cpu_s, load, memory_mb
 from bench.scenarios import CONFIG, LIMITED, PRICES, VALID, Scenario, question
-from tests.support.edge import Edge
+from tests.support.nginx import Nginx
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
 from tests.support.upstream import Upstream
 
@@ -39,7 +39,9 @@ class Environment:
         )
         self.start_s = time.perf_counter() - started
         self.keys = {VALID: self.gateway.create_key("bench"), LIMITED: self.gateway.create_key("one", plan="one")}
-        self.edge = stack.enter_context(Edge(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json"))
+        self.edge = stack.enter_context(
+            Nginx(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json")
+        )
         self.hello, self.hello_port = stack.enter_context(run_hello(self.gateway.env))
         self.proxy, self.proxy_port = stack.enter_context(run_bare_nginx(directory / "proxy", self.upstream.port))
         self._trees = {

@@ -18,6 +18,8 @@ from hypothesis import Phase, settings
 from tests.support.servers import Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
 
+TESTS = Path(__file__).parent
+
 # For scripts.mutants: that a test fails is enough to know, and a smaller example takes minutes to find.
 settings.register_profile("no-shrinking", phases=[Phase.explicit, Phase.generate])
 
@@ -35,6 +37,21 @@ def _fresh_loggers() -> None:
 def _time_of_the_event_loop() -> None:
     """Tests that do not use it may have taken long: a timer that starts by its old time is up at once."""
     gevent.get_hub().loop.update_now()
+
+
+SERVERS = {"redis_server", "own_server", "own_redis", "gateway", "docker_host"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test that needs the session's Redis or another process: `-m "not server"` selects the others.
+
+    A test outside `tests/unit` starts what it needs in many ways; there, only tests of files are left unmarked.
+    """
+    for item in items:
+        room = item.path.relative_to(TESTS).parts[0]
+        starts_servers = not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
+        if starts_servers or room not in ("unit", item.path.name):
+            item.add_marker(pytest.mark.server)
 
 
 # Whoever runs the tests in the background ignores these (a shell's `&`, nohup), and what the tests start would inherit

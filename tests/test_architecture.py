@@ -1,22 +1,31 @@
-"""The shape of the code, held by tests: layers, one reader of the environment, no globals, rooms of a size."""
+"""The shape of the code, held by tests: layers, no circles, one reader of the environment, no globals, short files."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
+
+import app
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "app").rglob("*.py"))
+SOURCES = sorted(
+    [ROOT / "gunicorn.conf.py", *(path for room in ("app", "bench", "scripts") for path in (ROOT / room).rglob("*.py"))]
+)
 LONGEST_FILE = 340
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def parsed() -> Iterator[tuple[Path, ast.Module]]:
-    for path in MODULES:
+def parsed(paths: list[Path] = MODULES) -> Iterator[tuple[Path, ast.Module]]:
+    for path in paths:
         yield path.relative_to(ROOT), ast.parse(path.read_text())
 
 
@@ -25,6 +34,19 @@ def test_imports_point_down_only() -> None:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stdout
+
+
+def test_no_circle_of_imports() -> None:
+    """Not even of those inside functions, or for types only."""
+    graph = grimp.build_graph("app", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    circle: list[str] = []
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as exc:
+        circle = exc.args[1]
+    assert len(imports) > 100
+    assert circle == []
 
 
 def test_only_settings_reads_the_environment() -> None:
@@ -62,6 +84,20 @@ def test_functions_fit_on_a_screen() -> None:
         f"{path}:{node.lineno} {node.name}"
         for path, tree in parsed()
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 60
+        if isinstance(node, Function) and (node.end_lineno or 0) - node.lineno > 60
     ]
     assert too_long == []
+
+
+def test_no_line_asks_the_formatter_to_look_away() -> None:
+    mark = re.compile(r"#\s*fmt:\s*(skip|off)")
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    found = [str(path.relative_to(ROOT)) for path in [*SOURCES, *tests] if mark.search(path.read_text())]
+    assert found == []
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """pyproject.toml and the API's description read it from the code; an image's default label is compared."""
+    assert re.findall(r"(?m)^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text()) == [app.__version__]
+    others = [path for path in SOURCES if f'"{app.__version__}"' in path.read_text()]
+    assert [str(path.relative_to(ROOT)) for path in others] == ["app/settings.py"]

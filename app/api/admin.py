@@ -7,25 +7,20 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Response, jsonify, request
 
-from app.api.context import require, services
-from app.api.files import limit
+from app.api import pagination
+from app.api.context import services
 from app.domain.csv_export import csv_text
-from app.domain.identity import Scope
 from app.domain.timestamps import parse_moment
 from app.errors import InvalidRequest, StatementTimeout
 from app.store.reports import GROUPINGS, Grouping, total
 
-bp = Blueprint("admin", __name__)
-_LISTED, _MOST_LISTED = 1000, 10_000
-_MOST_SKIPPED = 10_000_000
+_DEFAULT_LIMIT, _MAX_LIMIT = 1000, 10_000
 _REPORT_S = 10.0
 _QUERY = ("by", "since", "until", "format", "limit", "offset")
 
 
-@bp.get("/admin/usage")
-@require(Scope.ADMIN)
 def usage() -> Response:
     """Calls, tokens and cost by model, key, user, …, as JSON or CSV. Raises `InvalidRequest` naming the parameter."""
     _only_known_parameters()
@@ -35,17 +30,17 @@ def usage() -> Response:
     since, until = _moment("since", now), _moment("until", now)
     if since is not None and until is not None and since >= until:
         raise InvalidRequest("Expected a moment later than `since`: `until`.", param="until")
-    most, offset = limit(_LISTED, _MOST_LISTED), _offset()
+    limit, offset = pagination.limit(_DEFAULT_LIMIT, _MAX_LIMIT), pagination.offset()
     try:
         lines, whole = services().ledger.usage_page(
-            by, since=since, until=until, limit=most + 1, offset=offset, timeout_s=_REPORT_S
+            by, since=since, until=until, limit=limit + 1, offset=offset, timeout_s=_REPORT_S
         )
     except StatementTimeout:
         raise InvalidRequest(
             f"This report takes more than {_REPORT_S:g} s. Ask for a shorter time: `since`.", param="since"
         ) from None
-    more = len(lines) > most
-    shown = [line.to_dict(by) for line in lines[:most]]
+    more = len(lines) > limit
+    shown = [line.to_dict(by) for line in lines[:limit]]
     if style == "csv":
         text = csv_text(list(total([]).to_dict(by)), [list(row.values()) for row in shown])
         answer = Response(text, content_type="text/csv; charset=utf-8")
@@ -64,7 +59,7 @@ def usage() -> Response:
             }
         )
     if more:
-        query = urlencode({**request.args, "offset": offset + most})
+        query = urlencode({**request.args, "offset": offset + limit})
         answer.headers["Link"] = f'<{request.path}?{query}>; rel="next"'
     return answer
 
@@ -94,13 +89,6 @@ def _moment(name: str, now: float) -> float | None:
         return parse_moment(text, now=now, direction=-1)
     except ValueError as exc:
         raise InvalidRequest(f"{str(exc)[0].upper()}{str(exc)[1:]}: `{name}`.", param=name) from None
-
-
-def _offset() -> int:
-    text = request.args.get("offset", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) > _MOST_SKIPPED:
-        raise InvalidRequest(f"Expected a number from 0 to {_MOST_SKIPPED}: `offset`.", param="offset")
-    return int(text)
 
 
 def _stamp(seconds: float | None) -> Any:

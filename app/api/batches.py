@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, request
+from flask import request
 
-from app.api.context import allow, caller, require, services
-from app.api.errors import wrong_type
-from app.api.files import after, limit, page
-from app.api.request_body import received
+from app.api.context import caller, check_scope, services
+from app.api.errors import unsupported_media_type
+from app.api.pagination import after, limit, page
+from app.api.request_body import read_body
 from app.domain.batch import BatchRequest
 from app.domain.identity import Scope
 from app.errors import RequestTooLarge
 from app.store.batches import Batch
 
-bp = Blueprint("batches", __name__)
 _LISTED, _MOST_LISTED = 20, 100
 _MOST_BYTES = 65_536
 _TIMES = (
@@ -31,37 +30,29 @@ _TIMES = (
 )
 
 
-@bp.post("/batches")
-@require(Scope.CHAT)
 def create_batch() -> dict[str, Any]:
     """Raises `InvalidRequest`, `Conflict`."""
     if request.mimetype != "application/json":
-        raise wrong_type("application/json", request.content_type or "")
+        raise unsupported_media_type("application/json", request.content_type or "")
     # Room for what is asked here, not for a prompt.
-    body = received(request.stream, _MOST_BYTES + 1, services().settings.config.server.body_timeout_s)
+    body = read_body(request.stream, _MOST_BYTES + 1, services().settings.config.server.body_timeout_s)
     if len(body) > _MOST_BYTES:
         raise RequestTooLarge("The request body is too large.")
     asked = BatchRequest.parse(body)
     if asked.endpoint == "/v1/embeddings":
-        allow(caller(), Scope.EMBED)
+        check_scope(caller(), Scope.EMBED)
     return described(services().batches.create(caller(), asked))
 
 
-@bp.get("/batches")
-@require(Scope.CHAT)
 def list_batches() -> dict[str, Any]:
     found, more = services().batches.list(caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=after())
     return page([described(batch) for batch in found], more)
 
 
-@bp.get("/batches/<batch_id>")
-@require(Scope.CHAT)
 def retrieve_batch(batch_id: str) -> dict[str, Any]:
     return described(services().batches.get(caller().key_id, batch_id))
 
 
-@bp.post("/batches/<batch_id>/cancel")
-@require(Scope.CHAT)
 def cancel_batch(batch_id: str) -> dict[str, Any]:
     return described(services().batches.cancel(caller().key_id, batch_id))
 

@@ -1,4 +1,4 @@
-"""OpenAI's older text completions over HTTP: a chat completion in every respect but the shape of body and answer."""
+"""`POST /completions`, OpenAI's older text completions: a chat completion in all but the shape of body and answer."""
 
 from __future__ import annotations
 
@@ -7,61 +7,62 @@ from typing import Any
 
 import msgspec
 
-from app.api.hangup import watch
 from app.api.headers import call_headers
-from app.api.http import HttpRequest, HttpResponse
-from app.api.sse import Stream, stream_answer
+from app.api.http import HttpRequest, HttpResponse, json_response
+from app.api.sse import ReplyStream, stream_response
 from app.domain.completion import CompletionRequest
 from app.domain.identity import Caller
 from app.errors import UpstreamError
 from app.gateway.call import Report
-from app.gateway.pipeline import Pipeline
+from app.net.hangup import watch_for_hangup
 from app.providers.base import CancelToken
+from app.services import Services
 
-_KEPT = ("created", "model", "system_fingerprint", "service_tier", "usage", "cached")
+_COPIED_FIELDS = ("created", "model", "system_fingerprint", "service_tier", "usage", "cached")
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _encode = msgspec.json.Encoder().encode
 
 
-def complete(pipeline: Pipeline, caller: Caller, body: bytes, http_request: HttpRequest) -> HttpResponse:
+def create(services: Services, caller: Caller, http_request: HttpRequest, body: bytes) -> HttpResponse:
     """Completes a prompt, whole or as a stream."""
-    asked = CompletionRequest.parse(body)
+    parsed = CompletionRequest.parse(body)
     cancel = CancelToken()
     context = http_request.call_context(cancel)
     context.endpoint = "completions"
-    stop_watching = watch(http_request.environ, cancel)
-    if asked.chat.stream:
-        try:
-            stream = pipeline.stream(caller, asked.chat, context)
-        except BaseException:
-            stop_watching()
-            raise
-        return stream_answer(TextStream(stream, asked.echoed), stop_watching, http_request.request_id)
+    pipeline = services.pipeline
+    if parsed.chat.stream:
+
+        def start() -> TextStream:
+            return TextStream(pipeline.stream(caller, parsed.chat, context), parsed.echoed)
+
+        return stream_response(http_request, cancel, start)
+    stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
     try:
-        reply = pipeline.chat(caller, asked.chat, context)
+        reply = pipeline.chat(caller, parsed.chat, context)
     finally:
         stop_watching()
-    headers = [("Content-Type", "application/json"), *call_headers(reply.report)]
-    return HttpResponse(200, headers, text_completion(reply.body, asked.echoed, reply.report.provider))
+    answer = text_completion(reply.body, parsed.echoed, reply.report.provider)
+    return json_response(answer, call_headers(reply.report))
 
 
-def text_completion(answer: bytes, echoed: str, provider: str) -> bytes:
-    """A chat completion as the text completion that says the same. Raises `UpstreamError` for an odd one."""
+def text_completion(chat_completion: bytes, echoed: str, provider: str) -> bytes:
+    """Returns a chat completion as a text completion. Raises `UpstreamError` for a malformed one."""
     try:
-        whole: dict[str, Any] = msgspec.json.decode(answer)
-        choices = [_choice(choice, echoed + _said(choice["message"])) for choice in whole["choices"]]
-        return _encode({**_head(whole), "choices": choices})
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise _odd(provider) from None
+        chat: dict[str, Any] = msgspec.json.decode(chat_completion)
+        choices = [_choice(choice, echoed + _text(choice["message"])) for choice in chat["choices"]]
+        return _encode({**_copied_fields(chat), "choices": choices})
+    except _MALFORMED:
+        raise _bad_body(provider) from None
 
 
 class TextStream:
-    """The chunks of a chat completion as those of a text completion. See `api.sse.Stream`."""
+    """The chunks of a chat completion as those of a text completion. See `api.sse.ReplyStream`."""
 
-    def __init__(self, chunks: Stream, echoed: str) -> None:
+    def __init__(self, chunks: ReplyStream, echoed: str) -> None:
         self.report: Report = chunks.report
         self._chunks = chunks
         self._echoed = echoed
-        self._begun: set[Any] = set()  # choices, by their index
+        self._started_choices: set[Any] = set()  # by their index
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self._chunks:
@@ -70,8 +71,8 @@ class TextStream:
                 continue
             try:
                 events = b"".join([self._event(line[5:]) for line in block.split(b"\n") if line.startswith(b"data:")])
-            except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                raise _odd(self.report.provider) from None
+            except _MALFORMED:
+                raise _bad_body(self.report.provider) from None
             if events:
                 yield events
 
@@ -79,24 +80,25 @@ class TextStream:
         self._chunks.close()
 
     def _event(self, data: bytes) -> bytes:
-        """The event for a chunk; nothing for one that has nothing to say, such as a role."""
+        """Returns the event for a chunk; nothing for one without text, such as a role."""
         chunk: dict[str, Any] = msgspec.json.decode(data)
         choices = []
         for choice in chunk.get("choices") or ():
-            text = _said(choice.get("delta") or {})
-            if choice.get("index") not in self._begun:
-                self._begun.add(choice.get("index"))
+            text = _text(choice.get("delta") or {})
+            if choice.get("index") not in self._started_choices:
+                self._started_choices.add(choice.get("index"))
                 text = self._echoed + text
             if text or choice.get("finish_reason") is not None:
                 choices.append(_choice(choice, text))
         if not choices and chunk.get("usage") is None:
             return b""
-        return b"data: " + _encode({**_head(chunk), "choices": choices}) + b"\n\n"
+        return b"data: " + _encode({**_copied_fields(chunk), "choices": choices}) + b"\n\n"
 
 
-def _head(chat: dict[str, Any]) -> dict[str, Any]:
-    name = "cmpl-" + str(chat.get("id", "")).removeprefix("chatcmpl-")
-    return {"id": name, "object": "text_completion", **{key: chat[key] for key in _KEPT if key in chat}}
+def _copied_fields(chat: dict[str, Any]) -> dict[str, Any]:
+    completion_id = "cmpl-" + str(chat.get("id", "")).removeprefix("chatcmpl-")
+    copied = {name: chat[name] for name in _COPIED_FIELDS if name in chat}
+    return {"id": completion_id, "object": "text_completion", **copied}
 
 
 def _choice(choice: dict[str, Any], text: str) -> dict[str, Any]:
@@ -108,8 +110,8 @@ def _choice(choice: dict[str, Any], text: str) -> dict[str, Any]:
     }
 
 
-def _said(message: dict[str, Any]) -> str:
-    """The text of a message or a delta, which some vendors send in parts; a refusal is what the model said, too."""
+def _text(message: dict[str, Any]) -> str:
+    """Returns the text of a message or a delta, which some vendors send in parts; a refusal is text, too."""
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(part.get("text") or "" for part in content)
@@ -117,5 +119,5 @@ def _said(message: dict[str, Any]) -> str:
     return text
 
 
-def _odd(provider: str) -> UpstreamError:
+def _bad_body(provider: str) -> UpstreamError:
     return UpstreamError(f"The provider {provider} sent no valid answer.", provider=provider, kind="bad_body")

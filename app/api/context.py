@@ -1,4 +1,4 @@
-"""What Flask's views know of a request: its `HttpRequest`, its caller, and the services."""
+"""Request context of Flask's views: the `HttpRequest`, the caller, and the services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar, cast
 from flask import Flask, Response, current_app, g, request
 
 from app.api.http import HttpRequest
-from app.api.paths import shown
+from app.api.paths import printable_path
 from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller, Scope
 from app.errors import Forbidden
@@ -25,7 +25,7 @@ def services() -> Services:
 
 
 def caller() -> Caller:
-    """The caller that `require` let in."""
+    """Returns the caller that `require` let in."""
     return cast(Caller, g.caller)
 
 
@@ -34,14 +34,14 @@ def request_id() -> str:
 
 
 def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Lets only keys with `scope` into the view."""
+    """Returns a decorator that lets only keys with `scope` into a view."""
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            found = services().callers.verified(g.http_request.key())
-            allow(found, scope)
-            g.caller = found
+            verified = services().callers.verified(g.http_request.api_key())
+            check_scope(verified, scope)
+            g.caller = verified
             return view(*args, **kwargs)
 
         return guarded
@@ -49,27 +49,29 @@ def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def allow(caller: Caller, scope: Scope) -> None:
+def check_scope(caller: Caller, scope: Scope) -> None:
     """Raises `Forbidden` unless the caller's role has `scope`."""
     if not caller.has(scope):
         raise Forbidden(f"This API key lacks the scope `{scope}`.")
 
 
-def register(app: Flask, peers: TrustedProxies) -> None:
-    def begin() -> None:
+def register(app: Flask, proxies: TrustedProxies) -> None:
+    """Has Flask make an `HttpRequest` of each request, and log and count it."""
+
+    def start() -> None:
         http_request = g.http_request = HttpRequest(request.environ)
-        http_request.began(_route(), peers)
+        http_request.log_started(_route(), proxies)
 
-    app.before_request(begin)
-    app.after_request(_finish)
+    app.before_request(start)
+    app.after_request(_complete)
 
 
-def _finish(response: Response) -> Response:
+def _complete(response: Response) -> Response:
     http_request: HttpRequest = g.http_request
     response.headers["X-Request-ID"] = http_request.request_id
     route = _route()
-    about = {"path": shown(request.path)} if route == _UNMATCHED else {}
-    http_request.ended(services().metrics, route, response.status_code, **about)
+    log_fields = {"path": printable_path(request.path)} if route == _UNMATCHED else {}
+    http_request.record_completed(services().metrics, route, response.status_code, **log_fields)
     return response
 
 

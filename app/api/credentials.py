@@ -16,7 +16,7 @@ _LONGEST = 512
 _HOW = "Send it as `Authorization: Bearer <key>`."
 
 
-def key_of(environ: dict[str, Any]) -> str:
+def api_key(environ: dict[str, Any]) -> str:
     """Raises `InvalidApiKey` when there is none, saying what is there instead; never what it says."""
     header: str | None = environ.get("HTTP_AUTHORIZATION")
     if "HTTP_X_API_KEY" not in environ and "HTTP_API_KEY" not in environ:

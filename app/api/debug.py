@@ -11,28 +11,21 @@ from typing import Any
 
 import gevent
 import psutil
-from flask import Blueprint
 
-from app.api.context import require, services
+from app.api.context import services
 from app.api.shared_metrics import shared_figures
-from app.domain.identity import Scope
 from app.errors import StoreUnavailable
 from app.services import Services
 from app.settings import VERSION
 from app.store.redis.url import without_secrets
 from app.telemetry.system import System
 
-bp = Blueprint("debug", __name__)
-root = Blueprint("debug_root", __name__)
 _STARTED = time.monotonic()
 _LIBRARIES = ("flask", "gunicorn", "gevent", "redis", "sqlalchemy", "msgspec", "openai", "genai-prices")
 _CPU_SAMPLE_S = 0.2
 _MB = 1024 * 1024
 
 
-@root.get("/debug")
-@bp.get("/debug")
-@require(Scope.ADMIN)
 def debug() -> dict[str, Any]:
     """Versions, the machine, pools, breakers, queue."""
     found = services()

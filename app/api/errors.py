@@ -1,11 +1,9 @@
-"""Every error leaves in one shape: the one that OpenAI clients parse, with a stable code of our own."""
+"""Error responses: every error in the one shape, with `Retry-After` and the other headers that belong to it."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -15,7 +13,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from app.api.context import request_id
 from app.api.headers import limit_headers
 from app.api.http import HttpResponse
-from app.api.paths import Suggestions, shown
+from app.api.paths import Suggestions, printable_path
 from app.domain.printable import printable
 from app.errors import (
     GatewayError,
@@ -26,6 +24,7 @@ from app.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
 )
+from app.net.error_body import error_body
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -36,28 +35,14 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     415: UnsupportedMediaType,
 }
 # Longer waits hang openai-node and stop openai-python from retrying (docs/clients.md, "Retries").
-_LONGEST_WAIT_S = 60
-_LONGEST_TYPE = 64
+_MAX_RETRY_AFTER_S = 60
+_MAX_CONTENT_TYPE_CHARS = 64
 
 
-def utc_timestamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
-    """The one error shape (docs/api.md). No request context is needed: a stream outlives its own."""
-    return {
-        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code},
-        "code": error.code,
-        "request_id": request_id,
-        "timestamp": utc_timestamp(),
-    }
-
-
-def error_answer(error: GatewayError, request_id: str) -> HttpResponse:
+def error_response(error: GatewayError, request_id: str) -> HttpResponse:
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
-        wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_WAIT_S)
+        wait_s = min(max(error.retry_after_s, 0.001), _MAX_RETRY_AFTER_S)
         headers.append(("Retry-After", str(math.ceil(wait_s))))
         headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
     if isinstance(error, RateLimited):
@@ -71,22 +56,28 @@ def error_answer(error: GatewayError, request_id: str) -> HttpResponse:
     return HttpResponse(error.status, headers, _encode(error_body(error, request_id)))
 
 
-def wrong_type(expected: str, sent: str) -> UnsupportedMediaType:
-    """The error of a body that does not say to be of the type `expected`."""
-    instead = f"not `{printable(sent[:_LONGEST_TYPE])}`" if sent else "none was sent"
-    return UnsupportedMediaType(f"Expected Content-Type: {expected}; {instead}.")
+def unsupported_media_type(expected: str, content_type: str) -> UnsupportedMediaType:
+    """Returns the error of a body whose `content_type` is not `expected`."""
+    actual = f"not `{printable(content_type[:_MAX_CONTENT_TYPE_CHARS])}`" if content_type else "none was sent"
+    return UnsupportedMediaType(f"Expected Content-Type: {expected}; {actual}.")
 
 
-def error_response(error: GatewayError) -> Response:
-    answer = error_answer(error, request_id() if "http_request" in g else "")
-    return Response(answer.body, answer.status, answer.headers)
+def unexpected_error(exc: Exception, request_id: str) -> GatewayError:
+    """Logs a bug and returns the error to answer with. The caller learns nothing of the bug, the log everything."""
+    log.error("unexpected_error", request_id=request_id, exc_info=exc)
+    return GatewayError("The server had an error while processing your request.")
 
 
-def register(app: Flask) -> None:
-    app.register_error_handler(GatewayError, error_response)
-    suggestions = Suggestions(rule.rule for rule in app.url_map.iter_rules())
+def register(app: Flask, suggestions: Suggestions) -> None:
+    """Has Flask answer its own errors, and those of views, in the one shape."""
+    app.register_error_handler(GatewayError, _flask_response)
     app.register_error_handler(HTTPException, partial(_http_error, suggestions))
     app.register_error_handler(Exception, _unexpected)
+
+
+def _flask_response(error: GatewayError) -> Response:
+    response = error_response(error, _request_id())
+    return Response(response.body, response.status, response.headers)
 
 
 def _http_error(suggestions: Suggestions, exc: HTTPException) -> Response:
@@ -94,20 +85,20 @@ def _http_error(suggestions: Suggestions, exc: HTTPException) -> Response:
     if 300 <= status < 400:
         return Response(status=status, headers=exc.get_headers())
     if isinstance(exc, RequestEntityTooLarge):
-        return error_response(RequestTooLarge("The request body is too large."))
+        return _flask_response(RequestTooLarge("The request body is too large."))
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else GatewayError)
     methods = sorted(getattr(exc, "valid_methods", None) or ())
-    response = error_response(kind(_message(status, suggestions, methods)))
+    response = _flask_response(kind(_message(status, suggestions, methods)))
     if methods:
         response.headers["Allow"] = ", ".join(methods)
     return response
 
 
 def _message(status: int, suggestions: Suggestions, methods: list[str]) -> str:
-    path = shown(request.path)
+    path = printable_path(request.path)
     if status == 404:
-        meant = suggestions.of(request.path)
-        return f"Unknown request URL: {request.method} {path}." + (f" Did you mean {meant}?" if meant else "")
+        nearest = suggestions.nearest(request.path)
+        return f"Unknown request URL: {request.method} {path}." + (f" Did you mean {nearest}?" if nearest else "")
     if status == 405:
         usable = " or ".join(method for method in methods if method not in ("HEAD", "OPTIONS"))
         return f"{request.method} is not allowed for {path}" + (f": use {usable}." if usable else ".")
@@ -115,6 +106,8 @@ def _message(status: int, suggestions: Suggestions, methods: list[str]) -> str:
 
 
 def _unexpected(exc: Exception) -> Response:
-    # The boundary for bugs: the caller learns nothing of them, the log everything.
-    log.error("unexpected_error", request_id=request_id() if "http_request" in g else "", exc_info=exc)
-    return error_response(GatewayError("The server had an error while processing your request."))
+    return _flask_response(unexpected_error(exc, _request_id()))
+
+
+def _request_id() -> str:
+    return request_id() if "http_request" in g else ""

@@ -8,19 +8,18 @@ from typing import Any, NoReturn
 
 import gevent
 import structlog
-from flask import Blueprint, Response, request
+from flask import Response, request
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.formparser import FormDataParser
 
-from app.api.context import caller, require, services
-from app.api.errors import wrong_type
+from app.api.context import caller, services
+from app.api.errors import unsupported_media_type
+from app.api.pagination import after, limit, page
 from app.domain.batch import ExpiresAfter, expires_after
-from app.domain.identity import Scope
 from app.errors import InvalidRequest, NotFound
 from app.store.files import Files, StoredFile, Upload
 from app.store.fsync import fsync_in_thread
 
-bp = Blueprint("files", __name__)
 log = structlog.get_logger()
 _FORM_BYTES = 262_144  # of an upload, besides the file itself; the parser wants it longer than two of its reads
 _UPLOAD_S = 900.0
@@ -29,14 +28,12 @@ _MOST_LISTED = 10_000
 _LONGEST_NAME = 255
 
 
-@bp.post("/files")
-@require(Scope.CHAT)
 def create_file() -> dict[str, Any]:
     """Raises `InvalidRequest`, `RequestTooLarge`, `NotReady`."""
     files, key_id = services().files, caller().key_id
     request.max_content_length = services().settings.config.batch.max_file_bytes + _FORM_BYTES
     if request.mimetype != "multipart/form-data":
-        raise wrong_type("multipart/form-data", request.content_type or "")
+        raise unsupported_media_type("multipart/form-data", request.content_type or "")
     upload = files.begin_upload(key_id)
     try:
         form, filename = _received(upload)
@@ -51,8 +48,6 @@ def create_file() -> dict[str, Any]:
         upload.discard()  # what was kept has another name now
 
 
-@bp.get("/files")
-@require(Scope.CHAT)
 def list_files() -> dict[str, Any]:
     order = request.args.get("order", "desc")
     if order not in ("asc", "desc"):
@@ -67,14 +62,10 @@ def list_files() -> dict[str, Any]:
     return page([described(file) for file in found], more)
 
 
-@bp.get("/files/<file_id>")
-@require(Scope.CHAT)
 def retrieve_file(file_id: str) -> dict[str, Any]:
     return described(services().files.get(caller().key_id, file_id))
 
 
-@bp.get("/files/<file_id>/content")
-@require(Scope.CHAT)
 def file_content(file_id: str) -> Response:
     files: Files = services().files
     file = files.get(caller().key_id, file_id)
@@ -88,8 +79,6 @@ def file_content(file_id: str) -> Response:
     return response
 
 
-@bp.delete("/files/<file_id>")
-@require(Scope.CHAT)
 def delete_file(file_id: str) -> dict[str, Any]:
     services().files.delete(caller().key_id, file_id)
     return {"id": file_id, "object": "file", "deleted": True}
@@ -107,27 +96,6 @@ def described(file: StoredFile) -> dict[str, Any]:
         "purpose": file.purpose,
         "status": "processed",
     }
-
-
-def page(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
-    ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
-    return {"object": "list", "data": data, **ends, "has_more": more}
-
-
-def limit(default: int, most: int) -> int:
-    """The query's `limit`. Raises `InvalidRequest`."""
-    text = request.args.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
-        raise InvalidRequest(f"Expected a number from 1 to {most}: `limit`.", param="limit")
-    return int(text)
-
-
-def after() -> str | None:
-    """The query's `after`. Raises `InvalidRequest`."""
-    given = request.args.get("after")
-    if given and "\x00" in given:  # PostgreSQL refuses to compare it
-        raise InvalidRequest("Expected an id: `after`.", param="after")
-    return given
 
 
 def _received(upload: Upload) -> tuple[dict[str, str], str]:

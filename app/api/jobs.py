@@ -46,7 +46,7 @@ def submit(services: Services, caller: Caller, http_request: HttpRequest, body: 
         except NotFound:
             raise Conflict("The request of this Idempotency-Key has ended and its result has expired.") from None
         job |= {**job_object(shown), "status_url": url}
-        wait_s = _worth_asking_again_s(shown)
+        wait_s = retry_after_s(shown)
     headers = [("Content-Type", "application/json"), ("Location", url), ("Retry-After", str(wait_s))]
     return HttpResponse(202, headers, _encode(job))
 
@@ -57,7 +57,7 @@ def show(services: Services, caller: Caller, http_request: HttpRequest, job_id: 
     shown = services.queue.status(caller, _checked(job_id), seen)
     headers = [("ETag", shown.etag), ("Cache-Control", "private, no-cache")]
     if shown.state in ("queued", "processing"):
-        headers.append(("Retry-After", str(_worth_asking_again_s(shown))))
+        headers.append(("Retry-After", str(retry_after_s(shown))))
     if shown.not_modified:
         return HttpResponse(304, headers, b"")
     headers.append(("Content-Type", "application/json"))
@@ -109,6 +109,6 @@ def _prefix(http_request: HttpRequest) -> str:
     return "/api/v1" if http_request.environ["PATH_INFO"].startswith("/api/") else "/v1"
 
 
-def _worth_asking_again_s(shown: JobStatus) -> int:
+def retry_after_s(shown: JobStatus) -> int:
     wait_s = estimated_wait_s(shown) if shown.state == "queued" else shown.mean_duration_s
     return min(max(math.ceil(wait_s or 1), 1), _LONGEST_WAIT_S)

@@ -5,23 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint
-
-from app.api.context import caller, require, services
+from app.api.context import caller, services
 from app.config.gateway import GatewayConfig
 from app.config.serving import AUTO, why_not
-from app.domain.identity import Scope
 from app.domain.suggestions import unknown_model
 from app.errors import ModelNotFound
 from app.gateway import model_picker
 
-bp = Blueprint("models", __name__)
 # OpenAI's clients want a time of creation; an alias has none, so all have the same.
 _CREATED = 1_700_000_000
 
 
-@bp.get("/models")
-@require(Scope.CHAT)
 def list_models() -> dict[str, Any]:
     config = services().settings.config
     models = [_model(config, alias) for alias in config.models if caller().may_use(alias)]
@@ -30,8 +24,6 @@ def list_models() -> dict[str, Any]:
     return {"object": "list", "data": models}
 
 
-@bp.get("/models/<path:model_id>")
-@require(Scope.CHAT)
 def get_model(model_id: str) -> dict[str, Any]:
     config = services().settings.config
     if model_id == AUTO and model_picker.is_open(config, caller()):

@@ -10,40 +10,33 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import gevent
-from flask import Blueprint, Response, request
+from flask import Response, request
 
-from app.api.context import request_id, require, services
-from app.api.errors import error_answer, error_body, utc_timestamp
+from app.api.context import request_id, services
+from app.api.errors import error_response
 from app.api.shared_metrics import shared_figures
-from app.domain.identity import Scope
 from app.errors import Forbidden, GatewayError, NotReady
+from app.net.error_body import error_body, utc_timestamp
 from app.services import Services
 from app.settings import VERSION
 from app.telemetry.metrics import CONTENT_TYPE
 
-bp = Blueprint("ops", __name__)
-root = Blueprint("ops_root", __name__)
 _CHECK_S = 2.0
 _FULL = 0.8  # as the alert QueueFilling has it
 
 
-@root.get("/health")
-@root.get("/healthz")
-@bp.get("/health")
 def health() -> dict[str, Any]:
     """Liveness: the process answers. Touches nothing else."""
     return {"status": "healthy", "timestamp": utc_timestamp(), "version": VERSION}
 
 
-@root.get("/ready")
-@bp.get("/ready")
 def ready() -> dict[str, Any] | Response:
     """200 only if a call would be served, by this worker; 503 with the reason, also as `reason`."""
     began = time.monotonic()
     reason = _not_ready()
     if reason:
         error = NotReady(f"Not ready: {reason}.", retry_after_s=1)
-        answer = error_answer(error, request_id())
+        answer = error_response(error, request_id())
         body = {**error_body(error, request_id()), "status": "not_ready", "reason": reason}
         return Response(json.dumps(body), answer.status, answer.headers)
     return {"status": "ready", "timestamp": utc_timestamp(), "response_time": _seconds_since(began)}
@@ -64,9 +57,6 @@ def _not_ready() -> str:
     return ""
 
 
-@root.get("/health/detailed")
-@bp.get("/health/detailed")
-@require(Scope.ADMIN)
 def health_detailed() -> tuple[dict[str, Any], int]:
     """Every part, checked at the same time, with timings. 503 when a call could not be served."""
     found = services()
@@ -98,8 +88,6 @@ def _fullness(size: int, capacity: int) -> dict[str, Any]:
     }
 
 
-@bp.get("/queue/metrics")
-@require(Scope.ADMIN)
 def queue_metrics() -> dict[str, Any]:
     """The async queue, for people and load tests; Prometheus has the same figures as series."""
     found = services()
@@ -116,7 +104,6 @@ def queue_metrics() -> dict[str, Any]:
     }
 
 
-@root.get("/metrics")
 def metrics() -> Response:
     """Prometheus text of all workers. Only for `server.metrics_networks`."""
     found = services()

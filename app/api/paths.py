@@ -1,7 +1,8 @@
-"""The paths that clients make of a base URL: without `/v1`, with two of them, with a slash too many, in Azure's way.
+"""Path normalisation: the paths that clients make of a base URL, without `/v1`, with two of them, with a slash too many
+or in Azure's form, become the path of a route; for an unknown one the nearest route is suggested.
 
-One spelling is left of each before anything is looked up, so that routes and metrics know no other. Only paths that
-callers' clients make: what is for operators has one address, which a proxy in front can keep inside.
+Routes and metrics know no other spelling. Only the paths of callers' clients are normalised: an operators' path has one
+address, which a proxy in front can keep inside.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ from collections.abc import Iterable
 
 from app.domain.printable import printable
 
-_LONGEST = 1024
-_LEAD = r"/*(?P<lead>(?:(?:(?:api|openai)/+)?v1/+)*)"
-_SPELLING = re.compile(_LEAD + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
-_UNKNOWN = re.compile(_LEAD + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
-_FAMILIES = frozenset({"chat", "completions", "embeddings", "models", "requests", "files", "batches"})
-_SHOWN_CHARS = 200
-_COMPARED_CHARS = 48
-_ALIKE = 0.7
-# What clients of other APIs ask for, and what serves them here.
-_INSTEAD = {
+_MAX_PATH_CHARS = 1024
+_PREFIX = r"/*(?P<prefix>(?:(?:(?:api|openai)/+)?v1/+)*)"
+_CLIENT_PATH = re.compile(_PREFIX + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
+_UNKNOWN_PATH = re.compile(_PREFIX + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_MAX_SHOWN_CHARS = 200
+_MAX_COMPARED_CHARS = 48
+_MIN_SIMILARITY = 0.7
+# Paths of other APIs, and the path here that does the same.
+_EQUIVALENTS = {
     "responses": "chat/completions",
     "messages": "chat/completions",
     "api/chat": "chat/completions",
@@ -29,39 +29,49 @@ _INSTEAD = {
 }
 
 
-def canonical(path: str) -> str:
-    """`path` as routes are written; itself when it is so already, or nothing is known of it."""
-    found = _SPELLING.fullmatch(path) if len(path) <= _LONGEST else None
-    if found is None or found["family"] not in _FAMILIES:
-        return path
-    return f"{'/api/v1' if found['lead'].startswith('api') else '/v1'}/{found['rest']}"
+class ClientPaths:
+    """Normalises the paths of callers' clients. `families`: the first segments of their routes' paths."""
 
+    def __init__(self, families: Iterable[str]) -> None:
+        self._families = frozenset(families)
 
-def shown(path: str) -> str:
-    """`path` as it may stand in a log line or a message."""
-    return printable(path[:_SHOWN_CHARS])
+    def canonical(self, path: str) -> str:
+        """Returns `path` as routes are written; unchanged when it is so already, or of no client's family."""
+        found = _CLIENT_PATH.fullmatch(path) if len(path) <= _MAX_PATH_CHARS else None
+        if found is None or found["family"] not in self._families:
+            return path
+        return f"{'/api/v1' if found['prefix'].startswith('api') else '/v1'}/{found['rest']}"
+
+    def suggestions(self, rules: Iterable[str]) -> Suggestions:
+        """Returns suggestions among those of `rules` that clients use."""
+        tails = {rule.removeprefix("/v1/").partition("/<")[0] for rule in rules if rule.startswith("/v1/")}
+        return Suggestions(tail for tail in tails if tail.partition("/")[0] in self._families)
 
 
 class Suggestions:
-    """Suggests the path that was meant by an unknown one. `rules`: the routes."""
+    """Suggests the path that was meant by an unknown one. `tails`: the known paths, without their prefix."""
 
-    def __init__(self, rules: Iterable[str]) -> None:
-        tails = {rule.removeprefix("/v1/").partition("/<")[0] for rule in rules if rule.startswith("/v1/")}
-        self._tails = sorted((tail for tail in tails if tail.partition("/")[0] in _FAMILIES), key=len, reverse=True)
+    def __init__(self, tails: Iterable[str]) -> None:
+        self._tails = sorted(tails, key=len, reverse=True)
 
-    def of(self, path: str) -> str:
-        """A path, or "". Looks at the beginning of `path` only: anybody may ask for anything, as often as they like."""
-        found = _UNKNOWN.fullmatch(path[:_SHOWN_CHARS])
-        tail = self._near(found["rest"].rstrip("/").lower()) if found else ""
+    def nearest(self, path: str) -> str:
+        """Returns a path, or "". Looks at the beginning of `path` only: anybody may send any path, at any rate."""
+        found = _UNKNOWN_PATH.fullmatch(path[:_MAX_SHOWN_CHARS])
+        tail = self._nearest_tail(found["rest"].rstrip("/").lower()) if found else ""
         return f"/v1/{tail}" if tail else ""
 
-    def _near(self, asked: str) -> str:
-        if asked in _INSTEAD:
-            return _INSTEAD[asked]
-        return self._alike(asked) or self._ending(asked) or self._alike(asked.partition("/")[0])
+    def _nearest_tail(self, unknown: str) -> str:
+        if unknown in _EQUIVALENTS:
+            return _EQUIVALENTS[unknown]
+        return self._similar(unknown) or self._at_the_end_of(unknown) or self._similar(unknown.partition("/")[0])
 
-    def _alike(self, asked: str) -> str:
-        return "".join(difflib.get_close_matches(asked[:_COMPARED_CHARS], self._tails, 1, _ALIKE))
+    def _similar(self, unknown: str) -> str:
+        return "".join(difflib.get_close_matches(unknown[:_MAX_COMPARED_CHARS], self._tails, 1, _MIN_SIMILARITY))
 
-    def _ending(self, asked: str) -> str:
-        return next((tail for tail in self._tails if asked.endswith(f"/{tail}")), "")
+    def _at_the_end_of(self, unknown: str) -> str:
+        return next((tail for tail in self._tails if unknown.endswith(f"/{tail}")), "")
+
+
+def printable_path(path: str) -> str:
+    """Returns the beginning of `path`, as it may stand in a log line or a message."""
+    return printable(path[:_MAX_SHOWN_CHARS])

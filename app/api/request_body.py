@@ -13,7 +13,7 @@ from app.errors import InvalidRequest
 _BLOCK = 65_536
 
 
-def received(source: Any, size: int, limit_s: float, on_block: Callable[[int], None] | None = None) -> bytes:
+def read_body(source: Any, size: int, limit_s: float, on_block: Callable[[int], None] | None = None) -> bytes:
     """At most `size` bytes of `source`, a `wsgi.input`. `on_block` is told the length of each block, and may raise.
 
     Raises `InvalidRequest` when they do not arrive within `limit_s`, or not whole.

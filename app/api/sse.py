@@ -1,4 +1,4 @@
-"""A stream as server-sent events: chunks as they come, heartbeats, and an honest end.
+"""Server-sent events: a stream of blocks as a response body, with heartbeats and an unmistakable end.
 
 After the first byte an error can only be an event: `data: {"error": …}`, then the end of the stream without
 `[DONE]`, which clients would take for success (docs/clients.md, "Server-sent events").
@@ -12,11 +12,13 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from app.api.errors import error_body
 from app.api.headers import call_headers
-from app.api.http import HttpResponse
+from app.api.http import HttpRequest, HttpResponse
 from app.errors import ClientGone, GatewayError
 from app.gateway.call import Report
+from app.net.error_body import error_body
+from app.net.hangup import watch_for_hangup
+from app.providers.base import CancelToken
 
 log = structlog.get_logger()
 _HEARTBEAT = b": keep-alive\n\n"
@@ -28,8 +30,8 @@ _HEADERS = [
 ]
 
 
-class Stream(Protocol):
-    """See `gateway.stream.LiveStream`: blocks of whole events, `b""` when a heartbeat is due."""
+class ReplyStream(Protocol):
+    """A running stream's blocks of whole events; `b""` when a heartbeat is due. See `gateway.stream`."""
 
     report: Report
 
@@ -38,41 +40,52 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-def stream_answer(stream: Stream, stop_watching: Callable[[], None], request_id: str) -> HttpResponse:
-    return HttpResponse(200, [*_HEADERS, *call_headers(stream.report)], Events(stream, stop_watching, request_id))
+def stream_response(http_request: HttpRequest, cancel: CancelToken, start: Callable[[], ReplyStream]) -> HttpResponse:
+    """Starts a stream and returns it as a response. Raises what `start` raises: nothing has been sent yet."""
+    stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
+    try:
+        stream = start()
+    except BaseException:
+        stop_watching()
+        raise
+    headers = [*_HEADERS, *call_headers(stream.report)]
+    return HttpResponse(200, headers, EventStreamBody(stream, http_request, stop_watching))
 
 
-class Events:
-    """A stream's bytes. Its `close` is called whatever happens, also when its first byte is never asked for."""
+class EventStreamBody:
+    """A stream as a WSGI body. Its `close` is called whatever happens, also when its first byte is never asked for."""
 
-    def __init__(self, stream: Stream, stop_watching: Callable[[], None], request_id: str) -> None:
+    def __init__(self, stream: ReplyStream, http_request: HttpRequest, stop_watching: Callable[[], None]) -> None:
         self._stream = stream
+        self._http_request = http_request
         self._stop_watching = stop_watching
-        self._request_id = request_id
 
     def __iter__(self) -> Iterator[bytes]:
-        return _events(self._stream, self._request_id)
+        return _events(self._stream, self._http_request.request_id)
 
     def close(self) -> None:
-        self._stop_watching()
-        self._stream.close()
+        try:
+            self._stop_watching()
+            self._stream.close()
+        finally:
+            self._http_request.release_body()
 
 
-def _events(stream: Stream, request_id: str) -> Iterator[bytes]:
+def _events(stream: ReplyStream, request_id: str) -> Iterator[bytes]:
     try:
         for block in stream:
             yield block or _HEARTBEAT
     except ClientGone:
         return
     except GatewayError as exc:
-        yield _error(exc, request_id)
+        yield _error_event(exc, request_id)
         return
     except Exception as exc:  # the boundary for bugs in mid-stream: the client must not take it for the end
         log.error("stream_failed", request_id=request_id, exc_info=exc)
-        yield _error(GatewayError("The server had an error while streaming the answer."), request_id)
+        yield _error_event(GatewayError("The server had an error while streaming the answer."), request_id)
         return
     yield _DONE
 
 
-def _error(error: GatewayError, request_id: str) -> bytes:
+def _error_event(error: GatewayError, request_id: str) -> bytes:
     return b"data: " + msgspec.json.encode(error_body(error, request_id)) + b"\n\n"

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from flask import Blueprint, Response, redirect, render_template, request, send_file
+from flask import Response, redirect, render_template, request, send_file
 from markupsafe import escape
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.api.reference import inline, markdown, operations
 from app.settings import VERSION
 
-bp = Blueprint("web", __name__)
 _WEB = Path(__file__).parents[1] / "web"
 _HERE = "https://this-gateway.invalid"
 _PAGE_HEADERS = {
@@ -25,22 +24,18 @@ _PAGE_HEADERS = {
 }
 
 
-@bp.get("/")
 def index() -> AnyResponse:
     return redirect("/docs")
 
 
-@bp.get("/openapi.json")
 def openapi() -> dict[str, Any]:
     return document()
 
 
-@bp.get("/docs")
 def docs() -> Response:
     return Response(_page().replace(_HERE, str(escape(request.host_url.rstrip("/")))), headers=_PAGE_HEADERS)
 
 
-@bp.get("/assets/docs.css")
 def stylesheet() -> Response:
     return send_file(_WEB / "docs.css", mimetype="text/css", max_age=3600)
 

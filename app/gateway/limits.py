@@ -1,6 +1,6 @@
 """The limits a plan can name, as rows, and what one call asks of each.
 
-To add a limit: a field in `settings.Plan` and a row here. The scripts know only two kinds: `gcra` (a rate with
+To add a limit: a field in `config.gateway.Plan` and a row here. The scripts know only two kinds: `gcra` (a rate with
 a burst) and `window` (a UTC day or month).
 """
 

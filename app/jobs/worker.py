@@ -30,7 +30,7 @@ from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.fsync import fsync_in_thread
 from app.store.redis.keys import CALLBACKS_ACTOR, CALLBACKS_QUEUE, DRAMATIQ_NAMESPACE, JOBS_ACTOR, JOBS_QUEUE
-from app.store.redis.url import client
+from app.store.redis.url import redis_py_client
 from app.telemetry.logging import configure_logging
 from app.telemetry.metrics import CONTENT_TYPE
 
@@ -135,7 +135,7 @@ def _build() -> Services:
 services = _build()
 _lifecycle = Lifecycle(services)
 broker = Broker(
-    client=client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
+    client=redis_py_client(services.settings.redis_url, socket_timeout=5, socket_connect_timeout=2),
     namespace=DRAMATIQ_NAMESPACE,
     middleware=[Retries(), _lifecycle],
     heartbeat_timeout=int(services.settings.config.queue.lease_s * 1000),

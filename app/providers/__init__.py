@@ -1,4 +1,4 @@
-"""The wire dialects. To add one: a module here, a row in `KINDS`, and its recorded data under `tests/data/`."""
+"""The wire dialects. To add one: a module here, a row in `KINDS`, and its cases in `tests/contract/`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 from gunicorn.http.errors import LimitRequestHeaders
 
-from app.api.hangup import Hangup
+from app.net.hangup import HangupWatcher
 from app.net.http_head import head
 from app.net.sockets import receive
 from app.server.body import RequestBody
@@ -30,13 +30,13 @@ _REQUEST = head(r"(GET|POST|PUT|PATCH|DELETE) (/(?!/)[!\"$&-~]*+) HTTP/1\.1")
 class Connection:
     """One client's connection. `environ` of its requests differs only in what the requests say."""
 
-    def __init__(self, site: WorkerState, listener: Any, client: Any, peer: Any) -> None:
-        self._site = site
+    def __init__(self, state: WorkerState, listener: Any, client: Any, peer: Any) -> None:
+        self._state = state
         self._client = client
-        self._scheme_headers = site.scheme_headers(peer)
-        self._hangup = Hangup(client)
+        self._scheme_headers = state.scheme_headers(peer)
+        self._hangup = HangupWatcher(client)
         self._environ: dict[str, Any] = {
-            **site.environ,
+            **state.environ,
             "gunicorn.socket": client,
             "penstock.hangup": self._hangup,
             "wsgi.url_scheme": "http",
@@ -50,26 +50,26 @@ class Connection:
     def serve(self) -> bytes | None:
         """Serves plain requests until the connection ends (None), or one comes that is not plain: the bytes
         from there on are the caller's to serve."""
-        site, client = self._site, self._client
+        state, client = self._state, self._client
         me = gevent.getcurrent()
-        site.serving.add(me)
+        state.serving.add(me)
         try:
-            return self._serve(site, client)
+            return self._serve(state, client)
         finally:
             self._hangup.close()
-            site.serving.discard(me)
+            state.serving.discard(me)
 
-    def _serve(self, site: WorkerState, client: Any) -> bytes | None:
+    def _serve(self, state: WorkerState, client: Any) -> bytes | None:
         data = b""
         while True:
             if not data:
-                site.idle.add(client)
+                state.idle.add(client)
                 try:
-                    data = receive(client, _BLOCK, site.keepalive_s)
+                    data = receive(client, _BLOCK, state.keepalive_s)
                 except TimeoutError:
                     return None
                 finally:
-                    site.idle.discard(client)
+                    state.idle.discard(client)
                 if not data:
                     return None
             request = self._plain(data)
@@ -77,10 +77,10 @@ class Connection:
                 return bytes(data)
             environ, consumed = request
             body = environ["wsgi.input"]
-            alive = site.worker.counts_request()
+            alive = state.worker.counts_request()
             environ["penstock.draining"] = not alive
             keep = alive and environ.get("HTTP_CONNECTION", "").lower() != "close"
-            answer = ResponseWriter(client, site, keep)
+            answer = ResponseWriter(client, state, keep)
             if not answer.give(environ):
                 return None
             if type(body) is RequestBody and not body.discard():
@@ -95,7 +95,7 @@ class Connection:
         start = found.end()
         lines = found[3].decode("latin-1").split("\r\n")
         lines.pop()  # what follows the last one's end
-        most_in_line, most_fields, most_in_field = self._site.limits
+        most_in_line, most_fields, most_in_field = self._state.limits
         if found.start(3) - 2 > most_in_line or len(lines) > most_fields:
             return None
         if start > most_in_field and max(map(len, lines), default=0) + 2 > most_in_field:
@@ -139,8 +139,8 @@ class Unread:
     While no request of it is being served, it is one of the site's idle sockets.
     """
 
-    def __init__(self, site: WorkerState, client: Any, data: bytes) -> None:
-        self._site = site
+    def __init__(self, state: WorkerState, client: Any, data: bytes) -> None:
+        self._state = state
         self._client = client
         self._data = data
         self._head_bytes = 0  # at most
@@ -154,15 +154,15 @@ class Unread:
             data, self._data = self._data[:size], self._data[size:]
             return data
         if not self._serving:
-            self._site.idle.add(self._client)
+            self._state.idle.add(self._client)
         received: bytes = b""
         try:
             received = self._client.recv(min(size, _BLOCK), *flags)
         except OSError:
             if self._serving or self._client.fileno() >= 0:
-                raise  # else the site has closed it
+                raise  # else the state has closed it
         finally:
-            self._site.idle.discard(self._client)
+            self._state.idle.discard(self._client)
         # gunicorn would take in 0.8 MB, from anybody, before it says that a head is too long.
         self._head_bytes += 0 if self._serving else len(received)
         if self._head_bytes > _LARGEST_HEAD:

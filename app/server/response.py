@@ -30,11 +30,11 @@ _HOP_BY_HOP = frozenset(
 class ResponseWriter:
     """Runs the application for one request and sends what it answers."""
 
-    __slots__ = ("_chunked", "_client", "_head", "_keep", "_left", "_site", "started")
+    __slots__ = ("_chunked", "_client", "_head", "_keep", "_left", "_state", "started")
 
-    def __init__(self, client: Any, site: WorkerState, keep: bool) -> None:
+    def __init__(self, client: Any, state: WorkerState, keep: bool) -> None:
         self._client = client
-        self._site = site
+        self._state = state
         self._keep = keep
         self._head = b""
         self._chunked = False
@@ -43,7 +43,7 @@ class ResponseWriter:
 
     def give(self, environ: dict[str, Any]) -> bool:
         """Runs the application and sends what it answers. Whether the connection can be used again."""
-        result = self._site.application(environ, self.start_response)
+        result = self._state.application(environ, self.start_response)
         try:
             for block in result:
                 if block:
@@ -58,7 +58,7 @@ class ResponseWriter:
             if not self.started:
                 raise
             # Too late for an error: the client must see that the answer is not whole.
-            self._site.worker.log.exception("Error handling request")
+            self._state.worker.log.exception("Error handling request")
             raise ConnectionAbortedError from exc
         finally:
             close = getattr(result, "close", None)
@@ -87,7 +87,7 @@ class ResponseWriter:
             raise InvalidResponseHeader("a header's value")  # type: ignore[no-untyped-call]
         self._head = b"HTTP/1.1 %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b%b%b\r\n\r\n" % (
             status.encode("latin-1"),
-            self._site.date(),
+            self._state.date(),
             b"keep-alive" if self._keep else b"close",
             text.encode("latin-1"),
             b"\r\nTransfer-Encoding: chunked" if self._chunked else b"",

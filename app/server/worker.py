@@ -20,6 +20,9 @@ from gunicorn.http import errors as http
 from gunicorn.util import write_nonblock
 from gunicorn.workers import ggevent
 
+from app.errors import GatewayError, InvalidRequest
+from app.net.error_body import error_body
+
 log = structlog.get_logger()
 _PAUSE_S = 0.1  # until another connection is tried, when descriptors have run out
 _STATUSES: dict[type[Exception], int] = {
@@ -91,27 +94,27 @@ class Worker(ggevent.GeventWorker):
     """Named in gunicorn.conf.py. Imported by the master too, so the application is only imported when needed."""
 
     settling_s = 10  # before gunicorn's `graceful_timeout` kills it, a worker ends its calls itself, and settles them
-    _site: Any = None
+    _state: Any = None
 
     def run(self) -> None:
         from app.server.state import WorkerState
 
-        self._site = WorkerState(self)
-        self.wsgi = self._told_of_draining  # for gunicorn's way of serving; the short way tells it itself
+        self._state = WorkerState(self)
+        self.wsgi = self._application  # for gunicorn's way of serving; the short way tells it itself
         super().run()  # type: ignore[no-untyped-call]
 
-    def _told_of_draining(self, environ: dict[str, Any], start_response: Any) -> Any:
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Any:
         environ["penstock.draining"] = not self.alive
-        return self._site.application(environ, start_response)
+        return self._state.application(environ, start_response)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serves one connection. Never raises."""
         from app.server.connection import Connection, Unread
 
-        listener = self._site.listening[id(listener)]
+        listener = self._state.listening[id(listener)]
         try:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            rest = Connection(self._site, listener, client, addr).serve()
+            rest = Connection(self._state, listener, client, addr).serve()
         except (OSError, gevent.GreenletExit):
             rest = None  # The client is gone, or the worker is about to be.
         except Exception as exc:  # noqa: BLE001 - the boundary for bugs: `handle_error` logs it
@@ -121,11 +124,11 @@ class Worker(ggevent.GeventWorker):
             client.close()
             return
         me = gevent.getcurrent()
-        self._site.serving.add(me)
+        self._state.serving.add(me)
         try:
-            super().handle(listener, Unread(self._site, client, rest), addr)  # type: ignore[no-untyped-call]
+            super().handle(listener, Unread(self._state, client, rest), addr)  # type: ignore[no-untyped-call]
         finally:
-            self._site.serving.discard(me)
+            self._state.serving.discard(me)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         """gunicorn's way of serving one request. Raises StopIteration when it was the connection's last."""
@@ -140,15 +143,15 @@ class Worker(ggevent.GeventWorker):
     def notify(self) -> None:
         """gunicorn's sign of life, given every second, also while the worker waits for its last calls."""
         super().notify()  # type: ignore[no-untyped-call]
-        if not self.alive and self._site is not None:  # None: it has not begun to run
-            self._site.drain()
+        if not self.alive and self._state is not None:  # None: it has not begun to run
+            self._state.drain()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
         """gunicorn's master hurries (SIGINT or SIGQUIT to it): calls end now, and are settled, where its own way would
         lose them."""
         self.alive = False
-        if self._site is not None:
-            gevent.spawn(self._site.end_calls)
+        if self._state is not None:
+            gevent.spawn(self._state.end_calls)
 
     def counts_request(self) -> bool:
         """Counts a request towards `max_requests`. False when the worker ends: the connection must, too."""
@@ -160,9 +163,6 @@ class Worker(ggevent.GeventWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answers and logs a request that could not be read. What it said stays out of both."""
-        from app.api.errors import error_body
-        from app.errors import GatewayError, InvalidRequest
-
         if isinstance(exc, gevent.GreenletExit):
             return  # the worker is about to end
         error: GatewayError

@@ -1,44 +1,45 @@
-"""The queue in Redis: jobs that wait, whose turn it is, who runs what. Each step is one script (`lua/jobs/`).
+"""The job queue in Redis: waiting, running and ended jobs, and fair turns between API keys; one script a step.
 
-Dramatiq's workers are woken by bells: messages that say "there is work", not which. Which job is next is decided when
-a worker has a hand free, by `claim`: that is what keeps keys fair to each other. A bell too many finds nothing; one
-that is lost is rung again by `beat`.
+Bells, which are Dramatiq messages, wake the workers: a bell says "there is work", not which. `claim` chooses the next
+job when a worker is free: that is what keeps keys fair to each other. A bell too many finds nothing; a lost one is rung
+again by `beat`. The scripts stand in `redis/lua/jobs/`; the order of their keys and arguments is in their headers.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
 from app.store.job_records import HeartbeatReply, Job, JobOutcome, JobStatus, QueueDepth
 from app.store.redis import keys
-from app.store.redis.client import Redis
+from app.store.redis.client import Arg, Redis
 
-# The keys that bytes.lua counts in, the last ones of each script that begins with it.
+_WAITING, _RUNNING, _LATER = keys.QUEUE_WAITING, keys.QUEUE_RUNNING, keys.QUEUE_LATER
+_TURNS, _OF_KEY, _CANCELS = keys.QUEUE_TURNS, keys.QUEUE_OF_KEY, keys.QUEUE_CANCELS
+_BELLS = (keys.BELLS, keys.BELL_MESSAGES)
+_CALLBACKS = (keys.CALLBACKS, keys.CALLBACK_MESSAGES)
+# What bytes.lua counts in: the last keys of each script that begins with it.
 _BYTES = (keys.QUEUE_FACTS, keys.QUEUE_SIZES, keys.QUEUE_SHARES, keys.QUEUE_RESULTS)
 _DEAD_MS = 5_000  # a worker without a sign of life for this long is not counted any more
-_FORGET_MS = 60_000  # … and after this long not even remembered
-_SETTLE_MS = 3_000  # what a cancelled job has reserved is settled by a worker when the gateway has not for so long
-_SHOWN = (
-    "state",
-    "submitted",
-    "started",
-    "finished",
-    "attempts",
-    "http_status",
-    "response",
-    "error",
-    "about",
-    "callback_url",
-)
+_FORGET_MS = 60_000  # … and after this long it is removed
+_SETTLE_MS = 3_000  # a cancelled job's reservation that the gateway has not settled for so long is a worker's to settle
+_TIMES = ("submitted", "started", "finished")
 _OUTCOME = ("state", "http_status", "response", "error")
+_STATUS = (*_OUTCOME, *_TIMES, "attempts", "about", "callback_url")
 _encode = msgspec.json.Encoder().encode
 
 
 class Jobs:
+    """Commands on the queue. Each may be sent twice without effect. Methods raise `StoreUnavailable`.
+
+    `max_bytes` bounds the requests and results of all jobs together; `lease_s` is how long a job stays with a worker
+    that shows no sign of life.
+    """
+
     def __init__(self, *, redis: Redis, max_jobs: int, max_bytes: int, lease_s: float) -> None:
         self._redis = redis
         self._max_jobs, self._max_bytes = max_jobs, max_bytes
@@ -54,8 +55,8 @@ class Jobs:
         self._recount = redis.script("jobs/bytes", "jobs/recount")
 
     def precheck(self, idempotency: str) -> tuple[bytes | None, bool]:
-        """What was remembered under `idempotency` ("" for none), and whether the queue is full."""
-        entry, waiting = self._redis.pipeline([("GET", idempotency or keys.NOTHING), ("ZCARD", keys.QUEUE_WAITING)])
+        """Returns the entry of the key `idempotency` ("" for none), and True when the queue is full."""
+        entry, waiting = self._redis.pipeline([("GET", idempotency or keys.NOTHING), ("ZCARD", _WAITING)])
         return entry, waiting >= self._max_jobs
 
     def submit(
@@ -73,68 +74,33 @@ class Jobs:
         remember: str = "",
         remember_s: int = 0,
     ) -> tuple[str, bytes]:
-        """Takes the job in. Returns "queued", "full", "share" (its key holds too many bytes), "gone" (its reservation
-        is settled), or "known" and the entry."""
-        key_names = [
-            keys.JOB + job_id,
-            keys.QUEUE_WAITING,
-            keys.QUEUE_TURNS,
-            keys.QUEUE_OF_KEY + owner,
-            idempotency or keys.NOTHING,
-            from_reservations,
-            to_reservations,
-            reservation,
-            keys.BELLS,
-            keys.BELL_MESSAGES,
-            *_BYTES,
-        ]
-        named = [part for pair in fields.items() for part in pair]
+        """Takes a job into the queue, with its reservation, which then lasts `held_s`.
+
+        Returns "queued", "full", "share" (its key holds too many bytes), "gone" (its reservation is settled), or
+        "known" and the entry that was remembered before under `idempotency`, a Redis key.
+        """
+        places = [keys.JOB + job_id, _WAITING, _TURNS, _OF_KEY + owner, idempotency or keys.NOTHING]
+        reservations = [from_reservations, to_reservations, reservation]
+        bounds = [self._max_jobs, self._max_bytes, size]
+        remembered = (remember, remember_s * 1000)
+        bell = _message(keys.JOBS_QUEUE, keys.JOBS_ACTOR)
         reply = self._submit(
-            key_names,
-            [
-                job_id,
-                owner,
-                self._max_jobs,
-                self._max_bytes,
-                size,
-                remember,
-                remember_s * 1000,
-                int(held_s * 1000),
-                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
-                keys.JOB,
-                *named,
-            ],
+            [*places, *reservations, *_BELLS, *_BYTES],
+            [job_id, owner, *bounds, *remembered, int(held_s * 1000), *bell, keys.JOB, *_flat(fields.items())],
         )
         return reply[0].decode(), reply[1] if len(reply) > 1 else b""
 
     def claim(self, worker: str, call_s: float, name: str = "") -> Job | None:
-        """The next job, now this worker's for as long as it beats; None when none may run.
+        """Returns the next job, this worker's for as long as it beats; None when none may run.
 
-        When no answer came, `beat` is told the claim's name, and the job is as if it had not been claimed.
+        When the reply is lost, `beat` is given the claim's name, and the job is as if it had not been claimed.
         """
         claim = keys.QUEUE_CLAIM + (name or secrets.token_hex(8))
-        key_names = [
-            keys.QUEUE_WAITING,
-            keys.QUEUE_TURNS,
-            keys.QUEUE_RUNNING,
-            keys.BELLS,
-            keys.BELL_MESSAGES,
-            keys.QUEUE_CANCELS,
-            claim,
-            *_BYTES,
-        ]
+        prefixes = [keys.JOB, _OF_KEY, keys.RUNNING_CALLS]
+        bell = _message(keys.JOBS_QUEUE, keys.JOBS_ACTOR)
         reply = self._claim(
-            key_names,
-            [
-                keys.JOB,
-                keys.QUEUE_OF_KEY,
-                keys.RUNNING_CALLS,
-                self._lease_ms,
-                int(call_s * 1000),
-                worker,
-                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
-                keys.reservation_key(""),
-            ],
+            [_WAITING, _TURNS, _RUNNING, *_BELLS, _CANCELS, claim, *_BYTES],
+            [*prefixes, self._lease_ms, int(call_s * 1000), worker, *bell, keys.reservation_key("")],
         )
         if not reply:
             return None
@@ -155,65 +121,52 @@ class Jobs:
         )
 
     def finish(self, job: Job, state: str, fields: Mapping[str, str | bytes | int], *, keep_s: float) -> str:
-        """Ends this attempt; `queued`: it runs again after `keep_s`.
+        """Ends this attempt of the job; in the state `queued` it runs again after `keep_s`.
 
         Returns the job's state now, which is another one if the job was taken from this attempt; "full" if there is no
-        room for the answer of a `completed` one: nothing has happened then.
+        room for the response of a `completed` one: nothing has happened then.
         """
-        key_names = [
-            keys.JOB + job.id,
-            keys.QUEUE_RUNNING,
-            keys.QUEUE_CANCELS,
-            keys.QUEUE_LATER,
-            keys.CALLBACKS,
-            keys.CALLBACK_MESSAGES,
-            *_BYTES,
-        ]
-        named = [part for pair in fields.items() for part in pair]
-        leases = keys.RUNNING_CALLS + job.owner
-        told = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job.id, job.owner)
         keep_ms = max(int(keep_s * 1000), 1)
-        args = [job.id, job.attempt, state, keep_ms, leases, *told, self._max_bytes, keys.JOB, *named]
-        now: bytes = self._finish(key_names, args)
+        callback = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job.id, job.owner)
+        end = (job.id, job.attempt, state, keep_ms, keys.RUNNING_CALLS + job.owner)
+        now: bytes = self._finish(
+            [keys.JOB + job.id, _RUNNING, _CANCELS, _LATER, *_CALLBACKS, *_BYTES],
+            [*end, *callback, self._max_bytes, keys.JOB, *_flat(fields.items())],
+        )
         return now.decode()
 
     def cancel(self, job_id: str, owner: str, *, keep_s: float) -> tuple[str, bytes | None]:
-        """The state that the job is in now ("unknown" if it is not `owner`'s), and what was held if this ended it.
+        """Returns the state of the job now ("unknown" if it is not `owner`'s), and its deferred call if this ended it.
 
-        That is the caller's to settle, and to say so with `settled`; if it does not, a worker's beat gets it.
+        The caller is to settle that and to call `mark_settled`; if it does not, a worker's beat is told to.
         """
-        key_names = [
-            keys.JOB + job_id,
-            keys.QUEUE_WAITING,
-            keys.QUEUE_OF_KEY + owner,
-            keys.QUEUE_CANCELS,
-            keys.QUEUE_LATER,
-            keys.CALLBACKS,
-            keys.CALLBACK_MESSAGES,
-            keys.QUEUE_UNSETTLED,
-        ]
-        told = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job_id, owner)
-        reply = self._cancel([*key_names, *_BYTES], [job_id, owner, int(keep_s * 1000), *told])
+        places = [keys.JOB + job_id, _WAITING, _OF_KEY + owner, _CANCELS, _LATER]
+        callback = _message(keys.CALLBACKS_QUEUE, keys.CALLBACKS_ACTOR, job_id, owner)
+        reply = self._cancel(
+            [*places, *_CALLBACKS, keys.QUEUE_UNSETTLED, *_BYTES], [job_id, owner, int(keep_s * 1000), *callback]
+        )
         return reply[0].decode(), reply[1] if len(reply) > 1 else None
 
     def mark_settled(self, job_id: str) -> None:
-        """What a cancelled job had reserved has been settled."""
+        """Records that the reservation of a cancelled job is settled."""
         self._settled([keys.JOB + job_id, keys.QUEUE_UNSETTLED, *_BYTES], [job_id])
 
-    def status(self, job_id: str, owner: str, seen: str = "") -> JobStatus | None:
-        """None for a job that is unknown, forgotten or not `owner`'s. `seen` has the tags that the caller knows."""
+    def status(self, job_id: str, owner: str, known_etags: str = "") -> JobStatus | None:
+        """Returns None for a job that is unknown, forgotten or not `owner`'s. `known_etags`: If-None-Match."""
         reply = self._status(
-            [keys.JOB + job_id, keys.QUEUE_TURNS, keys.QUEUE_FACTS, keys.QUEUE_WORKERS],
-            [owner, keys.QUEUE_OF_KEY, job_id, _DEAD_MS, seen, *_SHOWN],
+            [keys.JOB + job_id, _TURNS, keys.QUEUE_FACTS, keys.QUEUE_WORKERS],
+            [owner, _OF_KEY, job_id, _DEAD_MS, known_etags, *_STATUS],
         )
         if not reply:
             return None
-        before, slots, mean, tag, state, *fields = reply
-        shown = JobStatus(job_id, before, slots, float(mean) / 1000 if mean else None, tag.decode(), state.decode())
+        ahead, slots, mean_ms, etag, state, *fields = reply
+        status = JobStatus(
+            job_id, ahead, slots, float(mean_ms) / 1000 if mean_ms else None, etag.decode(), state.decode()
+        )
         if not fields:
-            return shown._replace(not_modified=True)
-        submitted, started, finished, attempts, http_status, response, error, about, callback_url = fields
-        return shown._replace(
+            return status._replace(not_modified=True)
+        http_status, response, error, submitted, started, finished, attempts, about, callback_url = fields
+        return status._replace(
             submitted=int(submitted) / 1000,
             started=_seconds(started),
             finished=_seconds(finished),
@@ -226,7 +179,7 @@ class Jobs:
         )
 
     def outcomes(self, job_ids: Sequence[str]) -> list[JobOutcome | None]:
-        """What jobs have come to, in one round trip; None for one that is not there any more."""
+        """Returns the results of jobs so far, in one round trip; None for one that is not there any more."""
         rows = self._redis.pipeline([("HMGET", keys.JOB + job_id, *_OUTCOME) for job_id in job_ids])
         return [
             JobOutcome(state.decode(), int(status) if status else None, response, error) if state else None
@@ -234,55 +187,32 @@ class Jobs:
         ]
 
     def idempotency_entries(self, idempotency: Sequence[str]) -> list[bytes | None]:
-        """What was remembered under each."""
+        """Returns the entries of these Redis keys, each None if there is none."""
         found: list[bytes | None] = self._redis.execute("MGET", *idempotency) if idempotency else []
         return found
 
     def forget(self, job_ids: Sequence[str], idempotency: Iterable[str]) -> None:
-        """Drops jobs that have ended, with what was remembered of them; all or nothing."""
+        """Removes jobs that have ended, with their idempotency entries; all or nothing."""
         if job_ids:
             self._forget([*(keys.JOB + job_id for job_id in job_ids), *idempotency, *_BYTES], job_ids)
 
     def recount(self) -> int:
-        """Counts the queue's bytes anew, from what is there; returns them."""
-        return int(self._recount([keys.QUEUE_WAITING, keys.QUEUE_RUNNING, keys.QUEUE_LATER, *_BYTES], [keys.JOB]))
+        """Counts the queue's bytes anew, from its jobs; returns them."""
+        return int(self._recount([_WAITING, _RUNNING, _LATER, *_BYTES], [keys.JOB]))
 
     def beat(
         self, worker: str, slots: int, running: Iterable[tuple[str, int]], unanswered: Sequence[str] = ()
     ) -> HeartbeatReply:
-        """A sign of life for `running`, each a job and the number of its attempt.
+        """Shows a sign of life for `running`, each a job and the number of its attempt; puts the queue in order.
 
         `unanswered`: names of claims that may have been carried out, though no answer came.
         """
-        key_names = [
-            keys.QUEUE_WORKERS,
-            keys.QUEUE_RUNNING,
-            keys.QUEUE_CANCELS,
-            keys.QUEUE_LATER,
-            keys.QUEUE_WAITING,
-            keys.QUEUE_TURNS,
-            keys.BELLS,
-            keys.BELL_MESSAGES,
-            keys.QUEUE_UNSETTLED,
-            *_BYTES,
-        ]
-        attempts = [part for pair in running for part in pair]
+        bell = _message(keys.JOBS_QUEUE, keys.JOBS_ACTOR)
+        first = (f"{worker}:{slots}", self._lease_ms, keys.JOB, _OF_KEY)
+        prefixes = (keys.RUNNING_CALLS, keys.QUEUE_CLAIM)
         ending, unsettled = self._beat(
-            key_names,
-            [
-                f"{worker}:{slots}",
-                self._lease_ms,
-                keys.JOB,
-                keys.QUEUE_OF_KEY,
-                *_message(keys.JOBS_QUEUE, keys.JOBS_ACTOR),
-                _FORGET_MS,
-                keys.RUNNING_CALLS,
-                keys.QUEUE_CLAIM,
-                _SETTLE_MS,
-                len(unanswered),
-                *unanswered,
-                *attempts,
-            ],
+            [keys.QUEUE_WORKERS, _RUNNING, _CANCELS, _LATER, _WAITING, _TURNS, *_BELLS, keys.QUEUE_UNSETTLED, *_BYTES],
+            [*first, *bell, _FORGET_MS, *prefixes, _SETTLE_MS, len(unanswered), *unanswered, *_flat(running)],
         )
         return HeartbeatReply(
             [
@@ -293,16 +223,14 @@ class Jobs:
         )
 
     def remove_worker(self, worker: str, slots: int) -> None:
-        """The worker stops: it is not counted any more."""
+        """Removes a worker that stops: it is not counted any more."""
         self._redis.execute("ZREM", keys.QUEUE_WORKERS, f"{worker}:{slots}")
 
     def depth(self) -> QueueDepth:
         waiting, later, running, oldest, workers, (seconds, micros) = self._redis.pipeline(
-            [
-                ("ZCARD", keys.QUEUE_WAITING),
-                ("ZCARD", keys.QUEUE_LATER),
-                ("ZCARD", keys.QUEUE_RUNNING),
-                ("ZRANGE", keys.QUEUE_WAITING, 0, 0, "WITHSCORES"),
+            [("ZCARD", place) for place in (_WAITING, _LATER, _RUNNING)]
+            + [
+                ("ZRANGE", _WAITING, 0, 0, "WITHSCORES"),
                 ("ZRANGE", keys.QUEUE_WORKERS, 0, -1, "WITHSCORES"),
                 ("TIME",),
             ]
@@ -317,7 +245,7 @@ class Jobs:
 
 
 def _message(queue: str, actor: str, *args: str) -> tuple[str, bytes]:
-    """A message's id and text as Dramatiq reads them: `dramatiq.Message.decode`."""
+    """Returns a message's id and text as Dramatiq reads them: `dramatiq.Message.decode`."""
     message_id = secrets.token_hex(8)
     return message_id, _encode(
         {
@@ -330,6 +258,10 @@ def _message(queue: str, actor: str, *args: str) -> tuple[str, bytes]:
             "message_timestamp": int(time.time() * 1000),
         }
     )
+
+
+def _flat(pairs: Iterable[tuple[Arg, Arg]]) -> Iterator[Arg]:
+    return chain.from_iterable(pairs)
 
 
 def _seconds(milliseconds: bytes | None) -> float | None:

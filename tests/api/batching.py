@@ -14,18 +14,18 @@ from werkzeug.test import TestResponse
 
 from app.jobs.batch.runner import BatchRunner
 from app.jobs.batch.supervisor import BatchSupervisor
-from tests.api.conftest import Edge
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, open_reservations
+from tests.api.conftest import AppClient
+from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, open_reservations
 
 _NO_LINES: list[dict[str, Any]] = []
 
 
-class Feeding(Worker):
+class BatchWorker(JobWorker):
     """A worker process: its runner, and its feeder with a clock to step."""
 
-    def __init__(self, edge: Edge, *, name: str = "w1") -> None:
-        super().__init__(edge, name=name)
-        found = edge.services
+    def __init__(self, client: AppClient, *, name: str = "w1") -> None:
+        super().__init__(client, name=name)
+        found = client.services
         self.later_s = 0.0
         self.feeder = BatchSupervisor(
             queue=found.queue,
@@ -64,11 +64,11 @@ class Feeding(Worker):
 
 
 @pytest.fixture
-def made(edge: Callable[[str], Edge]) -> Callable[..., Edge]:
+def build_client(client_with: Callable[[str], AppClient]) -> Callable[..., AppClient]:
     """The application with one demo model `m`."""
 
-    def build(script: str = ANSWERED, more: str = "") -> Edge:
-        return edge(DEMO.format(script=script) + more)
+    def build(script: str = ANSWERED, more: str = "") -> AppClient:
+        return client_with(DEMO.format(script=script) + more)
 
     return build
 
@@ -94,52 +94,54 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines)
 
 
-def call(edge: Edge, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
-    answer: TestResponse = edge._client.open(
-        path, method=method, headers={"Authorization": f"Bearer {key or edge.key}"}, **sent
+def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
+    answer: TestResponse = client._client.open(
+        path, method=method, headers={"Authorization": f"Bearer {key or client.key}"}, **sent
     )
     return answer
 
 
-def upload(edge: Edge, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any) -> TestResponse:
+def upload(
+    client: AppClient, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any
+) -> TestResponse:
     form = {"purpose": purpose, "file": (io.BytesIO(content), "in.jsonl"), **more}
-    return call(edge, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
+    return call(client, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
 
 
-def uploaded(edge: Edge, content: bytes, key: str | None = None) -> str:
-    answer = upload(edge, content, key=key)
+def uploaded(client: AppClient, content: bytes, key: str | None = None) -> str:
+    answer = upload(client, content, key=key)
     assert answer.status_code == 200, answer.text
     return str(answer.json["id"])
 
 
-def create(edge: Edge, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
+def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
-    return call(edge, "POST", "/v1/batches", key=key, json=body)
+    return call(client, "POST", "/v1/batches", key=key, json=body)
 
 
-def created(edge: Edge, lines: list[Any], *, key: str | None = None, **more: Any) -> str:
-    answer = create(edge, uploaded(edge, jsonl(lines), key), key=key, **more)
+def created(client: AppClient, lines: list[Any], *, key: str | None = None, **more: Any) -> str:
+    answer = create(client, uploaded(client, jsonl(lines), key), key=key, **more)
     assert (answer.status_code, answer.json["status"]) == (200, "validating"), answer.text
     return str(answer.json["id"])
 
 
-def batch(edge: Edge, batch_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = call(edge, "GET", f"/v1/batches/{batch_id}").json
+def batch(client: AppClient, batch_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = call(client, "GET", f"/v1/batches/{batch_id}").json
     return found
 
 
-def content(edge: Edge, file_id: str | None) -> list[dict[str, Any]]:
+def content(client: AppClient, file_id: str | None) -> list[dict[str, Any]]:
     if file_id is None:
         return _NO_LINES
-    answer = call(edge, "GET", f"/v1/files/{file_id}/content")
+    answer = call(client, "GET", f"/v1/files/{file_id}/content")
     assert answer.status_code == 200, answer.text
     return [json.loads(text) for text in answer.text.splitlines()]
 
 
-def both(edge: Edge, batch_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def both(client: AppClient, batch_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The lines of the output and of the error file."""
-    found = batch(edge, batch_id)
-    return content(edge, found["output_file_id"]), content(edge, found["error_file_id"])
+    found = batch(client, batch_id)
+    return content(client, found["output_file_id"]), content(client, found["error_file_id"])
 
 
 def failures(errors: list[dict[str, Any]]) -> dict[Any, Any]:
@@ -149,13 +151,13 @@ def failures(errors: list[dict[str, Any]]) -> dict[Any, Any]:
     }
 
 
-def results_file(edge: Edge) -> Path:
-    [path] = (edge.services.settings.data_dir / "batches").glob("*.results")
+def results_file(client: AppClient) -> Path:
+    [path] = (client.services.settings.data_dir / "batches").glob("*.results")
     return path
 
 
-def idle(edge: Edge) -> None:
+def idle(client: AppClient) -> None:
     """Nothing is left of batches in Redis, nor on disk beside the files."""
-    assert edge.keys("penstock:job:*") == edge.keys("penstock:idempotency:*") == open_reservations(edge) == []
-    assert list((edge.services.settings.data_dir / "batches").iterdir()) == []
-    assert [path.name for path in (edge.services.settings.data_dir / "files").glob("upload.*")] == []
+    assert client.keys("penstock:job:*") == client.keys("penstock:idempotency:*") == open_reservations(client) == []
+    assert list((client.services.settings.data_dir / "batches").iterdir()) == []
+    assert [path.name for path in (client.services.settings.data_dir / "files").glob("upload.*")] == []

@@ -28,7 +28,7 @@ PRICES = '{"*": {prompt: 1, completion: 2}}'
 
 
 @dataclass
-class Noted:
+class RecordingProvider:
     """A real provider; `asked` gets its name with each call."""
 
     provider: Provider
@@ -58,13 +58,13 @@ class Noted:
 
 
 @dataclass
-class Edge:
+class AppClient:
     """What a test sees of the application."""
 
     services: Services
     asked: list[str]  # providers, in the order in which they were asked
     pauses: list[float]  # before a target is asked again, in seconds
-    later: list[float]  # how far the router's clock was stepped
+    clock_offset_s: list[float]  # how far the router's clock was stepped
     key: str = KEY
     _client: Any = field(default=None, repr=False)
 
@@ -123,11 +123,11 @@ class Edge:
 
 
 @pytest.fixture
-def edge(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Edge]]:
+def client_with(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], AppClient]]:
     """Builds the application for a gateway.yaml; every provider named in it costs $1 and $2 a million tokens."""
     opened: list[Services] = []
 
-    def build(config: str) -> Edge:
+    def build(config: str) -> AppClient:
         (tmp_path / "gateway.yaml").write_text(config)
         env = {
             "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
@@ -148,17 +148,17 @@ def edge(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], Edge]]:
         services.close()
 
 
-def _with_seams(services: Services) -> Edge:
+def _with_seams(services: Services) -> AppClient:
     """The same services; the router's clock, pauses and providers are the test's."""
     asked: list[str] = []
     pauses: list[float] = []
-    later = [0.0]
+    clock_offset_s = [0.0]
     config = services.settings.config
     router = Router(
         config=config,
-        providers={name: Noted(found, asked) for name, found in services.providers.items()},
+        providers={name: RecordingProvider(found, asked) for name, found in services.providers.items()},
         metrics=services.metrics,
-        clock=lambda: time.monotonic() + later[0],
+        clock=lambda: time.monotonic() + clock_offset_s[0],
         pause=pauses.append,
     )
     pricing = Pricing(config=config, overrides=services.settings.prices)
@@ -171,4 +171,4 @@ def _with_seams(services: Services) -> Edge:
         cache=Cache(redis=services.redis, config=config.cache),
         accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
     )
-    return Edge(replace(services, router=router, pipeline=pipeline), asked, pauses, later)
+    return AppClient(replace(services, router=router, pipeline=pipeline), asked, pauses, clock_offset_s)

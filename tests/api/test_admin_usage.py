@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from app.domain.identity import Role
 from app.errors import StoreUnavailable
 from app.store.reports import GROUPINGS
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 
 CONFIG = """
 providers: {demo: {kind: demo}}
@@ -50,10 +50,10 @@ def call(number: int, **changes: Any) -> dict[str, Any]:
 class Admin:
     """An application with a ledger of some calls, and a key that may read it."""
 
-    def __init__(self, edge: Edge, *calls: dict[str, Any]) -> None:
-        self.edge = edge
-        self.key, _ = edge.services.keys.create("boss", role=Role.ADMIN)
-        edge.services.ledger.write(calls)
+    def __init__(self, client: AppClient, *calls: dict[str, Any]) -> None:
+        self.edge = client
+        self.key, _ = client.services.keys.create("boss", role=Role.ADMIN)
+        client.services.ledger.write(calls)
 
     def get(self, query: str = "", prefix: str = "/v1") -> TestResponse:
         return self.edge.get(f"{prefix}/admin/usage{query}", key=self.key)
@@ -67,9 +67,9 @@ class Admin:
 
 
 @pytest.fixture
-def admin(edge: Callable[[str], Edge]) -> Admin:
+def admin(client_with: Callable[[str], AppClient]) -> Admin:
     return Admin(
-        edge(CONFIG),
+        client_with(CONFIG),
         call(1, user="ann", tenant="shop", endpoint="embeddings"),
         call(2, user="ann", ts=NOON + DAY, model="smart", cost_nanousd=2_000_000_000, status="error"),
         call(3, user="=cmd()", ts=NOON + DAY),
@@ -148,8 +148,8 @@ def test_a_spreadsheet_never_runs_what_a_caller_wrote(admin: Admin) -> None:
     ]
 
 
-def test_a_report_of_nothing_is_empty(edge: Callable[[str], Edge]) -> None:
-    admin = Admin(edge(CONFIG))
+def test_a_report_of_nothing_is_empty(client_with: Callable[[str], AppClient]) -> None:
+    admin = Admin(client_with(CONFIG))
     found = admin.get("?by=user").json
     assert found is not None
     assert (found["data"], found["total"]["calls"], found["total"]["cost_usd"]) == ([], 0, "0")
@@ -189,8 +189,8 @@ def test_a_mistake_names_its_parameter(admin: Admin, query: str, param: str, wor
     assert admin.get().status_code == 200
 
 
-def test_only_an_administrator_reads_it(edge: Callable[[str], Edge]) -> None:
-    opened = edge(CONFIG)
+def test_only_an_administrator_reads_it(client_with: Callable[[str], AppClient]) -> None:
+    opened = client_with(CONFIG)
     assert opened.get("/v1/admin/usage").status_code == 401
     answer = opened.get("/v1/admin/usage?by=user", key=opened.key)
     assert (answer.status_code, (answer.json or {})["code"]) == (403, "FORBIDDEN")
@@ -201,7 +201,7 @@ def test_a_report_that_takes_too_long_is_given_up_and_says_what_to_ask_for(
 ) -> None:
     admin.edge.services.ledger.write([call(n, user=f"u{n}") for n in range(10, 3000)])
     monkeypatch.setattr("app.api.admin._REPORT_S", 0.0)
-    monkeypatch.setattr("app.store.sql.database._STEPS_BETWEEN_LOOKS", 1000)
+    monkeypatch.setattr("app.store.sql.database._STEPS_BETWEEN_CHECKS", 1000)
     param, message = admin.refused("?by=user")
     assert (param, message) == ("since", "This report takes more than 0 s. Ask for a shorter time: `since`.")
     monkeypatch.undo()

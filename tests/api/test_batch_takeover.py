@@ -12,17 +12,17 @@ import pytest
 from app import create_app
 from app.errors import StoreUnavailable
 from app.store.files import Files
-from tests.api.batching import Feeding, batch, both, call, created, failures, idle, line, results_file
-from tests.api.batching import made as made
-from tests.api.conftest import Edge
+from tests.api.batching import BatchWorker, batch, both, call, created, failures, idle, line, results_file
+from tests.api.batching import build_client as build_client
+from tests.api.conftest import AppClient
 from tests.api.test_jobs import open_reservations
-from tests.support.disk import AlmostFull
+from tests.support.disk import AlmostFullFile
 
 
-def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callable[..., Edge]) -> None:
-    edge = made(more="batch: {window: 4}\n")
-    batch_id = created(edge, [line(i) for i in range(10)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
+def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(more="batch: {window: 4}\n")
+    batch_id = created(client, [line(i) for i in range(10)])
+    first, second = BatchWorker(client), BatchWorker(client, name="w2")
     first.feed(2)
     second.feed(2)
     assert (len(first.feeds), second.feeds) == (1, [])
@@ -30,45 +30,47 @@ def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(made: Callabl
     first.feed()
     first.die()
     second.work()
-    output, errors = both(edge, batch_id)
+    output, errors = both(client, batch_id)
     assert ([row["custom_id"] for row in output], errors) == ([f"n{i}" for i in range(10)], [])
-    rows = edge.rows()
+    rows = client.rows()
     assert sorted(row["request_id"] for row in rows) == sorted(row["response"]["request_id"] for row in output)
     assert len(rows) == 10
-    idle(edge)
+    idle(client)
 
 
 def test_results_of_jobs_that_were_not_dropped_are_not_fetched_again(
-    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = made()
-    batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
-    second = Feeding(edge, name="w2")
+    client = build_client()
+    batch_id = died_before_its_jobs_were_dropped(client, monkeypatch)
+    second = BatchWorker(client, name="w2")
     second.work()
-    assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 3
+    assert len(both(client, batch_id)[0]) == len(client.rows()) == 3
 
 
-def test_a_result_that_was_torn_is_fetched_again(made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch) -> None:
-    edge = made()
-    batch_id = died_before_its_jobs_were_dropped(edge, monkeypatch)
-    second = Feeding(edge, name="w2")
-    path = results_file(edge)
+def test_a_result_that_was_torn_is_fetched_again(
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = build_client()
+    batch_id = died_before_its_jobs_were_dropped(client, monkeypatch)
+    second = BatchWorker(client, name="w2")
+    path = results_file(client)
     path.write_bytes(path.read_bytes()[:-20])
     second.work()
-    output, errors = both(edge, batch_id)
+    output, errors = both(client, batch_id)
     assert ([row["custom_id"] for row in output], errors) == (["n0", "n1", "n2"], [])
-    assert len(edge.rows()) == 3
+    assert len(client.rows()) == 3
 
 
 @pytest.mark.parametrize("step", ["admitted", "queued"])
 def test_a_feeder_killed_while_submitting_neither_loses_nor_repeats_a_line(
-    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, step: str
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    edge = made(more="plans: {default: {requests_per_day: 100}}\n")
-    batch_id = created(edge, [line(i) for i in range(3)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
+    client = build_client(more="plans: {default: {requests_per_day: 100}}\n")
+    batch_id = created(client, [line(i) for i in range(3)])
+    first, second = BatchWorker(client), BatchWorker(client, name="w2")
     first.feed()
-    submit = edge.services.queue.jobs.submit
+    submit = client.services.queue.jobs.submit
 
     def killed(*args: Any, **more: Any) -> Any:
         if step == "queued":
@@ -76,197 +78,203 @@ def test_a_feeder_killed_while_submitting_neither_loses_nor_repeats_a_line(
         raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge.services.queue.jobs, "submit", killed)
-        patch.setattr(edge.services.admission, "cancel", lambda *_: None)  # the dead do not tidy up
+        patch.setattr(client.services.queue.jobs, "submit", killed)
+        patch.setattr(client.services.admission, "cancel", lambda *_: None)  # the dead do not tidy up
         with pytest.raises(_Killed):
             first.feed()
     first.die()
-    assert len(open_reservations(edge)) == 1
-    edge.services.redis.execute("ZADD", "penstock:workers", 1, edge.services.heartbeat.worker_id)
-    edge.services.reaper.run_once()  # its worker has been silent for long
+    assert len(open_reservations(client)) == 1
+    client.services.redis.execute("ZADD", "penstock:workers", 1, client.services.heartbeat.worker_id)
+    client.services.reaper.run_once()  # its worker has been silent for long
     second.work()
-    output, errors = both(edge, batch_id)
+    output, errors = both(client, batch_id)
     assert ([row["custom_id"] for row in output], errors) == (["n0", "n1", "n2"], [])
-    assert [row["status"] for row in edge.rows()] == ["ok"] * 3
-    [used] = edge.keys("penstock:limit:dev:requests_per_day:*")
-    assert edge.services.redis.execute("GET", used) == b"3"
-    idle(edge)
+    assert [row["status"] for row in client.rows()] == ["ok"] * 3
+    [used] = client.keys("penstock:limit:dev:requests_per_day:*")
+    assert client.services.redis.execute("GET", used) == b"3"
+    idle(client)
 
 
-def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(made: Callable[..., Edge]) -> None:
-    edge = made(more="batch: {window: 3}\n")
-    batch_id = created(edge, [line(i) for i in range(6)])
-    first, second = Feeding(edge), Feeding(edge, name="w2")
+def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(
+    build_client: Callable[..., AppClient],
+) -> None:
+    client = build_client(more="batch: {window: 3}\n")
+    batch_id = created(client, [line(i) for i in range(6)])
+    first, second = BatchWorker(client), BatchWorker(client, name="w2")
     first.feed(2)
     first.die()
-    call(edge, "POST", f"/v1/batches/{batch_id}/cancel")
+    call(client, "POST", f"/v1/batches/{batch_id}/cancel")
     second.feed(3)
-    assert batch(edge, batch_id)["status"] == "cancelled"
-    assert [row["status"] for row in edge.rows()] == ["aborted"] * 3
-    idle(edge)
+    assert batch(client, batch_id)["status"] == "cancelled"
+    assert [row["status"] for row in client.rows()] == ["aborted"] * 3
+    idle(client)
 
 
-def test_jobs_that_redis_has_lost_are_submitted_again(made: Callable[..., Edge]) -> None:
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+def test_jobs_that_redis_has_lost_are_submitted_again(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(3)])
+    worker = BatchWorker(client)
     worker.feed(2)
-    edge.services.redis.execute("FLUSHDB")
+    client.services.redis.execute("FLUSHDB")
     worker.work()
-    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
+    assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
 
 
 def test_a_batch_with_lost_results_is_not_rerun_and_fails_when_told_to(
-    made: Callable[..., Edge],
+    build_client: Callable[..., AppClient],
 ) -> None:
     """As after the restore of an older database: the batch ended long ago."""
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(3)])
+    worker = BatchWorker(client)
     worker.work()
-    with edge.services.database.write() as connection:
+    with client.services.database.write() as connection:
         connection.exec_driver_sql("UPDATE batches SET status = 'in_progress'")
     worker.work()
-    assert batch(edge, batch_id)["status"] == "in_progress"
-    runner = create_app(services=edge.services).test_cli_runner()
+    assert batch(client, batch_id)["status"] == "in_progress"
+    runner = create_app(services=client.services).test_cli_runner()
     assert runner.invoke(args=["batches", "fail", batch_id]).exit_code == 0
-    found = batch(edge, batch_id)
+    found = batch(client, batch_id)
     assert (found["status"], found["errors"]["data"][0]["code"]) == ("failed", "results_lost")
-    assert len(edge.rows()) == 3
+    assert len(client.rows()) == 3
     assert runner.invoke(args=["batches", "fail", batch_id]).exit_code == 1
 
 
-def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone(made: Callable[..., Edge], tmp_path: Path) -> None:
-    edge = made(more="batch: {window: 3}\n")
-    batch_id = created(edge, [line(i) for i in range(6)])
-    healthy = Feeding(edge)
+def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone(
+    build_client: Callable[..., AppClient], tmp_path: Path
+) -> None:
+    client = build_client(more="batch: {window: 3}\n")
+    batch_id = created(client, [line(i) for i in range(6)])
+    healthy = BatchWorker(client)
     healthy.feed(2)
     healthy.run()
     healthy.feed()
-    before = results_file(edge).read_bytes()
+    before = results_file(client).read_bytes()
     assert before.count(b"\n") == 3
-    stranger = Feeding(edge, name="w2")
+    stranger = BatchWorker(client, name="w2")
     elsewhere = Files(
-        database=edge.services.database, directory=tmp_path / "b" / "files", config=edge.services.settings.config.batch
+        database=client.services.database,
+        directory=tmp_path / "b" / "files",
+        config=client.services.settings.config.batch,
     )
     stranger.feeder._files, stranger.feeder._directory = elsewhere, tmp_path / "b" / "batches"
     stranger.feed(2)
     stranger.feeder.sweep()
     healthy.feed()
-    assert batch(edge, batch_id)["status"] == "in_progress"
-    assert results_file(edge).read_bytes().startswith(before)
+    assert batch(client, batch_id)["status"] == "in_progress"
+    assert results_file(client).read_bytes().startswith(before)
     healthy.work()
-    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == [f"n{i}" for i in range(6)]
+    assert [row["custom_id"] for row in both(client, batch_id)[0]] == [f"n{i}" for i in range(6)]
 
 
 @pytest.mark.parametrize("missing", ["files", "batches"])
-def test_a_batch_whose_files_come_back_goes_on(made: Callable[..., Edge], missing: str) -> None:
+def test_a_batch_whose_files_come_back_goes_on(build_client: Callable[..., AppClient], missing: str) -> None:
     """A disk that is mounted late."""
-    edge = made(more="batch: {window: 3}\n")
-    batch_id = created(edge, [line(i) for i in range(6)])
-    first = Feeding(edge)
+    client = build_client(more="batch: {window: 3}\n")
+    batch_id = created(client, [line(i) for i in range(6)])
+    first = BatchWorker(client)
     first.feed(2)
     first.die()
-    directory = edge.services.settings.data_dir / missing
+    directory = client.services.settings.data_dir / missing
     directory.rename(directory.with_name("away"))
-    second = Feeding(edge, name="w2")
+    second = BatchWorker(client, name="w2")
     second.feed(3)
-    assert (second.feeds, batch(edge, batch_id)["status"]) == ([], "in_progress")
+    assert (second.feeds, batch(client, batch_id)["status"]) == ([], "in_progress")
     shutil.rmtree(directory, ignore_errors=True)
     directory.with_name("away").rename(directory)
     second.work()
-    assert len(both(edge, batch_id)[0]) == len(edge.rows()) == 6
+    assert len(both(client, batch_id)[0]) == len(client.rows()) == 6
 
 
-def test_paid_results_stay_when_another_worker_fails_the_batch(made: Callable[..., Edge]) -> None:
-    edge = made(more="batch: {window: 3}\n")
-    batch_id = created(edge, [line(i) for i in range(6)])
-    worker = Feeding(edge)
+def test_paid_results_stay_when_another_worker_fails_the_batch(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(more="batch: {window: 3}\n")
+    batch_id = created(client, [line(i) for i in range(6)])
+    worker = BatchWorker(client)
     worker.feed(2)
     worker.run()
     worker.feed()
-    before = results_file(edge).read_bytes()
-    edge.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
+    before = results_file(client).read_bytes()
+    client.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
     worker.feed()
     worker.feeder.sweep()
     assert worker.feeds == []
-    assert results_file(edge).read_bytes() == before
+    assert results_file(client).read_bytes() == before
 
 
 def test_output_files_stay_when_the_databases_answer_to_the_commit_is_lost(
-    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(3)])
+    worker = BatchWorker(client)
     worker.feed(2)
     worker.run()
-    finish = edge.services.batches.finish
+    finish = client.services.batches.finish
 
     def unanswered(*args: Any, **more: Any) -> Any:
         finish(*args, **more)
         raise StoreUnavailable("Away.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge.services.batches, "finish", unanswered)
+        patch.setattr(client.services.batches, "finish", unanswered)
         with pytest.raises(StoreUnavailable):
             worker.feed()
     worker.work()
-    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
-    idle(edge)
+    assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
+    idle(client)
 
 
-def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(made: Callable[..., Edge]) -> None:
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(3)])
+    worker = BatchWorker(client)
     worker.feeds += worker.feeder.look()
-    edge.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
+    client.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
     worker.feed(3)
-    assert (worker.feeds, edge.services.queue.depth().waiting) == ([], 0)
-    assert batch(edge, batch_id)["status"] == "in_progress"
+    assert (worker.feeds, client.services.queue.depth().waiting) == ([], 0)
+    assert batch(client, batch_id)["status"] == "in_progress"
 
 
-def test_a_result_that_nobody_collected_is_that_lines_error(made: Callable[..., Edge]) -> None:
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(2)])
-    worker = Feeding(edge)
+def test_a_result_that_nobody_collected_is_that_lines_error(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(2)])
+    worker = BatchWorker(client)
     worker.feed(2)
     worker.run()
-    edge.services.redis.execute("DEL", f"penstock:job:{batch_id}-1")
+    client.services.redis.execute("DEL", f"penstock:job:{batch_id}-1")
     worker.work()
-    output, errors = both(edge, batch_id)
+    output, errors = both(client, batch_id)
     assert [row["custom_id"] for row in output] == ["n1"]
     assert failures(errors) == {"n0": "result_lost"}
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_result(
-    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = made()
-    batch_id = created(edge, [line(i) for i in range(3)])
-    worker = Feeding(edge)
+    client = build_client()
+    batch_id = created(client, [line(i) for i in range(3)])
+    worker = BatchWorker(client)
     worker.feed(2)
     worker.run()
     results = worker.feeds[0]._results
     [part] = [results._file]
     with monkeypatch.context() as patch:
-        patch.setattr(results, "_file", AlmostFull(part))
+        patch.setattr(results, "_file", AlmostFullFile(part))
         with pytest.raises(OSError, match="No space left"):
             worker.feed()
     worker.work()
-    assert [row["custom_id"] for row in both(edge, batch_id)[0]] == ["n0", "n1", "n2"]
-    assert len(edge.rows()) == 3
+    assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
+    assert len(client.rows()) == 3
 
 
-def died_before_its_jobs_were_dropped(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> str:
+def died_before_its_jobs_were_dropped(client: AppClient, monkeypatch: pytest.MonkeyPatch) -> str:
     """A batch of three whose results are kept; the worker that fed it is dead. Returns its id."""
-    batch_id = created(edge, [line(i) for i in range(3)])
-    first = Feeding(edge)
+    batch_id = created(client, [line(i) for i in range(3)])
+    first = BatchWorker(client)
     first.feed(2)
     first.run()
     with monkeypatch.context() as patch:
-        patch.setattr(edge.services.queue.jobs, "forget", _unavailable)
+        patch.setattr(client.services.queue.jobs, "forget", _unavailable)
         with pytest.raises(StoreUnavailable):
             first.feed()
     first.die()

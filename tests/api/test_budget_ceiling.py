@@ -13,7 +13,7 @@ import pytest
 from werkzeug.test import TestResponse
 
 from app.store.ledger import Ledger
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -31,13 +31,13 @@ Body = dict[str, Any]
 
 
 @pytest.fixture
-def built(edge: Callable[[str], Edge], upstream: Upstream) -> Edge:
-    return edge(CONFIG % (upstream.url, upstream.url))
+def client(client_with: Callable[[str], AppClient], upstream: Upstream) -> AppClient:
+    return client_with(CONFIG % (upstream.url, upstream.url))
 
 
 @pytest.fixture
-def limited(built: Edge) -> str:
-    key, _ = built.services.keys.create("k", plan="day")
+def limited(client: AppClient) -> str:
+    key, _ = client.services.keys.create("k", plan="day")
     return key
 
 
@@ -65,16 +65,16 @@ def bounds(answer: TestResponse) -> list[tuple[str, Any]]:
     ],
 )
 def test_the_answer_is_bounded_in_the_one_field_that_the_vendor_heeds(
-    built: Edge, limited: str, given: Body, expected: int
+    client: AppClient, limited: str, given: Body, expected: int
 ) -> None:
-    assert bounds(built.chat("echo", key=limited, **given)) == [("max_tokens", expected)]
-    assert bounds(built.chat("reasoner", key=limited, **given)) == [("max_completion_tokens", expected)]
+    assert bounds(client.chat("echo", key=limited, **given)) == [("max_tokens", expected)]
+    assert bounds(client.chat("reasoner", key=limited, **given)) == [("max_completion_tokens", expected)]
 
 
-def test_without_a_budget_the_callers_bounds_are_the_callers(built: Edge) -> None:
-    assert bounds(built.chat("echo")) == []
+def test_without_a_budget_the_callers_bounds_are_the_callers(client: AppClient) -> None:
+    assert bounds(client.chat("echo")) == []
     both = {"max_tokens": 7, "max_completion_tokens": 70}
-    assert bounds(built.chat("echo", **both)) == list(both.items())
+    assert bounds(client.chat("echo", **both)) == list(both.items())
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_without_a_budget_the_callers_bounds_are_the_callers(built: Edge) -> Non
         {"max_tokens": 1, "prediction": {"type": "content", "content": "x" * 6000}},
     ],
 )
-def test_what_could_cost_more_than_the_budget_is_refused(built: Edge, limited: str, dear: Body) -> None:
-    answer = built.chat("echo", key=limited, **dear)
+def test_what_could_cost_more_than_the_budget_is_refused(client: AppClient, limited: str, dear: Body) -> None:
+    answer = client.chat("echo", key=limited, **dear)
     assert (answer.status_code, answer.json["code"]) == (429, "BUDGET_EXCEEDED")
 
 
-def test_a_model_that_may_write_more_than_the_budget_needs_a_bound(built: Edge, limited: str) -> None:
-    assert built.chat("long", key=limited).status_code == 429
-    assert bounds(built.chat("long", key=limited, max_tokens=50)) == [("max_tokens", 50)]
+def test_a_model_that_may_write_more_than_the_budget_needs_a_bound(client: AppClient, limited: str) -> None:
+    assert client.chat("long", key=limited).status_code == 429
+    assert bounds(client.chat("long", key=limited, max_tokens=50)) == [("max_tokens", 50)]
 
 
 UNKNOWABLE = [
@@ -107,21 +107,21 @@ UNKNOWABLE = [
 
 @pytest.mark.parametrize("content", UNKNOWABLE)
 def test_a_part_with_an_unknown_cost_is_refused_under_a_budget_only(
-    built: Edge, limited: str, content: list[Body]
+    client: AppClient, limited: str, content: list[Body]
 ) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "user", "content": content}]
-    answer = built.chat("echo", key=limited, messages=messages)
+    answer = client.chat("echo", key=limited, messages=messages)
     assert (answer.status_code, answer.json["code"]) == (400, "INVALID_REQUEST")
     assert answer.json["error"]["param"] == f"messages[1].content[{len(content) - 1}]"
     assert "budget" in answer.json["error"]["message"]
-    assert built.chat("echo", messages=messages).status_code == 200
-    assert len(built.rows()) == 1, "what is refused leaves no row and no reservation"
-    assert built.keys("penstock:reservations:*") == []
+    assert client.chat("echo", messages=messages).status_code == 200
+    assert len(client.rows()) == 1, "what is refused leaves no row and no reservation"
+    assert client.keys("penstock:reservations:*") == []
 
 
-def test_sound_that_the_vendor_keeps_is_refused_under_a_budget(built: Edge, limited: str) -> None:
+def test_sound_that_the_vendor_keeps_is_refused_under_a_budget(client: AppClient, limited: str) -> None:
     messages = [{"role": "assistant", "audio": {"id": "audio_1"}}, {"role": "user", "content": "Hi"}]
-    answer = built.chat("echo", key=limited, messages=messages)
+    answer = client.chat("echo", key=limited, messages=messages)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, "messages[0].audio")
 
 
@@ -133,9 +133,9 @@ def test_sound_that_the_vendor_keeps_is_refused_under_a_budget(built: Edge, limi
         [{"type": "refusal", "refusal": "no"}],
     ],
 )
-def test_parts_whose_bytes_bound_their_cost_pass(built: Edge, limited: str, content: list[Body]) -> None:
+def test_parts_whose_bytes_bound_their_cost_pass(client: AppClient, limited: str, content: list[Body]) -> None:
     messages = [{"role": "user", "content": content, "name": "ü"}]
-    said = built.chat("echo", key=limited, messages=messages).json["choices"][0]["message"]["content"]
+    said = client.chat("echo", key=limited, messages=messages).json["choices"][0]["message"]["content"]
     assert json.loads(said.partition("\n\n")[2])["messages"] == messages
 
 
@@ -150,9 +150,9 @@ HIDDEN = [
 
 
 @pytest.mark.parametrize("message", HIDDEN)
-def test_nothing_hides_behind_a_second_key_or_another_spelling(built: Edge, limited: str, message: str) -> None:
+def test_nothing_hides_behind_a_second_key_or_another_spelling(client: AppClient, limited: str, message: str) -> None:
     """Whatever of it a vendor's parser would take: it is refused, or gone."""
-    answer = built.post(f'{{"model":"echo","messages":[{message}]}}', key=limited)
+    answer = client.post(f'{{"model":"echo","messages":[{message}]}}', key=limited)
     if answer.status_code == 200:
         wire = json.dumps(sent(answer))
         assert "file" not in wire
@@ -161,25 +161,27 @@ def test_nothing_hides_behind_a_second_key_or_another_spelling(built: Edge, limi
         assert (answer.status_code, answer.json["code"]) == (400, "INVALID_REQUEST")
 
 
-def test_of_two_bounds_by_one_name_only_the_admitted_one_goes_out(built: Edge, limited: str) -> None:
+def test_of_two_bounds_by_one_name_only_the_admitted_one_goes_out(client: AppClient, limited: str) -> None:
     body = '{"model":"echo","max_tokens":800,"n":1,"max_tokens":5,"messages":[{"role":"user","content":"x"}]}'
     for key in (limited, None):
-        assert bounds(built.post(body, key=key)) == [("max_tokens", 5)]
+        assert bounds(client.post(body, key=key)) == [("max_tokens", 5)]
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("value", [10**12, 10_000_001, 0, -1])
-def test_a_bound_beyond_any_model_is_refused(built: Edge, name: str, value: int) -> None:
-    answer = built.chat("echo", **{name: value})
+def test_a_bound_beyond_any_model_is_refused(client: AppClient, name: str, value: int) -> None:
+    answer = client.chat("echo", **{name: value})
     assert (answer.status_code, answer.json["error"]["param"]) == (400, name)
 
 
-def test_a_killed_call_with_the_largest_bound_still_leaves_a_row(built: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(built.services.admission, "settle", lambda *args, **kwargs: None)  # it dies before that
-    built.chat("long", max_tokens=10_000_000, n=128)
-    (reservation,) = built.keys("penstock:reservation:*")
-    lost = json.loads(built.services.redis.execute("HGET", reservation, "d"))["row"]
+def test_a_killed_call_with_the_largest_bound_still_leaves_a_row(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.services.admission, "settle", lambda *args, **kwargs: None)  # it dies before that
+    client.chat("long", max_tokens=10_000_000, n=128)
+    (reservation,) = client.keys("penstock:reservation:*")
+    lost = json.loads(client.services.redis.execute("HGET", reservation, "d"))["row"]
     assert lost["completion_tokens"] == 128 * 32768, "of the model's longest answer"
-    assert Ledger(database=built.services.database).write([lost]) == 1
-    with built.services.database.read() as connection:
+    assert Ledger(database=client.services.database).write([lost]) == 1
+    with client.services.database.read() as connection:
         assert connection.exec_driver_sql("select count(*) from dead_letter").scalar() == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 
 CONFIG = """
 providers:
@@ -30,8 +30,8 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"
 
 
 @pytest.fixture
-def cached(edge: Callable[[str], Edge]) -> Edge:
-    return edge(CONFIG % ("word " * 2000, "false"))
+def cached(client_with: Callable[[str], AppClient]) -> AppClient:
+    return client_with(CONFIG % ("word " * 2000, "false"))
 
 
 def events(response: TestResponse) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def from_cache(response: TestResponse) -> str:
     return response.headers["x-penstock-cache"]
 
 
-def test_the_same_question_is_answered_once_and_then_for_nothing(cached: Edge) -> None:
+def test_the_same_question_is_answered_once_and_then_for_nothing(cached: AppClient) -> None:
     first, second = cached.chat(temperature=0), cached.chat(temperature=0)
     assert (from_cache(first), from_cache(second)) == ("miss", "hit")
     own = {"id": second.json["id"], "created": second.json["created"], "cached": True}
@@ -65,7 +65,7 @@ def test_the_same_question_is_answered_once_and_then_for_nothing(cached: Edge) -
     assert (free["prompt_tokens"], free["completion_tokens"], free["attempts"]) == (0, 0, 0)
 
 
-def test_every_answer_from_the_cache_has_an_id_of_its_own(cached: Edge) -> None:
+def test_every_answer_from_the_cache_has_an_id_of_its_own(cached: AppClient) -> None:
     first, *whole = (cached.chat(temperature=0, headers={"X-Request-ID": "mine"}).json["id"] for _ in range(3))
     streamed = [{chunk["id"] for chunk in events(cached.chat(temperature=0, stream=True))} for _ in range(2)]
     assert [len(ids) for ids in streamed] == [1, 1], "the same in all chunks"
@@ -76,7 +76,7 @@ def test_every_answer_from_the_cache_has_an_id_of_its_own(cached: Edge) -> None:
 
 
 @pytest.mark.parametrize("question", [{}, {"n": 2}, {"tools": [TOOL], "tool_choice": "required"}])
-def test_an_answer_that_was_kept_comes_back_as_a_stream(cached: Edge, question: dict[str, Any]) -> None:
+def test_an_answer_that_was_kept_comes_back_as_a_stream(cached: AppClient, question: dict[str, Any]) -> None:
     whole = cached.chat(temperature=0, **question).json
     response = cached.chat(temperature=0, stream=True, **question)
     assert from_cache(response) == "hit"
@@ -92,7 +92,7 @@ def test_an_answer_that_was_kept_comes_back_as_a_stream(cached: Edge, question: 
         assert ([{**call, "index": 0} for call in choice["message"].get("tool_calls") or ()] or None) == calls
 
 
-def test_a_replayed_stream_ends_with_usage_for_those_who_ask(cached: Edge) -> None:
+def test_a_replayed_stream_ends_with_usage_for_those_who_ask(cached: AppClient) -> None:
     whole = cached.chat(temperature=0).json
     *chunks, last = events(cached.chat(temperature=0, stream=True, stream_options={"include_usage": True}))
     assert (last["choices"], last["usage"]) == ([], whole["usage"])
@@ -100,7 +100,7 @@ def test_a_replayed_stream_ends_with_usage_for_those_who_ask(cached: Edge) -> No
 
 
 @pytest.mark.parametrize("question", [{}, {"n": 2}, {"tools": [TOOL], "tool_choice": "required"}])
-def test_a_stream_that_was_kept_comes_back_as_an_answer(cached: Edge, question: dict[str, Any]) -> None:
+def test_a_stream_that_was_kept_comes_back_as_an_answer(cached: AppClient, question: dict[str, Any]) -> None:
     streamed = cached.chat(temperature=0, stream=True, **question)
     assert from_cache(streamed) == "miss"
     again = cached.chat(temperature=0, **question)
@@ -116,13 +116,13 @@ def test_a_stream_that_was_kept_comes_back_as_an_answer(cached: Edge, question: 
         assert again.json["usage"][name] == fresh["usage"][name]
 
 
-def test_a_kept_stream_is_streamed_again(cached: Edge) -> None:
+def test_a_kept_stream_is_streamed_again(cached: AppClient) -> None:
     first, second = cached.chat(temperature=0, stream=True), cached.chat(temperature=0, stream=True)
     assert (from_cache(first), from_cache(second)) == ("miss", "hit")
     assert text(events(first)) == text(events(second)) != ""
 
 
-def test_no_cache_fetches_anew_and_keeps(cached: Edge) -> None:
+def test_no_cache_fetches_anew_and_keeps(cached: AppClient) -> None:
     cached.chat(temperature=0)
     assert from_cache(cached.chat(temperature=0, headers={"Cache-Control": "no-cache"})) == "bypass"
     assert cached.asked == ["demo", "demo"]
@@ -132,7 +132,7 @@ def test_no_cache_fetches_anew_and_keeps(cached: Edge) -> None:
     assert from_cache(cached.chat(temperature=0, seed=1)) == "hit", "what was fetched anew is kept"
 
 
-def test_no_store_neither_reads_nor_keeps(cached: Edge) -> None:
+def test_no_store_neither_reads_nor_keeps(cached: AppClient) -> None:
     for stream in (False, True):
         assert from_cache(cached.chat(temperature=0, stream=stream, headers={"Cache-Control": "No-Store"})) == "bypass"
     assert from_cache(cached.chat(temperature=0)) == "miss", "nothing was kept"
@@ -143,13 +143,13 @@ def test_no_store_neither_reads_nor_keeps(cached: Edge) -> None:
     ("question", "expected"),
     [({"temperature": 0}, "hit"), ({"temperature": 0.3}, "hit"), ({"temperature": 0.31}, "bypass"), ({}, "bypass")],
 )
-def test_only_cool_calls_are_kept(cached: Edge, question: dict[str, Any], expected: str) -> None:
+def test_only_cool_calls_are_kept(cached: AppClient, question: dict[str, Any], expected: str) -> None:
     cached.chat(**question)
     assert from_cache(cached.chat(**question)) == expected
     assert bool(cached.keys("penstock:cache:*")) == (expected == "hit")
 
 
-def test_another_question_gets_its_own_answer(cached: Edge) -> None:
+def test_another_question_gets_its_own_answer(cached: AppClient) -> None:
     cached.chat(temperature=0)
     assert from_cache(cached.chat(temperature=0, max_tokens=1)) == "miss"
     assert from_cache(cached.chat(temperature=0, unknown_field=True)) == "miss"
@@ -160,7 +160,7 @@ def test_another_question_gets_its_own_answer(cached: Edge) -> None:
     assert from_cache(cached.post(other_order)) == "hit"
 
 
-def test_bug_07_one_keys_answers_are_not_anothers(cached: Edge) -> None:
+def test_bug_07_one_keys_answers_are_not_anothers(cached: AppClient) -> None:
     mine, _ = cached.services.keys.create("mine")
     other, _ = cached.services.keys.create("other")
     assert from_cache(cached.chat(temperature=0, key=mine)) == "miss"
@@ -169,27 +169,27 @@ def test_bug_07_one_keys_answers_are_not_anothers(cached: Edge) -> None:
     assert from_cache(cached.chat(temperature=0, key=mine)) == "hit"
 
 
-def test_keys_share_answers_only_where_the_configuration_says_so(edge: Callable[[str], Edge]) -> None:
-    shared = edge(CONFIG % ("x", "true"))
+def test_keys_share_answers_only_where_the_configuration_says_so(client_with: Callable[[str], AppClient]) -> None:
+    shared = client_with(CONFIG % ("x", "true"))
     other, _ = shared.services.keys.create("other")
     shared.chat(temperature=0)
     assert from_cache(shared.chat(temperature=0, key=other)) == "hit"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_long_answers_are_not_kept(cached: Edge, stream: bool) -> None:
+def test_long_answers_are_not_kept(cached: AppClient, stream: bool) -> None:
     assert from_cache(cached.chat("wordy", temperature=0, stream=stream)) == "miss"
     assert cached.keys("penstock:cache:*") == []
     assert len(cached.keys("penstock:unkept:*")) == 1, "and identical calls do not wait for one"
 
 
-def test_identical_calls_do_not_wait_for_a_stream_whose_usage_nobody_tells(cached: Edge) -> None:
+def test_identical_calls_do_not_wait_for_a_stream_whose_usage_nobody_tells(cached: AppClient) -> None:
     assert from_cache(cached.chat("silent", temperature=0, stream=True)) == "miss"
     assert cached.keys("penstock:cache:*") == []
     assert len(cached.keys("penstock:unkept:*")) == 1
 
 
-def test_a_stream_that_broke_off_is_not_kept(cached: Edge) -> None:
+def test_a_stream_that_broke_off_is_not_kept(cached: AppClient) -> None:
     broken = cached.chat("broken", temperature=0, stream=True)
     assert "[DONE]" not in broken.text
     assert json.loads(broken.text.strip().splitlines()[-1].removeprefix("data: "))["code"] == "MODEL_ERROR"
@@ -199,7 +199,7 @@ def test_a_stream_that_broke_off_is_not_kept(cached: Edge) -> None:
     assert cached.rows()[0]["status"] == "error"
 
 
-def test_answers_are_kept_as_long_as_configured_and_no_longer(cached: Edge) -> None:
+def test_answers_are_kept_as_long_as_configured_and_no_longer(cached: AppClient) -> None:
     cached.chat(temperature=0)
     [key] = cached.keys("penstock:cache:*")
     assert 50_000 < cached.services.redis.execute("PTTL", key) <= 60_000

@@ -18,27 +18,27 @@ from app.stop_signal import StopSignal
 from app.store.job_list import STATES, JobList
 from app.store.redis.client import Redis
 from app.store.sql.tables import batches
-from tests.api.conftest import Edge
-from tests.api.test_jobs import ANSWERED, DEMO, Worker, ask, job_of, open_reservations, started, submit
+from tests.api.conftest import AppClient
+from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, ask, job_of, open_reservations, started, submit
 
 
 @pytest.fixture
-def made(edge: Callable[[str], Edge]) -> Callable[..., Edge]:
+def build_client(client_with: Callable[[str], AppClient]) -> Callable[..., AppClient]:
     """The application with one demo model `m`."""
 
-    def build(script: str = ANSWERED, more: str = "") -> Edge:
-        return edge(DEMO.format(script=script) + more)
+    def build(script: str = ANSWERED, more: str = "") -> AppClient:
+        return client_with(DEMO.format(script=script) + more)
 
     return build
 
 
-def flask(edge: Edge, *args: str) -> Result:
-    result: Result = edge._client.application.test_cli_runner().invoke(args=["jobs", *args])
+def flask(client: AppClient, *args: str) -> Result:
+    result: Result = client._client.application.test_cli_runner().invoke(args=["jobs", *args])
     return result
 
 
-def listed(edge: Edge, *options: str) -> list[dict[str, Any]]:
-    result = flask(edge, "list", "--format", "json", *options)
+def listed(client: AppClient, *options: str) -> list[dict[str, Any]]:
+    result = flask(client, "list", "--format", "json", *options)
     assert result.exit_code == 0, result.output
     found: list[dict[str, Any]] = json.loads(result.stdout)
     return found
@@ -51,13 +51,13 @@ def failed(result: Result) -> str:
     return result.stderr
 
 
-def one_of_each_state(edge: Edge) -> dict[str, str]:
+def one_of_each_state(client: AppClient) -> dict[str, str]:
     """A job in each state, the oldest first: their ids."""
-    done, cancelled = job_of(submit(edge)), job_of(submit(edge))
-    assert ask(edge, cancelled, method="DELETE").status_code == 200
-    Worker(edge).run()
-    failing, running = job_of(submit(edge)), job_of(submit(edge))
-    jobs = edge.services.queue.jobs
+    done, cancelled = job_of(submit(client)), job_of(submit(client))
+    assert ask(client, cancelled, method="DELETE").status_code == 200
+    JobWorker(client).run()
+    failing, running = job_of(submit(client)), job_of(submit(client))
+    jobs = client.services.queue.jobs
     claimed = jobs.claim("w", 60)
     assert claimed is not None
     jobs.finish(
@@ -69,16 +69,16 @@ def one_of_each_state(edge: Edge) -> dict[str, str]:
         "cancelled": cancelled,
         "failed": failing,
         "processing": running,
-        "queued": job_of(submit(edge)),
+        "queued": job_of(submit(client)),
     }
 
 
-def test_jobs_of_all_keys_are_listed_oldest_first_with_their_places(made: Callable[..., Edge]) -> None:
-    edge = made()
-    key, info = edge.services.keys.create("other")
-    mine = [job_of(submit(edge)) for _ in range(2)]
-    other = job_of(submit(edge, key=key))
-    rows = listed(edge)
+def test_jobs_of_all_keys_are_listed_oldest_first_with_their_places(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    key, info = client.services.keys.create("other")
+    mine = [job_of(submit(client)) for _ in range(2)]
+    other = job_of(submit(client, key=key))
+    rows = listed(client)
     assert [(row["id"], row["key_id"], row["position"]) for row in rows] == [
         (mine[0], "dev", 2),
         (mine[1], "dev", 3),
@@ -88,118 +88,122 @@ def test_jobs_of_all_keys_are_listed_oldest_first_with_their_places(made: Callab
     assert all(0 <= row["age_s"] < 60 for row in rows)
 
 
-def test_a_place_in_the_list_is_the_one_that_the_owner_is_told(made: Callable[..., Edge]) -> None:
-    edge = made()
-    keys = [edge.services.keys.create(f"k{number}")[0] for number in range(3)]
-    owners = {job_of(submit(edge, key=key)): key for number, key in enumerate(keys) for _ in range(2 * number + 1)}
-    told = {job_id: ask(edge, job_id, key=key).json["position"] for job_id, key in owners.items()}
-    assert {row["id"]: row["position"] for row in listed(edge)} == told
+def test_a_place_in_the_list_is_the_one_that_the_owner_is_told(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    keys = [client.services.keys.create(f"k{number}")[0] for number in range(3)]
+    owners = {job_of(submit(client, key=key)): key for number, key in enumerate(keys) for _ in range(2 * number + 1)}
+    told = {job_id: ask(client, job_id, key=key).json["position"] for job_id, key in owners.items()}
+    assert {row["id"]: row["position"] for row in listed(client)} == told
     assert len(told) == 9
 
 
-def test_a_job_that_asked_for_auto_is_listed_with_the_picked_model(made: Callable[..., Edge]) -> None:
-    edge = made()
-    job_of(submit(edge, model="auto"))
-    assert [row["model"] for row in listed(edge)] == ["m"]
+def test_a_job_that_asked_for_auto_is_listed_with_the_picked_model(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    job_of(submit(client, model="auto"))
+    assert [row["model"] for row in listed(client)] == ["m"]
 
 
-def test_the_list_can_be_of_some_states_only(made: Callable[..., Edge]) -> None:
-    edge = made()
-    ids = one_of_each_state(edge)
-    assert [(row["id"], row["state"]) for row in listed(edge)] == [(job_id, state) for state, job_id in ids.items()]
+def test_the_list_can_be_of_some_states_only(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    ids = one_of_each_state(client)
+    assert [(row["id"], row["state"]) for row in listed(client)] == [(job_id, state) for state, job_id in ids.items()]
     for state in STATES:
-        assert [row["id"] for row in listed(edge, "--state", state)] == [ids[state]]
-    both = listed(edge, "--state", "queued", "--state", "failed")
+        assert [row["id"] for row in listed(client, "--state", state)] == [ids[state]]
+    both = listed(client, "--state", "queued", "--state", "failed")
     assert [row["id"] for row in both] == [ids["failed"], ids["queued"]]
-    assert [row["position"] for row in listed(edge)] == [None, None, None, None, 1]
-    assert {row["model"] for row in listed(edge)} == {"m"}, "also of those whose request is gone"
+    assert [row["position"] for row in listed(client)] == [None, None, None, None, 1]
+    assert {row["model"] for row in listed(client)} == {"m"}, "also of those whose request is gone"
 
 
-def test_every_job_is_listed_once_among_many_keys_of_redis(made: Callable[..., Edge], redis_url: str) -> None:
-    edge = made(more="queue: {max_jobs: 1000}\n")
-    redis = edge.services.redis
+def test_every_job_is_listed_once_among_many_keys_of_redis(
+    build_client: Callable[..., AppClient], redis_url: str
+) -> None:
+    client = build_client(more="queue: {max_jobs: 1000}\n")
+    redis = client.services.redis
     redis.pipeline([("SET", f"penstock:cache:{number}", "x") for number in range(3000)])
-    ids = {job_of(submit(edge)) for _ in range(450)}  # more than two batches
-    found = [row["id"] for row in listed(edge)]
+    ids = {job_of(submit(client)) for _ in range(450)}  # more than two batches
+    found = [row["id"] for row in listed(client)]
     assert set(found) == ids
     assert len(found) == 450
-    assert len({row["position"] for row in listed(edge, "--state", "queued")}) == 450
+    assert len({row["position"] for row in listed(client, "--state", "queued")}) == 450
 
 
-def test_no_step_of_the_list_asks_redis_for_more_than_a_bounded_part(made: Callable[..., Edge]) -> None:
-    edge = made()
+def test_no_step_of_the_list_asks_redis_for_more_than_a_bounded_part(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
 
     class Counting(Redis):
         def execute(self, *args: Any) -> Any:
             if args[0] == "SCAN":
                 assert args[-2:] == ("COUNT", 1000)
-            return edge.services.redis.execute(*args)
+            return client.services.redis.execute(*args)
 
         def pipeline(self, commands: Any) -> list[Any]:
             assert len(commands) <= 400
-            return edge.services.redis.pipeline(commands)
+            return client.services.redis.pipeline(commands)
 
-    ids = {job_of(submit(edge)) for _ in range(250)}
+    ids = {job_of(submit(client)) for _ in range(250)}
     assert {job.id for job in JobList(redis=Counting("redis://unused")).all()} == ids
 
 
-def test_a_job_that_waits_for_its_next_attempt_has_no_place_yet(made: Callable[..., Edge]) -> None:
-    edge = made(script="fail_status: 503", more="queue: {retry_backoff_s: 60}\n")
-    job_id = job_of(submit(edge))
-    Worker(edge).run()
-    [row] = listed(edge, "--state", "queued")
+def test_a_job_that_waits_for_its_next_attempt_has_no_place_yet(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(script="fail_status: 503", more="queue: {retry_backoff_s: 60}\n")
+    job_id = job_of(submit(client))
+    JobWorker(client).run()
+    [row] = listed(client, "--state", "queued")
     assert (row["id"], row["attempts"], row["position"]) == (job_id, 1, None)
-    shown = json.loads(flask(edge, "show", job_id, "--format", "json").stdout)
+    shown = json.loads(flask(client, "show", job_id, "--format", "json").stdout)
     assert (shown["error_code"], shown["finished"]) == ("MODEL_UNAVAILABLE", None)
 
 
-def test_the_list_is_a_table_for_people_and_csv_for_spreadsheets(made: Callable[..., Edge]) -> None:
-    edge = made()
-    empty = flask(edge, "list").stdout
+def test_the_list_is_a_table_for_people_and_csv_for_spreadsheets(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    empty = flask(client, "list").stdout
     assert empty.split() == ["id", "state", "key_id", "model", "age_s", "attempts", "position"]
-    job_id = job_of(submit(edge))
-    table = flask(edge, "list").stdout.splitlines()
+    job_id = job_of(submit(client))
+    table = flask(client, "list").stdout.splitlines()
     assert len({len(line) for line in table}) == 1
     assert table[1].split()[:4] == [job_id, "queued", "dev", "m"]
-    [row] = csv.DictReader(io.StringIO(flask(edge, "list", "--format", "csv").stdout))
+    [row] = csv.DictReader(io.StringIO(flask(client, "list", "--format", "csv").stdout))
     assert (row["id"], row["position"]) == (job_id, "1")
 
 
-def test_a_job_is_shown_with_what_went_wrong_and_without_what_was_said(made: Callable[..., Edge]) -> None:
-    edge = made(script=f"reply: the-answer, {ANSWERED}")
-    ids = one_of_each_state(edge)
-    facts = dict(line.split(None, 1) for line in flask(edge, "show", ids["failed"]).stdout.splitlines() if " " in line)
+def test_a_job_is_shown_with_what_went_wrong_and_without_what_was_said(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(script=f"reply: the-answer, {ANSWERED}")
+    ids = one_of_each_state(client)
+    facts = dict(
+        line.split(None, 1) for line in flask(client, "show", ids["failed"]).stdout.splitlines() if " " in line
+    )
     assert (facts["state"], facts["http_status"], facts["error_code"]) == ("failed", "502", "MODEL_ERROR")
     assert facts["error"] == "bad?[31m", "nothing that steers a terminal"
-    secret = job_of(submit(edge, "the-prompt"))
+    secret = job_of(submit(client, "the-prompt"))
     for job_id in (*ids.values(), secret):
-        shown = flask(edge, "show", job_id).stdout + flask(edge, "show", job_id, "--format", "json").stdout
+        shown = flask(client, "show", job_id).stdout + flask(client, "show", job_id, "--format", "json").stdout
         assert job_id in shown
         assert "the-prompt" not in shown
         assert "the-answer" not in shown
-    running = json.loads(flask(edge, "show", ids["processing"], "--format", "json").stdout)
+    running = json.loads(flask(client, "show", ids["processing"], "--format", "json").stdout)
     assert (running["worker"], running["attempts"], running["finished"]) == ("w", 1, None)
 
 
 @pytest.mark.parametrize("command", ["show", "cancel"])
 @pytest.mark.parametrize("job_id", ["req_unknown", "*", "ü", "\udcff", "\x1b[31m"])
-def test_an_unknown_job_is_one_line(made: Callable[..., Edge], command: str, job_id: str) -> None:
-    line = failed(flask(made(), command, job_id))
+def test_an_unknown_job_is_one_line(build_client: Callable[..., AppClient], command: str, job_id: str) -> None:
+    line = failed(flask(build_client(), command, job_id))
     assert "There is no job" in line
     assert line[:-1].isprintable()
 
 
-def test_a_waiting_job_is_cancelled_as_its_owner_would(made: Callable[..., Edge]) -> None:
-    edge = made(more="plans: {default: {tokens_per_day: 100000}}\n")
-    key, info = edge.services.keys.create("other")
-    by_owner, by_operator = job_of(submit(edge, key=key)), job_of(submit(edge, key=key))
-    assert ask(edge, by_owner, method="DELETE", key=key).status_code == 200
-    result = flask(edge, "cancel", by_operator)
+def test_a_waiting_job_is_cancelled_as_its_owner_would(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(more="plans: {default: {tokens_per_day: 100000}}\n")
+    key, info = client.services.keys.create("other")
+    by_owner, by_operator = job_of(submit(client, key=key)), job_of(submit(client, key=key))
+    assert ask(client, by_owner, method="DELETE", key=key).status_code == 200
+    result = flask(client, "cancel", by_operator)
     assert (result.exit_code, result.stdout) == (0, f"Cancelled {by_operator} of {info.key_id}.\n")
-    assert ask(edge, by_operator, key=key).json["status"] == "cancelled"
-    Worker(edge).run()
-    assert edge.asked == []
-    first, second = edge.rows()
+    assert ask(client, by_operator, key=key).json["status"] == "cancelled"
+    JobWorker(client).run()
+    assert client.asked == []
+    first, second = client.rows()
     its_own = ("call_id", "job_id", "request_id", "ts")
     assert {k: v for k, v in first.items() if k not in its_own} == {k: v for k, v in second.items() if k not in its_own}
     assert (second["call_id"], second["key_id"], second["status"], second["cost_nanousd"]) == (
@@ -208,17 +212,17 @@ def test_a_waiting_job_is_cancelled_as_its_owner_would(made: Callable[..., Edge]
         "aborted",
         0,
     )
-    [tokens] = edge.keys(f"penstock:limit:{info.key_id}:tokens_per_day:*")
-    assert edge.services.redis.execute("GET", tokens) == b"0"
-    assert open_reservations(edge) == []
+    [tokens] = client.keys(f"penstock:limit:{info.key_id}:tokens_per_day:*")
+    assert client.services.redis.execute("GET", tokens) == b"0"
+    assert open_reservations(client) == []
 
 
-def test_a_running_job_is_cancelled_with_its_upstream_call(made: Callable[..., Edge]) -> None:
-    edge = made(script="delay_s: 30")
-    worker = Worker(edge)
-    job_id = job_of(submit(edge))
-    running = started(edge, worker)
-    result = flask(edge, "cancel", job_id)
+def test_a_running_job_is_cancelled_with_its_upstream_call(build_client: Callable[..., AppClient]) -> None:
+    client = build_client(script="delay_s: 30")
+    worker = JobWorker(client)
+    job_id = job_of(submit(client))
+    running = started(client, worker)
+    result = flask(client, "cancel", job_id)
     assert (result.exit_code, result.stdout) == (
         0,
         f"{job_id} of dev is running; its worker has been told to end it.\n",
@@ -226,16 +230,16 @@ def test_a_running_job_is_cancelled_with_its_upstream_call(made: Callable[..., E
     worker.runner.beat()
     running.join(5)
     assert not running.is_alive()
-    assert [row["state"] for row in listed(edge)] == ["cancelled"]
-    assert [(row["status"], row["http_status"]) for row in edge.rows()] == [("aborted", 499)]
+    assert [row["state"] for row in listed(client)] == ["cancelled"]
+    assert [(row["status"], row["http_status"]) for row in client.rows()] == [("aborted", 499)]
 
 
-def test_what_has_ended_cannot_be_cancelled(made: Callable[..., Edge]) -> None:
-    edge = made()
-    job_id = job_of(submit(edge))
-    Worker(edge).run()
-    assert "it is completed" in failed(flask(edge, "cancel", job_id))
-    assert len(edge.rows()) == 1
+def test_what_has_ended_cannot_be_cancelled(build_client: Callable[..., AppClient]) -> None:
+    client = build_client()
+    job_id = job_of(submit(client))
+    JobWorker(client).run()
+    assert "it is completed" in failed(flask(client, "cancel", job_id))
+    assert len(client.rows()) == 1
 
 
 @pytest.fixture
@@ -248,24 +252,24 @@ def _signals_restored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_signals_restored")
 def test_watching_shows_how_full_the_queue_is_until_ctrl_c(
-    made: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+    build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = made()
+    client = build_client()
     waits = 0
 
     def wait(stop: StopSignal, _timeout: float) -> bool:
         nonlocal waits
         waits += 1
         if waits == 1:
-            submit(edge), submit(edge)
-            edge.services.queue.jobs.beat("w", 50, [])
-            assert edge.services.queue.jobs.claim("w", 60)
+            submit(client), submit(client)
+            client.services.queue.jobs.beat("w", 50, [])
+            assert client.services.queue.jobs.claim("w", 60)
         else:
             os.kill(os.getpid(), signal.SIGINT)
         return stop.is_set()
 
     monkeypatch.setattr(StopSignal, "wait", wait)
-    result = flask(edge, "watch")
+    result = flask(client, "watch")
     assert result.exit_code == 0
     first, second = (line for line in result.stdout.splitlines() if "waiting " in line)
     assert first.endswith("Z  waiting 0 · running 0 of 0 (0 workers) · nothing waits")
@@ -276,13 +280,13 @@ BATCH = "batch_019364ce2a50aabbccddeeff"
 
 
 @pytest.fixture
-def batch(made: Callable[..., Edge]) -> Callable[..., Edge]:
+def batch(build_client: Callable[..., AppClient]) -> Callable[..., AppClient]:
     """The application with a batch in its database; called again, changes it."""
-    edge: list[Edge] = []
+    clients: list[AppClient] = []
 
-    def change(**values: Any) -> Edge:
-        if not edge:
-            edge.append(made())
+    def change(**values: Any) -> AppClient:
+        if not clients:
+            clients.append(build_client())
             needed = {
                 "batch_id": BATCH,
                 "key_id": "dev",
@@ -296,9 +300,9 @@ def batch(made: Callable[..., Edge]) -> Callable[..., Edge]:
             statement: Any = batches.insert().values(**needed, **values)
         else:
             statement = batches.update().values(**values)
-        with edge[0].services.database.write() as connection:
+        with clients[0].services.database.write() as connection:
             connection.execute(statement)
-        return edge[0]
+        return clients[0]
 
     return change
 
@@ -318,15 +322,15 @@ def steps(monkeypatch: pytest.MonkeyPatch, *each: Callable[[], object]) -> None:
 @pytest.mark.usefixtures("_signals_restored")
 @pytest.mark.parametrize(("status", "exit_code"), [("completed", 0), ("failed", 1), ("expired", 1), ("cancelled", 1)])
 def test_watching_a_batch_shows_how_far_it_is_until_it_ends(
-    batch: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int
+    batch: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch, status: str, exit_code: int
 ) -> None:
-    edge = batch(status="validating", total=0, completed=0, failed=0)
+    client = batch(status="validating", total=0, completed=0, failed=0)
     steps(
         monkeypatch,
         lambda: batch(status="in_progress", total=500, completed=249, failed=1),
         lambda: batch(status=status, completed=499),
     )
-    result = flask(edge, "watch", BATCH)
+    result = flask(client, "watch", BATCH)
     assert result.exit_code == exit_code
     first, second, third = result.stdout.splitlines()
     assert "validating [" in first
@@ -336,18 +340,18 @@ def test_watching_a_batch_shows_how_far_it_is_until_it_ends(
 
 @pytest.mark.usefixtures("_signals_restored")
 def test_ctrl_c_ends_the_watching_and_not_the_batch(
-    batch: Callable[..., Edge], monkeypatch: pytest.MonkeyPatch
+    batch: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edge = batch(status="in_progress", total=5, completed=0, failed=0)
+    client = batch(status="in_progress", total=5, completed=0, failed=0)
     steps(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert flask(edge, "watch", BATCH).exit_code == 130
-    with edge.services.database.read() as connection:
+    assert flask(client, "watch", BATCH).exit_code == 130
+    with client.services.database.read() as connection:
         assert connection.execute(sa.select(batches.c.status)).scalar() == "in_progress"
 
 
 @pytest.mark.usefixtures("_signals_restored")
 @pytest.mark.parametrize("batch_id", ["batch_unknown", "%", "ü", "\udcff", "\x1b[31m"])
-def test_an_unknown_batch_is_one_line(made: Callable[..., Edge], batch_id: str) -> None:
-    line = failed(flask(made(), "watch", batch_id))
+def test_an_unknown_batch_is_one_line(build_client: Callable[..., AppClient], batch_id: str) -> None:
+    line = failed(flask(build_client(), "watch", batch_id))
     assert "There is no batch" in line
     assert line[:-1].isprintable()

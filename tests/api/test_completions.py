@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from app.api.completions import TextStream, text_completion
 from app.errors import UpstreamError
 from app.gateway.call import Report
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -30,9 +30,9 @@ retry: {max_attempts: 1}
 """
 
 
-class Caller:
-    def __init__(self, edge: Edge) -> None:
-        self.edge = edge
+class CompletionsClient:
+    def __init__(self, client: AppClient) -> None:
+        self.edge = client
 
     def __call__(self, prompt: Any = "Say it", *, path: str = "/v1/completions", **more: Any) -> TestResponse:
         return self.edge.post(json.dumps({"model": "m", "prompt": prompt, **more}), path=path)
@@ -43,8 +43,8 @@ class Caller:
 
 
 @pytest.fixture
-def complete(edge: Callable[[str], Edge], upstream: Upstream) -> Caller:
-    return Caller(edge(CONFIG % upstream.url))
+def complete(client_with: Callable[[str], AppClient], upstream: Upstream) -> CompletionsClient:
+    return CompletionsClient(client_with(CONFIG % upstream.url))
 
 
 def events(response: TestResponse) -> list[str]:
@@ -54,7 +54,7 @@ def events(response: TestResponse) -> list[str]:
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/api/v1/completions", "/completions"])
 @pytest.mark.parametrize("prompt", ["Say it", ["Say it"]])
-def test_a_prompt_is_completed_in_the_older_shape(complete: Caller, path: str, prompt: Any) -> None:
+def test_a_prompt_is_completed_in_the_older_shape(complete: CompletionsClient, path: str, prompt: Any) -> None:
     response = complete(prompt, path=path)
     assert response.status_code == 200, response.text
     answer = response.json
@@ -68,7 +68,7 @@ def test_a_prompt_is_completed_in_the_older_shape(complete: Caller, path: str, p
     assert row["cost_nanousd"] == 2 * 1000 + 3 * 2000
 
 
-def test_a_stream_says_the_same_in_pieces(complete: Caller) -> None:
+def test_a_stream_says_the_same_in_pieces(complete: CompletionsClient) -> None:
     *data, done = events(complete(stream=True, n=2, stream_options={"include_usage": True}))
     assert done == "[DONE]"
     *chunks, last = map(json.loads, data)
@@ -85,12 +85,12 @@ def test_a_stream_says_the_same_in_pieces(complete: Caller) -> None:
     assert (row["endpoint"], row["streamed"], row["completion_tokens"]) == ("completions", True, 6)
 
 
-def test_only_who_asks_is_told_the_usage_of_a_stream(complete: Caller) -> None:
+def test_only_who_asks_is_told_the_usage_of_a_stream(complete: CompletionsClient) -> None:
     assert all("usage" not in json.loads(data) for data in events(complete(stream=True))[:-1])
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_prompt_comes_first_when_its_echo_is_asked_for(complete: Caller, stream: bool) -> None:
+def test_the_prompt_comes_first_when_its_echo_is_asked_for(complete: CompletionsClient, stream: bool) -> None:
     response = complete("Say it: ", echo=True, n=2, stream=stream)
     found = [json.loads(data) for data in events(response)[:-1]] if stream else [response.json]
     texts = {0: "", 1: ""}
@@ -99,14 +99,14 @@ def test_the_prompt_comes_first_when_its_echo_is_asked_for(complete: Caller, str
     assert texts == {0: "Say it: one two three", 1: "Say it: one two three"}
 
 
-def test_bounds_and_stops_are_honoured(complete: Caller) -> None:
+def test_bounds_and_stops_are_honoured(complete: CompletionsClient) -> None:
     [cut] = complete(max_tokens=1).json["choices"]
     assert (cut["text"], cut["finish_reason"]) == ("one", "length")
     [stopped] = complete(stop=" three").json["choices"]
     assert (stopped["text"], stopped["finish_reason"]) == ("one two", "stop")
 
 
-def test_a_vendor_is_asked_for_a_chat(complete: Caller) -> None:
+def test_a_vendor_is_asked_for_a_chat(complete: CompletionsClient) -> None:
     asked = {
         "temperature": 0.9,
         "max_tokens": 7,
@@ -128,16 +128,16 @@ def test_a_vendor_is_asked_for_a_chat(complete: Caller) -> None:
     }
 
 
-def test_the_gateway_picks_the_model_auto_here_too(complete: Caller) -> None:
+def test_the_gateway_picks_the_model_auto_here_too(complete: CompletionsClient) -> None:
     response = complete(model="auto")
     assert (response.headers["x-penstock-model"], response.headers["x-penstock-route-reason"]) == ("m", "default")
 
 
-def test_a_call_that_names_no_model_gets_the_default_one(complete: Caller) -> None:
+def test_a_call_that_names_no_model_gets_the_default_one(complete: CompletionsClient) -> None:
     assert complete.edge.post(b'{"prompt":"Hi"}', path="/v1/completions").headers["x-penstock-model"] == "m"
 
 
-def test_an_answer_is_kept_as_a_chats_is(complete: Caller) -> None:
+def test_an_answer_is_kept_as_a_chats_is(complete: CompletionsClient) -> None:
     first, again = complete(temperature=0), complete(temperature=0)
     assert [r.headers["x-penstock-cache"] for r in (first, again)] == ["miss", "hit"]
     assert (again.json["cached"], again.json["choices"]) == (True, first.json["choices"])
@@ -147,7 +147,7 @@ def test_an_answer_is_kept_as_a_chats_is(complete: Caller) -> None:
     assert complete.edge.asked == ["demo"]
 
 
-def test_limits_hold(complete: Caller) -> None:
+def test_limits_hold(complete: CompletionsClient) -> None:
     key, _ = complete.edge.services.keys.create("x", plan="one")
     body = json.dumps({"model": "m", "prompt": "Hi"})
     sent = [complete.edge.post(body, key=key, path="/v1/completions").status_code for _ in range(2)]
@@ -155,7 +155,7 @@ def test_limits_hold(complete: Caller) -> None:
     assert complete.edge.post(body, key="wrong", path="/v1/completions").status_code == 401
 
 
-def test_a_stream_that_is_cut_ends_with_an_error(complete: Caller) -> None:
+def test_a_stream_that_is_cut_ends_with_an_error(complete: CompletionsClient) -> None:
     *said, last = events(complete(model="broken", stream=True))
     assert "".join(json.loads(data)["choices"][0]["text"] for data in said) == "a b c"
     assert json.loads(last)["error"]["code"] == "MODEL_ERROR"
@@ -198,14 +198,14 @@ def test_a_stream_that_is_cut_ends_with_an_error(complete: Caller) -> None:
         ({"stream_options": 5}, "stream_options"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(complete: Caller, body: dict[str, Any], param: str) -> None:
+def test_what_cannot_be_done_is_refused_by_name(complete: CompletionsClient, body: dict[str, Any], param: str) -> None:
     status, named, message = complete.refused(**body)
     assert (status, named) == (400, param)
     assert f"`{param}`" in message
     assert complete.edge.rows() == []
 
 
-def test_a_body_without_a_prompt_is_refused(complete: Caller) -> None:
+def test_a_body_without_a_prompt_is_refused(complete: CompletionsClient) -> None:
     for body in (b'{"model":"m"}', b"[]", b"", b"{", b'{"model":"m","prompt":"\\ud800"}'):
         assert complete.edge.post(body, path="/v1/completions").status_code == 400
 
@@ -225,7 +225,7 @@ def test_an_odd_answer_is_an_error_and_no_guess(answer: bytes) -> None:
         text_completion(answer, "", "up")
 
 
-class Chunks:
+class FakeStream:
     """A stream of blocks."""
 
     report = Report("m", "up", "miss", 1, 1.0, (), None)
@@ -244,14 +244,14 @@ class Chunks:
 @pytest.mark.parametrize("chunk", [b'{"choices":[5]}', b'{"choices":[{"delta":5}]}', b"[]", b'{"choices":5}', b"x"])
 def test_an_odd_chunk_is_an_error_and_no_guess(chunk: bytes) -> None:
     with pytest.raises(UpstreamError, match="up"):
-        list(TextStream(Chunks(b"data: " + chunk + b"\n\n"), ""))
+        list(TextStream(FakeStream(b"data: " + chunk + b"\n\n"), ""))
 
 
 def test_blocks_of_several_events_heartbeats_and_parts_come_through() -> None:
     def chunk(delta: str, more: str = "") -> bytes:
         return f'data: {{"id":"chatcmpl-1","choices":[{{"index":0,"delta":{delta}{more}}}]}}\n\n'.encode()
 
-    chunks = Chunks(
+    chunks = FakeStream(
         chunk('{"role":"assistant","content":""}'),
         b"",
         chunk('{"content":"a"}') + chunk('{"content":[{"type":"text","text":"b"},{"type":"x"}]}'),

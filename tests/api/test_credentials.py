@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from app.domain.identity import new_key
-from tests.api.conftest import KEY, Edge
+from tests.api.conftest import KEY, AppClient
 
 CONFIG = """
 providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
@@ -20,16 +20,16 @@ UNKNOWN = new_key()
 
 
 @pytest.fixture
-def built(edge: Callable[[str], Edge]) -> Edge:
-    return edge(CONFIG)
+def client(client_with: Callable[[str], AppClient]) -> AppClient:
+    return client_with(CONFIG)
 
 
-def tried(built: Edge, headers: dict[str, str]) -> tuple[int, str]:
+def tried(client: AppClient, headers: dict[str, str]) -> tuple[int, str]:
     """The status of a model call and of a list, which take two ways through the code; and the error's message."""
-    call = built.send(
+    call = client.send(
         "POST", "/v1/chat/completions", headers={"Content-Type": "application/json", **headers}, data=BODY
     )
-    listed = built.send("GET", "/v1/models", headers=headers)
+    listed = client.send("GET", "/v1/models", headers=headers)
     assert call.status_code == listed.status_code
     error = (call.json or {}).get("error")
     if error:
@@ -39,11 +39,11 @@ def tried(built: Edge, headers: dict[str, str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "api-key", "X-API-Key", "API-Key"])
-def test_a_key_is_taken_from_the_headers_of_anthropics_and_azures_clients(built: Edge, header: str) -> None:
-    assert tried(built, {header: KEY})[0] == 200
-    assert tried(built, {header: f"  {KEY} "})[0] == 200
-    assert tried(built, {header: UNKNOWN}) == (401, "Incorrect API key provided.")
-    assert tried(built, {header: ""})[0] == 401
+def test_a_key_is_taken_from_the_headers_of_anthropics_and_azures_clients(client: AppClient, header: str) -> None:
+    assert tried(client, {header: KEY})[0] == 200
+    assert tried(client, {header: f"  {KEY} "})[0] == 200
+    assert tried(client, {header: UNKNOWN}) == (401, "Incorrect API key provided.")
+    assert tried(client, {header: ""})[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,17 @@ def test_a_key_is_taken_from_the_headers_of_anthropics_and_azures_clients(built:
         {"Authorization": "Bearer {ours}", "x-api-key": "{ours}"},
     ],
 )
-def test_of_two_keys_the_one_that_looks_like_ours_counts(built: Edge, headers: dict[str, str]) -> None:
-    ours, _ = built.services.keys.create("test")
-    assert tried(built, {name: value.replace("{ours}", ours) for name, value in headers.items()}) == (200, "")
+def test_of_two_keys_the_one_that_looks_like_ours_counts(client: AppClient, headers: dict[str, str]) -> None:
+    ours, _ = client.services.keys.create("test")
+    assert tried(client, {name: value.replace("{ours}", ours) for name, value in headers.items()}) == (200, "")
 
 
-def test_with_two_keys_of_ours_the_bearer_counts_even_when_it_is_bad(built: Edge) -> None:
-    narrow, _ = built.services.keys.create("narrow", models=["other"])
-    wide, _ = built.services.keys.create("wide")
+def test_with_two_keys_of_ours_the_bearer_counts_even_when_it_is_bad(client: AppClient) -> None:
+    narrow, _ = client.services.keys.create("narrow", models=["other"])
+    wide, _ = client.services.keys.create("wide")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {narrow}", "x-api-key": wide}
-    assert built.send("POST", "/v1/chat/completions", headers=headers, data=BODY).status_code == 403
-    assert tried(built, {"Authorization": f"Bearer {UNKNOWN}", "x-api-key": wide})[0] == 401
+    assert client.send("POST", "/v1/chat/completions", headers=headers, data=BODY).status_code == 403
+    assert tried(client, {"Authorization": f"Bearer {UNKNOWN}", "x-api-key": wide})[0] == 401
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_with_two_keys_of_ours_the_bearer_counts_even_when_it_is_bad(built: Edge
     ],
 )
 def test_a_malformed_key_is_answered_with_its_fault_and_never_repeated(
-    built: Edge, headers: dict[str, str], told: str
+    client: AppClient, headers: dict[str, str], told: str
 ) -> None:
-    status, message = tried(built, headers)
+    status, message = tried(client, headers)
     assert status == 401
     assert told in message
     for value in headers.values():

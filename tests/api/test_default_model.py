@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.api.conftest import Edge
-from tests.api.test_auto import refused, sent
-from tests.api.test_jobs import Worker, ask, job_of, open_reservations
+from tests.api.conftest import AppClient
+from tests.api.test_auto import error_of, sent
+from tests.api.test_jobs import JobWorker, ask, job_of, open_reservations
 from tests.support.upstream import Upstream
 
 HELLO = [{"role": "user", "content": "Hello there"}]
@@ -38,13 +38,13 @@ smart:
 
 
 @pytest.fixture
-def plain(edge: Callable[[str], Edge]) -> Edge:
-    return edge(CONFIG)
+def plain(client_with: Callable[[str], AppClient]) -> AppClient:
+    return client_with(CONFIG)
 
 
-def post(edge: Edge, path: str = "/v1/chat/completions", **more: Any) -> TestResponse:
+def post(client: AppClient, path: str = "/v1/chat/completions", **more: Any) -> TestResponse:
     key, headers = more.pop("key", None), more.pop("headers", None)
-    return edge.post(json.dumps({"messages": HELLO, **more}), path=path, key=key, headers=headers)
+    return client.post(json.dumps({"messages": HELLO, **more}), path=path, key=key, headers=headers)
 
 
 def model_of(answer: TestResponse) -> str:
@@ -54,7 +54,7 @@ def model_of(answer: TestResponse) -> str:
 
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
 @pytest.mark.parametrize("more", [{}, {"model": None}, {"stream": True}])
-def test_a_body_of_only_messages_is_answered(plain: Edge, prefix: str, more: dict[str, Any]) -> None:
+def test_a_body_of_only_messages_is_answered(plain: AppClient, prefix: str, more: dict[str, Any]) -> None:
     answer = post(plain, f"{prefix}/chat/completions", **more)
     assert model_of(answer) == "safe", "the first of the file that can be served"
     [row] = plain.rows()
@@ -62,7 +62,7 @@ def test_a_body_of_only_messages_is_answered(plain: Edge, prefix: str, more: dic
     assert row["tags"] == ""
 
 
-def test_the_default_counts_and_is_cached_as_if_it_had_been_named(plain: Edge) -> None:
+def test_the_default_counts_and_is_cached_as_if_it_had_been_named(plain: AppClient) -> None:
     key = plain.services.keys.create("two", plan="two")[0]
     answers = [post(plain, key=key, temperature=0), post(plain, key=key, temperature=0, model="safe")]
     assert [answer.headers["x-penstock-cache"] for answer in answers] == ["miss", "hit"]
@@ -73,10 +73,10 @@ def test_the_default_counts_and_is_cached_as_if_it_had_been_named(plain: Edge) -
     assert first["cost_nanousd"] > 0
 
 
-def test_the_configured_default_goes_before_the_files_order(edge: Callable[[str], Edge]) -> None:
-    assert model_of(post(edge(CONFIG + "default_model: second\n"))) == "second"
-    assert model_of(post(edge(CONFIG + "default_model: vendors\n"))) == "safe", "it cannot be served"
-    picking = edge(CONFIG + "default_model: auto\n")
+def test_the_configured_default_goes_before_the_files_order(client_with: Callable[[str], AppClient]) -> None:
+    assert model_of(post(client_with(CONFIG + "default_model: second\n"))) == "second"
+    assert model_of(post(client_with(CONFIG + "default_model: vendors\n"))) == "safe", "it cannot be served"
+    picking = client_with(CONFIG + "default_model: auto\n")
     answer = post(
         picking,
         key=picking.services.keys.create("p", plan="premium")[0],
@@ -85,47 +85,47 @@ def test_the_configured_default_goes_before_the_files_order(edge: Callable[[str]
     assert (model_of(answer), answer.headers["x-penstock-route-reason"]) == ("second", "long")
 
 
-def test_the_default_is_a_model_that_the_key_may_use(plain: Edge) -> None:
+def test_the_default_is_a_model_that_the_key_may_use(plain: AppClient) -> None:
     def key(*models: str) -> str:
         return plain.services.keys.create("narrow", models=list(models))[0]
 
     assert model_of(post(plain, key=key("second", "vendors"))) == "second"
     answer = post(plain, key=key("vendors"))
-    assert (refused(answer), "UP_KEY" in answer.json["error"]["message"]) == ((503, "MODEL_UNAVAILABLE", None), True)
-    assert refused(post(plain, key=key("vectors"))) == (400, "INVALID_REQUEST", "model")
+    assert (error_of(answer), "UP_KEY" in answer.json["error"]["message"]) == ((503, "MODEL_UNAVAILABLE", None), True)
+    assert error_of(post(plain, key=key("vectors"))) == (400, "INVALID_REQUEST", "model")
 
 
-def test_the_vendor_reads_the_default_models_name(edge: Callable[[str], Edge], upstream: Upstream) -> None:
-    built = edge(f"""
+def test_the_vendor_reads_the_default_models_name(client_with: Callable[[str], AppClient], upstream: Upstream) -> None:
+    client = client_with(f"""
 providers: {{up: {{kind: openai, base_url: "{upstream.url}"}}}}
 models: {{echo: {{targets: [up]}}}}
 """)
-    assert sent(post(built, seed=7)) == {"messages": HELLO, "seed": 7, "model": "echo"}
-    assert sent(post(built, model=None)) == {"messages": HELLO, "model": "echo"}
+    assert sent(post(client, seed=7)) == {"messages": HELLO, "seed": 7, "model": "echo"}
+    assert sent(post(client, model=None)) == {"messages": HELLO, "model": "echo"}
 
 
-def test_a_queued_call_needs_no_model_and_its_repetition_is_the_same_job(plain: Edge) -> None:
+def test_a_queued_call_needs_no_model_and_its_repetition_is_the_same_job(plain: AppClient) -> None:
     headers = {"Idempotency-Key": "once"}
     jobs = [job_of(post(plain, "/api/v1/chat/async", headers=headers)) for _ in range(2)]
     assert jobs[0] == jobs[1]
-    Worker(plain).run()
+    JobWorker(plain).run()
     done = ask(plain, jobs[0]).json
     assert (done["status"], done["model"], done["provider"]) == ("completed", "safe", "demo")
     assert [row["model"] for row in plain.rows()] == ["safe"]
 
 
-def test_embeddings_have_no_default(plain: Edge) -> None:
+def test_embeddings_have_no_default(plain: AppClient) -> None:
     """A vector is of use only beside others of the same model."""
     answer = plain.post(json.dumps({"input": "x"}), path="/v1/embeddings")
-    assert refused(answer) == (400, "INVALID_REQUEST", "model")
+    assert error_of(answer) == (400, "INVALID_REQUEST", "model")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_without_its_providers_key_is_unavailable_and_says_so(plain: Edge, stream: bool) -> None:
+def test_a_model_without_its_providers_key_is_unavailable_and_says_so(plain: AppClient, stream: bool) -> None:
     key = plain.services.keys.create("cents", plan="cents")[0]
     for _ in range(2):  # what was reserved is free again
         answer = plain.chat("vendors", key=key, stream=stream)
-        assert refused(answer) == (503, "MODEL_UNAVAILABLE", None)
+        assert error_of(answer) == (503, "MODEL_UNAVAILABLE", None)
         assert answer.json["error"]["message"] == "The model is unavailable: up has no API key: set UP_KEY."
         assert (answer.headers["x-should-retry"], "Retry-After" in answer.headers) == ("false", False)
     assert plain.asked == []
@@ -137,30 +137,30 @@ def test_a_model_without_its_providers_key_is_unavailable_and_says_so(plain: Edg
     assert {row["provider"] for row in rows} == {"up"}
 
 
-def test_a_fallback_stands_in_for_a_provider_without_a_key(plain: Edge) -> None:
+def test_a_fallback_stands_in_for_a_provider_without_a_key(plain: AppClient) -> None:
     answer = plain.chat("safe")
     assert (answer.status_code, answer.headers["x-penstock-provider"]) == (200, "demo")
     assert (answer.headers["x-penstock-attempts"], plain.asked) == ("1", ["demo"])
 
 
-def test_a_job_for_a_model_without_a_key_fails_at_once(plain: Edge) -> None:
+def test_a_job_for_a_model_without_a_key_fails_at_once(plain: AppClient) -> None:
     job = job_of(post(plain, "/v1/chat/async", model="vendors"))
-    Worker(plain).run()
+    JobWorker(plain).run()
     done = ask(plain, job).json
     assert (done["status"], done["error"]["code"], done["attempts"]) == ("failed", "MODEL_UNAVAILABLE", 1)
     assert "UP_KEY" in done["error"]["message"]
     assert [(row["status"], row["cost_nanousd"]) for row in plain.rows()] == [("error", 0)]
 
 
-def test_embeddings_of_a_provider_without_a_key_say_so_too(edge: Callable[[str], Edge]) -> None:
-    built = edge(CONFIG.replace("vectors: {kind: embedding, targets: [demo]}", "vectors: {targets: [up]}"))
-    answer = built.post(json.dumps({"model": "vectors", "input": "x"}), path="/v1/embeddings")
-    assert refused(answer) == (503, "MODEL_UNAVAILABLE", None)
+def test_embeddings_of_a_provider_without_a_key_say_so_too(client_with: Callable[[str], AppClient]) -> None:
+    client = client_with(CONFIG.replace("vectors: {kind: embedding, targets: [demo]}", "vectors: {targets: [up]}"))
+    answer = client.post(json.dumps({"model": "vectors", "input": "x"}), path="/v1/embeddings")
+    assert error_of(answer) == (503, "MODEL_UNAVAILABLE", None)
     assert "UP_KEY" in answer.json["error"]["message"]
-    assert built.asked == []
+    assert client.asked == []
 
 
-def test_rules_whose_model_cannot_be_served_are_skipped(plain: Edge) -> None:
+def test_rules_whose_model_cannot_be_served_are_skipped(plain: AppClient) -> None:
     key = plain.services.keys.create("premium", plan="premium")[0]
     code = [{"role": "user", "content": "```\nprint(1)\n```"}]
     answer = plain.chat("auto", key=key, messages=code)
@@ -172,7 +172,7 @@ def test_rules_whose_model_cannot_be_served_are_skipped(plain: Edge) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
-def test_models_are_listed_with_description_length_and_availability(plain: Edge, prefix: str) -> None:
+def test_models_are_listed_with_description_length_and_availability(plain: AppClient, prefix: str) -> None:
     listed = {model["id"]: model for model in plain.get(f"{prefix}/models", key=plain.key).json["data"]}
     assert list(listed) == ["vendors", "safe", "first", "second", "vectors", "auto"]
     entry = listed["vendors"]

@@ -13,7 +13,7 @@ import pytest
 from app.domain.chat import ChatRequest
 from app.domain.suggestions import nearest, unknown_model
 from app.errors import InvalidRequest
-from tests.api.conftest import KEY, Edge
+from tests.api.conftest import KEY, AppClient
 
 CONFIG = """
 providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
@@ -24,15 +24,15 @@ HELLO = {"role": "user", "content": "Hello there"}
 
 
 @pytest.fixture
-def built(edge: Callable[[str], Edge]) -> Edge:
-    return edge(CONFIG)
+def client(client_with: Callable[[str], AppClient]) -> AppClient:
+    return client_with(CONFIG)
 
 
-def refused(built: Edge, path: str, body: Any, *, kind: str = "application/json") -> tuple[str | None, str]:
+def refusal_of(client: AppClient, path: str, body: Any, *, kind: str = "application/json") -> tuple[str | None, str]:
     """The `param` and the message of the 400 that `body` gets."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
-    answer = built.send("POST", path, headers=headers, data=data)
+    answer = client.send("POST", path, headers=headers, data=data)
     assert answer.status_code == 400
     found: Any = answer.json
     assert (found["code"], found["error"]["type"]) == ("INVALID_REQUEST", "invalid_request_error")
@@ -63,22 +63,22 @@ def refused(built: Edge, path: str, body: Any, *, kind: str = "application/json"
         ("batches", {"file_id": "f", "endpoint": "/v1/embeddings"}, "input_file_id", "file_id"),
     ],
 )
-def test_a_misspelt_field_is_named(built: Edge, path: str, body: Any, param: str, sent: str) -> None:
+def test_a_misspelt_field_is_named(client: AppClient, path: str, body: Any, param: str, sent: str) -> None:
     expected = f"Missing required field: `{param}`. There is `{sent}` instead."
-    assert refused(built, f"/v1/{path}", body) == (param, expected)
+    assert refusal_of(client, f"/v1/{path}", body) == (param, expected)
 
 
-def test_a_field_that_is_simply_missing_is_all_that_is_named(built: Edge) -> None:
+def test_a_field_that_is_simply_missing_is_all_that_is_named(client: AppClient) -> None:
     body = {"model": "gpt-4o", "metadata": {}, "max_tokens": 5, "x" * 70: 1}
-    assert refused(built, "/v1/chat/completions", body) == ("messages", "Missing required field: `messages`.")
+    assert refusal_of(client, "/v1/chat/completions", body) == ("messages", "Missing required field: `messages`.")
 
 
-def test_fields_that_nobody_knows_still_go_to_the_vendor(built: Edge) -> None:
+def test_fields_that_nobody_knows_still_go_to_the_vendor(client: AppClient) -> None:
     body = {"model": "gpt-4o", "messages": [{**HELLO, "contents": 1}], "temprature": 1, "mesages": []}
-    assert built.post(json.dumps(body)).status_code == 200
+    assert client.post(json.dumps(body)).status_code == 200
     called = [HELLO, {"role": "assistant", "tool_calls": []}, {"role": "tool", "content": "x", "tool_call_id": "1"}]
-    assert built.chat("gpt-4o", messages=called).status_code == 200
-    assert built.chat("gpt-4o", messages=[{"role": "user", "content": None}]).status_code == 200, "the vendor's to say"
+    assert client.chat("gpt-4o", messages=called).status_code == 200
+    assert client.chat("gpt-4o", messages=[{"role": "user", "content": None}]).status_code == 200, "the vendor's to say"
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,11 @@ def test_fields_that_nobody_knows_still_go_to_the_vendor(built: Edge) -> None:
         (b'"Hello"', "The request body must be a JSON object."),
     ],
 )
-def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(built: Edge, body: bytes, told: str) -> None:
+def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(
+    client: AppClient, body: bytes, told: str
+) -> None:
     for path in ("chat/completions", "embeddings", "chat", "chat/async", "batches"):
-        assert refused(built, f"/v1/{path}", body) == (None, told)
+        assert refusal_of(client, f"/v1/{path}", body) == (None, told)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,15 @@ def test_a_body_that_is_no_json_object_is_told_where_it_stops_being_one(built: E
         ),
     ],
 )
-def test_a_wrong_type_is_told_with_the_right_one(built: Edge, more: dict[str, Any], param: str, told: str) -> None:
-    assert refused(built, "/v1/chat/completions", {"model": "gpt-4o", "messages": [HELLO], **more}) == (param, told)
+def test_a_wrong_type_is_told_with_the_right_one(
+    client: AppClient, more: dict[str, Any], param: str, told: str
+) -> None:
+    assert refusal_of(client, "/v1/chat/completions", {"model": "gpt-4o", "messages": [HELLO], **more}) == (param, told)
 
 
-def test_a_value_that_is_quoted_in_an_error_is_cut(built: Edge) -> None:
+def test_a_value_that_is_quoted_in_an_error_is_cut(client: AppClient) -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "u" * 100_000, "content": "x"}]}
-    param, message = refused(built, "/v1/chat/completions", body)
+    param, message = refusal_of(client, "/v1/chat/completions", body)
     assert (param, len(message) < 200) == ("messages[0].role", True)
 
 
@@ -137,16 +141,16 @@ def test_a_value_that_is_quoted_in_an_error_is_cut(built: Edge) -> None:
         ("files", "application/json", "Expected Content-Type: multipart/form-data; not `application/json`."),
     ],
 )
-def test_a_wrong_content_type_is_told_what_was_sent(built: Edge, path: str, sent: str, told: str) -> None:
+def test_a_wrong_content_type_is_told_what_was_sent(client: AppClient, path: str, sent: str, told: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", **({"Content-Type": sent} if sent else {})}
-    answer = built.send("POST", f"/v1/{path}", headers=headers, data=b"{}")
+    answer = client.send("POST", f"/v1/{path}", headers=headers, data=b"{}")
     found: Any = answer.json
     assert (answer.status_code, found["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
     assert found["error"]["message"] == told
 
 
-def test_an_unknown_model_is_told_a_near_one_that_the_key_may_use(built: Edge) -> None:
-    key, _ = built.services.keys.create("narrow", models=["gpt-4o", "gpt-4o-mini"])
+def test_an_unknown_model_is_told_a_near_one_that_the_key_may_use(client: AppClient) -> None:
+    key, _ = client.services.keys.create("narrow", models=["gpt-4o", "gpt-4o-mini"])
     for asked, told in (
         ("gpt4o", "The model `gpt4o` does not exist on this gateway. Did you mean `gpt-4o`?"),
         ("up/gpt-4o-mini", "The model `up/gpt-4o-mini` does not exist on this gateway. Did you mean `gpt-4o-mini`?"),
@@ -154,13 +158,13 @@ def test_an_unknown_model_is_told_a_near_one_that_the_key_may_use(built: Edge) -
         ("x\x1b" * 200, f"The model `{'x?' * 32}` does not exist on this gateway. It has `gpt-4o`, `gpt-4o-mini`."),
     ):
         if len(asked) <= 256:
-            answer: Any = built.chat(asked, key=key).json
+            answer: Any = client.chat(asked, key=key).json
             assert (answer["code"], answer["error"]["param"]) == ("MODEL_NOT_FOUND", "model")
             assert answer["error"]["message"] == told
         assert unknown_model(asked, ["gpt-4o", "gpt-4o-mini"]) == told
-    shown: Any = built.get("/v1/models/gpt4o", key=key).json
+    shown: Any = client.get("/v1/models/gpt4o", key=key).json
     assert (shown["code"], shown["error"]["message"][-14:]) == ("MODEL_NOT_FOUND", "mean `gpt-4o`?")
-    hidden: Any = built.get("/v1/models/secret-model", key=key).json
+    hidden: Any = client.get("/v1/models/secret-model", key=key).json
     assert "It has `gpt-4o`, `gpt-4o-mini`." in hidden["error"]["message"]
 
 

@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from app.domain.identity import Role
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 from tests.support.providers import scripted_server
 from tests.support.servers import RedisServer
 
@@ -33,9 +33,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Operator:
-    def __init__(self, edge: Edge) -> None:
-        self.edge = edge
-        self.key, _ = edge.services.keys.create("boss", role=Role.ADMIN)
+    def __init__(self, client: AppClient) -> None:
+        self.edge = client
+        self.key, _ = client.services.keys.create("boss", role=Role.ADMIN)
 
     def get(self, path: str, expected: int = 200) -> dict[str, Any]:
         answer = self.edge.get(path, key=self.key)
@@ -48,14 +48,16 @@ class Operator:
         return found
 
 
-def fail(edge: Edge, *models: str, key: str | None = None) -> None:
+def fail(client: AppClient, *models: str, key: str | None = None) -> None:
     for model in models:
         for _ in range(2):
-            assert edge.chat(model, key=key).status_code == 503
+            assert client.chat(model, key=key).status_code == 503
 
 
-def test_a_gateway_with_its_vendor_down_is_not_ready_despite_a_demo_model(edge: Callable[[str], Edge]) -> None:
-    opened = edge(DOWN)
+def test_a_gateway_with_its_vendor_down_is_not_ready_despite_a_demo_model(
+    client_with: Callable[[str], AppClient],
+) -> None:
+    opened = client_with(DOWN)
     ready = opened.get("/ready")
     assert ready.status_code == 200
     assert ready.json is not None
@@ -74,12 +76,12 @@ def test_a_gateway_with_its_vendor_down_is_not_ready_despite_a_demo_model(edge: 
         assert answer.headers["Retry-After"] == "1"
     assert opened.chat("toy").status_code == 200
     assert opened.get("/ready").status_code == 503, "that is not what callers want"
-    opened.later[0] = 31
+    opened.clock_offset_s[0] = 31
     assert opened.get("/ready").status_code == 200, "a probe must be able to come"
 
 
-def test_one_caller_among_several_does_not_make_the_gateway_unready(edge: Callable[[str], Edge]) -> None:
-    opened = edge(DOWN)
+def test_one_caller_among_several_does_not_make_the_gateway_unready(client_with: Callable[[str], AppClient]) -> None:
+    opened = client_with(DOWN)
     other, _ = opened.services.keys.create("other")
     assert opened.chat("toy", key=other).status_code == 200
     fail(opened, "m", "n")
@@ -87,31 +89,33 @@ def test_one_caller_among_several_does_not_make_the_gateway_unready(edge: Callab
     assert opened.get("/ready").status_code == 200
 
 
-def test_where_there_is_only_the_demo_model_it_is_what_counts(edge: Callable[[str], Edge]) -> None:
+def test_where_there_is_only_the_demo_model_it_is_what_counts(client_with: Callable[[str], AppClient]) -> None:
     script = "{kind: demo, script: {fail_status: 500}}"
-    opened = edge(DEMO.replace("{kind: demo}", script) + "retry: {max_attempts: 1, breaker_threshold: 1}\n")
+    opened = client_with(DEMO.replace("{kind: demo}", script) + "retry: {max_attempts: 1, breaker_threshold: 1}\n")
     assert opened.get("/ready").status_code == 200
     assert opened.chat().status_code == 502
     assert opened.get("/ready").status_code == 503
 
 
-def test_a_gateway_without_any_key_is_not_ready_and_says_why(edge: Callable[[str], Edge]) -> None:
+def test_a_gateway_without_any_key_is_not_ready_and_says_why(client_with: Callable[[str], AppClient]) -> None:
     without = 'providers: {up: {kind: openai, base_url: "http://127.0.0.1:1/v1", api_key: "${NOT_SET_AT_ALL:-}"}}\n'
-    opened = edge(without + "models: {m: {targets: [{provider: up}]}}\n")
+    opened = client_with(without + "models: {m: {targets: [{provider: up}]}}\n")
     assert (opened.get("/ready").json or {})["reason"] == "no provider has its key"
 
 
 def test_a_database_that_is_too_slow_is_a_503_with_the_reason(
-    edge: Callable[[str], Edge], monkeypatch: pytest.MonkeyPatch
+    client_with: Callable[[str], AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = edge(DEMO)
+    opened = client_with(DEMO)
     monkeypatch.setattr("app.api.ops._CHECK_S", -0.9)
     monkeypatch.setattr(opened.services.database, "ping", lambda _: gevent.sleep(5))
     assert (opened.get("/ready").json or {})["reason"] == "database: no answer within 0.1 s"
 
 
-def test_a_redis_that_hangs_is_a_503_with_the_reason(edge: Callable[[str], Edge], redis_server: RedisServer) -> None:
-    opened = edge(DEMO)
+def test_a_redis_that_hangs_is_a_503_with_the_reason(
+    client_with: Callable[[str], AppClient], redis_server: RedisServer
+) -> None:
+    opened = client_with(DEMO)
     redis_server.suspend()
     try:
         assert (opened.get("/ready").json or {})["reason"] == "redis: The limits store is not answering"
@@ -119,8 +123,8 @@ def test_a_redis_that_hangs_is_a_503_with_the_reason(edge: Callable[[str], Edge]
         redis_server.resume()
 
 
-def test_a_queue_that_is_four_fifths_full_is_degraded_and_answers_200(edge: Callable[[str], Edge]) -> None:
-    operator = Operator(edge(DEMO + "queue: {max_jobs: 5}\n"))
+def test_a_queue_that_is_four_fifths_full_is_degraded_and_answers_200(client_with: Callable[[str], AppClient]) -> None:
+    operator = Operator(client_with(DEMO + "queue: {max_jobs: 5}\n"))
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]})
     for waiting, status in ((3, "healthy"), (4, "degraded")):
         while operator.checks()["queue"]["current_size"] < waiting:
@@ -156,12 +160,12 @@ def vendor_config(url: str) -> str:
     ],
 )
 def test_a_wrong_key_is_noticed_before_a_call_is_made(
-    edge: Callable[[str], Edge], answer: str, healthy: bool, told: str
+    client_with: Callable[[str], AppClient], answer: str, healthy: bool, told: str
 ) -> None:
     requests: list[bytes] = []
     said = f"HTTP/1.1 {answer}\r\nContent-Length: 24\r\n\r\nsecret-detail of vendors".encode()
     with scripted_server(lambda sock: sock.sendall(said), requests) as url:
-        operator = Operator(edge(vendor_config(url)))
+        operator = Operator(client_with(vendor_config(url)))
         found = operator.get("/health/detailed")
     check = found["checks"]["provider:vendor"]
     assert check["status"] == ("healthy" if healthy else "unhealthy")
@@ -175,11 +179,11 @@ def test_a_wrong_key_is_noticed_before_a_call_is_made(
 
 
 def test_vendors_are_asked_once_however_often_admins_look(
-    edge: Callable[[str], Edge], monkeypatch: pytest.MonkeyPatch
+    client_with: Callable[[str], AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[bytes] = []
     with scripted_server(lambda sock: sock.sendall(OK), requests) as url:
-        operator = Operator(edge(vendor_config(url)))
+        operator = Operator(client_with(vendor_config(url)))
         checks = operator.edge.services.provider_checks
         assert [operator.checks()["provider:vendor"]["status"] for _ in range(3)] == 3 * ["healthy"]
         assert len(requests) == 1
@@ -191,15 +195,17 @@ def test_vendors_are_asked_once_however_often_admins_look(
         assert len(requests) == 2, "and once more when it is old"
 
 
-def test_a_vendor_that_does_not_answer_takes_two_seconds_and_is_unhealthy(edge: Callable[[str], Edge]) -> None:
+def test_a_vendor_that_does_not_answer_takes_two_seconds_and_is_unhealthy(
+    client_with: Callable[[str], AppClient],
+) -> None:
     with scripted_server(lambda sock: gevent.sleep(5)) as url:
-        check = Operator(edge(vendor_config(url))).checks()["provider:vendor"]
+        check = Operator(client_with(vendor_config(url))).checks()["provider:vendor"]
     assert check["status"] == "unhealthy"
     assert 1.5 < check["response_time_seconds"] < 2.9
 
 
-def test_a_provider_without_its_key_is_not_configured_and_no_failure(edge: Callable[[str], Edge]) -> None:
-    opened = edge(DOWN.replace("sk-vendor-secret-1", '"${NOT_SET_AT_ALL:-}"'))
+def test_a_provider_without_its_key_is_not_configured_and_no_failure(client_with: Callable[[str], AppClient]) -> None:
+    opened = client_with(DOWN.replace("sk-vendor-secret-1", '"${NOT_SET_AT_ALL:-}"'))
     found = Operator(opened).get("/health/detailed")
     assert found["status"] == "healthy"
     assert found["checks"]["provider:vendor"]["status"] == "not_configured"
@@ -208,8 +214,8 @@ def test_a_provider_without_its_key_is_not_configured_and_no_failure(edge: Calla
 
 
 @pytest.mark.parametrize("path", ["/debug", "/v1/debug", "/api/v1/debug"])
-def test_debug_tells_memory_cpu_disk_and_what_goes_on(edge: Callable[[str], Edge], path: str) -> None:
-    operator = Operator(edge(DOWN))
+def test_debug_tells_memory_cpu_disk_and_what_goes_on(client_with: Callable[[str], AppClient], path: str) -> None:
+    operator = Operator(client_with(DOWN))
     found = operator.get(path)
     environment, system, application = (found[part] for part in ("environment", "system", "application"))
     assert environment["python_version"] == environment["python"]
@@ -227,8 +233,8 @@ def test_debug_tells_memory_cpu_disk_and_what_goes_on(edge: Callable[[str], Edge
     assert "sk-vendor-secret-1" not in json.dumps(found)
 
 
-def test_debug_answers_without_redis(edge: Callable[[str], Edge], redis_server: RedisServer) -> None:
-    operator = Operator(edge(DOWN))
+def test_debug_answers_without_redis(client_with: Callable[[str], AppClient], redis_server: RedisServer) -> None:
+    operator = Operator(client_with(DOWN))
     operator.get("/debug")
     redis_server.kill()
     try:
@@ -240,8 +246,8 @@ def test_debug_answers_without_redis(edge: Callable[[str], Edge], redis_server: 
     assert application["redis"]["reachable"] is False
 
 
-def test_open_conversations_are_counted_until_they_end(edge: Callable[[str], Edge]) -> None:
-    operator = Operator(edge(DEMO + "support: {history_ttl_s: 1000}\n"))
+def test_open_conversations_are_counted_until_they_end(client_with: Callable[[str], AppClient]) -> None:
+    operator = Operator(client_with(DEMO + "support: {history_ttl_s: 1000}\n"))
 
     def say(user: str) -> None:
         body = json.dumps({"message": "Hello", "user_id": user})

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from app.api.paths import Suggestions, canonical
-from tests.api.conftest import KEY, Edge
+from app.api.paths import ClientPaths
+from app.api.routes import ROUTES, client_families
+from tests.api.conftest import KEY, AppClient
 
 CONFIG = """
 providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
@@ -19,39 +20,40 @@ models: {m: {targets: [{provider: demo}]}}
 """
 JSON = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello there"}]})
+PATHS = ClientPaths(client_families(ROUTES))
 OPERATORS = ("debug", "metrics", "queue/metrics", "health/detailed", "admin/keys", "admin/usage")
 
 
 @pytest.fixture
-def built(edge: Callable[[str], Edge]) -> Edge:
-    return edge(CONFIG)
+def client(client_with: Callable[[str], AppClient]) -> AppClient:
+    return client_with(CONFIG)
 
 
 @pytest.mark.parametrize("lead", ["", "/v1/v1", "/", "//v1", "/v1/", "/openai/v1", "/v1/api/v1", "/api/v1/v1"])
-def test_every_endpoint_is_found_under_the_base_urls_that_people_type(built: Edge, lead: str) -> None:
+def test_every_endpoint_is_found_under_the_base_urls_that_people_type(client: AppClient, lead: str) -> None:
     for tail in ("chat/completions", "chat/smart", "chat/completions/"):
-        assert built.send("POST", f"{lead}/{tail}", headers=JSON, data=CHAT).status_code == 200
+        assert client.send("POST", f"{lead}/{tail}", headers=JSON, data=CHAT).status_code == 200
     embedding = json.dumps({"model": "m", "input": "Hello"})
-    assert built.send("POST", f"{lead}/embeddings", headers=JSON, data=embedding).status_code == 200
+    assert client.send("POST", f"{lead}/embeddings", headers=JSON, data=embedding).status_code == 200
     message = json.dumps({"message": "Hello", "user_id": "u"})
-    assert built.send("POST", f"{lead}/chat", headers=JSON, data=message).status_code == 200
+    assert client.send("POST", f"{lead}/chat", headers=JSON, data=message).status_code == 200
     for tail in ("models", "models/m", "files", "batches", "chat/history/u"):
-        assert built.send("GET", f"{lead}/{tail}", headers=JSON).status_code == 200, tail
-    assert built.send("GET", f"{lead}/chat/history/u", headers=JSON).json["message_count"] == 2  # type: ignore[index]
+        assert client.send("GET", f"{lead}/{tail}", headers=JSON).status_code == 200, tail
+    assert client.send("GET", f"{lead}/chat/history/u", headers=JSON).json["message_count"] == 2  # type: ignore[index]
 
 
-def test_a_job_without_v1_is_polled_where_it_says(built: Edge) -> None:
-    job: Any = built.send("POST", "/chat/async", headers=JSON, data=CHAT).json
+def test_a_job_without_v1_is_polled_where_it_says(client: AppClient) -> None:
+    job: Any = client.send("POST", "/chat/async", headers=JSON, data=CHAT).json
     assert job["status_url"] == f"/v1/requests/{job['request_id']}"
     for url in (job["status_url"], f"/requests/{job['request_id']}", f"/v1/v1/requests/{job['request_id']}"):
-        shown: Any = built.send("GET", url, headers=JSON).json
+        shown: Any = client.send("GET", url, headers=JSON).json
         assert (shown["request_id"], shown["status_url"]) == (job["request_id"], job["status_url"])
 
 
-def test_metrics_know_no_other_spelling_than_the_routes(built: Edge) -> None:
+def test_metrics_know_no_other_spelling_than_the_routes(client: AppClient) -> None:
     for path in ("/chat/completions", "/v1/v1/models", "//models/m", "/openai/v1/models", "/nowhere/at/all"):
-        built.send("POST" if "chat" in path else "GET", path, headers=JSON, data=CHAT)
-    rendered = built.services.metrics.render({}).decode()
+        client.send("POST" if "chat" in path else "GET", path, headers=JSON, data=CHAT)
+    rendered = client.services.metrics.render({}).decode()
     routes = {line.split('route="')[1].split('"')[0] for line in rendered.splitlines() if 'route="' in line}
     assert routes == {"/v1/chat/completions", "/v1/models", "/v1/models/<path:model_id>", "unmatched"}
 
@@ -60,7 +62,7 @@ def test_metrics_know_no_other_spelling_than_the_routes(built: Edge) -> None:
 @pytest.mark.parametrize("tail", OPERATORS)
 def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> None:
     path = f"{lead}/{tail}"
-    assert canonical(path) == path, "a proxy keeps its address from the outside, and no other"
+    assert PATHS.canonical(path) == path, "a proxy keeps its address from the outside, and no other"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +81,8 @@ def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> N
         ("/v1/request/req_1", "/v1/requests"),
     ],
 )
-def test_an_unknown_path_is_named_and_the_right_one_suggested(built: Edge, path: str, meant: str) -> None:
-    answer: Any = built.send("POST", path, headers=JSON, data=CHAT).json
+def test_an_unknown_path_is_named_and_the_right_one_suggested(client: AppClient, path: str, meant: str) -> None:
+    answer: Any = client.send("POST", path, headers=JSON, data=CHAT).json
     assert answer["error"]["message"] == f"Unknown request URL: POST {path}. Did you mean {meant}?"
     assert answer["code"] == "NOT_FOUND"
 
@@ -88,18 +90,18 @@ def test_an_unknown_path_is_named_and_the_right_one_suggested(built: Edge, path:
 @pytest.mark.parametrize(
     "path", ["/wp-admin/setup.php", "/favicon.ico", "/v1/audio/transcriptions", "/v1/debugg", "/x"]
 )
-def test_nothing_is_suggested_for_what_is_like_nothing_here(built: Edge, path: str) -> None:
-    answer: Any = built.send("GET", path).json
+def test_nothing_is_suggested_for_what_is_like_nothing_here(client: AppClient, path: str) -> None:
+    answer: Any = client.send("GET", path).json
     assert answer["error"]["message"] == f"Unknown request URL: GET {path}."
 
 
-def test_the_log_names_an_unknown_path_without_its_query_and_no_other(built: Edge) -> None:
+def test_the_log_names_an_unknown_path_without_its_query_and_no_other(client: AppClient) -> None:
     with capture_logs() as logs:
-        built.send("GET", "/v1/modles?api_key=secret")
-        built.send("GET", "/v1/chat/completions")
-        built.send("GET", "/v1/models/m", headers=JSON)
-        built.send("GET", "/" + "x" * 5000)
-        built.send("GET", "/a%0d%0alevel=error%1b[31m%00")
+        client.send("GET", "/v1/modles?api_key=secret")
+        client.send("GET", "/v1/chat/completions")
+        client.send("GET", "/v1/models/m", headers=JSON)
+        client.send("GET", "/" + "x" * 5000)
+        client.send("GET", "/a%0d%0alevel=error%1b[31m%00")
     told = [(line["route"], line.get("path")) for line in logs if line["event"] == "request_completed"]
     assert told == [
         ("unmatched", "/v1/modles"),
@@ -111,12 +113,12 @@ def test_the_log_names_an_unknown_path_without_its_query_and_no_other(built: Edg
     assert "secret" not in str(logs)
 
 
-def test_a_wrong_method_is_told_the_right_ones(built: Edge) -> None:
-    answer = built.send("GET", "/v1/chat/completions", headers=JSON)
+def test_a_wrong_method_is_told_the_right_ones(client: AppClient) -> None:
+    answer = client.send("GET", "/v1/chat/completions", headers=JSON)
     assert answer.status_code == 405
     assert answer.json["error"]["message"] == "GET is not allowed for /v1/chat/completions: use POST."  # type: ignore[index]
     assert "POST" in answer.headers["Allow"]
-    answer = built.send("PATCH", "/files/file-1", headers=JSON)
+    answer = client.send("PATCH", "/files/file-1", headers=JSON)
     assert answer.json["error"]["message"] == "PATCH is not allowed for /v1/files/file-1: use DELETE or GET."  # type: ignore[index]
 
 
@@ -125,9 +127,9 @@ def test_a_wrong_method_is_told_the_right_ones(built: Edge) -> None:
     ["/v1/" + "completions/" * 200, "/v1/" + "v1/" * 5000, "/" * 20_000, "/v1/" + "a" * 20_000, "/api/v1" * 3000],
 )
 def test_a_long_path_costs_no_more_than_a_short_one(path: str) -> None:
-    suggestions = Suggestions(f"/v1/{tail}" for tail in ("chat/completions", "models", "files/<file_id>/content"))
+    suggestions = PATHS.suggestions(f"/v1/{tail}" for tail in ("chat/completions", "models", "files/<file_id>/content"))
     began = time.process_time()
     for _ in range(100):
-        canonical(path)
-        suggestions.of(path)
+        PATHS.canonical(path)
+        suggestions.nearest(path)
     assert time.process_time() - began < 0.5, "5 ms each; 0.05 ms is usual"

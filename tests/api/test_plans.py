@@ -13,25 +13,25 @@ from werkzeug.test import TestResponse
 
 from app.domain.identity import hash_key
 from app.store.sql.tables import api_keys
-from tests.api.batching import Feeding, created, failures, line, made  # noqa: F401 - a fixture
+from tests.api.batching import BatchWorker, build_client, created, failures, line  # noqa: F401 - a fixture
 from tests.api.batching import call as asked
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 
 PLANS = "smart: {rules: [{name: short, max_prompt_tokens: 9, plans: [default], model: m}]}\nplans: {paid: {}}\n"
 
 
 @pytest.fixture
-def known(made: Callable[..., Edge]) -> Edge:  # noqa: F811
-    return made(more=PLANS)
+def known(build_client: Callable[..., AppClient]) -> AppClient:  # noqa: F811
+    return build_client(more=PLANS)
 
 
-def without_plan(edge: Edge) -> str:
+def without_plan(client: AppClient) -> str:
     """A key on a plan that was removed from the file, or that this gateway has not loaded yet."""
-    key, _ = edge.services.keys.create("gone", plan="gone")
+    key, _ = client.services.keys.create("gone", plan="gone")
     return key
 
 
-def answers(edge: Edge, key: str) -> list[TestResponse]:
+def answers(client: AppClient, key: str) -> list[TestResponse]:
     """What the key gets from whatever asks a model."""
     message = {"messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[tuple[str, dict[str, Any]]] = [
@@ -44,11 +44,11 @@ def answers(edge: Edge, key: str) -> list[TestResponse]:
         ("/v1/chat", {"message": "Hi", "user_id": "u"}),
         ("/v1/tickets/extract", {"text": "Hi"}),
     ]
-    found = [edge.post(json.dumps(body), key=key, path=path) for path, body in bodies]
+    found = [client.post(json.dumps(body), key=key, path=path) for path, body in bodies]
     return [answer for answer in found if answer.status_code != 404]
 
 
-def test_a_key_on_an_unknown_plan_is_refused_whatever_it_asks(known: Edge) -> None:
+def test_a_key_on_an_unknown_plan_is_refused_whatever_it_asks(known: AppClient) -> None:
     key = without_plan(known)
     found = answers(known, key)
     assert len(found) >= 7
@@ -58,7 +58,7 @@ def test_a_key_on_an_unknown_plan_is_refused_whatever_it_asks(known: Edge) -> No
     assert known.keys("penstock:reservation*") == known.keys("penstock:limit:*") == []
 
 
-def test_an_unknown_plan_is_logged_with_its_key_but_not_with_every_call(known: Edge) -> None:
+def test_an_unknown_plan_is_logged_with_its_key_but_not_with_every_call(known: AppClient) -> None:
     key = without_plan(known)
     with capture_logs() as logs:
         answers(known, key)
@@ -68,7 +68,7 @@ def test_an_unknown_plan_is_logged_with_its_key_but_not_with_every_call(known: E
     assert [(entry["key_id"], entry["plan"]) for entry in told] == [(info.key_id, "gone")]
 
 
-def test_a_key_moved_from_an_unknown_plan_to_a_known_one_works_at_once(known: Edge) -> None:
+def test_a_key_moved_from_an_unknown_plan_to_a_known_one_works_at_once(known: AppClient) -> None:
     key = without_plan(known)
     assert known.chat(key=key).status_code == 403
     with known.services.database.write() as connection:
@@ -78,22 +78,22 @@ def test_a_key_moved_from_an_unknown_plan_to_a_known_one_works_at_once(known: Ed
     assert known.chat(key=key).status_code == 200
 
 
-def test_a_revoked_key_on_an_unknown_plan_is_a_revoked_key(known: Edge) -> None:
+def test_a_revoked_key_on_an_unknown_plan_is_a_revoked_key(known: AppClient) -> None:
     key = without_plan(known)
     assert known.chat(key=key).status_code == 403
     known.services.keys.revoke(known.services.keys.list()[0].key_id)
     assert known.chat(key=key).status_code == 401
 
 
-def test_a_batch_whose_key_is_on_an_unknown_plan_runs_none_of_its_lines(known: Edge) -> None:
+def test_a_batch_whose_key_is_on_an_unknown_plan_runs_none_of_its_lines(known: AppClient) -> None:
     key = without_plan(known)
     batch_id = created(known, [line(1), line(2)], key=key)
-    Feeding(known).work()
+    BatchWorker(known).work()
     found = asked(known, "GET", f"/v1/batches/{batch_id}", key=key).json
     errors = asked(known, "GET", f"/v1/files/{found['error_file_id']}/content", key=key)
     assert failures([json.loads(text) for text in errors.text.splitlines()]) == {"n1": "FORBIDDEN", "n2": "FORBIDDEN"}
     assert (known.asked, known.rows()) == ([], [])
 
 
-def test_the_keys_from_the_environment_are_on_a_plan_that_is_always_there(known: Edge) -> None:
+def test_the_keys_from_the_environment_are_on_a_plan_that_is_always_there(known: AppClient) -> None:
     assert known.chat().status_code == 200

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.telemetry.logging import configure_logging
-from tests.api.conftest import Edge
+from tests.api.conftest import AppClient
 
 CONFIG = """
 providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
@@ -20,12 +20,12 @@ models: {m: {targets: [{provider: demo}]}}
 """
 
 
-def begun(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def started_events(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in logs if line["event"] == "request_started"]
 
 
-def test_a_call_is_told_of_when_it_begins(edge: Callable[[str], Edge]) -> None:
-    opened = edge(CONFIG)
+def test_a_call_is_told_of_when_it_begins(client_with: Callable[[str], AppClient]) -> None:
+    opened = client_with(CONFIG)
     with capture_logs() as logs:
         opened.chat(headers={"User-Agent": "curl/8.0", "X-Request-ID": "mine"})
     assert logs[0] == {
@@ -50,18 +50,20 @@ def test_a_call_is_told_of_when_it_begins(edge: Callable[[str], Edge]) -> None:
         ("/v1/chat/history/ann", "/v1/chat/history/<path:user_id>"),
     ],
 )
-def test_every_view_tells_its_rule_and_never_the_path(edge: Callable[[str], Edge], path: str, route: str) -> None:
-    opened = edge(CONFIG)
+def test_every_view_tells_its_rule_and_never_the_path(
+    client_with: Callable[[str], AppClient], path: str, route: str
+) -> None:
+    opened = client_with(CONFIG)
     with capture_logs() as logs:
         opened.get(path, key=opened.key)
-    [line] = begun(logs)
+    [line] = started_events(logs)
     assert line["route"] == route
     assert "ann" not in str(line)
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/v1/health", "/api/v1/ready", "/metrics"])
-def test_health_checks_are_no_news(edge: Callable[[str], Edge], path: str) -> None:
-    opened = edge(CONFIG)
+def test_health_checks_are_no_news(client_with: Callable[[str], AppClient], path: str) -> None:
+    opened = client_with(CONFIG)
     with capture_logs() as logs:
         assert opened.get(path).status_code == 200
     assert {line["log_level"] for line in logs if line["event"].startswith("request_")} == {"debug"}
@@ -79,12 +81,12 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[
 
 
 def test_a_user_agent_is_cut_and_can_neither_break_the_line_nor_hold_a_key(
-    edge: Callable[[str], Edge], written: Callable[[], list[dict[str, Any]]]
+    client_with: Callable[[str], AppClient], written: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    opened = edge(CONFIG)
+    opened = client_with(CONFIG)
     agent = 'x" ,"level":"error" sk-a-vendors-secret \x85\x9b2J ' + "y" * 5000
     opened.chat(headers={"User-Agent": agent})
-    [line] = begun(written())
+    [line] = started_events(written())
     assert line["level"] == "info"
     assert line["user_agent"].startswith('x" ,"level"')
     assert len(line["user_agent"]) <= 220

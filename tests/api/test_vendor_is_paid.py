@@ -13,8 +13,8 @@ import pytest
 
 from app.gateway.deferred import DeferredCall
 from app.store.ledger import Ledger
-from tests.api.conftest import Edge
-from tests.api.test_jobs import Worker, ask, job_of, submit, waits_again
+from tests.api.conftest import AppClient
+from tests.api.test_jobs import JobWorker, ask, job_of, submit, waits_again
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -41,11 +41,11 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def paid(edge: Callable[[str], Edge], upstream: Upstream) -> Edge:
-    return edge(CONFIG % upstream.url)
+def paid(client_with: Callable[[str], AppClient], upstream: Upstream) -> AppClient:
+    return client_with(CONFIG % upstream.url)
 
 
-def last(paid: Edge) -> Row:
+def last(paid: AppClient) -> Row:
     return paid.rows()[-1]
 
 
@@ -54,7 +54,7 @@ def outcomes(row: Row) -> list[tuple[str, str, int]]:
     return [(attempt[1], attempt[2], attempt[4]) for attempt in row.get("charged_attempts", ())]
 
 
-def counter(paid: Edge, key_id: str, name: str) -> int:
+def counter(paid: AppClient, key_id: str, name: str) -> int:
     (found,) = paid.keys(f"penstock:limit:{key_id}:{name}*")
     return int(paid.services.redis.execute("GET", found))
 
@@ -62,7 +62,7 @@ def counter(paid: Edge, key_id: str, name: str) -> int:
 @pytest.mark.parametrize(
     ("model", "outcome"), [("silent", "timeout_first_byte"), ("garbage", "bad_body"), ("reset", "closed")]
 )
-def test_an_attempt_without_an_answer_is_charged_as_a_likely_one(paid: Edge, model: str, outcome: str) -> None:
+def test_an_attempt_without_an_answer_is_charged_as_a_likely_one(paid: AppClient, model: str, outcome: str) -> None:
     assert paid.chat(model).status_code >= 500
     row = last(paid)
     tried = row["attempts"]
@@ -73,17 +73,17 @@ def test_an_attempt_without_an_answer_is_charged_as_a_likely_one(paid: Edge, mod
     assert row["prompt_tokens"] >= tried * 10
 
 
-def test_the_callers_bound_is_what_a_likely_answer_has(paid: Edge) -> None:
+def test_the_callers_bound_is_what_a_likely_answer_has(paid: AppClient) -> None:
     paid.chat("silent", max_tokens=7, n=2)
     assert outcomes(last(paid)) == [("silent", "timeout_first_byte", 14)]
 
 
-def test_no_unseen_answer_is_longer_than_the_models_longest(paid: Edge) -> None:
+def test_no_unseen_answer_is_longer_than_the_models_longest(paid: AppClient) -> None:
     paid.chat("silent", max_tokens=5_000_000)
     assert outcomes(last(paid)) == [("silent", "timeout_first_byte", 1000)]
 
 
-def test_an_attempt_left_for_a_fallback_is_charged_besides_the_answer(paid: Edge) -> None:
+def test_an_attempt_left_for_a_fallback_is_charged_besides_the_answer(paid: AppClient) -> None:
     answer = paid.chat("rescued", max_tokens=100)
     assert answer.status_code == 200
     row = last(paid)
@@ -94,7 +94,7 @@ def test_an_attempt_left_for_a_fallback_is_charged_besides_the_answer(paid: Edge
     assert answer.headers["x-penstock-cost-usd"] == f"{row['cost_nanousd'] / 1e9:.9f}".rstrip("0")
 
 
-def test_charged_attempts_are_rows_of_their_own_and_add_up_to_the_call(paid: Edge) -> None:
+def test_charged_attempts_are_rows_of_their_own_and_add_up_to_the_call(paid: AppClient) -> None:
     paid.chat("rescued", max_tokens=100)
     entry = paid.services.redis.execute("XRANGE", "penstock:outbox", "-", "+")[-1][1][1]
     ledger = Ledger(database=paid.services.database)
@@ -108,7 +108,7 @@ def test_charged_attempts_are_rows_of_their_own_and_add_up_to_the_call(paid: Edg
     assert tuple(sums) == tuple(call)
 
 
-def test_a_lost_calls_attempts_give_way_to_the_real_ones(paid: Edge) -> None:
+def test_a_lost_calls_attempts_give_way_to_the_real_ones(paid: AppClient) -> None:
     ledger = Ledger(database=paid.services.database)
     row = {"request_id": "r", "call_id": "c", "ts": 0.0, "key_id": "k", "model": "m"}
     ledger.write(
@@ -125,15 +125,15 @@ def test_a_lost_calls_attempts_give_way_to_the_real_ones(paid: Edge) -> None:
         assert connection.exec_driver_sql("select attempt, outcome from usage_attempts").all() == [(1, "cut")]
 
 
-def test_an_answer_that_a_proxy_did_not_wait_for_is_charged(paid: Edge) -> None:
+def test_an_answer_that_a_proxy_did_not_wait_for_is_charged(paid: AppClient) -> None:
     for model in ("status-504", "status-524"):
         assert paid.chat(model).status_code == 504
         assert outcomes(last(paid)) == [(model, "timeout_first_byte", 300)], "asked once: it would wait as long again"
 
 
-def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: Edge) -> None:
+def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: AppClient) -> None:
     key, info = paid.services.keys.create("k", plan="day")
-    worker = Worker(paid)
+    worker = JobWorker(paid)
     job_id = job_of(submit(paid, model="silent", max_tokens=500, key=key))
     for _ in range(2):
         worker.run()
@@ -150,9 +150,9 @@ def test_a_job_that_fails_after_all_its_attempts_is_charged_for_each(paid: Edge)
     assert paid.keys("penstock:reservations:*") == []
 
 
-def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: Edge) -> None:
+def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: AppClient) -> None:
     """Each attempt may cost $0.002 and a prompt; the budget is $0.01."""
-    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    jobs, worker = paid.services.queue.jobs, JobWorker(paid)
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
     for _ in range(2):
@@ -176,9 +176,9 @@ def test_a_job_of_dead_workers_reserves_what_they_may_have_cost(paid: Edge) -> N
 
 
 def test_a_job_settled_by_a_worker_that_died_is_answered_and_charged_once(
-    paid: Edge, monkeypatch: pytest.MonkeyPatch
+    paid: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs, worker = paid.services.queue.jobs, Worker(paid)
+    jobs, worker = paid.services.queue.jobs, JobWorker(paid)
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=1000, key=key))
     with monkeypatch.context() as dies:
@@ -193,14 +193,14 @@ def test_a_job_settled_by_a_worker_that_died_is_answered_and_charged_once(
     assert row["cost_nanousd"] == charged == counter(paid, info.key_id, "budget_usd_per_day") > 0
 
 
-def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, upstream: Upstream) -> None:
+def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: AppClient, upstream: Upstream) -> None:
     """The queue took it, and its answer was lost: the caller asks again, and nothing is reserved for this one."""
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
     held = DeferredCall.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
     caller = paid.services.callers.verified(key)
     paid.services.admission.cancel(held.admitted(caller), paid.services.heartbeat.reservations_key)
-    Worker(paid).run()
+    JobWorker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
     assert upstream.served().get("calls", 0) == 0
     assert paid.rows() == []
@@ -209,26 +209,28 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: Edge, u
 
 
 @pytest.mark.parametrize(("model", "stream"), [("status-500", False), ("status-400", False), ("errorevent-0", True)])
-def test_a_refusal_costs_nothing(paid: Edge, model: str, stream: bool) -> None:
+def test_a_refusal_costs_nothing(paid: AppClient, model: str, stream: bool) -> None:
     assert paid.chat(model, stream=stream).status_code >= 400
     row = last(paid)
     assert (row["cost_nanousd"], row["prompt_tokens"], outcomes(row)) == (0, 0, [])
 
 
-def test_a_vendor_that_was_never_reached_costs_nothing(edge: Callable[[str], Edge], upstream: Upstream) -> None:
-    nowhere = edge(CONFIG % "http://127.0.0.1:9/v1")
+def test_a_vendor_that_was_never_reached_costs_nothing(
+    client_with: Callable[[str], AppClient], upstream: Upstream
+) -> None:
+    nowhere = client_with(CONFIG % "http://127.0.0.1:9/v1")
     assert nowhere.chat("silent").status_code == 503
     assert last(nowhere)["cost_nanousd"] == 0
 
 
-def test_a_stream_that_is_cut_is_charged_with_what_was_streamed(paid: Edge) -> None:
+def test_a_stream_that_is_cut_is_charged_with_what_was_streamed(paid: AppClient) -> None:
     paid.chat("cut-3", stream=True)
     row = last(paid)
     assert (row["completion_tokens"], row["estimated"], outcomes(row)) == (3, True, [])
     assert row["cost_nanousd"] == row["prompt_tokens"] * 1000 + 3 * 2000
 
 
-def test_the_budget_pays_for_attempts_without_an_answer_and_ends_them(paid: Edge, upstream: Upstream) -> None:
+def test_the_budget_pays_for_attempts_without_an_answer_and_ends_them(paid: AppClient, upstream: Upstream) -> None:
     """Each attempt may cost 1,000 tokens at $2 a million; $0.01 is enough for four of them, and not for five."""
     key, info = paid.services.keys.create("k", plan="day")
     statuses = []
@@ -245,7 +247,7 @@ def test_the_budget_pays_for_attempts_without_an_answer_and_ends_them(paid: Edge
     assert counter(paid, info.key_id, "tokens_per_day") == used
 
 
-def test_a_fallback_is_not_tried_when_the_budget_has_no_room_for_it(paid: Edge, upstream: Upstream) -> None:
+def test_a_fallback_is_not_tried_when_the_budget_has_no_room_for_it(paid: AppClient, upstream: Upstream) -> None:
     """The model's longest answer is 16,384 tokens, $0.0328: with $0.05 a second attempt does not fit."""
     key, info = paid.services.keys.create("k", plan="day")
     assert paid.chat("rescued", key=key, max_tokens=3000).status_code == 504
@@ -257,7 +259,7 @@ def test_a_fallback_is_not_tried_when_the_budget_has_no_room_for_it(paid: Edge, 
     assert paid.keys("penstock:reservations:*") == []
 
 
-def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(paid: Edge, upstream: Upstream) -> None:
+def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(paid: AppClient, upstream: Upstream) -> None:
     services = paid.services
     key, _ = services.keys.create("k", plan="day")
     seen: list[Any] = []

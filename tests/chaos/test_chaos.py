@@ -31,7 +31,7 @@ from scripts.executables import find_redis
 from tests.chaos.faults import Faults
 from tests.support.client import Answer, ask, chat, post
 from tests.support.deployment import Deployment
-from tests.support.greedy import Greedy
+from tests.support.greedy import GreedyVendor
 from tests.support.lenient import prices_yaml
 from tests.support.servers import RedisServer
 from tests.support.small_disk import SmallDisk
@@ -59,7 +59,7 @@ queue: {{retry_backoff_s: 0.1, max_attempts: 5, lease_s: 3}}
 PLAN = "{name}: {{budget_usd_per_day: {dollars}, requests_per_day: 1000000, tokens_per_day: 1000000000}}"
 
 
-class Seen(NamedTuple):
+class CallOutcome(NamedTuple):
     """What a caller saw. `mark` is what the vendor knows the call by; `answered`: whole, and with status 200."""
 
     request_id: str
@@ -73,7 +73,7 @@ class Callers:
     """Threads that call without a pause worth the name until they are told to stop."""
 
     def __init__(self, deployment: Deployment, keys: list[str], number: int) -> None:
-        self.seen: list[Seen] = []
+        self.seen: list[CallOutcome] = []
         self._port = deployment.port
         self._keys = keys
         self._over = threading.Event()
@@ -98,7 +98,7 @@ class Callers:
             key = rng.randrange(len(self._keys))
             self.seen.append(self._one(rng, self._keys[key], f"k{key}", f"x{caller}c{calls}"))
 
-    def _one(self, rng: random.Random, key: str, name: str, call: str) -> Seen:
+    def _one(self, rng: random.Random, key: str, name: str, call: str) -> CallOutcome:
         kind = rng.choice(
             ("whole", "whole", "stream", "stream", "cached", "cached", "hung-up", "left", "job", "faulty")
         )
@@ -132,24 +132,24 @@ class Callers:
                 timeout_s=0.1 if kind == "left" else 30,
             )
         except TimeoutError:
-            return Seen(request_id, mark, "left" if kind == "left" else "no answer in 30 s", False)
+            return CallOutcome(request_id, mark, "left" if kind == "left" else "no answer in 30 s", False)
         except (OSError, http.client.HTTPException) as exc:
             self._over.wait(0.2)  # it is away: so many calls that fail say nothing
-            return Seen(request_id, mark, type(exc).__name__, False)
+            return CallOutcome(request_id, mark, type(exc).__name__, False)
         return self._seen(answer, request_id, mark, key, streamed="stream" in fields)
 
-    def _seen(self, answer: Answer, request_id: str, mark: str, key: str, *, streamed: bool) -> Seen:
+    def _seen(self, answer: Answer, request_id: str, mark: str, key: str, *, streamed: bool) -> CallOutcome:
         if answer.status >= 400:
-            return Seen(request_id, mark, f"{answer.status} {answer.code}", False)
+            return CallOutcome(request_id, mark, f"{answer.status} {answer.code}", False)
         if answer.status == 202:
-            return Seen(request_id, mark, "202", False, (answer.json["request_id"], key))
+            return CallOutcome(request_id, mark, "202", False, (answer.json["request_id"], key))
         # A whole answer that was cut would not have come: http.client counts its bytes.
         whole = answer.done if streamed else True
-        return Seen(request_id, mark, "200" if whole else "200 not whole", whole)
+        return CallOutcome(request_id, mark, "200" if whole else "200 not whole", whole)
 
 
 @contextmanager
-def deployed(directory: Path) -> Iterator[tuple[Deployment, RedisServer, SmallDisk, Greedy]]:
+def deployed(directory: Path) -> Iterator[tuple[Deployment, RedisServer, SmallDisk, GreedyVendor]]:
     """Redis's disk is not the small one; it loses nothing that it has acknowledged, so that sums must be exact."""
     directory.mkdir(parents=True, exist_ok=True)
     own = directory / "redis"
@@ -157,7 +157,7 @@ def deployed(directory: Path) -> Iterator[tuple[Deployment, RedisServer, SmallDi
     server = RedisServer(own, "--appendfsync", "always", "--lua-time-limit", "200", *_debug_allowed())
     plans = ", ".join(PLAN.format(name=name, dollars=dollars) for name, dollars in PLANS.items())
     with ExitStack() as stack:
-        vendor = stack.enter_context(Greedy())
+        vendor = stack.enter_context(GreedyVendor())
         disk = stack.enter_context(SmallDisk(directory / "data", megabytes=64))
         server.start()
         stack.callback(server.stop)
@@ -213,7 +213,9 @@ def test_the_books_balance_whatever_dies_stalls_or_fills_up(tmp_path: Path, numb
     assert deployment.ended == {}
 
 
-def differences(deployment: Deployment, plan_of: dict[str, str], seen: list[Seen], vendor: Greedy) -> list[str]:
+def differences(
+    deployment: Deployment, plan_of: dict[str, str], seen: list[CallOutcome], vendor: GreedyVendor
+) -> list[str]:
     """Everything that should not be, a line each."""
     rows = deployment.server.rows()
     by_request = Counter(row["request_id"] for row in rows)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.client import Answer, at_once, chat, post
+from tests.support.client import Answer, chat, in_parallel, post
 from tests.support.servers import Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream
 
@@ -105,7 +105,7 @@ def test_a_redis_that_is_killed_and_restarted_loses_no_admitted_call(
                 os.kill(redis.pid, signal.SIGKILL)
                 redis.stop()
                 started = time.monotonic()
-                refused = at_once([partial(post, server.port, chat("usage-10-5"), key)] * 20)
+                refused = in_parallel([partial(post, server.port, chat("usage-10-5"), key)] * 20)
                 assert time.monotonic() - started < 1
                 answers = [future.result() for future in running]
             assert {(answer.status, answer.code) for answer in refused} == {(503, "NOT_READY")}
@@ -134,7 +134,7 @@ def test_bug_05_a_redis_that_hangs_hangs_nobody(tmp_path: Path, upstream: Upstre
             key = server.create_key()
             redis.suspend()
             started = time.monotonic()
-            answers = at_once([partial(post, server.port, chat("usage-10-5"), key)] * 20, threads=20)
+            answers = in_parallel([partial(post, server.port, chat("usage-10-5"), key)] * 20, threads=20)
             assert {(answer.status, answer.code) for answer in answers} == {(503, "NOT_READY")}
             assert not server.ready(), "readiness tells the truth"
             assert time.monotonic() - started < 10
@@ -157,9 +157,9 @@ def test_an_admission_whose_answer_came_too_late_is_undone(tmp_path: Path, upstr
         with Gateway(tmp_path / "gateway", config, redis_url=redis.url, prices=PRICES) as server:
             key = server.create_key()
             call = partial(post, server.port, chat("usage-10-5"), key)
-            served = [answer.status for answer in at_once([call] * 20, threads=20)]
+            served = [answer.status for answer in in_parallel([call] * 20, threads=20)]
             redis.suspend()
-            assert {answer.status for answer in at_once([call] * 20, threads=20)} == {503}
+            assert {answer.status for answer in in_parallel([call] * 20, threads=20)} == {503}
             redis.resume()  # and now it runs what it was asked to, for callers that were refused long ago
             wait_for(lambda: not any(Path(server.env["DATA_DIR"], "spool").glob("*")), message="the spool stayed")
             server.drained()
@@ -185,7 +185,7 @@ def test_a_ledger_that_is_killed_writes_nothing_twice(server: Gateway) -> None:
 
     killer = threading.Thread(target=kill_again_and_again)
     killer.start()
-    answers = at_once([partial(post, server.port, chat("usage-10-5"), key)] * 1500, threads=20)
+    answers = in_parallel([partial(post, server.port, chat("usage-10-5"), key)] * 1500, threads=20)
     stop.set()
     killer.join()
     server.drained()

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.chaos.hostile_calls import MARK, HostileCall, hostile_calls
-from tests.support.client import at_once
+from tests.support.client import in_parallel
 from tests.support.deployment import Deployment, table
-from tests.support.greedy import Bill, Greedy
+from tests.support.greedy import Bill, GreedyVendor
 from tests.support.lenient import prices_yaml
 
 CALLS = int(os.environ.get("HOSTILE_CALLS", "400"))
@@ -63,7 +63,7 @@ queue: {{retry_backoff_s: 0.1, max_attempts: 2}}
 """
 
 
-class Made(NamedTuple):
+class MadeCall(NamedTuple):
     """A call that was made. `outcome` is its status and code, or how its connection ended."""
 
     mark: str
@@ -71,7 +71,7 @@ class Made(NamedTuple):
     outcome: str
 
 
-def make(port: int, key: str, mark: str, call: HostileCall) -> Made:
+def make(port: int, key: str, mark: str, call: HostileCall) -> MadeCall:
     body = call.body.replace(MARK, f"[[{mark}-{call.manner}]]").encode("utf-8", "surrogatepass")
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "X-Request-ID": mark}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -79,7 +79,7 @@ def make(port: int, key: str, mark: str, call: HostileCall) -> Made:
         connection.request("POST", call.path, body, headers)
         if call.hang_up == 0:
             time.sleep(0.05)  # the vendor has the call, and its answer is not here yet
-            return Made(mark, call, "hung up before")
+            return MadeCall(mark, call, "hung up before")
         response = connection.getresponse()
         chunks, first, done = 0, b"", False
         while line := response.readline():
@@ -87,12 +87,12 @@ def make(port: int, key: str, mark: str, call: HostileCall) -> Made:
             done |= line.startswith(b"data: [DONE]")
             chunks += line.startswith(b"data: {")
             if call.hang_up and chunks >= call.hang_up:
-                return Made(mark, call, "hung up in between")
+                return MadeCall(mark, call, "hung up in between")
         if response.status >= 400:
-            return Made(mark, call, f"{response.status} {json.loads(first)['code']}")
-        return Made(mark, call, f"{response.status}" if done or not chunks else f"{response.status} broken off")
+            return MadeCall(mark, call, f"{response.status} {json.loads(first)['code']}")
+        return MadeCall(mark, call, f"{response.status}" if done or not chunks else f"{response.status} broken off")
     except (OSError, http.client.HTTPException) as exc:
-        return Made(mark, call, type(exc).__name__)
+        return MadeCall(mark, call, type(exc).__name__)
     finally:
         connection.close()
 
@@ -102,13 +102,13 @@ def test_no_key_overspends_its_budget_and_the_ledger_has_the_vendors_bill(tmp_pa
     directory = Path(os.environ["HOSTILE_KEEP"], f"run-{os.getpid()}") if "HOSTILE_KEEP" in os.environ else tmp_path
     calls = hostile_calls(CALLS, SEED)
     with (
-        Greedy() as vendor,
+        GreedyVendor() as vendor,
         Deployment(directory, CONFIG.format(url=vendor.url), redis_url=redis_url, prices=prices_yaml("up")) as gateway,
     ):
         created = [gateway.services.keys.create(f"key {n}") for n in range(KEYS)]
         key_ids = {f"k{n}": record.key_id for n, (_, record) in enumerate(created)}
         began = time.monotonic()
-        made = at_once(
+        made = in_parallel(
             [
                 # As many as run at once are one key's: they meet at its budget.
                 partial(make, gateway.port, created[n // AT_ONCE % KEYS][0], f"k{n // AT_ONCE % KEYS}-c{n}", call)
@@ -159,7 +159,7 @@ def below(attempts: list[Bill], row: dict[str, Any] | None) -> bool:
     return row["status"] == "ok" and not row["estimated"] and row["cost_nanousd"] < attempts[-1].nanousd
 
 
-def report(made: Iterable[Made], bills: dict[str, list[Bill]], rows: dict[str, dict[str, Any]]) -> str:
+def report(made: Iterable[MadeCall], bills: dict[str, list[Bill]], rows: dict[str, dict[str, Any]]) -> str:
     """Calls by kind: how many, at the vendor, billed, booked, and what is missing in the ledger where it is too low."""
     figures: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
     for call in made:
@@ -175,7 +175,7 @@ def report(made: Iterable[Made], bills: dict[str, list[Bill]], rows: dict[str, d
     )
 
 
-def keep(path: Path, made: Iterable[Made], bills: dict[str, list[Bill]], rows: dict[str, dict[str, Any]]) -> None:
+def keep(path: Path, made: Iterable[MadeCall], bills: dict[str, list[Bill]], rows: dict[str, dict[str, Any]]) -> None:
     """Every call with its figures, the worst first."""
     lines = [
         {

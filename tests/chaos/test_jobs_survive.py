@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.support.client import ask, at_once, chat, post
+from tests.support.client import ask, chat, in_parallel, post
 from tests.support.servers import Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream
 from tests.support.workers import QueueWorker
@@ -62,7 +62,7 @@ def test_every_job_ends_and_is_charged_once_whatever_dies(
     chaos = threading.Thread(target=kill_now_and_then)
     chaos.start()
     try:
-        accepted = at_once([lambda n=n: submit(n) for n in range(JOBS)], threads=8)  # type: ignore[misc]
+        accepted = in_parallel([lambda n=n: submit(n) for n in range(JOBS)], threads=8)  # type: ignore[misc]
         redis_server.stop()
         redis_server.start()
         wait_for(lambda: _left(server) == 0, timeout_s=max(90, JOBS / 10), message="jobs were left")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from tests.support.client import Answer, at_once, chat, post
+from tests.support.client import Answer, chat, in_parallel, post
 from tests.support.servers import Gateway, wait_for
 from tests.support.upstream import Upstream
 
@@ -60,7 +60,7 @@ def test_a_thousand_mixed_calls_add_up(gateway: Callable[..., Gateway], upstream
     server = gateway(CONFIG.format(url=upstream.url, models=models), prices=prices)
     key = server.create_key("load")
 
-    answers = at_once(calls(server.port, key), threads=40)
+    answers = in_parallel(calls(server.port, key), threads=40)
     server.drained()
     rows = server.rows()
     served = upstream.served()

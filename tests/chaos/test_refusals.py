@@ -63,14 +63,16 @@ def in_flight(server: Gateway, key: str, upstream: Upstream, pool: ThreadPoolExe
     return lambda: Counter(future.result() for future in running)
 
 
-def held(server: Gateway) -> float:
+def held_usd(server: Gateway) -> float:
     metrics = ask(server.port, "/metrics", "").body.decode()
     return float(re.search(r"^llm_settlements_held (.+)$", metrics, re.MULTILINE)[1])  # type: ignore[index]
 
 
 def charged_as_the_ledger_says(server: Gateway, calls: int) -> None:
     spool = Path(server.env["DATA_DIR"], "spool")
-    wait_for(lambda: held(server) == 0 and not (spool.is_dir() and any(spool.iterdir())), message="the spool stayed")
+    wait_for(
+        lambda: held_usd(server) == 0 and not (spool.is_dir() and any(spool.iterdir())), message="the spool stayed"
+    )
     server.drained()
     rows = server.rows()
     assert Counter(row["status"] for row in rows) == {"ok": calls}
@@ -157,7 +159,7 @@ def test_a_full_disk_while_redis_is_away_throws_no_answer_away(
         assert (refused.status, refused.code) == (503, "NOT_READY")
         assert ended() == {200: 10}
     assert "spool_not_written" in server.log()
-    wait_for(lambda: held(server) >= 10)  # and perhaps the undoing of what was refused
+    wait_for(lambda: held_usd(server) >= 10)  # and perhaps the undoing of what was refused
     own_redis.start()
     wait_for(lambda: call(server, key) == 200)
     charged_as_the_ledger_says(server, 11)

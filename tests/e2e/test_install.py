@@ -97,7 +97,7 @@ def make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, timeout=120)
 
 
-def has(project: Path, module: str) -> bool:
+def is_installed(project: Path, module: str) -> bool:
     command = [str(project / ".venv/bin/python"), "-c", f"import {module}; assert {module}.WHOLE"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -105,11 +105,15 @@ def has(project: Path, module: str) -> bool:
 def test_what_is_needed_to_run_comes_first_and_the_tests_packages_on_top(project: Path) -> None:
     first = make(project, ".venv/stamp")
     assert first.returncode == 0, first.stderr
-    assert (has(project, "product"), has(project, "programs"), has(project, "tests_only")) == (True, True, False)
+    assert (
+        is_installed(project, "product"),
+        is_installed(project, "programs"),
+        is_installed(project, "tests_only"),
+    ) == (True, True, False)
     assert make(project, "--question", ".venv/stamp").returncode == 0, "a second run has nothing to do"
     second = make(project, ".venv/stamp-dev")
     assert second.returncode == 0, second.stderr
-    assert has(project, "tests_only")
+    assert is_installed(project, "tests_only")
     assert make(project, "--question", ".venv/stamp", ".venv/stamp-dev").returncode == 0
 
 
@@ -128,7 +132,7 @@ def test_an_installation_that_was_killed_is_begun_anew(project: Path) -> None:
     assert make(project, "--question", ".venv/stamp").returncode == 1
     again = make(project, ".venv/stamp")
     assert again.returncode == 0, again.stderr
-    assert has(project, "product")
+    assert is_installed(project, "product")
 
 
 def installed_without(project: Path, *modules: str) -> subprocess.CompletedProcess[str]:
@@ -144,7 +148,7 @@ def installed_without(project: Path, *modules: str) -> subprocess.CompletedProce
 def test_a_python_without_ensurepip_installs_by_the_pip_it_has(project: Path) -> None:
     done = installed_without(project, "ensurepip")
     assert done.returncode == 0, done.stderr
-    assert has(project, "product")
+    assert is_installed(project, "product")
     assert not (project / ".venv/bin/pip").exists()
 
 

@@ -42,7 +42,7 @@ class Bill(NamedTuple):
     fields: dict[str, Any] = {}  # noqa: RUF012
 
 
-def told(prompt: int, completion: int, total: int | None = None, /, **more: Any) -> dict[str, Any]:
+def usage_report(prompt: int, completion: int, total: int | None = None, /, **more: Any) -> dict[str, Any]:
     whole = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total or prompt + completion}
     return {**whole, **more}
 
@@ -55,9 +55,9 @@ def of_completion(**tokens: int) -> dict[str, Any]:
     return {"completion_tokens_details": tokens}
 
 
-WRITES = told(10_000, 500, **of_prompt(cached_tokens=2000, cache_write_tokens=6000))
-AUDIO = told(1000, 300, **of_prompt(audio_tokens=800), **of_completion(audio_tokens=200))
-RESEARCH = told(33, 7163, citation_tokens=19_028, num_search_queries=21, reasoning_tokens=73_997)
+WRITES = usage_report(10_000, 500, **of_prompt(cached_tokens=2000, cache_write_tokens=6000))
+AUDIO = usage_report(1000, 300, **of_prompt(audio_tokens=800), **of_completion(audio_tokens=200))
+RESEARCH = usage_report(33, 7163, citation_tokens=19_028, num_search_queries=21, reasoning_tokens=73_997)
 BILLS = [
     Bill(
         "cache writes",
@@ -77,7 +77,7 @@ BILLS = [
     Bill(
         "a tier that nobody has heard of",
         "gpt-5.6-sol",
-        told(10, 5),
+        usage_report(10, 5),
         10 * 4 + 5 * 20,
         {"service_tier": ""},
         "x" * 100_000,
@@ -85,7 +85,7 @@ BILLS = [
     Bill(
         "cache writes for an hour",
         "claude-sonnet-4-6",
-        told(1000, 10, **of_prompt(cache_write_tokens=900)),
+        usage_report(1000, 10, **of_prompt(cache_write_tokens=900)),
         100 * 3 + 900 * 6 + 10 * 15,
         {"cache_write_1h_tokens": 900},
         None,
@@ -101,28 +101,28 @@ BILLS = [
     Bill(
         "sound in",
         "gemini-2.5-flash",
-        told(1000, 10, **of_prompt(audio_tokens=900)),
+        usage_report(1000, 10, **of_prompt(audio_tokens=900)),
         100 * 0.3 + 900 * 1 + 10 * 2.5,
         {"audio_prompt_tokens": 900},
     ),
     Bill(
         "a picture in",
         "gpt-realtime",
-        told(1000, 10, **of_prompt(image_tokens=900)),
+        usage_report(1000, 10, **of_prompt(image_tokens=900)),
         100 * 4 + 900 * 5 + 10 * 16,
         {"image_prompt_tokens": 900},
     ),
     Bill(
         "a picture out",
         "gemini-3-pro-image-preview",
-        told(50, 1220, **of_completion(image_tokens=1120)),
+        usage_report(50, 1220, **of_completion(image_tokens=1120)),
         50 * 2 + 100 * 12 + 1120 * 120,
         {"image_completion_tokens": 1120},
     ),
     Bill(
         "a search that was asked for",
         "gpt-4.1-mini",
-        told(10, 5),
+        usage_report(10, 5),
         10 * 0.4 + 5 * 1.6 + 10_000,
         {"searches": 1},
         None,
@@ -131,7 +131,7 @@ BILLS = [
     Bill(
         "searches that were counted",
         "gpt-4.1-mini",
-        told(10, 5, server_tool_use={"web_search_requests": 3}),
+        usage_report(10, 5, server_tool_use={"web_search_requests": 3}),
         10 * 0.4 + 5 * 1.6 + 30_000,
         {"searches": 3},
         None,
@@ -140,18 +140,18 @@ BILLS = [
     Bill(
         "a model that always searches",
         "gpt-4o-mini-search-preview",
-        told(10, 5),
+        usage_report(10, 5),
         10 * 0.15 + 5 * 0.6 + 10_000,
         {"searches": 1, "unpriced": 0},
     ),
     Bill(
         "a search whose fee nobody knows",
         "gpt-4o-search-preview",
-        told(10, 5),
+        usage_report(10, 5),
         10 * 2.5 + 5 * 10,
         {"searches": 1, "unpriced": 1},
     ),
-    Bill("a fee for each request", "sonar-pro", told(10, 5), 10 * 3 + 5 * 15 + 14_000, {"unpriced": 0}),
+    Bill("a fee for each request", "sonar-pro", usage_report(10, 5), 10 * 3 + 5 * 15 + 14_000, {"unpriced": 0}),
     Bill(
         "research",
         "sonar-deep-research",
@@ -162,14 +162,14 @@ BILLS = [
     Bill(
         "thinking beside the completion",
         "grok-4.3",
-        told(32, 9, 135, **of_completion(reasoning_tokens=94)),
+        usage_report(32, 9, 135, **of_completion(reasoning_tokens=94)),
         32 * 1.25 + 103 * 2.5,
         {"completion_tokens": 103, "reasoning_tokens": 94},
     ),
     Bill(
         "speech by the second",
         "voxtral-small-24b-2507",
-        told(10, 5, prompt_audio_seconds=60),
+        usage_report(10, 5, prompt_audio_seconds=60),
         10 * 0.1 + 5 * 0.4 + 60 * 240_000 / 3600,
         {"audio_seconds": 60},
     ),

@@ -59,7 +59,7 @@ def request(path: str = "/", *headers: str, body: bytes = b"", method: str = "PO
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-class Exactly(socket.SocketIO):
+class ExactReader(socket.SocketIO):
     """A socket's file that reads no byte further than asked, so that each answer is read from where the one before
     it ended. An unbuffered file does that too, but is content with one packet, however much of a body is to come."""
 
@@ -73,18 +73,18 @@ class Exactly(socket.SocketIO):
         return bytes(found)
 
 
-class OneByOne:
+class SingleAnswerSocket:
     """What `HTTPResponse` wants of a socket."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
 
     def makefile(self, _: str) -> Any:
-        return Exactly(self._client, "rb")
+        return ExactReader(self._client, "rb")
 
 
 def answer(client: socket.socket) -> tuple[http.client.HTTPResponse, bytes]:
-    response = http.client.HTTPResponse(OneByOne(client))  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(SingleAnswerSocket(client))  # type: ignore[arg-type]
     response.begin()
     return response, response.read()
 
@@ -100,7 +100,7 @@ def test_an_answers_body_may_come_in_two_packets() -> None:
         later.join()
 
 
-def seen(client: socket.socket, sent: bytes) -> dict[str, Any]:
+def echoed(client: socket.socket, sent: bytes) -> dict[str, Any]:
     client.sendall(sent)
     response, body = answer(client)
     assert response.status == 200
@@ -129,7 +129,7 @@ def test_the_application_sees_the_same_either_way(port: int, sent: tuple[str, tu
     found = []
     for way in ((), (AND_THE_GENERAL_WAY,)):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-            found.append(seen(client, request(path, *headers, *way, body=body)))
+            found.append(echoed(client, request(path, *headers, *way, body=body)))
     short, general = found
     assert general["environ"].pop("HTTP_TE") == "trailers"
     assert short == general
@@ -159,7 +159,7 @@ def test_a_body_nobody_reads_does_not_pass_for_the_next_request(client: socket.s
     client.sendall(sent[: len(sent) // 2])
     assert answer(client)[1] == b"unread"
     client.sendall(sent[len(sent) // 2 :])
-    assert seen(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
+    assert echoed(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_the_unread_rest_of_a_refused_request_is_discarded_in_large_pieces(clien
         sent = body if way[0].startswith("Content") else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         client.sendall(request("/unread", *way) + sent)
         assert answer(client)[1] == b"unread"
-    assert seen(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
+    assert echoed(client, request("/next"))["environ"]["PATH_INFO"] == "/next"
     spent_s = cpu_s() - before
     assert spent_s < 0.2, f"{spent_s:.1f} s of CPU for 20 MB"
 

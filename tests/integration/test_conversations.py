@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tests.support.client import Answer, at_once, post
+from tests.support.client import Answer, in_parallel, post
 from tests.support.servers import DEV_KEY, Gateway, wait_for
 from tests.support.upstream import Upstream
 
@@ -45,7 +45,7 @@ def history(gateway: Gateway, user: str = "ann") -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in found["messages"]]
 
 
-def words(stream: Answer) -> str:
+def streamed_text(stream: Answer) -> str:
     return "".join(json.loads(text) for text in re.findall(r'"content":("[^"]*")', stream.body.decode()))
 
 
@@ -53,10 +53,10 @@ def test_fifty_messages_of_one_user_at_once_lose_nothing_of_each_other(gateway: 
     server = gateway(CONFIG)
     names = [f"message-{i}" for i in range(50)]
     calls = [partial(say, server, name, stream=i % 2 == 1) for i, name in enumerate(names)]
-    answers = at_once(calls, threads=50)
+    answers = in_parallel(calls, threads=50)
     assert {answer.status for answer in answers} == {200}
     assert [answer.done for answer in answers] == [False, True] * 25
-    said = [words(answer) if answer.done else answer.json["response"] for answer in answers]
+    said = [streamed_text(answer) if answer.done else answer.json["response"] for answer in answers]
     assert [text.partition("You said: ")[2].split()[0] for text in said] == names
 
     kept = history(server)

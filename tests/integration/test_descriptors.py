@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from app.net.descriptors import connections_within
-from tests.support.client import at_once, chat
+from tests.support.client import chat, in_parallel
 from tests.support.servers import DEV_KEY, ROOT, Gateway, free_port, wait_for
 from tests.support.upstream import Upstream
 
@@ -67,7 +67,7 @@ def test_a_flood_of_connections_takes_no_descriptor_from_served_ones(
             for _ in range(2000):
                 flood.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
             for _ in range(3):
-                assert at_once([partial(call, connection) for connection in kept]) == [200] * len(kept)
+                assert in_parallel([partial(call, connection) for connection in kept]) == [200] * len(kept)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as new:
             new.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert new.recv(12) == b"HTTP/1.1 200"

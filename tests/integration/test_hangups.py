@@ -62,7 +62,7 @@ def sent(target: str, key: str, request_id: str, chunked: bool) -> bytes:
     return f"{head}Content-Type: application/json\r\n{framing}\r\n\r\n".encode() + body
 
 
-def unread(client: socket.socket) -> int:
+def unread_bytes(client: socket.socket) -> int:
     """What the server's process has not taken of what the client has sent, in bytes."""
     ends = client.getpeername()[1], client.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -120,7 +120,7 @@ def test_a_hang_up_in_the_middle_of_a_body_is_no_error_of_the_server(
     framing = "Transfer-Encoding: chunked\r\n\r\n500\r\n" if chunked else "Content-Length: 1280\r\n\r\n"
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
         client.sendall(f"{head}Content-Type: {kind}\r\n{framing}{start}".encode())
-        wait_for(lambda: unread(client) == 0)
+        wait_for(lambda: unread_bytes(client) == 0)
         if reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert wait_for(lambda: completed(gateway, request_id)) == [400]

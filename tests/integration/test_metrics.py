@@ -14,7 +14,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.client import at_once, chat, post
+from tests.support.client import chat, in_parallel, post
 from tests.support.servers import DEV_KEY, Gateway, wait_for
 from tests.support.upstream import Upstream
 
@@ -37,7 +37,7 @@ def scrape(server: Gateway) -> dict[str, dict[str, float]]:
     return series
 
 
-def told(server: Gateway, name: str, labels: str, value: float) -> dict[str, dict[str, float]]:
+def scraped(server: Gateway, name: str, labels: str, value: float) -> dict[str, dict[str, float]]:
     """A scrape in which the series has that value: workers write their figures four times a second."""
 
     def scraped() -> dict[str, dict[str, float]] | None:
@@ -51,24 +51,24 @@ def test_bug_13_counters_never_run_backwards_and_dead_gauges_go(
     gateway: Callable[..., Gateway], upstream: Upstream
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url), prices='up: {"*": {prompt: 1, completion: 2}}')
-    at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 60)
+    in_parallel([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 60)
     labels = "model=usage-10-5,provider=up,status=ok"
-    before = told(server, "llm_requests_total", labels, 60)
+    before = scraped(server, "llm_requests_total", labels, 60)
     assert before["llm_tokens_total"]["kind=prompt,model=usage-10-5"] == 600
     assert abs(before["llm_cost_usd_total"]["model=usage-10-5,provider=up"] - 60 * 0.00002) < 1e-9
     assert before["llm_active_requests"][""] == 0
 
     victims = set(server.worker_pids())
-    at_once([partial(post, server.port, chat("stream-200-20", stream=True), DEV_KEY, hang_up_after=1)] * 4)
+    in_parallel([partial(post, server.port, chat("stream-200-20", stream=True), DEV_KEY, hang_up_after=1)] * 4)
     for pid in victims:
         os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not victims & set(server.worker_pids()) and server.ready())
-    after = told(server, "llm_active_requests", "", 0)
+    after = scraped(server, "llm_active_requests", "", 0)
     for name in ("llm_requests_total", "llm_tokens_total", "llm_request_duration_seconds_count"):
         for series, value in before[name].items():
             assert after[name][series] >= value, (name, series)
     assert post(server.port, chat("usage-10-5"), DEV_KEY).status == 200
-    told(server, "llm_requests_total", labels, 61)
+    scraped(server, "llm_requests_total", labels, 61)
 
 
 def test_processes_and_their_limits_are_reported_for_all_workers_together(
@@ -102,7 +102,7 @@ def test_processes_and_their_limits_are_reported_for_all_workers_together(
     assert before["system_memory_usage_bytes"] < before["system_memory_limit_bytes"]
     seen = [before["process_cpu_seconds_total"]]
     for victim in pids[1:]:
-        at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 30)
+        in_parallel([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 30)
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda victim=victim: victim not in server.worker_pids() and server.ready())
         seen.append(figures()["process_cpu_seconds_total"])
@@ -117,7 +117,7 @@ def test_bug_12_no_label_takes_what_callers_choose(gateway: Callable[..., Gatewa
         post(server.port, chat(f"no-such-model-{i}", user=f"user-{i}"), key)
         post(server.port, chat("usage-10-5", user=f"user-{i}"), key, path=f"/v1/path-{i}")
     routes = "method=POST,route=unmatched,status=404"
-    series = told(server, "http_request_duration_seconds_count", routes, 20)
+    series = scraped(server, "http_request_duration_seconds_count", routes, 20)
     text = repr(series)
     assert not re.search(r"no-such-model|user-\d|path-\d|pstk_|a-name", text)
     assert [labels for labels in series["http_request_duration_seconds_count"] if "unmatched" in labels] == [routes]

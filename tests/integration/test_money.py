@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import at_once, chat, post
+from tests.support.client import chat, in_parallel, post
 from tests.support.servers import Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
 
@@ -55,7 +55,7 @@ def counter(gateway: Gateway, key: str, name: str) -> int:
 def test_bug_03_fifty_parallel_calls_never_spend_more_than_the_budget(gateway: Gateway) -> None:
     key = gateway.create_key(plan="budget")
     call = partial(post, gateway.port, chat("usage-100-50", max_tokens=50), key)
-    answers = at_once([call] * 50)
+    answers = in_parallel([call] * 50)
     statuses = Counter(answer.status for answer in answers)
     assert set(statuses) == {200, 429}
     for refused in (answer for answer in answers if answer.status == 429):
@@ -76,14 +76,14 @@ def test_bug_03_fifty_parallel_calls_never_spend_more_than_the_budget(gateway: G
 
 def test_no_more_calls_at_once_than_the_plan_allows(gateway: Gateway) -> None:
     key = gateway.create_key(plan="three")
-    answers = at_once([partial(post, gateway.port, chat("slow-150"), key)] * 20)
+    answers = in_parallel([partial(post, gateway.port, chat("slow-150"), key)] * 20)
     assert Counter(answer.status for answer in answers) == {200: 3, 429: 17}
     assert post(gateway.port, chat("slow-150"), key).status == 200, "the slots are free again"
 
 
 def test_a_rate_is_exact_under_parallel_calls(gateway: Gateway) -> None:
     key = gateway.create_key(plan="five")
-    answers = at_once([partial(post, gateway.port, chat("usage-100-50"), key)] * 20)
+    answers = in_parallel([partial(post, gateway.port, chat("usage-100-50"), key)] * 20)
     assert Counter(answer.status for answer in answers) == {200: 5, 429: 15}
     refused = next(answer for answer in answers if answer.status == 429)
     told = {name: refused.headers[f"x-ratelimit-{name}-requests"] for name in ("limit", "remaining")}
@@ -127,7 +127,7 @@ def test_bug_06_an_unpriced_model_is_refused_under_a_budget_else_flagged(gateway
 def test_identical_calls_at_once_make_one_upstream_call(gateway: Gateway, upstream: Upstream) -> None:
     key = gateway.create_key()
     body = chat("slow-150", content=f"asked at {time.time()}", temperature=0)
-    answers = at_once([partial(post, gateway.port, body, key)] * 30, threads=30)
+    answers = in_parallel([partial(post, gateway.port, body, key)] * 30, threads=30)
     assert {answer.status for answer in answers} == {200}
     assert upstream.served()["calls"] == 1
     assert Counter(answer.headers["x-penstock-cache"] for answer in answers) == {"miss": 1, "hit": 29}
@@ -140,12 +140,12 @@ def test_identical_calls_with_an_answer_too_long_to_keep_do_not_queue(gateway: G
     key = gateway.create_key()
     body = chat("slow-1000-300", content=f"asked at {time.time()}", temperature=0)
     began = time.monotonic()
-    answers = at_once([partial(post, gateway.port, body, key)] * 6, threads=6)
+    answers = in_parallel([partial(post, gateway.port, body, key)] * 6, threads=6)
     assert time.monotonic() - began < 4, "two rounds of a second, not six"
     assert {answer.status for answer in answers} == {200}
     assert upstream.served()["calls"] == 6
     began = time.monotonic()
-    at_once([partial(post, gateway.port, body, key)] * 6, threads=6)
+    in_parallel([partial(post, gateway.port, body, key)] * 6, threads=6)
     assert time.monotonic() - began < 1.9, "the next time nobody waits for the first"
 
 
@@ -161,12 +161,12 @@ def test_a_revoked_key_stops_working_within_a_second_on_every_worker(gateway: Ga
     key = gateway.create_key()
     call = partial(post, gateway.port, chat("usage-100-50"), key)
     models = partial(_models, gateway, key)
-    assert {answer.status for answer in at_once([call] * 20)} == {200}
-    assert set(at_once([models] * 20)) == {200}
+    assert {answer.status for answer in in_parallel([call] * 20)} == {200}
+    assert set(in_parallel([models] * 20)) == {200}
     revoked_at = time.monotonic()
     gateway.services.keys.revoke(key_id(gateway, key))
-    assert {answer.status for answer in at_once([call] * 20)} == {401}, "model calls: at once"
-    while set(at_once([models] * 20)) != {401}:
+    assert {answer.status for answer in in_parallel([call] * 20)} == {401}, "model calls: at once"
+    while set(in_parallel([models] * 20)) != {401}:
         assert time.monotonic() - revoked_at < 1, "everything else: within a second"
 
 

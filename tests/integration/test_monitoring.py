@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.client import at_once, chat, post
+from tests.support.client import chat, in_parallel, post
 from tests.support.servers import DEV_KEY, ROOT, Gateway, RedisServer, flushed, free_port, wait_for
 from tests.support.upstream import Upstream
 
@@ -124,7 +124,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, server: Gateway) -> Ite
             (chat("status-500"), DEV_KEY),
             (chat("stream-5-0", stream=True), DEV_KEY),
         ):
-            at_once([partial(post, server.port, body, key)] * 10)
+            in_parallel([partial(post, server.port, body, key)] * 10)
         # One after another: while the first is out, its reservation leaves no room for a second.
         spent = [post(server.port, chat("usage-10-5", max_tokens=5), little).status for _ in range(3)]
         assert spent == [200, 200, 429]
@@ -185,7 +185,7 @@ def test_no_counter_runs_backwards_while_workers_are_killed(prometheus: str, ser
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda victim=victim: victim not in server.worker_pids() and len(server.worker_pids()) == 2)
         wait_for(server.ready)
-        at_once([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 10)
+        in_parallel([partial(post, server.port, chat("usage-10-5"), DEV_KEY)] * 10)
     at = time.time()
     wait_for(lambda: _value(prometheus, "min(timestamp(up))") > at + 1)
     named = 'count by (__name__) ({__name__=~"(llm|http)_.+_(total|count|sum|bucket)"})'

@@ -66,7 +66,7 @@ def begin(client: OpenAI, lines: Path) -> Batch:
     )
 
 
-def ended(client: OpenAI, batch: Batch, timeout_s: float = 45) -> Batch:
+def finished_batch(client: OpenAI, batch: Batch, timeout_s: float = 45) -> Batch:
     return wait_for(
         lambda: found if (found := client.batches.retrieve(batch.id)).status in ENDED else None, timeout_s=timeout_s
     )
@@ -102,7 +102,7 @@ def test_a_batch_of_500_lines(
         began = time.monotonic()
         batch = begin(client, lines)
         assert (batch.status, batch.metadata) == ("validating", {"job": "nightly"})
-        done = ended(client, batch)
+        done = finished_batch(client, batch)
         print(f"{LINES} lines in {time.monotonic() - began:.1f} s")
     assert done.status == "completed"
     assert done.request_counts is not None
@@ -127,7 +127,7 @@ def test_a_running_batch_is_cancelled(
         wait_for(lambda: (counts := client.batches.retrieve(batch.id).request_counts) and counts.completed)
         assert client.batches.cancel(batch.id).status == "cancelling"
         began = time.monotonic()
-        done = ended(client, batch)
+        done = finished_batch(client, batch)
         assert time.monotonic() - began < 5
     assert done.status == "cancelled"
     assert done.request_counts is not None
@@ -153,7 +153,7 @@ def test_a_worker_killed_in_the_middle_loses_no_line_and_repeats_none(
             wait_for(lambda kept=kept: results.exists() and results.read_bytes().count(b"\n") >= kept)
             worker.kill()
     with QueueWorker(running, threads=50) as worker:
-        done = ended(client, batch)
+        done = finished_batch(client, batch)
     assert (done.status, done.error_file_id) == ("completed", None)
     assert worker.log().count("batch_taken_over") == 2
     each_line_once(client, running, done, interrupted=2 * 50)

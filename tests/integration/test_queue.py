@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support.client import Answer, ask, at_once, chat, post
+from tests.support.client import Answer, ask, chat, in_parallel, post
 from tests.support.servers import ADMIN_KEY, DEV_KEY, Gateway, RedisServer, free_port, wait_for
 from tests.support.upstream import Upstream
 from tests.support.workers import QueueWorker
@@ -49,7 +49,7 @@ def job(server: Gateway, job_id: str, key: str = DEV_KEY) -> Any:
     return ask(server.port, f"/v1/requests/{job_id}", key).json
 
 
-def ended(server: Gateway, job_id: str, key: str = DEV_KEY, timeout_s: float = 20) -> Any:
+def finished_job(server: Gateway, job_id: str, key: str = DEV_KEY, timeout_s: float = 20) -> Any:
     """The job once it has ended."""
     final = ("completed", "failed", "cancelled")
     return wait_for(
@@ -59,13 +59,13 @@ def ended(server: Gateway, job_id: str, key: str = DEV_KEY, timeout_s: float = 2
 
 def test_a_job_runs_and_a_running_one_is_cancelled_within_a_second(server: Gateway) -> None:
     with QueueWorker(server):
-        done = ended(server, submitted(server))
+        done = finished_job(server, submitted(server))
         assert done["response"]["choices"][0]["message"]["content"] == "Hello there."
         job_id = submitted(server, "silent")
         wait_for(lambda: job(server, job_id)["status"] == "processing")
         began = time.monotonic()
         assert ask(server.port, f"/v1/requests/{job_id}", DEV_KEY, method="DELETE").status == 202
-        assert ended(server, job_id)["status"] == "cancelled"
+        assert finished_job(server, job_id)["status"] == "cancelled"
         assert time.monotonic() - began < 1.5
     server.drained()
     assert sorted(row["status"] for row in server.rows()) == ["aborted", "ok"]
@@ -78,7 +78,7 @@ def test_a_killed_workers_jobs_run_again_and_are_charged_once(server: Gateway, u
     worker.kill()
     began = time.monotonic()
     with QueueWorker(server, threads=50):
-        done = [ended(server, job_id, timeout_s=40) for job_id in ids]
+        done = [finished_job(server, job_id, timeout_s=40) for job_id in ids]
     assert {found["status"] for found in done} == {"completed"}
     assert {found["attempts"] for found in done} == {2}
     assert time.monotonic() - began < 30
@@ -96,7 +96,7 @@ def test_a_worker_told_to_stop_ends_what_it_runs_and_takes_no_more(server: Gatew
     states = [job(server, job_id)["status"] for job_id in ids]
     assert states == ["completed", "completed", "queued", "queued"]
     with QueueWorker(server):
-        assert [ended(server, job_id)["attempts"] for job_id in ids] == [1, 1, 1, 1]
+        assert [finished_job(server, job_id)["attempts"] for job_id in ids] == [1, 1, 1, 1]
 
 
 def test_a_full_queue_outlives_a_restart_of_redis(
@@ -104,14 +104,14 @@ def test_a_full_queue_outlives_a_restart_of_redis(
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url, max_jobs=40))
     with QueueWorker(server, threads=4):
-        answers = at_once([lambda: submit(server, "slow-200")] * 80, threads=8)
+        answers = in_parallel([lambda: submit(server, "slow-200")] * 80, threads=8)
         taken = [answer.json["request_id"] for answer in answers if answer.status == 202]
         assert {answer.status for answer in answers} == {202, 503}
         assert len(taken) >= 40
         redis_server.stop()
         redis_server.start()
         wait_for(server.ready)
-        done = [ended(server, job_id, timeout_s=40) for job_id in taken]
+        done = [finished_job(server, job_id, timeout_s=40) for job_id in taken]
         assert {found["status"] for found in done} == {"completed"}
     server.drained()
     assert sorted(row["call_id"] for row in server.rows()) == sorted(taken)
@@ -122,7 +122,7 @@ def test_submits_against_a_full_queue_are_refused_cheaply_and_keep_nothing(
 ) -> None:
     server = gateway(CONFIG.format(url=upstream.url, max_jobs=500))
     body = json.dumps(chat("plain")).encode()
-    answers = at_once([lambda: _many_submits(server, body, 1250)] * 8, threads=8)
+    answers = in_parallel([lambda: _many_submits(server, body, 1250)] * 8, threads=8)
     statuses = [status for part in answers for status in part]
     assert len(statuses) == 10_000
     assert (statuses.count(202), statuses.count(503)) == (500, 9_500)
@@ -153,12 +153,12 @@ def test_a_flood_of_one_key_leaves_another_its_turn(gateway: Callable[..., Gatew
     def ten() -> float:
         began = time.monotonic()
         for job_id in [submitted(server, "slow-200", key=quiet) for _ in range(10)]:
-            assert ended(server, job_id, key=quiet)["status"] == "completed"
+            assert finished_job(server, job_id, key=quiet)["status"] == "completed"
         return time.monotonic() - began
 
     with QueueWorker(server, threads=10):
         alone = ten()
-        at_once([lambda: submitted(server, "slow-200", key=flooding)] * 1000, threads=8)
+        in_parallel([lambda: submitted(server, "slow-200", key=flooding)] * 1000, threads=8)
         beside = ten()
         assert server.services.queue.depth().waiting > 50, "the flood was over too early to tell"
     print(f"ten alone {alone:.2f} s, beside 1,000 of another key {beside:.2f} s")
@@ -170,7 +170,7 @@ def hook() -> Iterator[Any]:
     """A server that is told of jobs; its first answer is a 500."""
     told: list[tuple[dict[str, str], bytes]] = []
 
-    class Hook(http.server.BaseHTTPRequestHandler):
+    class CallbackReceiver(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.append(({k.lower(): v for k, v in self.headers.items()}, body))
@@ -180,7 +180,7 @@ def hook() -> Iterator[Any]:
         def log_message(self, *_: object) -> None:
             pass
 
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), CallbackReceiver)
     listening.told = told  # type: ignore[attr-defined]
     thread = threading.Thread(target=listening.serve_forever)
     thread.start()
@@ -216,7 +216,7 @@ def test_a_callback_is_delivered_signed_and_again_when_it_failed(
 def test_operators_see_the_queue_in_figures(server: Gateway) -> None:
     port = free_port()
     with QueueWorker(server, threads=3, WORKER_PORT=str(port)):
-        ended(server, submitted(server))
+        finished_job(server, submitted(server))
         held = submitted(server, "silent")
         wait_for(lambda: job(server, held)["status"] == "processing")
         figures = ask(server.port, "/v1/queue/metrics", ADMIN_KEY).json

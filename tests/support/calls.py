@@ -80,7 +80,7 @@ class Clock:
         return BOOTED_S + self._passed_s
 
 
-class Streamed:
+class FakeAnswerStream:
     """An `ProviderStream` of these blocks; the clock moves before each one but the first, and before the end, which
     `fails` may take the place of."""
 
@@ -109,7 +109,7 @@ class Streamed:
         self.closed += 1
 
 
-class Vendor:
+class FakeProvider:
     """A provider that takes `takes_s`, lets the test look at what is open meanwhile, and answers as told."""
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -125,7 +125,7 @@ class Vendor:
         self.breaks_off: BaseException | None = None  # after the last block of a stream
         self.meanwhile: Callable[[], object] = lambda: None
         self.calls: list[ChatCall | EmbedCall] = []
-        self.streams: list[Streamed] = []
+        self.streams: list[FakeAnswerStream] = []
 
     def chat(self, call: ChatCall) -> ProviderResponse:
         self._begin(call)
@@ -135,9 +135,9 @@ class Vendor:
         self._begin(call)
         return ProviderResponse(self.body, self.usage)
 
-    def stream(self, call: ChatCall) -> Streamed:
+    def stream(self, call: ChatCall) -> FakeAnswerStream:
         self._begin(call)
-        self.streams.append(Streamed(self.clock, self.blocks, self.usage, self.pause_s, self.breaks_off))
+        self.streams.append(FakeAnswerStream(self.clock, self.blocks, self.usage, self.pause_s, self.breaks_off))
         return self.streams[-1]
 
     def check(self, timeout_s: float) -> None:
@@ -159,7 +159,7 @@ class NoKeys:
         return None
 
 
-class House:
+class PipelineHarness:
     """A gateway's story without its HTTP."""
 
     def __init__(self, redis: Redis, directory: Path) -> None:
@@ -167,7 +167,7 @@ class House:
         # Redis keeps its own time for deadlines: ours starts there.
         self.clock = clock = Clock(float(redis.execute("TIME")[0]))
         self.config = GatewayConfig.model_validate(CONFIG)
-        self.vendors = {name: Vendor(name, clock) for name in self.config.providers}
+        self.vendors = {name: FakeProvider(name, clock) for name in self.config.providers}
         self.metrics = Metrics(config=self.config)
         self.heartbeat = Heartbeat(redis=redis, timeout_s=3 * 3600)  # beats once
         self.admission = Admission(

@@ -76,7 +76,7 @@ def ask(
         connection.close()
 
 
-def at_once(calls: Sequence[Callable[[], T]], *, threads: int = 50) -> list[T]:
+def in_parallel(calls: Sequence[Callable[[], T]], *, threads: int = 50) -> list[T]:
     """Runs `calls`, up to `threads` of them at once; their results in order."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(lambda call: call(), calls))

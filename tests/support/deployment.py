@@ -36,7 +36,7 @@ _COMMANDS = {
 _EXCEPTION = re.compile(r"^ {0,4}((?:[a-z_]\w*\.)*[A-Z]\w*(?:: .*)?)$", re.MULTILINE)
 
 
-class Booked(NamedTuple):
+class LedgerTotals(NamedTuple):
     """What the ledger has for one key."""
 
     requests: int
@@ -174,7 +174,7 @@ class Deployment:
             return {"redis": str(exc)}
         return {name: what for name, what in found.items() if what}
 
-    def booked(self) -> dict[str, Booked]:
+    def booked(self) -> dict[str, LedgerTotals]:
         """By key id, what the ledger's rows add up to."""
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
         for row in self.server.rows():
@@ -182,7 +182,7 @@ class Deployment:
             each[0] += 1
             each[1] += row["prompt_tokens"] + row["completion_tokens"]
             each[2] += row["cost_nanousd"]
-        return {key_id: Booked(*each) for key_id, each in sums.items()}
+        return {key_id: LedgerTotals(*each) for key_id, each in sums.items()}
 
     def counted(self) -> dict[tuple[str, str], int]:
         """By key id and limit, what the counters of days and months stand at."""
@@ -200,7 +200,7 @@ class Deployment:
         booked, units = self.booked(), {limit.name: limit.unit for limit in LIMITS}
         found = []
         for (key_id, name), value in sorted(self.counted().items()):
-            rows = getattr(booked.get(key_id, Booked(0, 0, 0)), units[name])
+            rows = getattr(booked.get(key_id, LedgerTotals(0, 0, 0)), units[name])
             if value != rows:
                 found.append(f"{key_id} {name}: counter {value}, rows {rows}, difference {value - rows:+}")
         return found

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 
-class AlmostFull:
+class AlmostFullFile:
     """A file on a disk with room for ten bytes more."""
 
     def __init__(self, file: Any) -> None:

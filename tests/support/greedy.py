@@ -33,7 +33,7 @@ from gevent import socket
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from tests.support.lenient import Asked, Attempt, Refused, understood
+from tests.support.lenient import BilledAttempt, VendorRefusal, VendorRequest, understood
 
 _MARK = re.compile(rb"\[\[([a-z0-9]+)-([a-z0-9]+)-([a-z]+)(?:\.([0-9]+))?(-once)?\]\]")
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -42,9 +42,9 @@ _ERROR = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d
 _CHUNKS = 64  # of a long answer
 
 
-class Vendor:
+class GreedyServer:
     def __init__(self) -> None:
-        self.books: dict[str, list[Attempt]] = {}
+        self.books: dict[str, list[BilledAttempt]] = {}
         self.open = 0
 
     def handle(self, sock: Any, _address: Any) -> None:
@@ -77,10 +77,10 @@ class Vendor:
             manner = "ok"
         try:
             asked = understood(body, path.endswith(b"/embeddings"), zlib.crc32(mark[0]) + len(attempts))
-        except Refused as exc:
+        except VendorRefusal as exc:
             sock.sendall(_refusal(400, str(exc)))
             return True
-        attempt = Attempt(asked.model, manner, streamed=asked.stream)
+        attempt = BilledAttempt(asked.model, manner, streamed=asked.stream)
         attempts.append(attempt)
         if manner == "refuse":
             sock.sendall(_refusal(number, "no"))
@@ -104,7 +104,7 @@ class Vendor:
         attempt.reported = True
         return True
 
-    def _stream(self, sock: Any, asked: Asked, attempt: Attempt, manner: str, number: int) -> bool:
+    def _stream(self, sock: Any, asked: VendorRequest, attempt: BilledAttempt, manner: str, number: int) -> bool:
         total = asked.tokens * asked.choices
         # What it thinks before it speaks is billed, and nobody sees it.
         attempt.written = total // 2 if asked.thinks else 0
@@ -168,7 +168,7 @@ def _closed(sock: Any) -> bool:
         sock.setblocking(True)
 
 
-def _usage(attempt: Attempt, asked: Asked | None) -> dict[str, Any]:
+def _usage(attempt: BilledAttempt, asked: VendorRequest | None) -> dict[str, Any]:
     completion = attempt.written + attempt.extra
     usage: dict[str, Any] = {
         "prompt_tokens": attempt.prompt,
@@ -186,7 +186,7 @@ def _usage(attempt: Attempt, asked: Asked | None) -> dict[str, Any]:
     return usage
 
 
-def _completion(asked: Asked, attempt: Attempt) -> dict[str, Any]:
+def _completion(asked: VendorRequest, attempt: BilledAttempt) -> dict[str, Any]:
     text = "tok " * min(asked.tokens, 500)
     return {
         "id": "chatcmpl-greedy",
@@ -202,7 +202,7 @@ def _completion(asked: Asked, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _chunk(asked: Asked, attempt: Attempt, text: str | None, index: int) -> dict[str, Any]:
+def _chunk(asked: VendorRequest, attempt: BilledAttempt, text: str | None, index: int) -> dict[str, Any]:
     delta, reason = ({}, "length") if text is None else ({"content": text}, None)
     return {
         "id": "chatcmpl-greedy",
@@ -215,7 +215,7 @@ def _chunk(asked: Asked, attempt: Attempt, text: str | None, index: int) -> dict
     }
 
 
-def _embedding(attempt: Attempt) -> dict[str, Any]:
+def _embedding(attempt: BilledAttempt) -> dict[str, Any]:
     data = [{"object": "embedding", "index": 0, "embedding": [1.0, 0.0]}]
     usage = {"prompt_tokens": attempt.prompt, "total_tokens": attempt.prompt}
     return {"object": "list", "data": data, "model": attempt.model, "usage": usage}
@@ -250,8 +250,8 @@ class Bill:
     model: str
 
 
-class Greedy:
-    """The vendor's process, for a test: `with Greedy() as vendor: vendor.url`."""
+class GreedyVendor:
+    """The vendor's process, for a test: `with GreedyVendor() as vendor: vendor.url`."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.support.greedy"]
@@ -260,7 +260,7 @@ class Greedy:
         self.port = int(self._process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> Greedy:
+    def __enter__(self) -> GreedyVendor:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -276,7 +276,7 @@ class Greedy:
 
 
 def main() -> None:
-    server = StreamServer(("127.0.0.1", 0), Vendor().handle, backlog=4096)
+    server = StreamServer(("127.0.0.1", 0), GreedyServer().handle, backlog=4096)
     server.start()
     print(server.server_port, flush=True)
     stopped = Event()

@@ -33,12 +33,12 @@ def prices_yaml(provider: str) -> str:
     return f"{provider}:\n" + "\n".join(rows) + "\n"
 
 
-class Refused(Exception):
+class VendorRefusal(Exception):
     """The vendor's 400: nothing is billed."""
 
 
 @dataclass
-class Attempt:
+class BilledAttempt:
     """One line of the books: a request that reached the vendor, and what it took."""
 
     model: str
@@ -74,7 +74,7 @@ class Attempt:
 
 
 @dataclass
-class Asked:
+class VendorRequest:
     """A request as the vendor understands it."""
 
     model: str
@@ -95,37 +95,37 @@ def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name.lower(): value for name, value in pairs}
 
 
-def understood(body: bytes, embeddings: bool, chance: int) -> Asked:
+def understood(body: bytes, embeddings: bool, chance: int) -> VendorRequest:
     try:
         fields = json.loads(body, object_pairs_hook=_merged)
     except (ValueError, RecursionError) as exc:
-        raise Refused("no JSON") from exc
+        raise VendorRefusal("no JSON") from exc
     if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
-        raise Refused("no model")
+        raise VendorRefusal("no model")
     model = fields["model"]
     if model not in PRICED_HERE and model not in PRICED_THERE:
-        raise Refused(f"no such model: {model}")
+        raise VendorRefusal(f"no such model: {model}")
     if embeddings:
-        return Asked(model, _tokens(fields.get("input")), 0, 0, 1, False, False, "default", False, False, 0, 0)
+        return VendorRequest(model, _tokens(fields.get("input")), 0, 0, 1, False, False, "default", False, False, 0, 0)
     prompt, audio_in = _prompt(fields)
     bounds = [_whole_number(fields.get(name), name) for name in ("max_tokens", "max_completion_tokens")]
     # Zero and less is what a lenient parser takes for "not set".
     bound = max((b for b in bounds if b is not None and b > 0), default=LONGEST)
     choices = _whole_number(fields.get("n"), "n")
     if choices is not None and not 1 <= choices <= 128:
-        raise Refused("n")
+        raise VendorRefusal("n")
     options = fields.get("stream_options")
     searches = 1 if fields.get("web_search_options") is not None else 0
     if searches and model in PRICED_HERE:
-        raise Refused("web_search_options")
+        raise VendorRefusal("web_search_options")
     modalities = fields.get("modalities") or []
     if not isinstance(modalities, list):
-        raise Refused("modalities")
+        raise VendorRefusal("modalities")
     speaks = "audio" in modalities
     if (speaks or audio_in) and model != "gpt-audio-mini":
-        raise Refused("modalities")
+        raise VendorRefusal("modalities")
     prediction = fields.get("prediction")
-    return Asked(
+    return VendorRequest(
         model=model,
         prompt=prompt,
         audio_in=audio_in,
@@ -145,14 +145,14 @@ def _whole_number(value: Any, name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-        raise Refused(name)
+        raise VendorRefusal(name)
     return int(value)
 
 
 def _tier(wanted: Any, chance: int) -> str:
     """What it bills: what was asked for, its standard, or the dearest, as it likes."""
     if wanted is not None and not isinstance(wanted, str):
-        raise Refused("service_tier")
+        raise VendorRefusal("service_tier")
     return ("priority", wanted if wanted in ("flex", "priority") else "default", "default")[chance % 3]
 
 
@@ -160,16 +160,16 @@ def _prompt(fields: dict[str, Any]) -> tuple[int, int]:
     """Prompt tokens, and those of them that are audio."""
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise Refused("messages")
+        raise VendorRefusal("messages")
     count, audio = 0, 0
     for message in messages:
         if not isinstance(message, dict):
-            raise Refused("messages")
+            raise VendorRefusal("messages")
         count += 4
         content = message.get("content")
         for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
             if not isinstance(part, dict):
-                raise Refused("content")
+                raise VendorRefusal("content")
             kind = part.get("type")
             if kind == "image_url":
                 image = part.get("image_url")

@@ -143,15 +143,17 @@ class MakeRun:
             self.process.poll()
             time.sleep(0.1)
 
-    def chat(self, model: str = "demo", words: int = 1, path: str = "/v1/chat/completions", **more: Any) -> Answer:
-        return Answer(self.port, path, {"model": model, "messages": _question(words), **more})
+    def chat(
+        self, model: str = "demo", words: int = 1, path: str = "/v1/chat/completions", **more: Any
+    ) -> TerminalAnswer:
+        return TerminalAnswer(self.port, path, {"model": model, "messages": _question(words), **more})
 
     def statuses(self) -> list[str]:
         with closing(sqlite3.connect(self.data_dir / "ledger.db")) as ledger:
             return [status for (status,) in ledger.execute("SELECT status FROM usage")]
 
 
-class Answer:
+class TerminalAnswer:
     """An answer that has begun."""
 
     def __init__(self, port: int, path: str, body: Mapping[str, Any]) -> None:

@@ -61,7 +61,7 @@ _PLAIN_USAGE = b'{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}'
 _PLAIN = _OK % (len(_COMPLETION % (b'"Hello there."', _PLAIN_USAGE)), _COMPLETION % (b'"Hello there."', _PLAIN_USAGE))
 
 
-class Vendor:
+class VendorState:
     """What was served so far, and the rules by which it is served."""
 
     def __init__(self) -> None:
@@ -346,7 +346,7 @@ def main() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chosen.certificate, chosen.private_key)
         tls = {"ssl_context": context}
-    server = StreamServer(("127.0.0.1", chosen.port), Vendor().handle, backlog=4096, **tls)
+    server = StreamServer(("127.0.0.1", chosen.port), VendorState().handle, backlog=4096, **tls)
     server.start()
     print(server.server_port, flush=True)
     stopped = Event()

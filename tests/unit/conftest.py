@@ -11,7 +11,7 @@ import pytest
 
 from app.store.redis.client import Redis
 from app.store.sql.database import Database
-from tests.support.calls import House
+from tests.support.calls import PipelineHarness
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def house(redis: Redis, tmp_path: Path) -> Iterator[House]:
-    opened = House(redis, tmp_path)
+def harness(redis: Redis, tmp_path: Path) -> Iterator[PipelineHarness]:
+    opened = PipelineHarness(redis, tmp_path)
     yield opened
     opened.close()

@@ -38,7 +38,7 @@ EVERYTHING = {
 }
 
 
-class Lossy(Redis):
+class LossyRedis(Redis):
     """A real Redis whose answers to scripts get lost when the test says so: they ran all the same."""
 
     losing = False
@@ -57,7 +57,7 @@ class Lossy(Redis):
         return lose  # type: ignore[return-value]
 
 
-class Keys:
+class FakeKeyStore:
     """The key store: what it says of a key, one answer after the other; the last one stays."""
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class Keys:
         return self.says.pop(0) if len(self.says) > 1 else self.says[0]
 
 
-class Gate:
+class AdmissionHarness:
     def __init__(self, url: str, directory: Path, plans: dict[str, dict[str, Any]], ids: Iterator[int]) -> None:
-        self.redis = Lossy(url)
+        self.redis = LossyRedis(url)
         self.now = NOON
-        self.keys = Keys()
+        self.keys = FakeKeyStore()
         self.heartbeat = Heartbeat(redis=self.redis, timeout_s=3600)
         self.spool = directory / "spool"
         self.admission = Admission(
@@ -124,12 +124,12 @@ class Gate:
 
 
 @pytest.fixture
-def gate(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Gate]]:
-    opened: list[Gate] = []
+def harness(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., AdmissionHarness]]:
+    opened: list[AdmissionHarness] = []
     ids = itertools.count(1)
 
-    def open_with(plans: dict[str, dict[str, Any]] | None = None, **default: Any) -> Gate:
-        opened.append(Gate(redis_url, tmp_path, {"default": default, **(plans or {})}, ids))
+    def open_with(plans: dict[str, dict[str, Any]] | None = None, **default: Any) -> AdmissionHarness:
+        opened.append(AdmissionHarness(redis_url, tmp_path, {"default": default, **(plans or {})}, ids))
         return opened[-1]
 
     yield open_with
@@ -138,9 +138,9 @@ def gate(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Gate]]:
         each.redis.close()
 
 
-def refused(gate: Gate, **ask: Any) -> RateLimited:
+def refusal_of(harness: AdmissionHarness, **ask: Any) -> RateLimited:
     with pytest.raises(RateLimited) as caught:
-        gate.admit(**ask)
+        harness.admit(**ask)
     return caught.value
 
 
@@ -148,9 +148,9 @@ def refused(gate: Gate, **ask: Any) -> RateLimited:
 
 
 def test_an_admission_with_a_lost_answer_gives_back_exactly_what_it_took(
-    gate: Callable[..., Gate],
+    harness: Callable[..., AdmissionHarness],
 ) -> None:
-    everything = gate(**EVERYTHING)
+    everything = harness(**EVERYTHING)
     everything.settle(everything.admit(tokens=70, nanousd=700), tokens=70, nanousd=700)
     everything.admit(tokens=500, nanousd=5000, cache_key="other", read_cache=True, single_flight=True)
     before = everything.holdings()
@@ -167,8 +167,8 @@ def test_an_admission_with_a_lost_answer_gives_back_exactly_what_it_took(
     assert not follows, "nobody flies for it"
 
 
-def test_a_queued_admission_with_a_lost_answer_leaves_the_queue_too(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_a_queued_admission_with_a_lost_answer_leaves_the_queue_too(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     everything.admission.begin()
     before = everything.holdings()
     everything.redis.losing = True
@@ -180,8 +180,8 @@ def test_a_queued_admission_with_a_lost_answer_leaves_the_queue_too(gate: Callab
 # --- endings
 
 
-def test_every_ending_gives_back_what_was_not_used(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_every_ending_gives_back_what_was_not_used(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     names = [f"penstock:limit:key_1:{limit}" for limit in ("requests", "tokens", "budget_usd")]
     call = everything.admit(tokens=300, nanousd=4000)
     held = everything.holdings()
@@ -196,8 +196,8 @@ def test_every_ending_gives_back_what_was_not_used(gate: Callable[..., Gate]) ->
     assert everything.ahead_ms("requests_per_minute") <= 3000
 
 
-def test_a_cancelled_admission_leaves_nothing_not_even_a_row(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_a_cancelled_admission_leaves_nothing_not_even_a_row(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     call = everything.admit(tokens=300, nanousd=4000)
     everything.admission.cancel(call, call.reservations)
     assert everything.holdings() == {}
@@ -205,8 +205,8 @@ def test_a_cancelled_admission_leaves_nothing_not_even_a_row(gate: Callable[...,
     assert everything.rows() == []
 
 
-def test_one_callers_calls_use_nothing_of_anothers(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_one_callers_calls_use_nothing_of_anothers(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     everything.admit(tokens=300)
     mine = everything.holdings()
     everything.settle(everything.admit(tokens=300, caller=Caller("key_2", "other")), tokens=300)
@@ -216,8 +216,8 @@ def test_one_callers_calls_use_nothing_of_anothers(gate: Callable[..., Gate]) ->
 # --- what is told
 
 
-def test_what_remains_of_each_limit_is_told_in_its_own_unit(gate: Callable[..., Gate]) -> None:
-    call = gate(**EVERYTHING).admit(tokens=6000, nanousd=250_000_000)
+def test_what_remains_of_each_limit_is_told_in_its_own_unit(harness: Callable[..., AdmissionHarness]) -> None:
+    call = harness(**EVERYTHING).admit(tokens=6000, nanousd=250_000_000)
     told = {row.limit: (row.unit, row.most, row.left) for row in call.remaining}
     assert told == {
         "requests_per_minute": ("requests", 20, 19),
@@ -236,34 +236,34 @@ def test_what_remains_of_each_limit_is_told_in_its_own_unit(gate: Callable[..., 
     assert resets["tokens_per_month"] == 12 * 3600, "February ends with this day"
 
 
-def test_a_window_ends_on_the_second_whenever_it_is_asked_for(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_a_window_ends_on_the_second_whenever_it_is_asked_for(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     everything.now = NOON + 0.25
     resets = {row.limit: row.reset_s for row in everything.admit().remaining}
     assert resets["requests_per_day"] == resets["requests_per_month"] == 12 * 3600 - 0.25
 
 
-def test_each_refusal_names_its_limit_and_says_when_to_come_back(gate: Callable[..., Gate]) -> None:
-    busy = gate(concurrency=1)
+def test_each_refusal_names_its_limit_and_says_when_to_come_back(harness: Callable[..., AdmissionHarness]) -> None:
+    busy = harness(concurrency=1)
     busy.admit()
-    error = refused(busy)
+    error = refusal_of(busy)
     assert (error.limit, error.retry_after_s, error.retryable) == ("concurrency", 1, True)
     assert "allows 1" in error.message
 
-    rate = gate(tokens_per_minute=60_000)
+    rate = harness(tokens_per_minute=60_000)
     rate.admit(tokens=60_000, caller=Caller("key_2", "other"))
-    error = refused(rate, tokens=6000, caller=Caller("key_2", "other"))
+    error = refusal_of(rate, tokens=6000, caller=Caller("key_2", "other"))
     assert (error.limit, error.retryable) == ("tokens_per_minute", True)
     assert error.retry_after_s == pytest.approx(6, abs=0.5)
     assert error.remaining[0].left <= 500, "what is left without this call"
     rate.admit(tokens=30_000)
-    error = refused(rate, tokens=45_000)
+    error = refusal_of(rate, tokens=45_000)
     assert error.remaining[0].left == pytest.approx(30_000, abs=500)
     assert error.remaining[0].reset_s == pytest.approx(30, abs=0.5)
-    error = refused(rate, tokens=60_001)
+    error = refusal_of(rate, tokens=60_001)
     assert (error.limit, error.retry_after_s, error.retryable) == ("tokens_per_minute", 60, False)
 
-    poor = gate(budget_usd_per_day=1)
+    poor = harness(budget_usd_per_day=1)
     with pytest.raises(BudgetExceeded) as caught:
         poor.admit(nanousd=1_000_000_001)
     assert (caught.value.limit, caught.value.retry_after_s, caught.value.retryable) == ("budget_usd_per_day", 60, False)
@@ -271,22 +271,22 @@ def test_each_refusal_names_its_limit_and_says_when_to_come_back(gate: Callable[
     poor.admit(nanousd=1_000_000_000)
 
 
-def test_a_call_may_use_a_limit_up_to_its_last_unit(gate: Callable[..., Gate]) -> None:
+def test_a_call_may_use_a_limit_up_to_its_last_unit(harness: Callable[..., AdmissionHarness]) -> None:
     """At the limit is within it: for a rate, a window, a budget and calls at once."""
-    exact = gate(tokens_per_minute=60, tokens_per_day=60, budget_usd_per_month="0.00000006", concurrency=1)
+    exact = harness(tokens_per_minute=60, tokens_per_day=60, budget_usd_per_month="0.00000006", concurrency=1)
     call = exact.admit(tokens=60, nanousd=60)
     assert [row.left for row in call.remaining] == [0, 0, 0]
-    assert refused(exact).limit == "concurrency"
+    assert refusal_of(exact).limit == "concurrency"
     exact.settle(call, tokens=60, nanousd=60)
-    assert refused(exact, nanousd=1).limit == "budget_usd_per_month"
-    assert refused(exact, tokens=1).limit == "tokens_per_minute", "the first of the limits that refuse"
+    assert refusal_of(exact, nanousd=1).limit == "budget_usd_per_month"
+    assert refusal_of(exact, tokens=1).limit == "tokens_per_minute", "the first of the limits that refuse"
 
 
 # --- what is remembered, and for how long
 
 
-def test_nothing_outlives_its_use(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_nothing_outlives_its_use(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     call = everything.admit(tokens=6000, deadline_s=60, cache_key="c", read_cache=True, single_flight=True)
     day_s, week_s = 86_400, 7 * 86_400
     assert everything.expires_s("penstock:limit:*tokens_per_minute") == pytest.approx(6, abs=1)
@@ -302,15 +302,17 @@ def test_nothing_outlives_its_use(gate: Callable[..., Gate]) -> None:
     assert everything.redis.execute("EXISTS", "penstock:flight:c") == 0
 
 
-def test_calls_that_run_at_once_keep_their_slots_by_the_longest_of_them(gate: Callable[..., Gate]) -> None:
-    busy = gate(concurrency=2)
+def test_calls_that_run_at_once_keep_their_slots_by_the_longest_of_them(
+    harness: Callable[..., AdmissionHarness],
+) -> None:
+    busy = harness(concurrency=2)
     busy.admit(deadline_s=10)
     busy.admit(deadline_s=100)
     assert busy.expires_s("penstock:running:*") == pytest.approx(101, abs=1)
 
 
-def test_a_queued_call_takes_no_slot_and_is_remembered_for_a_day(gate: Callable[..., Gate]) -> None:
-    queued = gate(concurrency=1, tokens_per_day=100)
+def test_a_queued_call_takes_no_slot_and_is_remembered_for_a_day(harness: Callable[..., AdmissionHarness]) -> None:
+    queued = harness(concurrency=1, tokens_per_day=100)
     running = queued.admit()
     call = queued.admit(tokens=30, queued=True, reservations="penstock:reservations:queue")
     assert queued.redis.execute("ZRANGE", "penstock:reservations:queue", 0, -1) == [b"call_2"]
@@ -325,8 +327,10 @@ def test_a_queued_call_takes_no_slot_and_is_remembered_for_a_day(gate: Callable[
 # --- who is let in
 
 
-def test_a_key_that_changes_during_its_lookup_is_admitted_as_read_last(gate: Callable[..., Gate]) -> None:
-    changing = gate(plans={"new": {"tokens_per_day": 7}})
+def test_a_key_that_changes_during_its_lookup_is_admitted_as_read_last(
+    harness: Callable[..., AdmissionHarness],
+) -> None:
+    changing = harness(plans={"new": {"tokens_per_day": 7}})
     changing.redis.execute("SET", "penstock:key:h", "what Redis has now")
     known = replace(CALLER, key_hash="h", record=b"old", plan="default")
     changing.keys.says = [replace(known, record=b"newer"), replace(known, record=b"newest", plan="new")]
@@ -338,15 +342,15 @@ def test_a_key_that_changes_during_its_lookup_is_admitted_as_read_last(gate: Cal
         changing.admit(caller=known)
 
 
-def test_a_key_is_held_to_the_plan_that_it_has_now(gate: Callable[..., Gate]) -> None:
-    two = gate(plans={"small": {"tokens_per_day": 10}, "large": {"tokens_per_day": 1000}})
+def test_a_key_is_held_to_the_plan_that_it_has_now(harness: Callable[..., AdmissionHarness]) -> None:
+    two = harness(plans={"small": {"tokens_per_day": 10}, "large": {"tokens_per_day": 1000}})
     assert two.admit(tokens=10, caller=replace(CALLER, plan="small")).remaining[0].left == 0
     assert two.admit(tokens=10, caller=replace(CALLER, plan="large")).remaining[0].left == 980
-    assert refused(two, tokens=1, caller=replace(CALLER, plan="small")).limit == "tokens_per_day"
+    assert refusal_of(two, tokens=1, caller=replace(CALLER, plan="small")).limit == "tokens_per_day"
 
 
-def test_an_answer_from_the_cache_is_told_and_charged_as_one_request(gate: Callable[..., Gate]) -> None:
-    everything = gate(**EVERYTHING)
+def test_an_answer_from_the_cache_is_told_and_charged_as_one_request(harness: Callable[..., AdmissionHarness]) -> None:
+    everything = harness(**EVERYTHING)
     everything.redis.execute("SET", "penstock:cache:c", "{}")
     call = everything.admit(tokens=300, nanousd=4000, cache_key="c", read_cache=True, single_flight=True)
     assert (call.cached, call.follows) == (b"{}", False)
@@ -362,8 +366,8 @@ def test_an_answer_from_the_cache_is_told_and_charged_as_one_request(gate: Calla
     assert not everything.admit(cache_key="c").cached, "who does not ask for it gets a fresh one"
 
 
-def test_whoever_holds_the_flight_lets_only_itself_go(gate: Callable[..., Gate]) -> None:
-    flights = gate()
+def test_whoever_holds_the_flight_lets_only_itself_go(harness: Callable[..., AdmissionHarness]) -> None:
+    flights = harness()
     first = flights.admit(cache_key="c", read_cache=True, single_flight=True)
     second = flights.admit(cache_key="c", read_cache=True, single_flight=True)
     assert (first.follows, second.follows) == (False, True)
@@ -373,8 +377,8 @@ def test_whoever_holds_the_flight_lets_only_itself_go(gate: Callable[..., Gate])
     assert not flights.admit(cache_key="c", read_cache=True, single_flight=True).follows
 
 
-def test_an_admission_that_is_sent_twice_still_flies(gate: Callable[..., Gate]) -> None:
-    flights = gate(**EVERYTHING)
+def test_an_admission_that_is_sent_twice_still_flies(harness: Callable[..., AdmissionHarness]) -> None:
+    flights = harness(**EVERYTHING)
     asked = {"cache_key": "c", "read_cache": True, "single_flight": True, "call_id": "same", "tokens": 100}
     first = flights.admit(**asked)
     held = flights.holdings()

@@ -51,6 +51,7 @@ def scraped(directory: Path) -> dict[tuple[str, ...], float]:
         }
 
 
+@pytest.mark.server
 def test_what_the_dead_have_counted_stays_and_their_files_go(tmp_path: Path) -> None:
     for number in range(1, 6):
         pid = worker(tmp_path)
@@ -72,6 +73,7 @@ def test_folding_a_worker_that_counted_nothing_changes_nothing(tmp_path: Path) -
     assert scraped(tmp_path) == before
 
 
+@pytest.mark.server
 def test_a_scrape_never_sees_a_fold_half_done(tmp_path: Path) -> None:
     pid = worker(tmp_path)
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

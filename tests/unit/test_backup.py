@@ -199,7 +199,7 @@ def test_no_restore_beside_a_ledger_process_and_no_such_start_during_one(
         refused.append(str(refusal.value))
         return []
 
-    monkeypatch.setattr(backups, "_keep", try_to_run)
+    monkeypatch.setattr(backups, "_set_aside", try_to_run)
     backups.restore(tmp_path / "copy.db")
     assert len(refused) == 1
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.gateway.breaker import Breaker
 
 
-class Clock:
+class FakeClock:
     now = 100.0
 
     def __call__(self) -> float:
@@ -17,12 +17,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def breaker(clock: Clock) -> Breaker:
+def breaker(clock: FakeClock) -> Breaker:
     return Breaker(threshold=3, cooldown_s=30, clock=clock)
 
 
@@ -83,7 +83,7 @@ def test_the_failures_of_others_decide_and_not_a_single_one_of_many() -> None:
     assert not breaker.allows("d")
 
 
-def test_a_threshold_of_one_closes_it_to_the_caller_and_then_to_all(clock: Clock) -> None:
+def test_a_threshold_of_one_closes_it_to_the_caller_and_then_to_all(clock: FakeClock) -> None:
     breaker = Breaker(threshold=1, cooldown_s=1, clock=clock)
     fail(breaker, "a")
     assert (breaker.allows("a"), breaker.allows("b")) == (False, True)
@@ -97,7 +97,7 @@ def test_a_threshold_of_one_closes_it_to_the_caller_and_then_to_all(clock: Clock
     st.lists(st.sampled_from(["failed", "undecided", "rest", "allows", "later"]), max_size=60),
 )
 def test_whatever_one_caller_does_the_others_may_call(threshold: int, acts: list[str]) -> None:
-    clock = Clock()
+    clock = FakeClock()
     breaker = Breaker(threshold=threshold, cooldown_s=30, clock=clock)
     for act in acts:
         if act == "later":
@@ -112,7 +112,7 @@ def test_whatever_one_caller_does_the_others_may_call(threshold: int, acts: list
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 8), st.lists(st.sampled_from("abcdefghijklmnop"), max_size=60))
 def test_it_remembers_no_more_callers_than_the_threshold(threshold: int, callers: list[str]) -> None:
-    breaker = Breaker(threshold=threshold, cooldown_s=30, clock=Clock())
+    breaker = Breaker(threshold=threshold, cooldown_s=30, clock=FakeClock())
     for caller in callers:
         breaker.allows(caller)
         breaker.failed(caller)
@@ -125,7 +125,7 @@ def test_it_remembers_no_more_callers_than_the_threshold(threshold: int, callers
 # Probes
 
 
-def test_after_the_cooldown_a_caller_probes_once(breaker: Breaker, clock: Clock) -> None:
+def test_after_the_cooldown_a_caller_probes_once(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 29.9
     assert not breaker.allows("a")
@@ -134,14 +134,14 @@ def test_after_the_cooldown_a_caller_probes_once(breaker: Breaker, clock: Clock)
     assert [breaker.allows("a") for _ in range(3)] == [True, False, False]
 
 
-def test_a_caller_whose_probe_takes_its_time_keeps_no_other_from_probing(breaker: Breaker, clock: Clock) -> None:
+def test_a_caller_whose_probe_takes_its_time_keeps_no_other_from_probing(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 30
     assert [breaker.allows(caller) for caller in "abcd"] == [True, True, True, False], "three at once, not all"
 
 
 @pytest.mark.parametrize("closed_to", ["everybody", "one caller"])
-def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: Clock, closed_to: str) -> None:
+def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: FakeClock, closed_to: str) -> None:
     fail(breaker, "a", "a", "a") if closed_to == "one caller" else opened(breaker)
     clock.now += 30
     assert breaker.allows("a")
@@ -154,7 +154,7 @@ def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: Clock, closed_
 
 @pytest.mark.parametrize("closed_to", ["everybody", "one caller"])
 def test_a_probe_that_fails_refuses_its_caller_for_another_cooldown(
-    breaker: Breaker, clock: Clock, closed_to: str
+    breaker: Breaker, clock: FakeClock, closed_to: str
 ) -> None:
     fail(breaker, "a", "a", "a") if closed_to == "one caller" else opened(breaker)
     clock.now += 30
@@ -166,7 +166,7 @@ def test_a_probe_that_fails_refuses_its_caller_for_another_cooldown(
     assert breaker.allows("a")
 
 
-def test_probes_of_two_callers_that_fail_open_it_to_everybody_again(breaker: Breaker, clock: Clock) -> None:
+def test_probes_of_two_callers_that_fail_open_it_to_everybody_again(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 30
     assert breaker.allows("a")
@@ -178,7 +178,7 @@ def test_probes_of_two_callers_that_fail_open_it_to_everybody_again(breaker: Bre
     assert breaker.allows("a")
 
 
-def test_a_probe_that_was_hung_up_is_the_next_calls(breaker: Breaker, clock: Clock) -> None:
+def test_a_probe_that_was_hung_up_is_the_next_calls(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 30
     for caller in "abc":
@@ -187,7 +187,7 @@ def test_a_probe_that_was_hung_up_is_the_next_calls(breaker: Breaker, clock: Clo
     assert [breaker.allows(caller) for caller in "db"] == [True, False]
 
 
-def test_a_probe_that_never_reports_does_not_close_the_door_for_ever(breaker: Breaker, clock: Clock) -> None:
+def test_a_probe_that_never_reports_does_not_close_the_door_for_ever(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 30
     assert breaker.allows("a")
@@ -197,7 +197,7 @@ def test_a_probe_that_never_reports_does_not_close_the_door_for_ever(breaker: Br
     assert breaker.allows("a")
 
 
-def test_a_call_that_began_before_it_opened_does_not_keep_it_open(breaker: Breaker, clock: Clock) -> None:
+def test_a_call_that_began_before_it_opened_does_not_keep_it_open(breaker: Breaker, clock: FakeClock) -> None:
     opened(breaker)
     clock.now += 29
     fail(breaker, "c", "d", "c", "d")
@@ -208,7 +208,7 @@ def test_a_call_that_began_before_it_opened_does_not_keep_it_open(breaker: Break
 # A vendor that asks to be left alone
 
 
-def test_a_caller_leaves_a_vendor_alone_for_as_long_as_it_was_told_to(breaker: Breaker, clock: Clock) -> None:
+def test_a_caller_leaves_a_vendor_alone_for_as_long_as_it_was_told_to(breaker: Breaker, clock: FakeClock) -> None:
     breaker.rest("a", 7)
     assert (breaker.allows("a"), breaker.rests_s("a"), breaker.state) == (False, 7, "closed")
     clock.now += 6.5
@@ -217,7 +217,7 @@ def test_a_caller_leaves_a_vendor_alone_for_as_long_as_it_was_told_to(breaker: B
     assert (breaker.allows("a"), breaker.rests_s("a")) == (True, 0)
 
 
-def test_what_two_callers_were_told_holds_for_all(breaker: Breaker, clock: Clock) -> None:
+def test_what_two_callers_were_told_holds_for_all(breaker: Breaker, clock: FakeClock) -> None:
     breaker.rest("a", 60)
     assert (breaker.allows("b"), breaker.rests_s("b")) == (True, 0), "it may be about one caller's huge request"
     breaker.rest("b", 10)
@@ -228,7 +228,7 @@ def test_what_two_callers_were_told_holds_for_all(breaker: Breaker, clock: Clock
     assert [breaker.rests_s(caller) for caller in "abc"] == [50, 20, 20]
 
 
-def test_a_rest_that_is_over_is_forgotten(breaker: Breaker, clock: Clock) -> None:
+def test_a_rest_that_is_over_is_forgotten(breaker: Breaker, clock: FakeClock) -> None:
     breaker.rest("a", 5)
     breaker.rest("b", 5)
     clock.now += 5

@@ -12,7 +12,7 @@ from dramatiq.errors import ConnectionClosed
 from app.jobs.broker import Broker
 
 
-class Refusing(Broker):
+class RefusingRedis(Broker):
     """Every command of it is refused."""
 
     def __getattr__(self, name: str) -> Any:
@@ -25,21 +25,21 @@ class Refusing(Broker):
         return refuse
 
 
-class Message:
+class FakeMessage:
     message_id = "m"
     options = {"redis_message_id": "r"}  # noqa: RUF012
 
 
 COMMANDS: dict[str, Callable[[Any], Any]] = {
     "fetch": next,
-    "ack": lambda consumer: consumer.ack(Message()),
-    "nack": lambda consumer: consumer.nack(Message()),
-    "requeue": lambda consumer: consumer.requeue([Message()]),
+    "ack": lambda consumer: consumer.ack(FakeMessage()),
+    "nack": lambda consumer: consumer.nack(FakeMessage()),
+    "requeue": lambda consumer: consumer.requeue([FakeMessage()]),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_redis_that_refuses_is_an_outage_and_no_bug(command: Callable[[Any], Any]) -> None:
-    consumer = Refusing(url="redis://127.0.0.1:1").consume("bells")
+    consumer = RefusingRedis(url="redis://127.0.0.1:1").consume("bells")
     with pytest.raises(ConnectionClosed, match="BUSY"):
         command(consumer)

@@ -22,7 +22,7 @@ REQUEST = ChatRequest.parse(b'{"model":"m","messages":[{"role":"user","content":
 LEADER = "call_leader"
 
 
-class Queue:
+class WaitingCalls:
     """Calls that wait behind one that has the flight. Time passes only in their pauses."""
 
     def __init__(self, redis: Redis, **config: Any) -> None:
@@ -82,17 +82,17 @@ class Queue:
 
 
 @pytest.fixture
-def queue(redis: Redis) -> Queue:
-    return Queue(redis, max_entry_bytes=1024)
+def queue(redis: Redis) -> WaitingCalls:
+    return WaitingCalls(redis, max_entry_bytes=1024)
 
 
-def test_a_call_that_waits_gets_the_answer_when_it_is_there(queue: Queue) -> None:
+def test_a_call_that_waits_gets_the_answer_when_it_is_there(queue: WaitingCalls) -> None:
     queue.at(2.0, lambda: queue.lands(b"{}"))
     assert queue.wait() == b"{}"
     assert 2.0 <= queue.now < 2.2
 
 
-def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue: Queue) -> None:
+def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue: WaitingCalls) -> None:
     def too_long() -> None:
         assert queue.cache.keepable(queue.call(LEADER), b"x" * 1025) == b""
         queue.lands()
@@ -107,20 +107,20 @@ def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue:
         assert queue.now < 0.2, "it waited for another one that had gone on its own"
 
 
-def test_an_answer_that_may_be_kept_lets_nobody_go(queue: Queue) -> None:
+def test_an_answer_that_may_be_kept_lets_nobody_go(queue: WaitingCalls) -> None:
     assert queue.cache.keepable(queue.call(LEADER), b"x" * 1024) == b"x" * 1024
     queue.at(1.0, lambda: queue.lands(b"kept"))
     assert queue.wait() == b"kept"
 
 
-def test_a_call_that_bypasses_the_cache_says_nothing_about_its_answer(queue: Queue) -> None:
+def test_a_call_that_bypasses_the_cache_says_nothing_about_its_answer(queue: WaitingCalls) -> None:
     call = queue.call()
     call.ask.single_flight = False
     queue.cache.keepable(call, b"x" * 1025)
     assert queue.redis.execute("KEYS", "penstock:unkept:*") == []
 
 
-def test_when_the_leader_fails_one_call_takes_its_place_for_the_others(queue: Queue) -> None:
+def test_when_the_leader_fails_one_call_takes_its_place_for_the_others(queue: WaitingCalls) -> None:
     queue.at(1.0, queue.lands)
     assert queue.wait("call_1") is None
     assert queue.holder() == b"call_1"
@@ -129,7 +129,9 @@ def test_when_the_leader_fails_one_call_takes_its_place_for_the_others(queue: Qu
 
 
 @pytest.mark.parametrize(("deadline", "longest_s"), [(600.0, 30.0), (20.0, 10.0)])
-def test_nobody_waits_for_ever_for_a_call_that_takes_long(queue: Queue, deadline: float, longest_s: float) -> None:
+def test_nobody_waits_for_ever_for_a_call_that_takes_long(
+    queue: WaitingCalls, deadline: float, longest_s: float
+) -> None:
     """And who has waited has as much time left for the vendor."""
     assert queue.wait(deadline=deadline) is None
     assert longest_s <= queue.now < longest_s + 0.2
@@ -137,12 +139,12 @@ def test_nobody_waits_for_ever_for_a_call_that_takes_long(queue: Queue, deadline
 
 
 def test_the_bound_is_the_configurations(redis: Redis) -> None:
-    queue = Queue(redis, flight_wait_s=2)
+    queue = WaitingCalls(redis, flight_wait_s=2)
     assert queue.wait() is None
     assert 2 <= queue.now < 2.2
 
 
-def test_who_hangs_up_waits_no_longer(queue: Queue) -> None:
+def test_who_hangs_up_waits_no_longer(queue: WaitingCalls) -> None:
     cancel = CancelToken()
     queue.at(1.0, cancel.cancel)
     with pytest.raises(ClientGone):

@@ -28,7 +28,7 @@ def request(**fields: Any) -> ChatRequest:
     return ChatRequest.parse(json.dumps(body).encode())
 
 
-class Waiting:
+class FollowingCall:
     """A call that follows another one; each of its pauses moves the clock, and is when other things happen."""
 
     def __init__(self, redis: Redis, **config: Any) -> None:
@@ -57,9 +57,9 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(redis: Redis) -> Waiting:
+def waiting(redis: Redis) -> FollowingCall:
     redis.execute("SET", FLIGHT, "another call")
-    return Waiting(redis)
+    return FollowingCall(redis)
 
 
 def cache(**config: Any) -> Cache:
@@ -116,7 +116,7 @@ def test_an_entry_has_a_most_and_a_time() -> None:
 
 
 def test_an_answer_not_kept_is_remembered_as_long_as_it_would_be_kept(redis: Redis) -> None:
-    waiting = Waiting(redis, ttl_s=7)
+    waiting = FollowingCall(redis, ttl_s=7)
     waiting.cache.not_kept(waiting.call(single_flight=True))
     [key] = redis.execute("KEYS", "penstock:unkept:*")
     assert 6000 < redis.execute("PTTL", key) <= 7000
@@ -141,26 +141,26 @@ def test_a_cached_answer_says_so_and_has_an_id_of_its_own(answer: bytes) -> None
 
 
 def test_what_is_kept_is_found_and_without_a_key_nobody_looks(redis: Redis) -> None:
-    found = Waiting(redis).cache
+    found = FollowingCall(redis).cache
     redis.execute("SET", ENTRY, "{}")
     redis.execute("SET", "penstock:none", "{}")
     assert (found.kept("c"), found.kept("other"), found.kept("")) == (b"{}", None, None)
 
 
-def test_who_has_an_answer_or_follows_nobody_does_not_wait(waiting: Waiting) -> None:
+def test_who_has_an_answer_or_follows_nobody_does_not_wait(waiting: FollowingCall) -> None:
     assert waiting.wait(cached=b"{}") == b"{}"
     assert waiting.wait(follows=False) is None
     assert waiting.pauses == []
 
 
-def test_a_follower_gets_what_the_first_call_kept(waiting: Waiting, redis: Redis) -> None:
+def test_a_follower_gets_what_the_first_call_kept(waiting: FollowingCall, redis: Redis) -> None:
     waiting.meanwhile[3] = lambda: redis.execute("SET", ENTRY, '{"id":"1"}')
     assert waiting.wait() == b'{"id":"1"}'
     assert len(waiting.pauses) == 3
     assert redis.execute("GET", FLIGHT) == b"another call"
 
 
-def test_a_follower_looks_soon_and_then_not_too_often(waiting: Waiting, redis: Redis) -> None:
+def test_a_follower_looks_soon_and_then_not_too_often(waiting: FollowingCall, redis: Redis) -> None:
     waiting.meanwhile[20] = lambda: redis.execute("SET", ENTRY, "{}")
     waiting.wait()
     assert waiting.pauses[0] == 0.01
@@ -169,7 +169,7 @@ def test_a_follower_looks_soon_and_then_not_too_often(waiting: Waiting, redis: R
     assert 0.5 < sum(waiting.pauses) < 2
 
 
-def test_when_the_first_call_kept_nothing_one_follower_goes_in_its_place(waiting: Waiting, redis: Redis) -> None:
+def test_when_the_first_call_kept_nothing_one_follower_goes_in_its_place(waiting: FollowingCall, redis: Redis) -> None:
     waiting.meanwhile[2] = lambda: redis.execute("DEL", FLIGHT)
     assert waiting.wait() is None
     assert len(waiting.pauses) == 2
@@ -177,7 +177,7 @@ def test_when_the_first_call_kept_nothing_one_follower_goes_in_its_place(waiting
     assert 29_000 < redis.execute("PTTL", FLIGHT) <= 30_000
 
 
-def test_an_answer_that_came_with_the_flights_end_is_not_fetched_again(waiting: Waiting, redis: Redis) -> None:
+def test_an_answer_that_came_with_the_flights_end_is_not_fetched_again(waiting: FollowingCall, redis: Redis) -> None:
     def settled() -> None:
         redis.execute("DEL", FLIGHT)
         redis.execute("SET", ENTRY, "{}")
@@ -186,12 +186,12 @@ def test_an_answer_that_came_with_the_flights_end_is_not_fetched_again(waiting: 
     assert waiting.wait() == b"{}"
 
 
-def test_who_has_no_time_left_does_not_wait(waiting: Waiting) -> None:
+def test_who_has_no_time_left_does_not_wait(waiting: FollowingCall) -> None:
     assert waiting.wait(for_s=0.0) is None
     assert waiting.pauses == []
 
 
-def test_a_client_that_hangs_up_stops_waiting(waiting: Waiting) -> None:
+def test_a_client_that_hangs_up_stops_waiting(waiting: FollowingCall) -> None:
     waiting.meanwhile[2] = waiting.cancel.cancel
     with pytest.raises(ClientGone):
         waiting.wait()
@@ -199,4 +199,4 @@ def test_a_client_that_hangs_up_stops_waiting(waiting: Waiting) -> None:
 
 
 def test_without_redis_a_follower_fetches_its_own_answer(dead_redis: Redis) -> None:
-    assert Waiting(dead_redis).wait() is None
+    assert FollowingCall(dead_redis).wait() is None

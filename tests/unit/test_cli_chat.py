@@ -33,7 +33,7 @@ models: {fast: {targets: [{provider: demo, model: f1}]}}
 PRICES = "demo: {f1: {prompt: 1, completion: 2}}"
 
 
-class Played:
+class FakeGateway:
     """A gateway that streams `pieces`, and remembers what it was asked."""
 
     def __init__(self) -> None:
@@ -43,27 +43,27 @@ class Played:
         self.headers: dict[str, str] = {}
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        played = self
+        fake_gateway = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                played.keys.append(self.headers["Authorization"])
+                fake_gateway.keys.append(self.headers["Authorization"])
                 data = [
                     {"id": name, "object": "model", "created": 0, "owned_by": "x", "available": False}
-                    if name in played.unavailable
+                    if name in fake_gateway.unavailable
                     else {"id": name, "object": "model", "created": 0, "owned_by": "x"}
-                    for name in played.models
+                    for name in fake_gateway.models
                 ]
                 self._send("application/json", json.dumps({"object": "list", "data": data}))
 
             def do_POST(self) -> None:
-                played.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                lines = [f"data: {json.dumps(event)}\n\n" for event in played.events()]
+                fake_gateway.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                lines = [f"data: {json.dumps(event)}\n\n" for event in fake_gateway.events()]
                 self._send("text/event-stream", "".join(lines) + "data: [DONE]\n\n")
 
             def _send(self, kind: str, text: str) -> None:
                 self.send_response(200)
-                for name, value in {"Content-Type": kind, "Connection": "close", **played.headers}.items():
+                for name, value in {"Content-Type": kind, "Connection": "close", **fake_gateway.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -91,21 +91,21 @@ class Played:
 
 
 @pytest.fixture
-def played() -> Iterator[Played]:
-    gateway = Played()
+def fake_gateway() -> Iterator[FakeGateway]:
+    gateway = FakeGateway()
     yield gateway
     gateway.close()
 
 
 @pytest.fixture
-def chat(tmp_path: Path, played: Played) -> Iterator[Callable[..., Result]]:
+def chat(tmp_path: Path, fake_gateway: FakeGateway) -> Iterator[Callable[..., Result]]:
     """Runs the command with the settings' gateway played."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     (tmp_path / "prices.yaml").write_text(PRICES)
     env = {
         "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
         "DATA_DIR": str(tmp_path),
-        "PORT": str(played.port),
+        "PORT": str(fake_gateway.port),
         "DEV_API_KEY": "dev-key",
     }
     services = build_services(load_settings(env))
@@ -121,11 +121,11 @@ def chat(tmp_path: Path, played: Played) -> Iterator[Callable[..., Result]]:
 
 
 def test_one_question_is_answered_on_standard_output_and_nothing_else(
-    chat: Callable[..., Result], played: Played
+    chat: Callable[..., Result], fake_gateway: FakeGateway
 ) -> None:
     result = chat("Hi", "--system", "Be brief.")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello there.\n", "")
-    assert played.asked[0]["messages"] == [
+    assert fake_gateway.asked[0]["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
     ]
@@ -140,34 +140,36 @@ def test_one_question_is_answered_on_standard_output_and_nothing_else(
     ],
 )
 def test_the_model_is_the_named_one_or_auto_or_the_first_allowed_one(
-    chat: Callable[..., Result], played: Played, offered: list[str], options: list[str], asked: str
+    chat: Callable[..., Result], fake_gateway: FakeGateway, offered: list[str], options: list[str], asked: str
 ) -> None:
-    played.models = offered
+    fake_gateway.models = offered
     assert chat("Hi", *options).exit_code == 0
-    assert played.asked[0]["model"] == asked
+    assert fake_gateway.asked[0]["model"] == asked
 
 
-def test_a_model_that_cannot_be_served_is_not_the_default(chat: Callable[..., Result], played: Played) -> None:
-    played.unavailable = {"fast"}
+def test_a_model_that_cannot_be_served_is_not_the_default(
+    chat: Callable[..., Result], fake_gateway: FakeGateway
+) -> None:
+    fake_gateway.unavailable = {"fast"}
     assert chat("Hi").exit_code == 0
-    assert played.asked[0]["model"] == "smart"
-    played.unavailable = {"fast", "smart"}
+    assert fake_gateway.asked[0]["model"] == "smart"
+    fake_gateway.unavailable = {"fast", "smart"}
     assert chat("Hi").exit_code == 0
-    assert played.asked[1]["model"] == "fast", "what it answers says what is missing"
+    assert fake_gateway.asked[1]["model"] == "fast", "what it answers says what is missing"
 
 
-def test_a_key_that_may_use_no_model_is_told_so(chat: Callable[..., Result], played: Played) -> None:
-    played.models = []
+def test_a_key_that_may_use_no_model_is_told_so(chat: Callable[..., Result], fake_gateway: FakeGateway) -> None:
+    fake_gateway.models = []
     assert "this key may use no model" in failed(chat("Hi"))
 
 
 def test_the_key_is_the_option_or_the_environments_or_the_development_key(
-    chat: Callable[..., Result], played: Played
+    chat: Callable[..., Result], fake_gateway: FakeGateway
 ) -> None:
     chat("Hi")
     chat("Hi", PENSTOCK_KEY="from-env")
     chat("Hi", "--key", "given", PENSTOCK_KEY="from-env")
-    assert played.keys == ["Bearer dev-key", "Bearer from-env", "Bearer given"]
+    assert fake_gateway.keys == ["Bearer dev-key", "Bearer from-env", "Bearer given"]
 
 
 @pytest.mark.parametrize(
@@ -175,25 +177,27 @@ def test_the_key_is_the_option_or_the_environments_or_the_development_key(
     [("Hi\nyou", "Hi\nyou"), (b"\xff\x00 bytes", "\ufffd\x00 bytes"), ("Grüße 🙂".encode(), "Grüße 🙂")],
 )
 def test_what_comes_through_a_pipe_is_the_question(
-    chat: Callable[..., Result], played: Played, stdin: str | bytes, question: str
+    chat: Callable[..., Result], fake_gateway: FakeGateway, stdin: str | bytes, question: str
 ) -> None:
     assert chat(stdin=stdin).exit_code == 0
-    assert played.asked[0]["messages"] == [{"role": "user", "content": question}]
+    assert fake_gateway.asked[0]["messages"] == [{"role": "user", "content": question}]
 
 
-def test_verbose_tells_tokens_cost_and_time_on_standard_error(chat: Callable[..., Result], played: Played) -> None:
-    played.headers = {"x-penstock-model": "fast", "x-penstock-provider": "demo", "x-penstock-cache": "miss"}
+def test_verbose_tells_tokens_cost_and_time_on_standard_error(
+    chat: Callable[..., Result], fake_gateway: FakeGateway
+) -> None:
+    fake_gateway.headers = {"x-penstock-model": "fast", "x-penstock-provider": "demo", "x-penstock-cache": "miss"}
     result = chat("Hi", "--verbose")
     assert result.stdout == "Hello there.\n"
     assert result.stderr.startswith("fast by demo · 7 + 5 tokens · $0.000017 · first text after ")
-    played.headers["x-penstock-cache"] = "hit"
+    fake_gateway.headers["x-penstock-cache"] = "hit"
     assert "· $0 (cached) ·" in chat("Hi", "--verbose").stderr
 
 
-def test_no_cost_is_told_where_the_price_is_not_known(chat: Callable[..., Result], played: Played) -> None:
-    played.headers = {"x-penstock-model": "fast", "x-penstock-provider": "demo"}
-    assert "$" not in chat("Hi", "--verbose", "--url", played.url).stderr  # another gateway has prices of its own
-    played.headers = {}
+def test_no_cost_is_told_where_the_price_is_not_known(chat: Callable[..., Result], fake_gateway: FakeGateway) -> None:
+    fake_gateway.headers = {"x-penstock-model": "fast", "x-penstock-provider": "demo"}
+    assert "$" not in chat("Hi", "--verbose", "--url", fake_gateway.url).stderr  # another gateway has prices of its own
+    fake_gateway.headers = {}
     assert "$" not in chat("Hi", "--verbose").stderr
 
 
@@ -251,14 +255,16 @@ def test_without_any_key_the_command_says_where_to_put_one(tmp_path: Path) -> No
     assert "There is no key: --key or PENSTOCK_KEY" in failed(app.test_cli_runner().invoke(args=["chat", "Hi"]))
 
 
-def test_a_question_that_is_too_long_is_not_read_to_its_end(chat: Callable[..., Result], played: Played) -> None:
+def test_a_question_that_is_too_long_is_not_read_to_its_end(
+    chat: Callable[..., Result], fake_gateway: FakeGateway
+) -> None:
     assert "longer than 10485760 bytes" in failed(chat(stdin="x" * 10_485_761))
-    assert played.asked == []
+    assert fake_gateway.asked == []
 
 
-def test_nothing_in_an_answer_steers_the_terminal(chat: Callable[..., Result], played: Played) -> None:
+def test_nothing_in_an_answer_steers_the_terminal(chat: Callable[..., Result], fake_gateway: FakeGateway) -> None:
     # Split between chunks, too: an escape sequence's parts are harmless only if its first byte is.
-    played.pieces = [
+    fake_gateway.pieces = [
         "\x1b",
         "]0;owned\x07",
         "\x9b31m",
@@ -272,8 +278,8 @@ def test_nothing_in_an_answer_steers_the_terminal(chat: Callable[..., Result], p
     assert shown == "␛]0;owned␇\ufffd31mab\n\ufffd\ufffdgpj.exe␈\ufffd␀👩‍🔬\tü\n"
 
 
-def test_nothing_in_an_error_steers_the_terminal(chat: Callable[..., Result], played: Played) -> None:
-    played.headers = {"x-penstock-model": "\x1b[31mred"}
+def test_nothing_in_an_error_steers_the_terminal(chat: Callable[..., Result], fake_gateway: FakeGateway) -> None:
+    fake_gateway.headers = {"x-penstock-model": "\x1b[31mred"}
     assert "\x1b" not in chat("Hi", "--verbose").stderr
     assert "\x1b" not in failed(chat("Hi", "--url", "\x1b[31mred"))
 
@@ -285,17 +291,19 @@ def test_no_control_character_is_left(code: int) -> None:
     left.encode()
 
 
-def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(played: Played, upstream: Upstream) -> None:
-    talk = ChatClient(url=played.url, key="k", system="Be brief.")
+def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
+    fake_gateway: FakeGateway, upstream: Upstream
+) -> None:
+    talk = ChatClient(url=fake_gateway.url, key="k", system="Be brief.")
     shown: list[str] = []
     talk.ask("One", shown.append)
     assert shown == ["Hello", " there."]
-    finish, played.events = played.events, lambda: iter(())  # type: ignore[method-assign, assignment]
+    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign, assignment]
     with pytest.raises(click.ClickException, match="broke off"):
         talk.ask("Lost", shown.append)
-    played.events = finish  # type: ignore[method-assign]
+    fake_gateway.events = finish  # type: ignore[method-assign]
     talk.ask("Two", shown.append)
-    assert [(m["role"], m["content"]) for m in played.asked[-1]["messages"]] == [
+    assert [(m["role"], m["content"]) for m in fake_gateway.asked[-1]["messages"]] == [
         ("system", "Be brief."),
         ("user", "One"),
         ("assistant", "Hello there."),
@@ -303,8 +311,8 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(played: 
     ]
 
 
-def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Played) -> None:
-    talk = ChatClient(url=played.url, key="k")
+def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(fake_gateway: FakeGateway) -> None:
+    talk = ChatClient(url=fake_gateway.url, key="k")
 
     def interrupted(_text: str) -> None:
         raise KeyboardInterrupt
@@ -312,7 +320,7 @@ def test_an_answer_that_was_stopped_is_remembered_as_far_as_it_came(played: Play
     with pytest.raises(KeyboardInterrupt):
         talk.ask("One", interrupted)
     talk.ask("Two", lambda _: None)
-    assert [m["content"] for m in played.asked[-1]["messages"]] == ["One", "Hello", "Two"]
+    assert [m["content"] for m in fake_gateway.asked[-1]["messages"]] == ["One", "Hello", "Two"]
 
 
 @pytest.mark.parametrize(

@@ -110,13 +110,13 @@ NEEDED: dict[type[Section], dict[str, Any]] = {
 }
 
 
-def made(section: type[Section], **fields: Any) -> Section:
+def parsed(section: type[Section], **fields: Any) -> Section:
     return section(**{**NEEDED.get(section, {}), **fields})
 
 
-def refused(section: type[Section], **fields: Any) -> bool:
+def is_refused(section: type[Section], **fields: Any) -> bool:
     try:
-        made(section, **fields)
+        parsed(section, **fields)
     except ValidationError:
         return True
     return False
@@ -126,14 +126,14 @@ def refused(section: type[Section], **fields: Any) -> bool:
 def test_a_number_has_its_default_and_keeps_within_its_bounds(
     section: type[Section], field: str, default: Any, bounds: tuple[Any, Any]
 ) -> None:
-    assert getattr(made(section), field) == default
+    assert getattr(parsed(section), field) == default
     smallest, largest = bounds
     if smallest is not None:
-        assert getattr(made(section, **{field: smallest}), field) == smallest
-        assert refused(section, **{field: smallest - 1 if isinstance(smallest, int) else 0})
+        assert getattr(parsed(section, **{field: smallest}), field) == smallest
+        assert is_refused(section, **{field: smallest - 1 if isinstance(smallest, int) else 0})
     if largest is not None:
-        assert getattr(made(section, **{field: largest}), field) == largest
-        assert refused(section, **{field: largest + 1})
+        assert getattr(parsed(section, **{field: largest}), field) == largest
+        assert is_refused(section, **{field: largest + 1})
 
 
 def test_what_is_off_and_on_by_default() -> None:
@@ -188,7 +188,7 @@ def test_the_default_plan_is_there_beside_others_and_can_be_set() -> None:
 )
 def test_names_are_short_and_plain(name: str, right: bool) -> None:
     whole = {"providers": {name: {"kind": "demo"}}, "models": {name: {"targets": [{"provider": name}]}}}
-    assert refused(GatewayConfig, **whole) is not right
+    assert is_refused(GatewayConfig, **whole) is not right
 
 
 @pytest.mark.parametrize(
@@ -206,44 +206,44 @@ def test_names_are_short_and_plain(name: str, right: bool) -> None:
     ],
 )
 def test_a_providers_address_is_plain(url: str, right: bool) -> None:
-    assert refused(ProviderConfig, kind="openai", base_url=url) is not right
+    assert is_refused(ProviderConfig, kind="openai", base_url=url) is not right
 
 
 def test_headers_are_what_a_header_can_carry() -> None:
-    assert not refused(ProviderConfig, kind="openai", headers={"api-key": "x y"})
+    assert not is_refused(ProviderConfig, kind="openai", headers={"api-key": "x y"})
     for headers in ({"a b": "x"}, {"": "x"}, {"a": "x\r\ny: z"}, {"a:": "x"}):
-        assert refused(ProviderConfig, kind="openai", headers=headers)
+        assert is_refused(ProviderConfig, kind="openai", headers=headers)
 
 
 def test_callbacks_may_go_to_names_and_networks() -> None:
-    assert not refused(QueueConfig, callback_allow=["hooks.example.com", "10.0.0.0/8", "host:8080", "fd00::/8"])
+    assert not is_refused(QueueConfig, callback_allow=["hooks.example.com", "10.0.0.0/8", "host:8080", "fd00::/8"])
     for wrong in ("10.0.0.1/8", "not a name", "a/b", ""):
-        assert refused(QueueConfig, callback_allow=[wrong])
+        assert is_refused(QueueConfig, callback_allow=[wrong])
 
 
 def test_a_conversation_has_room_for_its_longest_message() -> None:
-    assert not refused(SupportConfig, history_bytes=32_000, max_message_chars=4000)
-    assert refused(SupportConfig, history_bytes=31_999, max_message_chars=4000)
-    assert not refused(SupportConfig, history_bytes=1024, max_message_chars=128)
-    assert refused(SupportConfig, history_bytes=1023, max_message_chars=1)
-    assert not refused(SupportConfig, history_bytes=16_777_216, max_message_chars=1_000_000)
-    assert refused(SupportConfig, history_bytes=16_777_216, max_message_chars=1_000_001)
+    assert not is_refused(SupportConfig, history_bytes=32_000, max_message_chars=4000)
+    assert is_refused(SupportConfig, history_bytes=31_999, max_message_chars=4000)
+    assert not is_refused(SupportConfig, history_bytes=1024, max_message_chars=128)
+    assert is_refused(SupportConfig, history_bytes=1023, max_message_chars=1)
+    assert not is_refused(SupportConfig, history_bytes=16_777_216, max_message_chars=1_000_000)
+    assert is_refused(SupportConfig, history_bytes=16_777_216, max_message_chars=1_000_001)
 
 
 def test_reasons_for_a_pick_are_told_apart_by_their_names() -> None:
     def rules(*names: str) -> dict[str, Any]:
         return {"rules": [{"name": name, "model": "m"} for name in names]}
 
-    assert not refused(SmartConfig, **rules("a", "b-1_x", "x" * 64))
+    assert not is_refused(SmartConfig, **rules("a", "b-1_x", "x" * 64))
     for names in (("a", "a"), ("default",), ("named",), ("A",), ("x" * 65,), ("",), ("-a",)):
-        assert refused(SmartConfig, **rules(*names))
+        assert is_refused(SmartConfig, **rules(*names))
 
 
 def test_a_prompts_file_has_a_plain_name() -> None:
-    assert not refused(SupportConfig, prompt="a.b_c-1.txt")
-    assert not refused(SupportConfig, prompt="x" * 128)
+    assert not is_refused(SupportConfig, prompt="a.b_c-1.txt")
+    assert not is_refused(SupportConfig, prompt="x" * 128)
     for wrong in ("", "../x", "a/b", ".x", "x" * 129):
-        assert refused(SupportConfig, prompt=wrong)
+        assert is_refused(SupportConfig, prompt=wrong)
 
 
 def test_a_plan_has_a_budget_when_it_names_one() -> None:
@@ -256,7 +256,7 @@ def test_a_price_is_in_dollars_and_has_bounds() -> None:
     price = PriceOverride(prompt=Decimal("0.5"))
     assert (price.prompt, price.completion, price.cached, price.reasoning) == (Decimal("0.5"), 0, None, None)
     for name, most in (("prompt", 1_000_000), ("request", 1_000_000_000)):
-        assert not refused(PriceOverride, **{name: most})
-        assert not refused(PriceOverride, **{name: 0})
-        assert refused(PriceOverride, **{name: most + 1})
-        assert refused(PriceOverride, **{name: -1})
+        assert not is_refused(PriceOverride, **{name: most})
+        assert not is_refused(PriceOverride, **{name: 0})
+        assert is_refused(PriceOverride, **{name: most + 1})
+        assert is_refused(PriceOverride, **{name: -1})

@@ -43,6 +43,7 @@ def test_migrating_makes_the_directory_enables_wal_and_can_be_repeated(tmp_path:
     assert pragmas == {"journal_mode": "wal", "synchronous": 1, "busy_timeout": 5000, "foreign_keys": 1}
 
 
+@pytest.mark.server
 def test_processes_that_start_together_can_all_migrate(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'ledger.db'}"
     code = f"from app.store.sql.database import Database; Database({url!r}).migrate()"

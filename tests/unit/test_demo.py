@@ -23,7 +23,7 @@ def choices_of(provider: DemoProvider, **fields: Any) -> list[Any]:
     return choices
 
 
-def said(provider: DemoProvider, **fields: Any) -> str:
+def answer_text(provider: DemoProvider, **fields: Any) -> str:
     text: str = choices_of(provider, **fields)[0]["message"]["content"]
     return text
 
@@ -31,7 +31,7 @@ def said(provider: DemoProvider, **fields: Any) -> str:
 def test_it_echoes_the_last_message_and_tells_once_how_to_get_real_answers() -> None:
     echo = "This is Penstock's offline demo model. You said: Grüß Gott"
     hint = "For real answers, set a vendor's key, such as OPENAI_API_KEY."
-    assert said(demo(), prompt="Grüß Gott") == f"{echo}\n\n{hint}"
+    assert answer_text(demo(), prompt="Grüß Gott") == f"{echo}\n\n{hint}"
     roles = ["user", "assistant", "user"]
     later = json.dumps({"model": "m", "messages": [{"role": role, "content": "Grüß Gott"} for role in roles]}).encode()
     choice = json.loads(demo().chat(chat_call(raw=later)).body)["choices"][0]
@@ -45,12 +45,12 @@ def test_its_echo_of_a_long_message_is_short() -> None:
 
 def test_it_reads_text_parts() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
-    assert "You said: one " in said(demo(), prompt=parts)
+    assert "You said: one " in answer_text(demo(), prompt=parts)
 
 
 def test_a_script_says_it_all() -> None:
     provider = demo(reply="scripted words", prompt_tokens=1000, completion_tokens=0)
-    assert said(provider) == "scripted words"
+    assert answer_text(provider) == "scripted words"
     assert provider.chat(chat_call()).usage == Usage(1000, 0)
 
 
@@ -109,7 +109,7 @@ def test_a_stop_sequence_of_no_shape_is_refused(stop: Any) -> None:
 
 def test_a_stream_says_the_same_as_a_whole_answer() -> None:
     provider = demo()
-    assert text_of(list(provider.stream(chat_call(prompt="Grüß  Gott", stream=True)))) == said(
+    assert text_of(list(provider.stream(chat_call(prompt="Grüß  Gott", stream=True)))) == answer_text(
         provider, prompt="Grüß  Gott"
     )
 

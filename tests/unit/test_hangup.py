@@ -9,9 +9,9 @@ import gevent
 import pytest
 from gevent import socket
 
-from app.api.errors import error_answer
-from app.api.hangup import Hangup, watch
+from app.api.errors import error_response
 from app.errors import ClientGone
+from app.net.hangup import HangupWatcher, watch_for_hangup
 from app.providers.base import CancelToken
 
 
@@ -26,11 +26,11 @@ def ends() -> Iterator[tuple[Any, Any]]:
 
 def test_a_hang_up_cancels_the_call_that_runs_and_not_the_one_before(ends: tuple[Any, Any]) -> None:
     server, client = ends
-    hangup = Hangup(server)
+    hangup = HangupWatcher(server)
     first, second = CancelToken(), CancelToken()
     environ = {"penstock.hangup": hangup, "gunicorn.socket": server}
-    watch(environ, first)()
-    watch(environ, second)
+    watch_for_hangup(environ, first.cancel)()
+    watch_for_hangup(environ, second.cancel)
     client.close()
     gevent.sleep(0.01)
     assert (first.cancelled, second.cancelled) == (False, True)
@@ -39,19 +39,19 @@ def test_a_hang_up_cancels_the_call_that_runs_and_not_the_one_before(ends: tuple
 
 def test_the_answer_to_a_call_that_was_hung_up_on_is_not_a_server_error() -> None:
     begun: list[str] = []
-    error_answer(ClientGone("The client hung up."), "req_1").send(lambda status, headers: begun.append(status))
+    error_response(ClientGone("The client hung up."), "req_1").send(lambda status, headers: begun.append(status))
     assert begun == ["499 Client Closed Request"]
 
 
 def test_a_hang_up_between_two_calls_cancels_the_next_one(ends: tuple[Any, Any]) -> None:
     server, client = ends
-    hangup = Hangup(server)
-    stop = hangup.watch(CancelToken())
+    hangup = HangupWatcher(server)
+    stop = hangup.watch(CancelToken().cancel)
     stop()
     stop()
     client.close()
     following = CancelToken()
-    hangup.watch(following)
+    hangup.watch(following.cancel)
     gevent.sleep(0.01)
     assert following.cancelled
     hangup.close()
@@ -59,9 +59,9 @@ def test_a_hang_up_between_two_calls_cancels_the_next_one(ends: tuple[Any, Any])
 
 def test_a_request_that_comes_early_is_no_hang_up(ends: tuple[Any, Any]) -> None:
     server, client = ends
-    hangup = Hangup(server)
+    hangup = HangupWatcher(server)
     call = CancelToken()
-    hangup.watch(call)
+    hangup.watch(call.cancel)
     client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n")
     gevent.sleep(0.01)
     assert not call.cancelled
@@ -72,7 +72,7 @@ def test_a_request_that_comes_early_is_no_hang_up(ends: tuple[Any, Any]) -> None
 def test_without_a_kept_watcher_each_call_has_its_own(ends: tuple[Any, Any]) -> None:
     server, client = ends
     call = CancelToken()
-    stop = watch({"gunicorn.socket": server}, call)
+    stop = watch_for_hangup({"gunicorn.socket": server}, call.cancel)
     client.close()
     gevent.sleep(0.01)
     assert call.cancelled

@@ -1,4 +1,4 @@
-"""Keys by their shape, callers by what they may do, and for how long either is believed."""
+"""FakeKeyStore by their shape, callers by what they may do, and for how long either is believed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.gateway.callers import FRESH_S, Callers
 KEY = new_key()
 
 
-class Keys:
+class FakeKeyStore:
     """The key store: what it has, and how often it was asked."""
 
     def __init__(self, *callers: Caller) -> None:
@@ -75,7 +75,7 @@ def test_who_may_do_what() -> None:
 
 def test_a_known_caller_is_read_once_until_it_is_verified() -> None:
     now = [0.0]
-    keys = Keys(caller())
+    keys = FakeKeyStore(caller())
     callers = Callers(keys=keys, monotonic=lambda: now[0])
     assert [callers.remembered(KEY) for _ in range(3)] == [caller()] * 3
     assert len(keys.asked) == 1
@@ -91,7 +91,7 @@ def test_a_known_caller_is_read_once_until_it_is_verified() -> None:
 
 def test_an_unknown_key_is_asked_for_once_in_a_while() -> None:
     now = [0.0]
-    keys = Keys()
+    keys = FakeKeyStore()
     callers = Callers(keys=keys, monotonic=lambda: now[0])
     for at, asked in ((0.0, 1), (FRESH_S - 0.01, 1), (FRESH_S, 2)):
         now[0] = at
@@ -105,7 +105,7 @@ def test_an_unknown_key_is_asked_for_once_in_a_while() -> None:
 
 def test_an_expired_key_is_refused_from_its_last_second_on() -> None:
     now = [99.0]
-    callers = Callers(keys=Keys(caller(expires_at=100.0)), clock=lambda: now[0])
+    callers = Callers(keys=FakeKeyStore(caller(expires_at=100.0)), clock=lambda: now[0])
     assert callers.remembered(KEY).key_id == "key_1"
     now[0] = 100.0
     with pytest.raises(InvalidApiKey, match="expired"):
@@ -113,7 +113,7 @@ def test_an_expired_key_is_refused_from_its_last_second_on() -> None:
 
 
 def test_the_keys_of_the_environment_are_known_without_a_store() -> None:
-    keys = Keys()
+    keys = FakeKeyStore()
     callers = Callers(keys=keys, dev_key="dev", admin_key="adm")
     dev, admin = callers.remembered("dev"), callers.verified("adm")
     assert (dev.key_id, dev.role, dev.plan, dev.key_hash) == ("dev", Role.USER, "default", hash_key("dev"))
@@ -123,7 +123,7 @@ def test_the_keys_of_the_environment_are_known_without_a_store() -> None:
 
 
 def test_only_so_many_callers_are_remembered_and_the_least_used_go_first() -> None:
-    keys = Keys(*(caller(f"{number}") for number in range(10_002)))
+    keys = FakeKeyStore(*(caller(f"{number}") for number in range(10_002)))
     callers = Callers(keys=keys)
     for number in range(10_000):
         callers.refreshed(hash_key(f"{number}"))

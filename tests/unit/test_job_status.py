@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.api.jobs import _worth_asking_again_s
+from app.api.jobs import retry_after_s
 from app.jobs.queue import estimated_wait_s, job_object
 from app.store.job_list import JobList
 from app.store.job_records import Job, JobStatus
@@ -83,10 +83,10 @@ def test_the_estimate_is_the_jobs_before_over_the_slots_times_the_mean(
     ],
 )
 def test_when_asking_again_is_worth_it(state: str, before: int, mean_s: float | None, asks_again_s: int) -> None:
-    assert _worth_asking_again_s(SHOWN._replace(state=state, jobs_ahead=before, mean_duration_s=mean_s)) == asks_again_s
+    assert retry_after_s(SHOWN._replace(state=state, jobs_ahead=before, mean_duration_s=mean_s)) == asks_again_s
 
 
-class Queue:
+class QueueHarness:
     """A queue to step through, and Redis's clock."""
 
     def __init__(self, redis: Redis) -> None:
@@ -135,11 +135,11 @@ class Queue:
 
 
 @pytest.fixture
-def queue(redis: Redis) -> Queue:
-    return Queue(redis)
+def queue(redis: Redis) -> QueueHarness:
+    return QueueHarness(redis)
 
 
-def test_a_worker_gets_a_job_as_it_was_submitted(queue: Queue) -> None:
+def test_a_worker_gets_a_job_as_it_was_submitted(queue: QueueHarness) -> None:
     before = queue.now()
     queue.submit("j1")
     job = queue.claim()
@@ -149,7 +149,7 @@ def test_a_worker_gets_a_job_as_it_was_submitted(queue: Queue) -> None:
     assert before <= job.submitted <= queue.now()
 
 
-def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Queue) -> None:
+def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: QueueHarness) -> None:
     began = queue.now()
     queue.submit("j1", callback_url="https://a")
     shown = queue.shown("j1")
@@ -195,7 +195,7 @@ def test_a_poll_shows_each_field_with_its_own_value_through_a_jobs_life(queue: Q
     assert len({shown.etag, claimed.etag, ended.etag}) == 3
 
 
-def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: Queue) -> None:
+def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: QueueHarness) -> None:
     for owner, count in (("a", 3), ("b", 1), ("c", 5)):
         for number in range(count):
             queue.submit(f"{owner}{number}", owner)
@@ -206,7 +206,7 @@ def test_the_place_counts_own_jobs_before_and_as_many_of_each_other_key(queue: Q
     assert listed["c4"] == 9
 
 
-def test_slots_are_those_of_the_workers_that_are_alive(queue: Queue) -> None:
+def test_slots_are_those_of_the_workers_that_are_alive(queue: QueueHarness) -> None:
     queue.submit("j1")
     queue.jobs.beat("w1", 4, [])
     queue.jobs.beat("w2", 5, [])
@@ -216,7 +216,7 @@ def test_slots_are_those_of_the_workers_that_are_alive(queue: Queue) -> None:
     assert (depth.workers, depth.slots, depth.waiting, depth.running) == (2, 9, 1, 0)
 
 
-def test_the_mean_moves_by_a_twentieth_of_the_difference(queue: Queue) -> None:
+def test_the_mean_moves_by_a_twentieth_of_the_difference(queue: QueueHarness) -> None:
     queue.redis.execute("HSET", "penstock:queue:facts", "mean_ms", 1000)
     queue.submit("j1")
     job = queue.claim()
@@ -226,13 +226,13 @@ def test_the_mean_moves_by_a_twentieth_of_the_difference(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_only_completed_jobs_count_for_the_mean(queue: Queue, state: str) -> None:
+def test_only_completed_jobs_count_for_the_mean(queue: QueueHarness, state: str) -> None:
     queue.submit("j1")
     queue.jobs.finish(queue.claim(), state, {"error": b"{}"}, keep_s=60)
     assert queue.shown("j1").mean_duration_s is None
 
 
-def test_whoever_has_seen_it_is_shown_only_the_state(queue: Queue) -> None:
+def test_whoever_has_seen_it_is_shown_only_the_state(queue: QueueHarness) -> None:
     queue.submit("j1")
     tag = queue.shown("j1").etag
     assert queue.shown("j1", seen=f'"x", {tag}') == JobStatus("j1", 0, 0, None, tag, "queued", not_modified=True)
@@ -240,13 +240,13 @@ def test_whoever_has_seen_it_is_shown_only_the_state(queue: Queue) -> None:
     assert not queue.shown("j1", seen=tag).not_modified
 
 
-def test_another_keys_job_is_not_there(queue: Queue) -> None:
+def test_another_keys_job_is_not_there(queue: QueueHarness) -> None:
     queue.submit("j1")
     assert queue.jobs.status("j1", "b") is None
     assert queue.jobs.status("j2", "a") is None
 
 
-def test_an_operator_sees_each_field_with_its_own_value(queue: Queue) -> None:
+def test_an_operator_sees_each_field_with_its_own_value(queue: QueueHarness) -> None:
     queue.submit("j1", callback_url="https://a")
     job = queue.claim()
     queue.jobs.finish(job, "failed", {"error": b"{}", "http_status": 502}, keep_s=60)
@@ -272,7 +272,9 @@ def test_an_operator_sees_each_field_with_its_own_value(queue: Queue) -> None:
     }
 
 
-def test_the_oldest_waiting_jobs_age_is_by_redis_own_clock(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_waiting_jobs_age_is_by_redis_own_clock(
+    queue: QueueHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue.submit("j1")
     queue.redis.execute("ZADD", "penstock:queue:waiting", (queue.now() - 12) * 1000, "j1")
     assert queue.jobs.depth().oldest_s == pytest.approx(12, abs=0.5)

@@ -17,14 +17,14 @@ from app.store.sql.tables import api_keys, audit
 NOW = 1_793_534_400.0
 
 
-class Clock:
+class FakeClock:
     now = NOW
 
     def __call__(self) -> float:
         return self.now
 
 
-class Interrupted(Redis):
+class InterruptedRedis(Redis):
     """Runs something of somebody else's right before a command is sent."""
 
     def __init__(self, url: str, before: Callable[[tuple[Any, ...]], None]) -> None:
@@ -42,12 +42,12 @@ class Interrupted(Redis):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def keys(database: Database, redis: Redis, clock: Clock) -> Keys:
+def keys(database: Database, redis: Redis, clock: FakeClock) -> Keys:
     return Keys(database=database, redis=redis, clock=clock)
 
 
@@ -103,7 +103,7 @@ def test_the_database_is_asked_once_for_a_key_and_once_for_an_unknown_one(
     assert keys.authenticate("0" * 64) is None
 
 
-def test_a_revoked_key_is_refused_and_stays_so(redis: Redis, keys: Keys, clock: Clock) -> None:
+def test_a_revoked_key_is_refused_and_stays_so(redis: Redis, keys: Keys, clock: FakeClock) -> None:
     key, info = keys.create("a")
     clock.now += 60
     assert keys.revoke(info.key_id).revoked_at == clock.now
@@ -124,7 +124,7 @@ def test_a_revocation_beats_a_reader_that_asked_the_database_before_it(
         if command[0] == "SET":
             keys.revoke(info.key_id)
 
-    slow_reader = Keys(database=database, redis=Interrupted(redis_server.url, revoke_meanwhile), clock=lambda: NOW)
+    slow_reader = Keys(database=database, redis=InterruptedRedis(redis_server.url, revoke_meanwhile), clock=lambda: NOW)
     assert slow_reader.authenticate(hash_key(key)) is None
     assert keys.authenticate(hash_key(key)) is None
 
@@ -138,13 +138,13 @@ def test_a_revocation_beats_a_sync_that_read_the_database_before_it(
         if command[0] == "SET" and command[1] == mirror(key):
             keys.revoke(info.key_id)
 
-    slow = Keys(database=database, redis=Interrupted(redis_server.url, revoke_meanwhile), clock=lambda: NOW)
+    slow = Keys(database=database, redis=InterruptedRedis(redis_server.url, revoke_meanwhile), clock=lambda: NOW)
     slow.sync_mirror()
     assert keys.authenticate(hash_key(key)) is None
 
 
 def test_a_revocation_that_redis_missed_follows_with_the_next_sync(
-    database: Database, keys: Keys, dead_redis: Redis, clock: Clock
+    database: Database, keys: Keys, dead_redis: Redis, clock: FakeClock
 ) -> None:
     key, info = keys.create("a")
     keys.sync_mirror()
@@ -159,7 +159,7 @@ def test_a_revocation_that_redis_missed_follows_with_the_next_sync(
 
 
 def test_a_revocation_by_a_machine_whose_clock_is_behind_is_not_missed(
-    database: Database, keys: Keys, dead_redis: Redis, clock: Clock
+    database: Database, keys: Keys, dead_redis: Redis, clock: FakeClock
 ) -> None:
     key, info = keys.create("a")
     keys.sync_mirror()
@@ -172,7 +172,7 @@ def test_a_revocation_by_a_machine_whose_clock_is_behind_is_not_missed(
 
 @pytest.mark.parametrize("lost_s", [1, 900])
 def test_a_redis_that_went_back_in_time_is_told_again_of_revocations(
-    redis: Redis, keys: Keys, clock: Clock, lost_s: int
+    redis: Redis, keys: Keys, clock: FakeClock, lost_s: int
 ) -> None:
     key, info = keys.create("a")
     keys.sync_mirror()
@@ -188,7 +188,7 @@ def test_a_redis_that_went_back_in_time_is_told_again_of_revocations(
     assert keys.authenticate(hash_key(key)) is None
 
 
-def test_a_quiet_sync_reads_only_recent_changes(keys: Keys, redis: Redis, clock: Clock) -> None:
+def test_a_quiet_sync_reads_only_recent_changes(keys: Keys, redis: Redis, clock: FakeClock) -> None:
     _, info = keys.create("a")
     keys.revoke(info.key_id)
     assert keys.sync_mirror() == 1
@@ -200,7 +200,7 @@ def test_a_quiet_sync_reads_only_recent_changes(keys: Keys, redis: Redis, clock:
 
 
 def test_a_key_can_be_created_while_redis_is_down(
-    database: Database, dead_redis: Redis, keys: Keys, clock: Clock
+    database: Database, dead_redis: Redis, keys: Keys, clock: FakeClock
 ) -> None:
     key, info = Keys(database=database, redis=dead_redis, clock=clock).create("a")
     caller = keys.authenticate(hash_key(key))
@@ -209,7 +209,7 @@ def test_a_key_can_be_created_while_redis_is_down(
 
 
 def test_without_redis_a_key_is_found_in_the_database(
-    database: Database, dead_redis: Redis, keys: Keys, clock: Clock
+    database: Database, dead_redis: Redis, keys: Keys, clock: FakeClock
 ) -> None:
     key, info = keys.create("a")
     alone = Keys(database=database, redis=dead_redis, clock=clock)
@@ -238,7 +238,7 @@ def test_bug_9_a_key_is_found_by_its_exact_id_only(keys: Keys, pattern: str) -> 
     assert keys.list()[0].revoked_at is None
 
 
-def test_keys_are_listed_in_the_order_they_were_made(keys: Keys, clock: Clock) -> None:
+def test_keys_are_listed_in_the_order_they_were_made(keys: Keys, clock: FakeClock) -> None:
     made = []
     for name in "cab":
         made.append(keys.create(name)[1])

@@ -34,7 +34,7 @@ class NoKeys:
         return None
 
 
-class Desk:
+class AdmissionHarness:
     """Admission for one plan, with a clock that the test sets (Redis keeps its own)."""
 
     def __init__(self, redis: Redis, spool: Path, **plan: Any) -> None:
@@ -81,11 +81,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(redis: Redis, tmp_path: Path) -> Iterator[Any]:
-    desks: list[Desk] = []
+def admission_with(redis: Redis, tmp_path: Path) -> Iterator[Any]:
+    desks: list[AdmissionHarness] = []
 
-    def open_with(**plan: Any) -> Desk:
-        desks.append(Desk(redis, tmp_path / "spool", **plan))
+    def open_with(**plan: Any) -> AdmissionHarness:
+        desks.append(AdmissionHarness(redis, tmp_path / "spool", **plan))
         return desks[-1]
 
     yield open_with
@@ -93,23 +93,23 @@ def desk(redis: Redis, tmp_path: Path) -> Iterator[Any]:
         each.heartbeat.stop()
 
 
-def refused(desk: Desk, **ask: Any) -> RateLimited:
+def refusal_of(admission_with: AdmissionHarness, **ask: Any) -> RateLimited:
     with pytest.raises(RateLimited) as caught:
-        desk.admit(**ask)
+        admission_with.admit(**ask)
     return caught.value
 
 
-def test_a_rate_allows_a_burst_of_a_minutes_worth_and_then_refills_evenly(desk: Any) -> None:
-    limited = desk(requests_per_minute=6)  # one comes back every ten seconds
+def test_a_rate_allows_a_burst_of_a_minutes_worth_and_then_refills_evenly(admission_with: Any) -> None:
+    limited = admission_with(requests_per_minute=6)  # one comes back every ten seconds
     assert [limited.admit().remaining[0].left for _ in range(6)] == [5, 4, 3, 2, 1, 0]
-    error = refused(limited)
+    error = refusal_of(limited)
     assert error.limit == "requests_per_minute"
     assert error.retry_after_s == pytest.approx(10, abs=1)
     assert error.retryable
 
 
-def test_what_a_refusal_says_to_wait_is_enough_and_not_much_more(desk: Any) -> None:
-    limited = desk(requests_per_minute=600)  # one every 100 ms
+def test_what_a_refusal_says_to_wait_is_enough_and_not_much_more(admission_with: Any) -> None:
+    limited = admission_with(requests_per_minute=600)  # one every 100 ms
     while True:
         try:
             limited.admit()
@@ -122,63 +122,63 @@ def test_what_a_refusal_says_to_wait_is_enough_and_not_much_more(desk: Any) -> N
     limited.admit()
 
 
-def test_tokens_given_back_at_settle_can_be_used_at_once(desk: Any) -> None:
-    limited = desk(tokens_per_minute=1000)
+def test_tokens_given_back_at_settle_can_be_used_at_once(admission_with: Any) -> None:
+    limited = admission_with(tokens_per_minute=1000)
     call = limited.admit(tokens=900)
     assert 100 <= call.remaining[0].left <= 101
-    assert refused(limited, tokens=200).retry_after_s == pytest.approx(6, abs=0.5), "100 tokens too many"
+    assert refusal_of(limited, tokens=200).retry_after_s == pytest.approx(6, abs=0.5), "100 tokens too many"
     limited.settle(call, tokens=100)
     assert 700 <= limited.admit(tokens=200).remaining[0].left <= 720
 
 
-def test_a_call_that_used_more_than_reserved_is_charged_for_it(desk: Any) -> None:
-    limited = desk(tokens_per_minute=1000, tokens_per_day=5000)
+def test_a_call_that_used_more_than_reserved_is_charged_for_it(admission_with: Any) -> None:
+    limited = admission_with(tokens_per_minute=1000, tokens_per_day=5000)
     limited.settle(limited.admit(tokens=100), tokens=2000)
     assert limited.counted("tokens_per_day") == 2000
-    assert refused(limited, tokens=1).retry_after_s == pytest.approx(60, abs=1), "never longer than a minute"
+    assert refusal_of(limited, tokens=1).retry_after_s == pytest.approx(60, abs=1), "never longer than a minute"
 
 
-def test_several_minutes_worth_of_tokens_are_paid_off_in_full(desk: Any) -> None:
+def test_several_minutes_worth_of_tokens_are_paid_off_in_full(admission_with: Any) -> None:
     """A time far ahead is no sign of a clock that went back."""
-    limited = desk(tokens_per_minute=1000)
+    limited = admission_with(tokens_per_minute=1000)
     calls = [limited.admit(tokens=100) for _ in range(2)]
     for call in calls:
         limited.settle(call, tokens=2500)
-    assert refused(limited, tokens=1).remaining[0].reset_s == pytest.approx(300, abs=1)
+    assert refusal_of(limited, tokens=1).remaining[0].reset_s == pytest.approx(300, abs=1)
 
 
 @pytest.mark.parametrize("hours", [0.1, 24])
-def test_a_rate_refills_as_ever_after_redis_clock_went_back(desk: Any, hours: float) -> None:
-    limited = desk(requests_per_minute=6, tokens_per_minute=1000)
+def test_a_rate_refills_as_ever_after_redis_clock_went_back(admission_with: Any, hours: float) -> None:
+    limited = admission_with(requests_per_minute=6, tokens_per_minute=1000)
     calls = [limited.admit(tokens=100) for _ in range(6)]
     set_clock_back(limited.redis, hours * 3600)
     for _ in range(2):
-        assert refused(limited).retry_after_s == pytest.approx(10, abs=1), "not until the clock has caught up"
+        assert refusal_of(limited).retry_after_s == pytest.approx(10, abs=1), "not until the clock has caught up"
     for key in limited.redis.execute("KEYS", "penstock:limit:*"):
         assert limited.redis.execute("PTTL", key) <= 60_001, "nor is it as before at the next look"
     set_clock_back(limited.redis, hours * 3600)
     for call in calls:
         limited.settle(call, tokens=50)
-    assert refused(limited).remaining[1].left == pytest.approx(700, abs=20), "what was given back counts"
+    assert refusal_of(limited).remaining[1].left == pytest.approx(700, abs=20), "what was given back counts"
 
 
-def test_a_worker_clock_that_was_days_ahead_then_counts_each_day_anew(desk: Any) -> None:
-    limited = desk(requests_per_day=3)
+def test_a_worker_clock_that_was_days_ahead_then_counts_each_day_anew(admission_with: Any) -> None:
+    limited = admission_with(requests_per_day=3)
     limited.now = NOON + 5 * 86_400
     assert [limited.admit().remaining[0].left for _ in range(3)] == [2, 1, 0]
     for limited.now in (NOON, NOON + 86_400, NOON + 2 * 86_400):
         assert limited.admit().remaining[0].left == 2
 
 
-def test_a_call_too_large_for_its_plan_need_not_be_tried_again(desk: Any) -> None:
-    error = refused(desk(tokens_per_minute=1000), tokens=1001)
+def test_a_call_too_large_for_its_plan_need_not_be_tried_again(admission_with: Any) -> None:
+    error = refusal_of(admission_with(tokens_per_minute=1000), tokens=1001)
     assert not error.retryable
     assert "1001 tokens" in error.message
 
 
-def test_a_refused_call_takes_nothing_from_any_limit(desk: Any) -> None:
-    limited = desk(requests_per_minute=10, tokens_per_day=100, concurrency=5, budget_usd_per_month=1)
-    error = refused(limited, tokens=101, nanousd=5)
+def test_a_refused_call_takes_nothing_from_any_limit(admission_with: Any) -> None:
+    limited = admission_with(requests_per_minute=10, tokens_per_day=100, concurrency=5, budget_usd_per_month=1)
+    error = refusal_of(limited, tokens=101, nanousd=5)
     assert error.limit == "tokens_per_day"
     assert limited.redis.execute("KEYS", "penstock:limit:*") == []
     assert limited.redis.execute("KEYS", "penstock:reservation*") == []
@@ -186,18 +186,18 @@ def test_a_refused_call_takes_nothing_from_any_limit(desk: Any) -> None:
     assert limited.admit().remaining[0].left == 9
 
 
-def test_a_day_is_exact_and_ends_at_midnight_utc(desk: Any) -> None:
-    limited = desk(requests_per_day=3)
+def test_a_day_is_exact_and_ends_at_midnight_utc(admission_with: Any) -> None:
+    limited = admission_with(requests_per_day=3)
     limited.now = datetime(2026, 2, 28, 23, 59, 30, tzinfo=UTC).timestamp()
     assert [limited.admit().remaining[0].left for _ in range(3)] == [2, 1, 0]
-    error = refused(limited)
+    error = refusal_of(limited)
     assert (error.limit, error.retry_after_s, error.retryable) == ("requests_per_day", 30, False)
     limited.now += 30
     assert limited.admit().remaining[0].left == 2, "a new day"
 
 
-def test_a_budget_refuses_what_could_exceed_it(desk: Any) -> None:
-    limited = desk(budget_usd_per_month="0.000001")  # 1,000 nano-dollars
+def test_a_budget_refuses_what_could_exceed_it(admission_with: Any) -> None:
+    limited = admission_with(budget_usd_per_month="0.000001")  # 1,000 nano-dollars
     call = limited.admit(nanousd=700)
     with pytest.raises(BudgetExceeded) as caught:
         limited.admit(nanousd=301)
@@ -207,8 +207,8 @@ def test_a_budget_refuses_what_could_exceed_it(desk: Any) -> None:
     assert limited.admit(nanousd=650).remaining[0].left == 0
 
 
-def test_windows_are_kept_past_their_end_for_late_settlements(desk: Any) -> None:
-    limited = desk(tokens_per_day=100)
+def test_windows_are_kept_past_their_end_for_late_settlements(admission_with: Any) -> None:
+    limited = admission_with(tokens_per_day=100)
     call = limited.admit(tokens=50)
     (key,) = limited.redis.execute("KEYS", "penstock:limit:*")
     assert limited.redis.execute("TTL", key) > 2 * 86_400
@@ -217,10 +217,10 @@ def test_windows_are_kept_past_their_end_for_late_settlements(desk: Any) -> None
     assert limited.counted("tokens_per_day") == 20, "charged to the day it began"
 
 
-def test_calls_at_once_are_counted_exactly_and_by_key(desk: Any) -> None:
-    limited = desk(concurrency=2)
+def test_calls_at_once_are_counted_exactly_and_by_key(admission_with: Any) -> None:
+    limited = admission_with(concurrency=2)
     first, _ = limited.admit(), limited.admit()
-    error = refused(limited)
+    error = refusal_of(limited)
     assert (error.limit, error.retry_after_s, error.retryable) == ("concurrency", 1, True)
     limited.admit(caller=Caller("key_2", "another"))
     limited.settle(first)
@@ -228,8 +228,8 @@ def test_calls_at_once_are_counted_exactly_and_by_key(desk: Any) -> None:
     assert limited.running() == 2
 
 
-def test_a_slot_whose_call_outlived_its_deadline_is_free(desk: Any) -> None:
-    limited = desk(concurrency=1)
+def test_a_slot_whose_call_outlived_its_deadline_is_free(admission_with: Any) -> None:
+    limited = admission_with(concurrency=1)
     limited.admit(deadline_s=0.01)
     started = time.monotonic()
     while time.monotonic() < started + 0.02:
@@ -237,9 +237,9 @@ def test_a_slot_whose_call_outlived_its_deadline_is_free(desk: Any) -> None:
     limited.admit()
 
 
-def test_admitting_twice_charges_once(desk: Any) -> None:
+def test_admitting_twice_charges_once(admission_with: Any) -> None:
     """A connection that broke after the script ran: the command is sent again."""
-    limited = desk(requests_per_day=10, concurrency=1, tokens_per_day=100)
+    limited = admission_with(requests_per_day=10, concurrency=1, tokens_per_day=100)
     for _ in range(2):
         call = limited.admit(tokens=60, call_id="same")
     assert limited.counted("requests_per_day") == 1
@@ -248,8 +248,8 @@ def test_admitting_twice_charges_once(desk: Any) -> None:
     assert limited.running() == 0
 
 
-def test_settling_twice_does_nothing(desk: Any) -> None:
-    limited = desk(tokens_per_day=100, budget_usd_per_month=1)
+def test_settling_twice_does_nothing(admission_with: Any) -> None:
+    limited = admission_with(tokens_per_day=100, budget_usd_per_month=1)
     call = limited.admit(tokens=50, nanousd=500)
     for _ in range(2):
         limited.settle(call, tokens=10, nanousd=100)
@@ -257,8 +257,8 @@ def test_settling_twice_does_nothing(desk: Any) -> None:
     assert limited.lose() == 0
 
 
-def test_a_lost_call_is_charged_as_likely_and_corrected_if_only_stalled(desk: Any) -> None:
-    limited = desk(tokens_per_minute=1000, tokens_per_day=1000, budget_usd_per_month=1, concurrency=1)
+def test_a_lost_call_is_charged_as_likely_and_corrected_if_only_stalled(admission_with: Any) -> None:
+    limited = admission_with(tokens_per_minute=1000, tokens_per_day=1000, budget_usd_per_month=1, concurrency=1)
     call = limited.admit(tokens=100, nanousd=90_000, if_lost=Amounts(1, 80, 8_000))
     assert limited.lose() == 1
     assert (limited.counted("tokens_per_day"), limited.counted("budget_usd_per_month")) == (80, 8_000)
@@ -269,8 +269,8 @@ def test_a_lost_call_is_charged_as_likely_and_corrected_if_only_stalled(desk: An
     assert 930 - 5 <= limited.admit().remaining[0].left <= 940
 
 
-def test_a_reservation_that_redis_lost_is_charged_at_settle(desk: Any, redis: Redis) -> None:
-    limited = desk(tokens_per_day=1000, requests_per_day=10, concurrency=1)
+def test_a_reservation_that_redis_lost_is_charged_at_settle(admission_with: Any, redis: Redis) -> None:
+    limited = admission_with(tokens_per_day=1000, requests_per_day=10, concurrency=1)
     call = limited.admit(tokens=500)
     redis.execute("FLUSHALL")
     limited.settle(call, tokens=30)
@@ -281,8 +281,8 @@ def test_a_reservation_that_redis_lost_is_charged_at_settle(desk: Any, redis: Re
         assert redis.execute("TTL", key) > 0 or key == b"penstock:outbox", "what came back expires too"
 
 
-def test_a_cached_answer_is_a_request_and_nothing_else(desk: Any) -> None:
-    limited = desk(requests_per_day=2, tokens_per_day=100, budget_usd_per_month="0.000001", concurrency=1)
+def test_a_cached_answer_is_a_request_and_nothing_else(admission_with: Any) -> None:
+    limited = admission_with(requests_per_day=2, tokens_per_day=100, budget_usd_per_month="0.000001", concurrency=1)
     first = limited.admit(tokens=100, nanousd=1000, cache_key="c", read_cache=True, single_flight=True)
     assert first.cached is None
     assert not first.follows
@@ -293,11 +293,11 @@ def test_a_cached_answer_is_a_request_and_nothing_else(desk: Any) -> None:
     limited.settle(second)
     assert (limited.counted("requests_per_day"), limited.counted("tokens_per_day")) == (2, 100)
     assert limited.counted("budget_usd_per_month") == 1000
-    assert refused(limited, cache_key="c", read_cache=True).limit == "requests_per_day"
+    assert refusal_of(limited, cache_key="c", read_cache=True).limit == "requests_per_day"
 
 
-def test_one_call_flies_and_identical_ones_follow_until_it_settles(desk: Any) -> None:
-    limited = desk()
+def test_one_call_flies_and_identical_ones_follow_until_it_settles(admission_with: Any) -> None:
+    limited = admission_with()
     flying = limited.admit(cache_key="c", read_cache=True, single_flight=True)
     assert limited.admit(cache_key="c", read_cache=True, single_flight=True).follows
     assert not limited.admit(cache_key="other", read_cache=True, single_flight=True).follows
@@ -305,10 +305,10 @@ def test_one_call_flies_and_identical_ones_follow_until_it_settles(desk: Any) ->
     assert not limited.admit(cache_key="c", read_cache=True, single_flight=True).follows, "it kept nothing"
 
 
-def test_a_key_that_changed_since_it_was_remembered_is_read_again(desk: Any, redis: Redis) -> None:
+def test_a_key_that_changed_since_it_was_remembered_is_read_again(admission_with: Any, redis: Redis) -> None:
     known = replace(CALLER, key_hash="h", record=b"old")
     redis.execute("SET", "penstock:key:h", "old")
-    limited = desk()
+    limited = admission_with()
     limited.admit(caller=known)
     redis.execute("SET", "penstock:key:h", "revoked")
     with pytest.raises(InvalidApiKey):
@@ -338,8 +338,8 @@ def test_windows_end_where_the_utc_calendar_says(period: str, at: str, ends: str
     assert window_end(period, start) == end.timestamp()
 
 
-def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(desk: Any, redis: Redis) -> None:
-    limited = desk()
+def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(admission_with: Any, redis: Redis) -> None:
+    limited = admission_with()
     call = limited.admit(deadline_s=60)
     assert redis.execute("TTL", reservation_key(call.ask.call_id)) > 86_400
     limited.settle(call)

@@ -31,14 +31,14 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def line(redis_url: str) -> Iterator[Redis]:
+def connection(redis_url: str) -> Iterator[Redis]:
     client = Redis(redis_url, shared=True)
     yield client
     client.close()
 
 
 @pytest.fixture
-def played() -> Iterator[Callable[[Callable[[Any, int], None]], str]]:
+def fake_redis() -> Iterator[Callable[[Callable[[Any, int], None]], str]]:
     """Starts a server that does with each connection (and its number) as the test says. Returns its URL."""
     servers = []
 
@@ -80,16 +80,18 @@ def answer_all(jobs: list[gevent.Greenlet[..., Any]]) -> list[Any]:
     return [job.exception or job.value for job in jobs]
 
 
-def test_everybody_gets_their_own_reply_over_one_connection(line: Redis) -> None:
+def test_everybody_gets_their_own_reply_over_one_connection(connection: Redis) -> None:
     def asks(i: int) -> Any:
-        return line.execute("ECHO", f"{i}"), line.pipeline([("ECHO", f"{i}a"), ("ECHO", f"{i}b")][: 1 + i % 2])
+        return connection.execute("ECHO", f"{i}"), connection.pipeline(
+            [("ECHO", f"{i}a"), ("ECHO", f"{i}b")][: 1 + i % 2]
+        )
 
     found = answer_all([gevent.spawn(asks, i) for i in range(200)])
     assert found == [(b"%d" % i, [b"%da" % i, b"%db" % i][: 1 + i % 2]) for i in range(200)]
-    assert line.stats() == {"open": 1, "idle": 1, "waiting": 0, "max": 64}
+    assert connection.stats() == {"open": 1, "idle": 1, "waiting": 0, "max": 64}
 
 
-def test_what_is_asked_in_one_turn_of_the_event_loop_is_sent_at_once(played: Any) -> None:
+def test_what_is_asked_in_one_turn_of_the_event_loop_is_sent_at_once(fake_redis: Any) -> None:
     received = []
 
     def conversation(sock: Any, _: int) -> None:
@@ -97,7 +99,7 @@ def test_what_is_asked_in_one_turn_of_the_event_loop_is_sent_at_once(played: Any
             received.append(data.count(b"PING"))
             sock.sendall(b"+PONG\r\n" * data.count(b"PING"))
 
-    client = Redis(played(conversation), shared=True)
+    client = Redis(fake_redis(conversation), shared=True)
     client.execute("PING")
     answer_all([gevent.spawn(client.execute, "PING") for _ in range(20)])
     assert received == [1, 20]
@@ -141,7 +143,7 @@ def test_a_hung_redis_fails_all_who_wait_and_their_replies_reach_nobody(server: 
     client.close()
 
 
-def test_a_patient_caller_outlives_one_who_asked_long_before(played: Any) -> None:
+def test_a_patient_caller_outlives_one_who_asked_long_before(fake_redis: Any) -> None:
     """The clock is set for who asked first; when that one is answered in time, the next one's time counts."""
     release = threading.Event()
 
@@ -153,7 +155,7 @@ def test_a_patient_caller_outlives_one_who_asked_long_before(played: Any) -> Non
         sock.sendall(b"+second\r\n")
         sock.recv(1)
 
-    client = Redis(played(conversation), socket_timeout_s=0.4, shared=True)
+    client = Redis(fake_redis(conversation), socket_timeout_s=0.4, shared=True)
     assert client.execute("PING") == b"first"
     gevent.sleep(0.3)
     second = gevent.spawn(client.execute, "PING")
@@ -163,7 +165,7 @@ def test_a_patient_caller_outlives_one_who_asked_long_before(played: Any) -> Non
     client.close()
 
 
-def test_a_connection_that_breaks_is_replaced_and_all_ask_once_more(played: Any) -> None:
+def test_a_connection_that_breaks_is_replaced_and_all_ask_once_more(fake_redis: Any) -> None:
     asked: list[int] = []
 
     def conversation(sock: Any, number: int) -> None:
@@ -175,14 +177,14 @@ def test_a_connection_that_breaks_is_replaced_and_all_ask_once_more(played: Any)
                 return
             sock.sendall(b"+of %d\r\n" % number * count)
 
-    client = Redis(played(conversation), shared=True)
+    client = Redis(fake_redis(conversation), shared=True)
     client.execute("PING")
     assert answer_all([gevent.spawn(client.execute, "PING") for _ in range(5)]) == [b"of 2"] * 5
     assert asked == [1, 5, 5]
     client.close()
 
 
-def test_a_connection_that_breaks_before_any_answer_is_not_tried_again(played: Any) -> None:
+def test_a_connection_that_breaks_before_any_answer_is_not_tried_again(fake_redis: Any) -> None:
     connections = []
 
     def conversation(sock: Any, number: int) -> None:
@@ -190,18 +192,18 @@ def test_a_connection_that_breaks_before_any_answer_is_not_tried_again(played: A
         question(sock)
         sock.close()
 
-    client = Redis(played(conversation), shared=True)
+    client = Redis(fake_redis(conversation), shared=True)
     failures = answer_all([gevent.spawn(client.execute, "PING") for _ in range(5)])
     assert [type(failure) for failure in failures] == [StoreUnavailable] * 5
     assert connections == [1]
 
 
-def test_a_server_that_accepts_and_says_nothing_fails_everybody_in_time(played: Any) -> None:
+def test_a_server_that_accepts_and_says_nothing_fails_everybody_in_time(fake_redis: Any) -> None:
     def conversation(sock: Any, _: int) -> None:
         while sock.recv(65536):
             pass
 
-    client = Redis(played(conversation), socket_timeout_s=0.3, shared=True)
+    client = Redis(fake_redis(conversation), socket_timeout_s=0.3, shared=True)
     started = time.monotonic()
     failures = answer_all([gevent.spawn(client.execute, "PING") for _ in range(5)])
     assert [type(failure) for failure in failures] == [StoreUnavailable] * 5
@@ -209,12 +211,12 @@ def test_a_server_that_accepts_and_says_nothing_fails_everybody_in_time(played: 
 
 
 @pytest.mark.parametrize("nonsense", [b"+PONG\r\n+PONG\r\n", b"?what\r\n"], ids=["a reply too many", "no reply"])
-def test_what_is_not_the_reply_to_a_question_ends_the_connection(played: Any, nonsense: bytes) -> None:
+def test_what_is_not_the_reply_to_a_question_ends_the_connection(fake_redis: Any, nonsense: bytes) -> None:
     def conversation(sock: Any, number: int) -> None:
         while question(sock):
             sock.sendall(nonsense if number == 1 else b"+of 2\r\n")
 
-    client = Redis(played(conversation), shared=True)
+    client = Redis(fake_redis(conversation), shared=True)
     # Of two replies to one question nobody can say which is which.
     assert client.execute("PING") == b"of 2"
     client.close()
@@ -243,13 +245,13 @@ def test_in_a_worker_who_waits_inside_redis_holds_up_nobody(redis_url: str) -> N
     assert ran.stdout == "True False 2\n"
 
 
-def test_large_commands_and_replies_arrive_whole_and_in_order(line: Redis) -> None:
+def test_large_commands_and_replies_arrive_whole_and_in_order(connection: Redis) -> None:
     """Longer than the socket takes at once, so that they are sent in parts while others join the queue."""
     large = [bytes([65 + i]) * 5_000_000 for i in range(4)]
 
     def keeps(i: int) -> Any:
-        line.execute("SET", f"penstock:large:{i}", large[i])
-        return line.execute("ECHO", f"{i}"), line.execute("GET", f"penstock:large:{i}") == large[i]
+        connection.execute("SET", f"penstock:large:{i}", large[i])
+        return connection.execute("ECHO", f"{i}"), connection.execute("GET", f"penstock:large:{i}") == large[i]
 
     assert answer_all([gevent.spawn(keeps, i) for i in range(4)]) == [(b"%d" % i, True) for i in range(4)]
 

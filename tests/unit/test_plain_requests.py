@@ -18,40 +18,40 @@ from app.server.connection import Connection
 from app.server.state import WorkerState
 
 PEER, HERE = ("127.0.0.1", 50123), ("127.0.0.1", 8000)
-Seen = tuple[dict[str, str], bytes]
+ParsedRequest = tuple[dict[str, str], bytes]
 
 
-def seen(environ: dict[str, Any]) -> Seen:
+def parsed_request(environ: dict[str, Any]) -> ParsedRequest:
     """What an application is told, and the body."""
     return {name: value for name, value in environ.items() if isinstance(value, str)}, environ["wsgi.input"].read()
 
 
-class Ways:
+class BothParsers:
     """Both ways of reading what a client sends, with the same settings."""
 
     def __init__(self, **settings: Any) -> None:
         self._cfg = Config()  # type: ignore[no-untyped-call]
         for name, value in {"http_parser": "python", **settings}.items():
             self._cfg.set(name, value)  # type: ignore[no-untyped-call]
-        self._found: list[Seen] = []
+        self._found: list[ParsedRequest] = []
         self._listener = SimpleNamespace(getsockname=lambda: HERE)
-        self._site = WorkerState(
+        self._state = WorkerState(
             SimpleNamespace(
                 wsgi=self._application, cfg=self._cfg, sockets=[], settling_s=10, counts_request=lambda: True
             )
         )
 
     def _application(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        self._found.append(seen(environ))
+        self._found.append(parsed_request(environ))
         start_response("204 No Content", [])
         return []
 
-    def short(self, packets: tuple[bytes, ...]) -> tuple[list[Seen], bytes]:
+    def short(self, packets: tuple[bytes, ...]) -> tuple[list[ParsedRequest], bytes]:
         """What the short way serves, and what it hands over."""
         self._found = []
         server, client = socket.socketpair()
         with server, client:
-            serving = gevent.spawn(Connection(self._site, self._listener, server, PEER).serve)
+            serving = gevent.spawn(Connection(self._state, self._listener, server, PEER).serve)
             for at, packet in enumerate(packets):
                 client.sendall(packet)
                 gevent.idle()  # it has taken the packet
@@ -60,13 +60,13 @@ class Ways:
             client.shutdown(socket.SHUT_WR)
             return self._found, serving.get(timeout=5) or b""
 
-    def general(self, data: bytes) -> tuple[list[Seen], str]:
+    def general(self, data: bytes) -> tuple[list[ParsedRequest], str]:
         """What gunicorn makes of the same bytes, and why it stops."""
-        found: list[Seen] = []
+        found: list[ParsedRequest] = []
         sock = SimpleNamespace(send=len)
         try:
             for request in RequestParser(self._cfg, iter([data]), PEER):  # type: ignore[no-untyped-call]
-                found.append(seen(create(request, sock, PEER, HERE, self._cfg)[1]))  # type: ignore[no-untyped-call]
+                found.append(parsed_request(create(request, sock, PEER, HERE, self._cfg)[1]))  # type: ignore[no-untyped-call]
         except NoMoreData:
             return found, "cut"
         except ParseException as exc:
@@ -83,8 +83,8 @@ class Ways:
 
 
 @pytest.fixture(scope="module")
-def ways() -> Ways:
-    return Ways()
+def parsers() -> BothParsers:
+    return BothParsers()
 
 
 def request(*fields: bytes, line: bytes = b"POST /v1/chat/completions HTTP/1.1", body: bytes = b"") -> bytes:
@@ -204,29 +204,29 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("data", PLAIN.values(), ids=PLAIN)
-def test_a_plain_request_is_served_the_short_way_and_as_gunicorn_reads_it(ways: Ways, data: bytes) -> None:
-    assert ways.agree(data) == 1
+def test_a_plain_request_is_served_the_short_way_and_as_gunicorn_reads_it(parsers: BothParsers, data: bytes) -> None:
+    assert parsers.agree(data) == 1
 
 
 @pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-def test_an_odd_request_is_read_as_gunicorn_does_or_left_to_it(ways: Ways, data: bytes) -> None:
+def test_an_odd_request_is_read_as_gunicorn_does_or_left_to_it(parsers: BothParsers, data: bytes) -> None:
     for pipelined in (data, PLAIN["an SDK's"] + data, data + PLAIN["an SDK's"]):
-        ways.agree(pipelined)
+        parsers.agree(pipelined)
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_request_is_gunicorns_to_refuse(ways: Ways, data: bytes) -> None:
-    assert ways.general(data)[1] not in ("ended", "cut")
-    assert ways.agree(data) == 0
-    assert ways.agree(PLAIN["an SDK's"] + data) == 1
+def test_a_hostile_request_is_gunicorns_to_refuse(parsers: BothParsers, data: bytes) -> None:
+    assert parsers.general(data)[1] not in ("ended", "cut")
+    assert parsers.agree(data) == 0
+    assert parsers.agree(PLAIN["an SDK's"] + data) == 1
 
 
-def test_a_connection_may_be_cut_into_packets_anywhere(ways: Ways) -> None:
+def test_a_connection_may_be_cut_into_packets_anywhere(parsers: BothParsers) -> None:
     data = PLAIN["an SDK's"] + PLAIN["no body"] + ODD["chunked"] + PLAIN["nginx's"]
-    assert ways.agree(data) == 2
+    assert parsers.agree(data) == 2
     for at in range(1, len(data)):
-        ways.agree(data[:at], data[at:])
-    ways.agree(*(data[at : at + 1] for at in range(len(data))))
+        parsers.agree(data[:at], data[at:])
+    parsers.agree(*(data[at : at + 1] for at in range(len(data))))
 
 
 NEAR = (-1, 0, 1)
@@ -242,7 +242,7 @@ NEAR = (-1, 0, 1)
     ],
 )
 def test_the_limits_of_a_head_are_gunicorns_to_the_byte(settings: dict[str, int]) -> None:
-    ways = Ways(**settings)
+    parsers = BothParsers(**settings)
     heads = [
         *(
             request(line=b"GET /" + b"a" * (size + more - 14) + b" HTTP/1.1")
@@ -252,10 +252,10 @@ def test_the_limits_of_a_head_are_gunicorns_to_the_byte(settings: dict[str, int]
         *(request(b"X: " + b"a" * (size + more - 5)) for size in (40, 8190, 20_000) for more in NEAR),
         *(request(*(b"X-%d: 1" % number for number in range(most + more))) for most in (1, 3, 100) for more in NEAR),
     ]
-    served = [ways.agree(head) for head in heads]
+    served = [parsers.agree(head) for head in heads]
     assert 0 in served
     if all(settings.values()):
-        assert served == [len(ways.general(head)[0]) for head in heads]
+        assert served == [len(parsers.general(head)[0]) for head in heads]
 
 
 PIECES = [*SDK, b"Content-Length: 35", b"Transfer-Encoding: chunked", b"Connection: close", b"X: a", b"X-Y:\t", b"\t"]
@@ -296,7 +296,7 @@ def mangled(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_whatever_comes_is_read_as_gunicorn_does_or_left_to_it(ways: Ways) -> None:
+def test_whatever_comes_is_read_as_gunicorn_does_or_left_to_it(parsers: BothParsers) -> None:
     chance = random.Random(11)
-    served = [ways.agree(mangled(chance)) for _ in range(5000)]
+    served = [parsers.agree(mangled(chance)) for _ in range(5000)]
     assert 1000 < sum(count > 0 for count in served) < 4000, "both ways are tried"

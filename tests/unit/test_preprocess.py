@@ -15,7 +15,7 @@ from app.gateway.call import CallContext, notes_of
 from app.gateway.preprocess import Preprocessor
 from app.gateway.router import Router
 from app.telemetry.metrics import Metrics
-from tests.support.calls import Clock, Vendor
+from tests.support.calls import Clock, FakeProvider
 
 ANYBODY = Caller("key_1", "test")
 TALK = [{"role": "user", "content": f"question {number}"} for number in range(5)]
@@ -31,7 +31,9 @@ RULES = {
 TRIMS = {"optimizer": {"enabled": True, "keep_messages": 2}}
 
 
-def steering(more: dict[str, Any] | None = None, models: tuple[str, ...] = ("small", "coder", "large")) -> Preprocessor:
+def preprocessor_with(
+    more: dict[str, Any] | None = None, models: tuple[str, ...] = ("small", "coder", "large")
+) -> Preprocessor:
     config = GatewayConfig.model_validate(
         {
             "providers": {"demo": {"kind": "demo"}},
@@ -40,7 +42,7 @@ def steering(more: dict[str, Any] | None = None, models: tuple[str, ...] = ("sma
             **(more or {}),
         }
     )
-    vendors = {"demo": Vendor("demo", Clock(0))}
+    vendors = {"demo": FakeProvider("demo", Clock(0))}
     return Preprocessor(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
 
 
@@ -48,7 +50,7 @@ def request(model: str = "auto", messages: Any = None) -> ChatRequest:
     return ChatRequest.parse(json.dumps({"model": model, "messages": messages or TALK[:1]}).encode())
 
 
-def steered(
+def preprocessed(
     found: Preprocessor, asked: ChatRequest, caller: Caller = ANYBODY, **context: Any
 ) -> tuple[str, tuple[tuple[str, str], ...], ChatRequest]:
     changed, told = found.steer(caller, asked, CallContext("req_1", "call_1", **context))
@@ -58,49 +60,49 @@ def steered(
 
 def test_a_call_that_names_its_model_stays_as_it_is() -> None:
     asked, context = request("small", CODE), CallContext("req_1", "call_1")
-    assert steering(RULES).steer(ANYBODY, asked, context) == (asked, context)
-    assert steering(RULES).steer(ANYBODY, asked, context)[0] is asked
+    assert preprocessor_with(RULES).steer(ANYBODY, asked, context) == (asked, context)
+    assert preprocessor_with(RULES).steer(ANYBODY, asked, context)[0] is asked
 
 
 def test_auto_becomes_what_the_first_rule_that_holds_says_or_the_default() -> None:
-    found = steering(RULES)
-    assert steered(found, request(messages=CODE))[:2] == ("coder", (("route", "code"),))
-    assert steered(found, request(), Caller("k", "t", plan="paid"))[:2] == ("large", (("route", "paid"),))
-    assert steered(found, request())[:2] == ("small", (("route", "default"),))
-    assert steered(steering({"smart": {"default": "large"}}), request())[0] == "large"
+    found = preprocessor_with(RULES)
+    assert preprocessed(found, request(messages=CODE))[:2] == ("coder", (("route", "code"),))
+    assert preprocessed(found, request(), Caller("k", "t", plan="paid"))[:2] == ("large", (("route", "paid"),))
+    assert preprocessed(found, request())[:2] == ("small", (("route", "default"),))
+    assert preprocessed(preprocessor_with({"smart": {"default": "large"}}), request())[0] == "large"
 
 
 def test_chat_smart_picks_whatever_is_named_and_falls_back_to_that() -> None:
-    found = steering(RULES)
-    assert steered(found, request("large", CODE), smart=True)[:2] == ("coder", (("route", "code"),))
-    assert steered(found, request("large"), smart=True)[:2] == ("large", (("route", "named"),))
+    found = preprocessor_with(RULES)
+    assert preprocessed(found, request("large", CODE), smart=True)[:2] == ("coder", (("route", "code"),))
+    assert preprocessed(found, request("large"), smart=True)[:2] == ("large", (("route", "named"),))
     with pytest.raises(ModelNotFound):
-        steered(found, request("nonsense", CODE), smart=True)
+        preprocessed(found, request("nonsense", CODE), smart=True)
 
 
 def test_nobody_is_steered_to_a_model_that_the_key_may_not_use() -> None:
-    found = steering(RULES)
+    found = preprocessor_with(RULES)
     only_small = Caller("k", "t", models=frozenset({"small"}))
-    assert steered(found, request(messages=CODE), only_small)[0] == "small"
-    assert steered(found, request(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
+    assert preprocessed(found, request(messages=CODE), only_small)[0] == "small"
+    assert preprocessed(found, request(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
     with pytest.raises(Forbidden):
-        steered(found, request(), Caller("k", "t", models=frozenset({"removed"})))
+        preprocessed(found, request(), Caller("k", "t", models=frozenset({"removed"})))
 
 
 def test_a_model_of_the_name_auto_is_that_model() -> None:
-    found = steering(RULES, models=("small", "coder", "large", "auto"))
-    assert steered(found, request(messages=CODE))[:2] == ("auto", ())
-    assert steered(found, request("auto", CODE), smart=True)[0] == "coder"
+    found = preprocessor_with(RULES, models=("small", "coder", "large", "auto"))
+    assert preprocessed(found, request(messages=CODE))[:2] == ("auto", ())
+    assert preprocessed(found, request("auto", CODE), smart=True)[0] == "coder"
 
 
 def test_a_long_conversation_is_trimmed_whichever_model_answers() -> None:
-    model, notes, changed = steered(steering({**RULES, **TRIMS}), request(messages=TALK))
+    model, notes, changed = preprocessed(preprocessor_with({**RULES, **TRIMS}), request(messages=TALK))
     assert (model, notes) == ("small", (("route", "default"), ("optimized", "trimmed")))
     assert [message.texts for message in changed.messages] == [["question 3"], ["question 4"]]
-    model, notes, changed = steered(steering(TRIMS), request("large", TALK))
+    model, notes, changed = preprocessed(preprocessor_with(TRIMS), request("large", TALK))
     assert (model, notes, len(changed.messages)) == ("large", (("optimized", "trimmed"),), 2)
-    assert steered(steering(TRIMS), request("large", TALK[:2]))[1] == ()
-    assert len(steered(steering(), request("large", TALK))[2].messages) == 5, "off unless it is asked for"
+    assert preprocessed(preprocessor_with(TRIMS), request("large", TALK[:2]))[1] == ()
+    assert len(preprocessed(preprocessor_with(), request("large", TALK))[2].messages) == 5, "off unless it is asked for"
 
 
 def test_notes_come_back_from_the_ledgers_tags() -> None:
@@ -115,35 +117,35 @@ def without_model(**more: Any) -> ChatRequest:
 
 
 def test_a_call_that_names_no_model_gets_the_default_as_if_it_had_named_it() -> None:
-    model, notes, changed = steered(steering(RULES), without_model())
+    model, notes, changed = preprocessed(preprocessor_with(RULES), without_model())
     assert (model, notes) == ("small", ())
-    named = steered(steering(RULES), request("small"))[2]
+    named = preprocessed(preprocessor_with(RULES), request("small"))[2]
     assert {name: bytes(value) for name, value in changed.fields.items()} == {
         name: bytes(value) for name, value in named.fields.items()
     }
-    assert steered(steering({"default_model": "large"}), without_model(model=None))[0] == "large"
+    assert preprocessed(preprocessor_with({"default_model": "large"}), without_model(model=None))[0] == "large"
 
 
 def test_the_default_may_be_that_the_gateway_picks() -> None:
-    found = steering({**RULES, "default_model": "auto"})
+    found = preprocessor_with({**RULES, "default_model": "auto"})
     coding = ChatRequest.parse(json.dumps({"messages": CODE}).encode())
-    assert steered(found, coding)[:2] == ("coder", (("route", "code"),))
+    assert preprocessed(found, coding)[:2] == ("coder", (("route", "code"),))
     only_large = Caller("k", "t", models=frozenset({"large"}))
-    assert steered(found, coding, only_large)[:2] == ("large", ()), "a key that may not use auto"
+    assert preprocessed(found, coding, only_large)[:2] == ("large", ()), "a key that may not use auto"
 
 
 def test_the_default_is_one_that_the_key_may_use() -> None:
-    found = steering({"default_model": "small"})
-    assert steered(found, without_model(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
+    found = preprocessor_with({"default_model": "small"})
+    assert preprocessed(found, without_model(), Caller("k", "t", models=frozenset({"large", "coder"})))[0] == "coder"
     with pytest.raises(InvalidRequest) as error:
-        steered(found, without_model(), Caller("k", "t", models=frozenset({"removed"})))
+        preprocessed(found, without_model(), Caller("k", "t", models=frozenset({"removed"})))
     assert error.value.param == "model"
 
 
 def test_chat_smart_without_a_model_is_auto() -> None:
-    assert steered(steering(RULES), without_model(), smart=True)[:2] == ("small", (("route", "default"),))
-    plain = steering({**RULES, "default_model": "large"})
-    assert steered(plain, without_model(), smart=True)[:2] == ("large", (("route", "default"),))
+    assert preprocessed(preprocessor_with(RULES), without_model(), smart=True)[:2] == ("small", (("route", "default"),))
+    plain = preprocessor_with({**RULES, "default_model": "large"})
+    assert preprocessed(plain, without_model(), smart=True)[:2] == ("large", (("route", "default"),))
 
 
 def test_rules_and_defaults_pass_over_what_cannot_be_served() -> None:
@@ -151,10 +153,10 @@ def test_rules_and_defaults_pass_over_what_cannot_be_served() -> None:
     models = {"coder": {"targets": ["up"]}, "large": {"targets": ["up"]}, "small": {"targets": ["demo"]}}
     given = {"providers": providers, "models": models, "plans": {"paid": {}}, **RULES, "default_model": "large"}
     config = GatewayConfig.model_validate({**given, "smart": {**RULES["smart"], "default": "large"}})
-    vendors = {name: Vendor(name, Clock(0)) for name in providers}
+    vendors = {name: FakeProvider(name, Clock(0)) for name in providers}
     found = Preprocessor(config=config, router=Router(config=config, providers=vendors, metrics=Metrics(config=config)))
-    assert steered(found, without_model())[0] == "small"
-    assert steered(found, request(messages=CODE))[:2] == ("small", (("route", "default"),))
-    assert steered(found, request(messages=CODE), Caller("k", "t", plan="paid"))[0] == "small"
+    assert preprocessed(found, without_model())[0] == "small"
+    assert preprocessed(found, request(messages=CODE))[:2] == ("small", (("route", "default"),))
+    assert preprocessed(found, request(messages=CODE), Caller("k", "t", plan="paid"))[0] == "small"
     only_large = Caller("k", "t", models=frozenset({"large"}))
-    assert steered(found, without_model(), only_large)[0] == "large", "the call's error says what is missing"
+    assert preprocessed(found, without_model(), only_large)[0] == "large", "the call's error says what is missing"

@@ -59,15 +59,15 @@ def prices_of(model: types.ModelInfo) -> Iterator[types.ModelPrice]:
     yield from (variant.prices for variant in model.price_variants or ())
 
 
-def unread(price: types.ModelPrice) -> set[str]:
+def unread_fields(price: types.ModelPrice) -> set[str]:
     named = {key for key, value in vars(price).items() if value is not None}
     return named - set(RATES.values()) - set(FEES) - set(SOLD_ELSEWHERE)
 
 
 def test_every_kind_of_price_that_the_package_knows_is_read() -> None:
-    unknown = {key for _, model in models() for price in prices_of(model) for key in unread(price)}
+    unknown = {key for _, model in models() for price in prices_of(model) for key in unread_fields(price)}
     assert unknown == set(), "add it to RATES or FEES of app/gateway/pricing.py, or say why it cannot be billed"
-    assert unread(types.ModelPrice(input_mtok=None, input_smell_mtok=types.Decimal(1))) == {"input_smell_mtok"}
+    assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=types.Decimal(1))) == {"input_smell_mtok"}
     assert set(RATES) == {*PROMPT_KINDS, *COMPLETION_KINDS}
 
 

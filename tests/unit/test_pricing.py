@@ -35,7 +35,7 @@ def pricing(now: Any = lambda: NOON.timestamp(), **overrides: Any) -> Pricing:
     return Pricing(config=config, overrides=prices, clock=now)
 
 
-def card(provider: str, model: str, tier: str = "", **overrides: Any) -> RateCard:
+def rate_card(provider: str, model: str, tier: str = "", **overrides: Any) -> RateCard:
     found = pricing(**overrides).card(provider, model, tier)
     assert found is not None
     return found
@@ -43,7 +43,7 @@ def card(provider: str, model: str, tier: str = "", **overrides: Any) -> RateCar
 
 def test_bug_06_cached_prompt_tokens_have_their_own_rate() -> None:
     # gpt-4.1-mini: $0.40 in, $0.10 cached, $1.60 out, a million
-    price = card("openai", "gpt-4.1-mini")
+    price = rate_card("openai", "gpt-4.1-mini")
     assert price.cost_nanousd(Usage(1000, 100, cached_tokens=400)) == 600 * 400 + 400 * 100 + 100 * 1600
     assert price.cost_nanousd(Usage(1000, 100, reasoning_tokens=60)) == 1000 * 400 + 100 * 1600, "as output"
 
@@ -62,12 +62,12 @@ def test_it_agrees_with_genai_prices_on_either_side_of_every_tier(provider: str,
             provider_id=provider,
             genai_request_timestamp=NOON,
         )
-        ours = card(provider, model).cost_nanousd(Usage(prompt, 777, cached_tokens=cached))
+        ours = rate_card(provider, model).cost_nanousd(Usage(prompt, 777, cached_tokens=cached))
         assert 0 <= ours - priced.total_price * NANO < 1, (model, cached)
 
 
 def test_a_long_prompt_pays_the_higher_tier_for_everything() -> None:
-    price = card("google", "gemini-2.5-pro")
+    price = rate_card("google", "gemini-2.5-pro")
     assert len(price.tiers) > 1
     short, long = price.cost_nanousd(Usage(200_000, 0)), price.cost_nanousd(Usage(200_001, 0))
     assert (short, long) == (200_000 * 1250, 200_001 * 2500)
@@ -77,7 +77,7 @@ def test_overrides_win_by_name_then_by_star() -> None:
     mine = {
         "openai": {"gpt-4.1-mini": {"prompt": 7, "cached": "0.5"}, "*": {"prompt": 1, "completion": 2, "request": 3}}
     }
-    named, star = card("openai", "gpt-4.1-mini", **mine), card("openai", "gpt-4o", **mine)
+    named, star = rate_card("openai", "gpt-4.1-mini", **mine), rate_card("openai", "gpt-4o", **mine)
     assert named.tiers == (Tier(0, 7 * NANO, 0, NANO // 2, 0),)
     assert star.cost_nanousd(Usage(10, 10)) == 10 * 1000 + 10 * 2000 + 3000
     assert star.cost_nanousd(Usage(10, 10, cached_tokens=10, reasoning_tokens=10)) == 10 * 1000 + 10 * 2000 + 3000
@@ -85,7 +85,7 @@ def test_overrides_win_by_name_then_by_star() -> None:
 
 def test_a_price_a_call_is_in_dollars_per_million_calls() -> None:
     def price(dollars: str) -> int:
-        return card("local", "m", local={"m": {"prompt": 0, "request": dollars}}).cost_nanousd(Usage())
+        return rate_card("local", "m", local={"m": {"prompt": 0, "request": dollars}}).cost_nanousd(Usage())
 
     assert (price("1"), price("1000000"), price("0.0000001")) == (1000, NANO, 1)
 
@@ -93,14 +93,14 @@ def test_a_price_a_call_is_in_dollars_per_million_calls() -> None:
 def test_an_unknown_model_has_no_price_and_the_demo_is_free() -> None:
     assert pricing().card("openai", "nobody-knows-it") is None
     assert pricing().card("local", "qwen3") is None, "a host of one's own is not a vendor"
-    assert card("demo", "anything").cost_nanousd(Usage(10**9, 10**9)) == 0
+    assert rate_card("demo", "anything").cost_nanousd(Usage(10**9, 10**9)) == 0
 
 
 def test_another_service_tier_has_its_own_price_where_the_vendor_has_one() -> None:
-    usual, flex = card("openai", "gpt-5"), card("openai", "gpt-5", "flex")
+    usual, flex = rate_card("openai", "gpt-5"), rate_card("openai", "gpt-5", "flex")
     usage = Usage(1000, 1000)
     assert flex.cost_nanousd(usage) <= usual.cost_nanousd(usage)
-    assert card("openai", "gpt-5", "default").cost_nanousd(usage) == usual.cost_nanousd(usage)
+    assert rate_card("openai", "gpt-5", "default").cost_nanousd(usage) == usual.cost_nanousd(usage)
 
 
 def test_prices_are_read_anew_once_a_minute() -> None:

@@ -63,7 +63,7 @@ def complete(jobs: Jobs, job: Job, size: int, *, keep_s: float = 60) -> str:
     return jobs.finish(job, "completed", {"response": b"y" * size, "http_status": 200, "error": ""}, keep_s=keep_s)
 
 
-def held(redis: Redis) -> int:
+def held_bytes(redis: Redis) -> int:
     return int(redis.execute("HGET", "penstock:queue:facts", "bytes") or 0)
 
 
@@ -78,7 +78,7 @@ def test_the_answers_of_one_key_leave_the_others_room_and_their_jobs_run(
         if kept[-1] == "full":
             jobs.finish(job, "failed", {"error": b"{}", "http_status": 503}, keep_s=60)
     assert (kept.count("completed"), kept.count("full")) == (11, 29)  # three quarters of 16 MB
-    assert held(redis) < MOST * 3 / 4
+    assert held_bytes(redis) < MOST * 3 / 4
     for number in range(8):
         assert submit(f"late-{number}", "late") == "queued"
         assert complete(jobs, claim(jobs), 100_000) == "completed"
@@ -96,18 +96,18 @@ def test_a_running_job_still_takes_the_bytes_of_its_request(
     redis: Redis, jobs: Jobs, submit: Callable[..., str]
 ) -> None:
     assert submit("a", size=MB) == "queued"
-    before = held(redis)
+    before = held_bytes(redis)
     claim(jobs)
-    assert held(redis) == before > MB
+    assert held_bytes(redis) == before > MB
 
 
 def test_a_result_gives_its_bytes_back_when_it_expires(redis: Redis, jobs: Jobs, submit: Callable[..., str]) -> None:
     assert submit("a") == "queued"
     assert complete(jobs, claim(jobs), MB, keep_s=0.05) == "completed"
-    assert held(redis) > MB
+    assert held_bytes(redis) > MB
     wait_for(lambda: redis.execute("EXISTS", "penstock:job:a") == 0)
     jobs.beat("w", 1, [])
-    assert held(redis) == 0
+    assert held_bytes(redis) == 0
     assert redis.execute("KEYS", "penstock:queue:s*") == redis.execute("KEYS", "penstock:queue:results") == []
 
 
@@ -134,7 +134,7 @@ def test_whatever_ends_a_job_gives_its_bytes_back(
         assert complete(jobs, claim(jobs), MB) == "completed"
         jobs.forget(["a"], ["penstock:idempotency:a"])
         assert redis.execute("KEYS", "penstock:idempotency:*") == redis.execute("KEYS", "penstock:job:*") == []
-    assert held(redis) <= 2100
+    assert held_bytes(redis) <= 2100
 
 
 def test_what_is_counted_can_be_counted_anew_from_the_jobs(
@@ -145,11 +145,11 @@ def test_what_is_counted_can_be_counted_anew_from_the_jobs(
         assert submit(f"a{number}", size=MB) == "queued"
     complete(jobs, claim(jobs), 2 * MB)
     claim(jobs)
-    before = held(redis)
+    before = held_bytes(redis)
     redis.execute("DEL", "penstock:queue:sizes")
     redis.execute("HSET", "penstock:queue:shares", "nobody", 5)
     redis.execute("HINCRBY", "penstock:queue:facts", "bytes", 12345)
-    assert jobs.recount() == held(redis) == before
+    assert jobs.recount() == held_bytes(redis) == before
     assert redis.execute("HGETALL", "penstock:queue:shares") == [b"a", str(before).encode()]
 
 
@@ -161,23 +161,23 @@ def test_small_results_are_counted_with_what_redis_itself_needs_for_them(
         assert submit(f"req_{number:024}", size=100) == "queued"
         complete(jobs, claim(jobs), 100)
     used, _ = redis.memory()
-    assert (used - before) / held(redis) == pytest.approx(1, abs=0.35)
+    assert (used - before) / held_bytes(redis) == pytest.approx(1, abs=0.35)
 
 
 @pytest.fixture
-def full(redis: Redis) -> Any:
+def full_redis(redis: Redis) -> Any:
     """Makes Redis refuse what takes memory, and lets it again at the end."""
     yield lambda: redis.execute("CONFIG", "SET", "maxmemory", "1mb")
     redis.execute("CONFIG", "SET", "maxmemory", "0")
 
 
 def test_a_full_redis_takes_an_end_without_an_answer_and_the_next_job(
-    redis: Redis, jobs: Jobs, submit: Callable[..., str], full: Callable[[], None]
+    redis: Redis, jobs: Jobs, submit: Callable[..., str], full_redis: Callable[[], None]
 ) -> None:
     for name in ("a", "b", "c"):
         assert submit(name) == "queued"
     first = claim(jobs)
-    full()
+    full_redis()
     assert complete(jobs, first, MB) == "full"
     assert redis.execute("HGET", "penstock:job:a", "state") == b"processing"
     assert jobs.beat("w", 1, [("a", 1)]).attempts_to_end == []

@@ -28,7 +28,7 @@ QUEUE, WORKER = "penstock:reservations:queue", "penstock:reservations:w"
 FATES = ("once", "twice", "thrice", "again later", "unanswered", "lost", "unanswered and later")
 
 
-class Stormy:
+class UnreliableRedis:
     """A Redis whose connection breaks as it is told."""
 
     def __init__(self, redis: Redis) -> None:
@@ -64,12 +64,12 @@ class Stormy:
     texts: dict[str, str]
 
 
-class World:
+class QueueMachine:
     """Gateways and workers on one queue, as far as they know what they have done."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.storm = Stormy(redis)
+        self.storm = UnreliableRedis(redis)
         self.jobs = Jobs(redis=self.storm, max_jobs=50, max_bytes=60_000, lease_s=15)  # type: ignore[arg-type]
         scripts = [found for found in vars(self.jobs).values() if isinstance(found, Script)]
         self.storm.texts = {script._sha: script._text for script in scripts}
@@ -235,7 +235,7 @@ def test_repeated_late_or_unanswered_steps_count_once_and_leave_nothing(
 ) -> None:
     monkeypatch.setattr(jobs, "_SETTLE_MS", 0)
     redis.execute("FLUSHALL")
-    world = World(redis)
+    world = QueueMachine(redis)
     for op, fate, catch_up in steps:
         world.storm.fate = fate
         name, _, more = op.partition(" ")

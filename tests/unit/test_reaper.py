@@ -29,7 +29,7 @@ from tests.unit.test_limits import NoKeys
 TIMEOUT_S = 15.0
 
 
-class Shop:
+class ReaperHarness:
     """One worker, and the ledger process's reaper."""
 
     def __init__(self, redis: Redis, spool: Path) -> None:
@@ -76,106 +76,110 @@ class Shop:
 
 
 @pytest.fixture
-def shop(redis: Redis, tmp_path: Path) -> Iterator[Shop]:
-    opened = Shop(redis, tmp_path / "spool")
+def harness(redis: Redis, tmp_path: Path) -> Iterator[ReaperHarness]:
+    opened = ReaperHarness(redis, tmp_path / "spool")
     yield opened
     opened.worker.stop()
 
 
-def test_a_dead_workers_calls_end_as_lost_once_each(shop: Shop) -> None:
+def test_a_dead_workers_calls_end_as_lost_once_each(harness: ReaperHarness) -> None:
     for number in range(5):
-        shop.admit(f"call_{number}")
-    shop.wait(TIMEOUT_S + 1)
-    assert shop.reaper.run_once() == 5
-    assert shop.reaper.run_once() == 0
-    assert sorted(row["call_id"] for row in shop.rows()) == [f"call_{number}" for number in range(5)]
-    assert {row["status"] for row in shop.rows()} == {"lost"}
-    assert shop.tokens() == 250, "charged as likely"
-    assert shop.redis.execute("EXISTS", "penstock:running:key_1") == 0
-    assert shop.open_calls() == 0
+        harness.admit(f"call_{number}")
+    harness.wait(TIMEOUT_S + 1)
+    assert harness.reaper.run_once() == 5
+    assert harness.reaper.run_once() == 0
+    assert sorted(row["call_id"] for row in harness.rows()) == [f"call_{number}" for number in range(5)]
+    assert {row["status"] for row in harness.rows()} == {"lost"}
+    assert harness.tokens() == 250, "charged as likely"
+    assert harness.redis.execute("EXISTS", "penstock:running:key_1") == 0
+    assert harness.open_calls() == 0
 
 
-def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(shop: Shop) -> None:
-    call = shop.admit("call_1")
+def test_a_worker_that_shows_a_sign_of_life_keeps_its_calls(harness: ReaperHarness) -> None:
+    call = harness.admit("call_1")
     for _ in range(10):
-        shop.wait(TIMEOUT_S - 1)
-        shop.worker.beat()
-        assert shop.reaper.run_once() == 0
-    shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
-    assert [row["status"] for row in shop.rows()] == ["ok"]
+        harness.wait(TIMEOUT_S - 1)
+        harness.worker.beat()
+        assert harness.reaper.run_once() == 0
+    harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+    assert [row["status"] for row in harness.rows()] == ["ok"]
 
 
-def test_a_call_past_its_deadline_is_lost_although_its_worker_lives(shop: Shop) -> None:
-    shop.admit("stuck", deadline_s=30)
-    shop.admit("running", deadline_s=600)
-    shop.wait(31)
-    shop.worker.beat()
-    assert shop.reaper.run_once() == 1
-    assert [row["call_id"] for row in shop.rows()] == ["stuck"]
+def test_a_call_past_its_deadline_is_lost_although_its_worker_lives(harness: ReaperHarness) -> None:
+    harness.admit("stuck", deadline_s=30)
+    harness.admit("running", deadline_s=600)
+    harness.wait(31)
+    harness.worker.beat()
+    assert harness.reaper.run_once() == 1
+    assert [row["call_id"] for row in harness.rows()] == ["stuck"]
 
 
-def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(shop: Shop) -> None:
-    shop.redis.execute("SET", "penstock:cache:c", "{}")
-    call = shop.admit("call_1", cache_key="c", read_cache=True, if_lost=Amounts(1, 20, 99))
+def test_a_lost_call_that_was_answered_from_the_cache_cost_nothing(harness: ReaperHarness) -> None:
+    harness.redis.execute("SET", "penstock:cache:c", "{}")
+    call = harness.admit("call_1", cache_key="c", read_cache=True, if_lost=Amounts(1, 20, 99))
     assert call.cached == b"{}"
-    shop.wait(TIMEOUT_S + 1)
-    shop.reaper.run_once()
-    (row,) = shop.rows()
+    harness.wait(TIMEOUT_S + 1)
+    harness.reaper.run_once()
+    (row,) = harness.rows()
     assert (row["cache"], row["prompt_tokens"], row["completion_tokens"], row["cost_nanousd"]) == ("hit", 0, 0, 0)
-    assert shop.redis.execute("KEYS", "penstock:limit:*tokens*") == []
+    assert harness.redis.execute("KEYS", "penstock:limit:*tokens*") == []
 
 
-def test_a_lost_call_lets_go_of_its_flight(shop: Shop) -> None:
-    shop.admit("call_1", cache_key="c", read_cache=True, single_flight=True)
-    shop.wait(TIMEOUT_S + 1)
-    shop.reaper.run_once()
-    assert not shop.admit("call_2", cache_key="c", read_cache=True, single_flight=True).follows
+def test_a_lost_call_lets_go_of_its_flight(harness: ReaperHarness) -> None:
+    harness.admit("call_1", cache_key="c", read_cache=True, single_flight=True)
+    harness.wait(TIMEOUT_S + 1)
+    harness.reaper.run_once()
+    assert not harness.admit("call_2", cache_key="c", read_cache=True, single_flight=True).follows
 
 
-def test_nobody_is_declared_dead_for_the_silence_of_a_redis_that_was_away(shop: Shop, dead_redis: Redis) -> None:
-    shop.admit("call_1")
-    shop.wait(TIMEOUT_S - 1)
-    alive, shop.reaper._redis = shop.reaper._redis, dead_redis
+def test_nobody_is_declared_dead_for_the_silence_of_a_redis_that_was_away(
+    harness: ReaperHarness, dead_redis: Redis
+) -> None:
+    harness.admit("call_1")
+    harness.wait(TIMEOUT_S - 1)
+    alive, harness.reaper._redis = harness.reaper._redis, dead_redis
     with pytest.raises(StoreUnavailable):
-        shop.reaper.run_once()
-    shop.reaper._redis = alive
-    shop.wait(2)
-    assert shop.reaper.run_once() == 0
-    shop.wait(TIMEOUT_S - 2)
-    assert shop.reaper.run_once() == 1, "it had the time to show that it lives"
+        harness.reaper.run_once()
+    harness.reaper._redis = alive
+    harness.wait(2)
+    assert harness.reaper.run_once() == 0
+    harness.wait(TIMEOUT_S - 2)
+    assert harness.reaper.run_once() == 1, "it had the time to show that it lives"
 
 
-def test_what_a_worker_admits_after_it_was_declared_dead_is_not_forgotten(shop: Shop) -> None:
+def test_what_a_worker_admits_after_it_was_declared_dead_is_not_forgotten(harness: ReaperHarness) -> None:
     """A worker that was only stalled goes on admitting, and may be killed before it shows a sign of life."""
-    shop.admit("call_1")
-    shop.wait(TIMEOUT_S + 1)
-    assert shop.reaper.run_once() == 1
-    shop.admit("call_2")
-    assert shop.reaper.run_once() == 1
-    assert [row["call_id"] for row in shop.rows()] == ["call_1", "call_2"]
+    harness.admit("call_1")
+    harness.wait(TIMEOUT_S + 1)
+    assert harness.reaper.run_once() == 1
+    harness.admit("call_2")
+    assert harness.reaper.run_once() == 1
+    assert [row["call_id"] for row in harness.rows()] == ["call_1", "call_2"]
 
 
-def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(shop: Shop) -> None:
-    call = shop.admit("call_1")
-    shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+def test_a_worker_that_left_in_good_order_is_forgotten_without_a_word(harness: ReaperHarness) -> None:
+    call = harness.admit("call_1")
+    harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
     with capture_logs() as logs:
-        shop.wait(TIMEOUT_S + 1)
-        assert shop.reaper.run_once() == 0
-        shop.wait(7 * 86_400)
-        assert shop.reaper.run_once() == 0
-    assert shop.redis.execute("EXISTS", "penstock:workers") == 0
+        harness.wait(TIMEOUT_S + 1)
+        assert harness.reaper.run_once() == 0
+        harness.wait(7 * 86_400)
+        assert harness.reaper.run_once() == 0
+    assert harness.redis.execute("EXISTS", "penstock:workers") == 0
     assert logs == []
 
 
-def test_a_name_whose_reservation_redis_forgot_is_dropped(shop: Shop) -> None:
-    shop.admit("call_1")
-    shop.redis.execute("DEL", "penstock:reservation:call_1")
-    shop.wait(TIMEOUT_S + 1)
-    assert shop.reaper.run_once() == 0
-    assert (shop.rows(), shop.open_calls()) == ([], 0)
+def test_a_name_whose_reservation_redis_forgot_is_dropped(harness: ReaperHarness) -> None:
+    harness.admit("call_1")
+    harness.redis.execute("DEL", "penstock:reservation:call_1")
+    harness.wait(TIMEOUT_S + 1)
+    assert harness.reaper.run_once() == 0
+    assert (harness.rows(), harness.open_calls()) == ([], 0)
 
 
-def test_a_worker_on_a_machine_whose_clock_is_an_hour_slow_keeps_its_calls(shop: Shop, redis_url: str) -> None:
+def test_a_worker_on_a_machine_whose_clock_is_an_hour_slow_keeps_its_calls(
+    harness: ReaperHarness, redis_url: str
+) -> None:
     slow = """
 import sys, time
 now = time.time
@@ -187,22 +191,22 @@ worker.beat()
 print(worker.worker_id)
 """
     told = subprocess.run([sys.executable, "-c", slow, redis_url], check=True, capture_output=True, text=True, cwd=ROOT)
-    shop.worker.reservations_key = reservations_of(told.stdout.strip())
-    shop.admit("call_1")
-    assert shop.reaper.run_once() == 0
+    harness.worker.reservations_key = reservations_of(told.stdout.strip())
+    harness.admit("call_1")
+    assert harness.reaper.run_once() == 0
 
 
-def test_a_dead_workers_calls_end_in_time_although_redis_clock_went_back(shop: Shop) -> None:
-    shop.admit("call_1")
-    set_clock_back(shop.redis, 3600)
-    assert shop.reaper.run_once() == 0
-    shop.wait(TIMEOUT_S - 1)
-    assert shop.reaper.run_once() == 0, "judged from the step on"
-    shop.wait(2)
-    assert shop.reaper.run_once() == 1
+def test_a_dead_workers_calls_end_in_time_although_redis_clock_went_back(harness: ReaperHarness) -> None:
+    harness.admit("call_1")
+    set_clock_back(harness.redis, 3600)
+    assert harness.reaper.run_once() == 0
+    harness.wait(TIMEOUT_S - 1)
+    assert harness.reaper.run_once() == 0, "judged from the step on"
+    harness.wait(2)
+    assert harness.reaper.run_once() == 1
 
 
-class Forwards:
+class RedisAnHourAhead:
     """A Redis whose clock was set an hour forwards."""
 
     def __init__(self, redis: Redis) -> None:
@@ -218,32 +222,32 @@ class Forwards:
         ]
 
 
-def test_nobody_is_lost_because_redis_clock_was_set_forwards(shop: Shop) -> None:
-    shop.admit("call_1", deadline_s=7200)
-    assert shop.reaper.run_once() == 0
-    forwards: Any = Forwards(shop.redis)
-    shop.reaper._redis = forwards
+def test_nobody_is_lost_because_redis_clock_was_set_forwards(harness: ReaperHarness) -> None:
+    harness.admit("call_1", deadline_s=7200)
+    assert harness.reaper.run_once() == 0
+    forwards: Any = RedisAnHourAhead(harness.redis)
+    harness.reaper._redis = forwards
     with capture_logs() as logs:
-        shop.wait(1)
-        assert shop.reaper.run_once() == 0
+        harness.wait(1)
+        assert harness.reaper.run_once() == 0
     assert [entry["event"] for entry in logs] == ["redis_clock_set"]
-    shop.wait(TIMEOUT_S - 1)
-    assert shop.reaper.run_once() == 0, "it gets the time to show that it lives"
-    shop.monotonic += 2
-    assert shop.reaper.run_once() == 1, "which it did not"
+    harness.wait(TIMEOUT_S - 1)
+    assert harness.reaper.run_once() == 0, "it gets the time to show that it lives"
+    harness.monotonic += 2
+    assert harness.reaper.run_once() == 1, "which it did not"
 
 
-def test_a_call_that_ends_while_the_reaper_looks_at_it_is_not_called_lost(shop: Shop) -> None:
-    call = shop.admit("call_1")
-    settle = shop.reaper._settle
+def test_a_call_that_ends_while_the_reaper_looks_at_it_is_not_called_lost(harness: ReaperHarness) -> None:
+    call = harness.admit("call_1")
+    settle = harness.reaper._settle
 
     def too_late(keys: Any, args: Any) -> Any:
-        shop.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
+        harness.admission.settle(call, Amounts(1, 7, 0), {"call_id": "call_1", "status": "ok"})
         return settle(keys, args)
 
-    shop.reaper._settle = cast("Script", too_late)
-    shop.wait(TIMEOUT_S + 1)
+    harness.reaper._settle = cast("Script", too_late)
+    harness.wait(TIMEOUT_S + 1)
     with capture_logs() as logs:
-        assert shop.reaper.run_once() == 0
+        assert harness.reaper.run_once() == 0
     assert "call_lost" not in [entry["event"] for entry in logs]
-    assert [row["status"] for row in shop.rows()] == ["ok"]
+    assert [row["status"] for row in harness.rows()] == ["ok"]

@@ -35,7 +35,7 @@ ROW = {
 }
 
 
-class Shop:
+class RedeliveryHarness:
     """One worker's spool, the outbox and the ledger."""
 
     def __init__(self, redis: Redis, database: Database, directory: Path) -> None:
@@ -73,86 +73,88 @@ class Shop:
 
 
 @pytest.fixture
-def shop(redis: Redis, database: Database, tmp_path: Path) -> Shop:
-    return Shop(redis, database, tmp_path / "spool")
+def harness(redis: Redis, database: Database, tmp_path: Path) -> RedeliveryHarness:
+    return RedeliveryHarness(redis, database, tmp_path / "spool")
 
 
 @pytest.mark.parametrize("drained", [False, True], ids=["in the outbox", "in the ledger"])
-def test_a_settlement_that_ran_unanswered_charges_once_however_late(shop: Shop, drained: bool) -> None:
-    shop.settle(shop.runs_unanswered)
+def test_a_settlement_that_ran_unanswered_charges_once_however_late(harness: RedeliveryHarness, drained: bool) -> None:
+    harness.settle(harness.runs_unanswered)
     if drained:
-        shop.outbox.drain()
-    shop.forget()
-    assert shop.spool.replay(shop.script) == 1
-    assert shop.charged() == 70
-    assert shop.rows()["call_1"].cost_nanousd == 70
-    assert not any(shop.directory.iterdir())
+        harness.outbox.drain()
+    harness.forget()
+    assert harness.spool.replay(harness.script) == 1
+    assert harness.charged() == 70
+    assert harness.rows()["call_1"].cost_nanousd == 70
+    assert not any(harness.directory.iterdir())
 
 
-def test_a_settlement_that_never_ran_charges_without_its_reservation(shop: Shop) -> None:
-    shop.settle(shop.never_arrives)
-    assert shop.spool.replay(shop.script) == 1
-    assert shop.charged() == 70
-    assert shop.rows()["call_1"].status == "ok"
+def test_a_settlement_that_never_ran_charges_without_its_reservation(harness: RedeliveryHarness) -> None:
+    harness.settle(harness.never_arrives)
+    assert harness.spool.replay(harness.script) == 1
+    assert harness.charged() == 70
+    assert harness.rows()["call_1"].status == "ok"
 
 
-def test_a_line_of_the_previous_version_is_read_as_it_was_meant(shop: Shop) -> None:
+def test_a_line_of_the_previous_version_is_read_as_it_was_meant(harness: RedeliveryHarness) -> None:
     """Its arguments said what was reserved, and its reservation did not, except to the reaper."""
     reserved = ["window", 200, 150, 1_000_000, 86_400_000]
     for_reaper = {"row": ROW, "keys": [COUNTER], "args": reserved}
-    shop.redis.execute("SET", COUNTER, 200, "PX", 86_400_000)
-    shop.redis.execute("HSET", reservation_key("call_1"), "s", "open", "h", "0", "d", json.dumps(for_reaper))
-    shop.redis.execute("ZADD", "penstock:reservations:w", 9e12, "call_1")
+    harness.redis.execute("SET", COUNTER, 200, "PX", 86_400_000)
+    harness.redis.execute("HSET", reservation_key("call_1"), "s", "open", "h", "0", "d", json.dumps(for_reaper))
+    harness.redis.execute("ZADD", "penstock:reservations:w", 9e12, "call_1")
     used = ["window", 200, 70, 1_000_000, 86_400_000]
     keys = [reservation_key("call_1"), "penstock:reservations:w", NOTHING, NOTHING, NOTHING, OUTBOX, COUNTER]
     args = ["call_1", "settled", json.dumps(ROW), "", 1, 120_000, *used]
     keys, args = ([base64.b64encode(str(each).encode()).decode() for each in part] for part in (keys, args))
-    shop.directory.mkdir()
+    harness.directory.mkdir()
     line = {"keys": keys, "args": args}
-    (shop.directory / "old.jsonl").write_text(json.dumps(line, separators=(",", ":")) + "\n")
-    assert shop.spool.replay(shop.script) == 1
-    assert shop.charged() == 70
-    assert shop.rows()["call_1"].cost_nanousd == 70
-    assert not any(shop.directory.iterdir())
+    (harness.directory / "old.jsonl").write_text(json.dumps(line, separators=(",", ":")) + "\n")
+    assert harness.spool.replay(harness.script) == 1
+    assert harness.charged() == 70
+    assert harness.rows()["call_1"].cost_nanousd == 70
+    assert not any(harness.directory.iterdir())
 
 
 @pytest.mark.parametrize("drained", [False, True], ids=["in the outbox", "in the ledger"])
-def test_a_call_that_was_lost_long_ago_is_corrected_by_its_late_settlement(shop: Shop, drained: bool) -> None:
-    shop.settle(shop.never_arrives)
-    shop.redis.execute("SET", COUNTER, 90, "PX", 86_400_000)  # the reaper's estimate
+def test_a_call_that_was_lost_long_ago_is_corrected_by_its_late_settlement(
+    harness: RedeliveryHarness, drained: bool
+) -> None:
+    harness.settle(harness.never_arrives)
+    harness.redis.execute("SET", COUNTER, 90, "PX", 86_400_000)  # the reaper's estimate
     lost = ROW | {"status": "lost", "cost_nanousd": 90, "estimated": True}
-    shop.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(lost))
+    harness.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(lost))
     if drained:
-        shop.outbox.drain()
-    shop.forget()
-    assert shop.spool.replay(shop.script) == 1
-    assert shop.charged() == 70
-    row = shop.rows()["call_1"]
+        harness.outbox.drain()
+    harness.forget()
+    assert harness.spool.replay(harness.script) == 1
+    assert harness.charged() == 70
+    row = harness.rows()["call_1"]
     assert (row.status, row.cost_nanousd, row.estimated) == ("ok", 70, False)
-    assert shop.redis.execute("PTTL", reservation_key("call_1")) > 0, "nothing stays for ever"
+    assert harness.redis.execute("PTTL", reservation_key("call_1")) > 0, "nothing stays for ever"
 
 
-def test_while_the_ledger_is_silent_nothing_is_charged_and_nothing_lost(shop: Shop) -> None:
-    shop.settle(shop.runs_unanswered)
-    shop.forget()
-    shop.outbox.drain()
-    file = Path(str(shop.database.file))
-    shop.database.close()
+def test_while_the_ledger_is_silent_nothing_is_charged_and_nothing_lost(harness: RedeliveryHarness) -> None:
+    harness.settle(harness.runs_unanswered)
+    harness.forget()
+    harness.outbox.drain()
+    file = Path(str(harness.database.file))
+    harness.database.close()
     file.rename(file.with_suffix(".away"))
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            shop.spool.replay(shop.script)
-    shop.database.close()
+            harness.spool.replay(harness.script)
+    harness.database.close()
     file.with_suffix(".away").rename(file)
-    assert shop.spool.replay(shop.script) == 1
-    assert shop.charged() == 70
+    assert harness.spool.replay(harness.script) == 1
+    assert harness.charged() == 70
 
 
-def test_a_row_is_found_among_many_that_wait(shop: Shop) -> None:
+def test_a_row_is_found_among_many_that_wait(harness: RedeliveryHarness) -> None:
     for number in range(1203):
-        shop.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(ROW | {"call_id": f"call_{number}"}))
-    shop.redis.execute("XADD", OUTBOX, "*", "row", "no row")
-    assert set(shop.outbox.find_rows({"call_0", "call_500", "call_1202", "call_x"})) == {
+        harness.redis.execute("XADD", OUTBOX, "*", "row", json.dumps(ROW | {"call_id": f"call_{number}"}))
+    harness.redis.execute("XADD", OUTBOX, "*", "row", "no row")
+    assert set(harness.outbox.find_rows({"call_0", "call_500", "call_1202", "call_x"})) == {
         "call_0",
         "call_500",
         "call_1202",

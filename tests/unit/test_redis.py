@@ -146,7 +146,7 @@ REFUSALS = (
 )
 
 
-class Saying(threading.Thread):
+class ScriptedRedis(threading.Thread):
     """A Redis that answers every command with `said`: the first one only, or EVALSHA with NOSCRIPT and EVAL with it."""
 
     def __init__(self, said: str, *, to_eval_only: bool = False) -> None:
@@ -176,7 +176,7 @@ class Saying(threading.Thread):
 
 @pytest.mark.parametrize("said", REFUSALS, ids=lambda said: said.split()[0])
 def test_every_error_reply_of_redis_is_an_outage_and_never_our_bug(said: str, shared: bool) -> None:
-    server = Saying(said)
+    server = ScriptedRedis(said)
     client = Redis(server.url, shared=shared)
     with pytest.raises(StoreUnavailable):
         settle_once(client.script("settle"))
@@ -185,14 +185,14 @@ def test_every_error_reply_of_redis_is_an_outage_and_never_our_bug(said: str, sh
 
 @pytest.mark.parametrize("said", ["BUSY Redis is busy running a script.", "NOSCRIPT No matching script."])
 def test_a_script_that_redis_forgets_and_will_not_reload_is_an_outage(said: str, shared: bool) -> None:
-    server = Saying(said, to_eval_only=True)
+    server = ScriptedRedis(said, to_eval_only=True)
     client = Redis(server.url, shared=shared)
     with pytest.raises(StoreUnavailable):
         settle_once(client.script("settle"))
     client.close()
 
 
-class Address:
+class MovableAddress:
     """One address, behind which now this Redis is and now that one; connections stay where they are."""
 
     def __init__(self, port: int) -> None:
@@ -218,7 +218,7 @@ class Address:
 def test_a_fail_over_behind_one_address_is_noticed_by_kept_connections(
     own_server: RedisServer, redis_url: str, redis_server: RedisServer, shared: bool
 ) -> None:
-    address = Address(own_server.port)
+    address = MovableAddress(own_server.port)
     client = Redis(address.url, shared=shared)
     client.ping()
     Redis(own_server.url).execute("REPLICAOF", "127.0.0.1", "1")

@@ -38,7 +38,7 @@ RESERVED, LIKELY, HIT = Amounts(1, 60, 20_000), Amounts(1, 50, 4_000), Amounts(1
 NOTHING = Amounts(0)
 
 
-class Network:
+class FaultyNetwork:
     """The way to Redis. `admitting` does with an admission's message what the test wants."""
 
     def __init__(self, redis: Redis) -> None:
@@ -50,7 +50,7 @@ class Network:
         return script if name != "admit" else lambda keys, args: self.admitting(partial(script, keys, args))
 
 
-class Spool:
+class FakeSpool:
     """Settlements go out at once, unless the test holds them back."""
 
     def __init__(self) -> None:
@@ -76,13 +76,13 @@ def unanswered(send: Callable[[], Any]) -> Any:
     raise no_answer()
 
 
-class Desk:
+class ReservationHarness:
     """One worker's admission behind a bad network, and the reaper of the ledger process."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.network = Network(redis)
-        self.spool = Spool()
+        self.network = FaultyNetwork(redis)
+        self.spool = FakeSpool()
         self.heartbeat = Heartbeat(redis=redis, timeout_s=3 * 3600)
         self.admission = self.on_plan(PLAN)
         self.reaper = Reaper(redis=redis, timeout_s=15, monotonic=lambda: 0.0)
@@ -150,169 +150,169 @@ class Desk:
 
 
 @pytest.fixture
-def desk(redis: Redis) -> Any:
-    opened = Desk(redis)
+def harness(redis: Redis) -> Any:
+    opened = ReservationHarness(redis)
     yield opened
     opened.heartbeat.stop()
 
 
-def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(desk: Desk) -> None:
-    spent = desk.admit("paid", cache_key="")
-    desk.settle(spent, Amounts(1, 40, 10_000))
-    desk.cached(there=True)
-    desk.network.admitting = unanswered
+def test_an_undone_cache_hit_gives_back_a_request_and_not_its_ceiling(harness: ReservationHarness) -> None:
+    spent = harness.admit("paid", cache_key="")
+    harness.settle(spent, Amounts(1, 40, 10_000))
+    harness.cached(there=True)
+    harness.network.admitting = unanswered
     for number in range(3):
         with pytest.raises(StoreUnavailable):
-            desk.admit(f"hit_{number}")
-    assert desk.counted() == Amounts(1, 40, 10_000), "what was really paid stays"
+            harness.admit(f"hit_{number}")
+    assert harness.counted() == Amounts(1, 40, 10_000), "what was really paid stays"
 
 
-def test_an_admission_that_was_carried_out_but_not_answered_leaves_nothing(desk: Desk) -> None:
-    desk.network.admitting = unanswered
+def test_an_admission_that_was_carried_out_but_not_answered_leaves_nothing(harness: ReservationHarness) -> None:
+    harness.network.admitting = unanswered
     with pytest.raises(StoreUnavailable):
-        desk.admit("call")
-    assert desk.counted() == NOTHING
-    assert (desk.state("call"), desk.running()) == (b"cancelled", 0)
-    left = [key for key in desk.redis.execute("KEYS", "penstock:*") if b":limit:" not in key]
+        harness.admit("call")
+    assert harness.counted() == NOTHING
+    assert (harness.state("call"), harness.running()) == (b"cancelled", 0)
+    left = [key for key in harness.redis.execute("KEYS", "penstock:*") if b":limit:" not in key]
     assert sorted(left) == [b"penstock:reservation:call", b"penstock:workers"], "no slot, flight, row, or name"
 
 
-def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(desk: Desk) -> None:
+def test_an_admission_that_arrives_after_it_was_undone_takes_nothing(harness: ReservationHarness) -> None:
     late: list[Callable[[], Any]] = []
 
     def stuck(send: Callable[[], Any]) -> Any:
         late.append(send)
         raise no_answer()
 
-    desk.network.admitting = stuck
+    harness.network.admitting = stuck
     with pytest.raises(StoreUnavailable):
-        desk.admit("late")
+        harness.admit("late")
     late[0]()
     late[0]()
-    assert desk.counted() == NOTHING
-    assert (desk.open_calls(), desk.running()) == ([], 0)
-    assert desk.redis.execute("EXISTS", flight_key("c")) == 0, "nobody waits for an answer that it never fetches"
-    assert desk.redis.execute("ZCARD", desk.heartbeat.reservations_key) == 0
-    assert 900 < desk.redis.execute("TTL", reservation_key("late")) <= 3600, "longer than TCP goes on delivering"
+    assert harness.counted() == NOTHING
+    assert (harness.open_calls(), harness.running()) == ([], 0)
+    assert harness.redis.execute("EXISTS", flight_key("c")) == 0, "nobody waits for an answer that it never fetches"
+    assert harness.redis.execute("ZCARD", harness.heartbeat.reservations_key) == 0
+    assert 900 < harness.redis.execute("TTL", reservation_key("late")) <= 3600, "longer than TCP goes on delivering"
 
 
-def test_a_late_admission_is_refused_as_its_caller_was_told(desk: Desk) -> None:
-    undone = desk.admit("call")
-    desk.admission.cancel(undone, undone.reservations)
+def test_a_late_admission_is_refused_as_its_caller_was_told(harness: ReservationHarness) -> None:
+    undone = harness.admit("call")
+    harness.admission.cancel(undone, undone.reservations)
     with pytest.raises(StoreUnavailable) as caught:
-        desk.admit("call")
+        harness.admit("call")
     assert not caught.value.perhaps_done, "there is nothing to undo"
-    assert desk.counted() == NOTHING
+    assert harness.counted() == NOTHING
 
 
-def test_a_call_cached_before_its_repeated_admission_reserves_nothing(desk: Desk) -> None:
+def test_a_call_cached_before_its_repeated_admission_reserves_nothing(harness: ReservationHarness) -> None:
     def repeated(send: Callable[[], Any]) -> Any:
         send()
-        desk.cached(there=True)
+        harness.cached(there=True)
         return send()
 
-    desk.network.admitting = repeated
-    call = desk.admit("call")
+    harness.network.admitting = repeated
+    call = harness.admit("call")
     assert call.cached == ANSWER
-    desk.settle(call, HIT)
-    assert (desk.counted(), desk.running()) == (HIT, 0)
+    harness.settle(call, HIT)
+    assert (harness.counted(), harness.running()) == (HIT, 0)
 
 
-def test_a_late_copy_of_an_admission_changes_nothing_for_a_running_call(desk: Desk) -> None:
+def test_a_late_copy_of_an_admission_changes_nothing_for_a_running_call(harness: ReservationHarness) -> None:
     sent: list[Callable[[], Any]] = []
 
     def copied(send: Callable[[], Any]) -> Any:
         sent.append(send)
         return send()
 
-    desk.network.admitting = copied
-    assert desk.admit("call").cached is None
-    desk.cached(there=True)
+    harness.network.admitting = copied
+    assert harness.admit("call").cached is None
+    harness.cached(there=True)
     sent[0]()
-    assert desk.running() == 1, "it holds its slot"
-    assert desk.lose() == 1
-    assert desk.counted() == LIKELY, "it was made: no hit"
+    assert harness.running() == 1, "it holds its slot"
+    assert harness.lose() == 1
+    assert harness.counted() == LIKELY, "it was made: no hit"
 
 
-def test_a_hit_that_expired_before_its_repeated_admission_is_not_free(desk: Desk) -> None:
+def test_a_hit_that_expired_before_its_repeated_admission_is_not_free(harness: ReservationHarness) -> None:
     """It has reserved a request only; to run it, its ceiling would have to be free."""
 
     def repeated(send: Callable[[], Any]) -> Any:
         send()
-        desk.cached(there=False)
+        harness.cached(there=False)
         return send()
 
-    desk.cached(there=True)
-    desk.network.admitting = repeated
+    harness.cached(there=True)
+    harness.network.admitting = repeated
     with pytest.raises(StoreUnavailable):
-        desk.admit("call")
-    assert desk.counted() == NOTHING
-    assert desk.open_calls() == []
+        harness.admit("call")
+    assert harness.counted() == NOTHING
+    assert harness.open_calls() == []
 
 
-def test_a_repeated_admission_keeps_its_flight_and_its_slot(desk: Desk) -> None:
-    desk.network.admitting = lambda send: send() and send()
-    call = desk.admit("call")
-    assert (call.follows, desk.running(), desk.counted()) == (False, 1, RESERVED)
-    desk.settle(call, LIKELY)
-    assert (desk.counted(), desk.running()) == (LIKELY, 0)
+def test_a_repeated_admission_keeps_its_flight_and_its_slot(harness: ReservationHarness) -> None:
+    harness.network.admitting = lambda send: send() and send()
+    call = harness.admit("call")
+    assert (call.follows, harness.running(), harness.counted()) == (False, 1, RESERVED)
+    harness.settle(call, LIKELY)
+    assert (harness.counted(), harness.running()) == (LIKELY, 0)
 
 
-def test_a_settled_call_that_is_admitted_again_holds_no_flight(desk: Desk) -> None:
-    desk.settle(desk.admit("call"), LIKELY)
+def test_a_settled_call_that_is_admitted_again_holds_no_flight(harness: ReservationHarness) -> None:
+    harness.settle(harness.admit("call"), LIKELY)
     with pytest.raises(StoreUnavailable):
-        desk.admit("call")
-    assert desk.counted() == LIKELY
-    assert not desk.admit("another").follows
+        harness.admit("call")
+    assert harness.counted() == LIKELY
+    assert not harness.admit("another").follows
 
 
-def test_a_call_lost_before_its_admission_was_repeated_costs_nothing(desk: Desk) -> None:
+def test_a_call_lost_before_its_admission_was_repeated_costs_nothing(harness: ReservationHarness) -> None:
     def repeated(send: Callable[[], Any]) -> Any:
         send()
-        assert desk.lose() == 1
+        assert harness.lose() == 1
         return send()
 
-    desk.network.admitting = repeated
+    harness.network.admitting = repeated
     with pytest.raises(StoreUnavailable):
-        desk.admit("call")
-    assert desk.counted() == HIT, "its row stays, as one request"
-    row = desk.rows()["call"]
+        harness.admit("call")
+    assert harness.counted() == HIT, "its row stays, as one request"
+    row = harness.rows()["call"]
     assert (row["status"], row["http_status"], row["cost_nanousd"]) == ("error", 503, 0)
 
 
-def test_an_unanswered_admission_lost_before_its_undoing_costs_nothing(desk: Desk) -> None:
-    desk.network.admitting = unanswered
-    desk.spool.deliver = desk.spool.held_back.append
+def test_an_unanswered_admission_lost_before_its_undoing_costs_nothing(harness: ReservationHarness) -> None:
+    harness.network.admitting = unanswered
+    harness.spool.deliver = harness.spool.held_back.append
     with pytest.raises(StoreUnavailable):
-        desk.admit("call")
-    assert desk.lose() == 1
-    for send in desk.spool.held_back * 2:
+        harness.admit("call")
+    assert harness.lose() == 1
+    for send in harness.spool.held_back * 2:
         send()
-    assert desk.counted() == HIT, "its row stays, as one request"
-    assert desk.rows()["call"]["status"] == "error"
-    assert len(desk.redis.execute("XRANGE", "penstock:outbox", "-", "+")) == 2, "undone once"
+    assert harness.counted() == HIT, "its row stays, as one request"
+    assert harness.rows()["call"]["status"] == "error"
+    assert len(harness.redis.execute("XRANGE", "penstock:outbox", "-", "+")) == 2, "undone once"
 
 
-def test_a_stalled_worker_that_settles_a_lost_hit_charges_a_request(desk: Desk) -> None:
-    desk.cached(there=True)
-    call = desk.admit("call")
-    assert desk.lose() == 1
-    desk.settle(call, HIT)
-    assert desk.counted() == HIT
+def test_a_stalled_worker_that_settles_a_lost_hit_charges_a_request(harness: ReservationHarness) -> None:
+    harness.cached(there=True)
+    call = harness.admit("call")
+    assert harness.lose() == 1
+    harness.settle(call, HIT)
+    assert harness.counted() == HIT
 
 
-def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(desk: Desk) -> None:
+def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(harness: ReservationHarness) -> None:
     day = 1_800_000_000.0
     queued = {"cache_key": "", "queued": True, "reservations": reservations_of(QUEUE)}
-    desk.on_plan(PLAN, clock=lambda: day).admit(CALLER, desk.ask("line", **queued))
-    tomorrow = desk.on_plan(PLAN, clock=lambda: day + 86_400)
+    harness.on_plan(PLAN, clock=lambda: day).admit(CALLER, harness.ask("line", **queued))
+    tomorrow = harness.on_plan(PLAN, clock=lambda: day + 86_400)
     with pytest.raises(StoreUnavailable):
-        tomorrow.admit(CALLER, desk.ask("line", **queued))
-    assert desk.counted() == NOTHING
-    call = tomorrow.admit(CALLER, desk.ask("line_1", **queued))
+        tomorrow.admit(CALLER, harness.ask("line", **queued))
+    assert harness.counted() == NOTHING
+    call = tomorrow.admit(CALLER, harness.ask("line_1", **queued))
     tomorrow.settle(call, LIKELY, {"call_id": "line_1"})
-    assert desk.counted() == LIKELY
-    assert desk.redis.execute("ZCARD", reservations_of(QUEUE)) == 0
+    assert harness.counted() == LIKELY
+    assert harness.redis.execute("ZCARD", reservations_of(QUEUE)) == 0
 
 
 @pytest.mark.parametrize(
@@ -320,20 +320,22 @@ def test_a_batch_line_readmitted_on_another_day_is_charged_to_one_day(desk: Desk
     [Plan(), Plan(requests_per_minute=5, requests_per_day=9, tokens_per_day=9, tokens_per_month=9)],
     ids=["limits removed", "limits added"],
 )
-def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(desk: Desk, later: Plan) -> None:
-    call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
+def test_a_queued_call_settles_on_the_limits_that_it_was_admitted_with(
+    harness: ReservationHarness, later: Plan
+) -> None:
+    call = harness.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
     held = DeferredCall.decode(DeferredCall.of(call, read_cache=False, write_cache=False).encode())
-    desk.on_plan(later).settle(held.admitted(CALLER), LIKELY, {"call_id": "job"})
-    assert desk.counted() == LIKELY
-    assert desk.redis.execute("KEYS", "penstock:limit:*per_month*") == desk.redis.execute(
+    harness.on_plan(later).settle(held.admitted(CALLER), LIKELY, {"call_id": "job"})
+    assert harness.counted() == LIKELY
+    assert harness.redis.execute("KEYS", "penstock:limit:*per_month*") == harness.redis.execute(
         "KEYS", "penstock:limit:*budget_usd_per_month*"
     )
 
 
 @pytest.mark.parametrize("ending", ["settled", "cancelled", "lost"])
-def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk, ending: str) -> None:
-    call = desk.admit("call", cache_key="")
-    taken = json.loads(desk.redis.execute("HGET", reservation_key("call"), "c"))
+def test_what_was_added_to_an_open_reservation_is_given_back_with_it(harness: ReservationHarness, ending: str) -> None:
+    call = harness.admit("call", cache_key="")
+    taken = json.loads(harness.redis.execute("HGET", reservation_key("call"), "c"))
     names = [charge.counter.limit.name for charge in call.charges]
     assert dict(zip(names, taken, strict=True)) == {
         "requests_per_day": 1,
@@ -342,38 +344,38 @@ def test_what_was_added_to_an_open_reservation_is_given_back_with_it(desk: Desk,
         "budget_usd_per_month": 20_000,
     }
     taken[-1] += 500
-    desk.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
-    desk.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
+    harness.redis.execute("INCRBY", call.charges[-1].counter.key, 500)
+    harness.redis.execute("HSET", reservation_key("call"), "c", json.dumps(taken))
     if ending == "settled":
-        desk.settle(call, Amounts(1, 5, 7))
+        harness.settle(call, Amounts(1, 5, 7))
     elif ending == "cancelled":
-        desk.admission.cancel(call, call.reservations)
+        harness.admission.cancel(call, call.reservations)
     else:
-        desk.lose()
-    assert desk.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
+        harness.lose()
+    assert harness.counted() == {"settled": Amounts(1, 5, 7), "cancelled": NOTHING, "lost": LIKELY}[ending]
 
 
-def test_a_queued_call_that_was_cancelled_but_ran_is_charged_once(desk: Desk) -> None:
-    call = desk.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
-    desk.admission.cancel(call, reservations_of(QUEUE))
-    assert desk.counted() == NOTHING
+def test_a_queued_call_that_was_cancelled_but_ran_is_charged_once(harness: ReservationHarness) -> None:
+    call = harness.admit("job", cache_key="", queued=True, reservations=reservations_of(QUEUE))
+    harness.admission.cancel(call, reservations_of(QUEUE))
+    assert harness.counted() == NOTHING
     for _ in range(2):
-        desk.settle(call, LIKELY)
-    assert desk.counted() == LIKELY
+        harness.settle(call, LIKELY)
+    assert harness.counted() == LIKELY
 
 
-def test_amounts_of_any_size_come_back_to_the_nanodollar(desk: Desk) -> None:
+def test_amounts_of_any_size_come_back_to_the_nanodollar(harness: ReservationHarness) -> None:
     """cjson writes fourteen digits."""
-    rich = desk.on_plan(Plan(budget_usd_per_month="1000000"))
-    large = msgspec.structs.replace(desk.ask("call"), reserve=Amounts(1, 0, 999_999_123_456_789))
+    rich = harness.on_plan(Plan(budget_usd_per_month="1000000"))
+    large = msgspec.structs.replace(harness.ask("call"), reserve=Amounts(1, 0, 999_999_123_456_789))
     call = rich.admit(CALLER, large)
     rich.settle(call, Amounts(1, 0, 1), {"call_id": "call"})
-    assert desk.counted().nanousd == 1
+    assert harness.counted().nanousd == 1
 
 
-def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(desk: Desk) -> None:
+def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness: ReservationHarness) -> None:
     """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
-    desk.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
+    harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
     old = {
         "row": {"call_id": "old", "model": "m"},
         "leases": "penstock:none",
@@ -383,13 +385,13 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(desk: De
         "cached_args": [],
     }
     for end in ("reaper", "spool"):
-        desk.redis.execute("HSET", reservation_key("old"), "s", "open", "h", "0", "d", json.dumps(old))
+        harness.redis.execute("HSET", reservation_key("old"), "s", "open", "h", "0", "d", json.dumps(old))
         if end == "reaper":
-            desk.redis.execute("ZADD", reservations_of(QUEUE), 1, "old")
-            assert desk.reaper.run_once() == 1
-            assert desk.counted().tokens == 50
-            desk.redis.execute("DEL", reservation_key("old"))
-            desk.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
+            harness.redis.execute("ZADD", reservations_of(QUEUE), 1, "old")
+            assert harness.reaper.run_once() == 1
+            assert harness.counted().tokens == 50
+            harness.redis.execute("DEL", reservation_key("old"))
+            harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
         else:
             keys = [
                 reservation_key("old"),
@@ -399,19 +401,19 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(desk: De
                 *old["keys"],
             ]
             args = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
-            assert desk.redis.script("settle")(keys, args) == 1
-            assert desk.counted().tokens == 57
+            assert harness.redis.script("settle")(keys, args) == 1
+            assert harness.counted().tokens == 57
 
 
 class BadNetwork:
     """Drops, repeats, delays and reorders what is sent; settlements get through one day, perhaps twice."""
 
-    def __init__(self, desk: Desk, seed: int) -> None:
-        self.desk = desk
+    def __init__(self, harness: ReservationHarness, seed: int) -> None:
+        self.desk = harness
         self.chance = random.Random(seed)
         self.late: list[Callable[[], Any]] = []
-        desk.network.admitting = self.admit
-        desk.spool.deliver = self.settle
+        harness.network.admitting = self.admit
+        harness.spool.deliver = self.settle
 
     def admit(self, send: Callable[[], Any]) -> Any:
         fate = self.chance.choice(
@@ -449,8 +451,10 @@ class BadNetwork:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_the_network_does_counters_match_and_nothing_stays_open(desk: Desk, seed: int) -> None:
-    network = BadNetwork(desk, seed)
+def test_whatever_the_network_does_counters_match_and_nothing_stays_open(
+    harness: ReservationHarness, seed: int
+) -> None:
+    network = BadNetwork(harness, seed)
     owed: dict[str, Amounts] = {}
     running: list[Admitted] = []
 
@@ -459,25 +463,25 @@ def test_whatever_the_network_does_counters_match_and_nothing_stays_open(desk: D
         ending = network.chance.choice(["settled", "settled", "cancelled", "cancelled, but ran", "its worker died"])
         if ending == "cancelled, but ran":
             # Had it been lost first, the queue would not have taken it.
-            desk.spool.deliver = lambda send: send()
-            if desk.state(call_id) != b"lost":
-                desk.admission.cancel(call, call.reservations)
-            desk.spool.deliver = network.settle
+            harness.spool.deliver = lambda send: send()
+            if harness.state(call_id) != b"lost":
+                harness.admission.cancel(call, call.reservations)
+            harness.spool.deliver = network.settle
         if ending == "cancelled":
-            desk.admission.cancel(call, call.reservations)
+            harness.admission.cancel(call, call.reservations)
             owed[call_id] = NOTHING
         if ending in ("settled", "cancelled, but ran"):
             tokens = network.chance.randrange(90)
             owed[call_id] = HIT if call.cached else Amounts(1, tokens, tokens * 100)
-            desk.settle(call, owed[call_id])
+            harness.settle(call, owed[call_id])
         if ending == "its worker died":
-            hit = desk.redis.execute("HGET", reservation_key(call_id), "h") == b"1"
+            hit = harness.redis.execute("HGET", reservation_key(call_id), "h") == b"1"
             owed[call_id] = HIT if hit else LIKELY
 
     refused = 0
     for number in range(80):
         try:
-            running.append(desk.admit(f"call_{number}", single_flight=network.chance.random() < 0.5))
+            running.append(harness.admit(f"call_{number}", single_flight=network.chance.random() < 0.5))
         except (StoreUnavailable, RateLimited):
             refused += 1
         network.meanwhile()
@@ -488,12 +492,12 @@ def test_whatever_the_network_does_counters_match_and_nothing_stays_open(desk: D
     network.chance.shuffle(network.late)
     while network.late:
         network.late.pop()()
-    desk.lose()
+    harness.lose()
     assert 5 < refused < 75
     _, tokens, nanousd = (sum(amounts[unit] for amounts in owed.values()) for unit in range(3))
-    rows = desk.rows()  # also of calls that were lost before they were cancelled: requests that used nothing
-    assert desk.counted() == Amounts(len(rows), tokens, nanousd)
+    rows = harness.rows()  # also of calls that were lost before they were cancelled: requests that used nothing
+    assert harness.counted() == Amounts(len(rows), tokens, nanousd)
     assert sum(row["cost_nanousd"] for row in rows.values()) == nanousd
-    assert (desk.open_calls(), desk.running()) == ([], 0)
-    assert desk.redis.execute("KEYS", "penstock:reservations:*") == []
-    assert desk.redis.execute("EXISTS", flight_key("c")) == 0
+    assert (harness.open_calls(), harness.running()) == ([], 0)
+    assert harness.redis.execute("KEYS", "penstock:reservations:*") == []
+    assert harness.redis.execute("EXISTS", flight_key("c")) == 0

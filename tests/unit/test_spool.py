@@ -27,7 +27,7 @@ from tests.support.servers import ROOT, wait_for
 KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
 
 
-class Desk:
+class FakeSettleScript:
     """Stands for the settle script: away until it is told otherwise, and remembers what it settled."""
 
     def __init__(self) -> None:
@@ -52,40 +52,40 @@ def spooled(directory: Path, name: str, *call_ids: str) -> Spool:
     """A spool whose own replaying is too slow to matter, with these settlements in it."""
     spool = Spool(directory, name=name, retry_s=3600)
     for call_id in call_ids:
-        spool.settle(Desk(), KEYS, [call_id])
+        spool.settle(FakeSettleScript(), KEYS, [call_id])
     return spool
 
 
 def test_a_settlement_that_redis_takes_never_touches_the_disk(tmp_path: Path) -> None:
-    desk = Desk()
-    desk.away = False
-    Spool(tmp_path / "spool", name="a").settle(desk, KEYS, ["one"])
-    assert desk.settled == ["one"]
+    settle_script = FakeSettleScript()
+    settle_script.away = False
+    Spool(tmp_path / "spool", name="a").settle(settle_script, KEYS, ["one"])
+    assert settle_script.settled == ["one"]
     assert not (tmp_path / "spool").exists()
 
 
 def test_what_redis_could_not_take_is_replayed_when_it_is_back(tmp_path: Path) -> None:
-    desk = Desk()
+    settle_script = FakeSettleScript()
     spool = Spool(tmp_path, name="a", retry_s=0.01)
     for call_id in ("one", "two", "three"):
-        spool.settle(desk, KEYS, [call_id])
-    assert desk.settled == []
-    desk.away = False
+        spool.settle(settle_script, KEYS, [call_id])
+    assert settle_script.settled == []
+    settle_script.away = False
     wait_for(lambda: files(tmp_path) == [])
-    assert desk.settled == ["one", "two", "three"]
-    desk.away = True
-    spool.settle(desk, KEYS, ["four"])
-    desk.away = False
-    wait_for(lambda: desk.settled[3:] == ["four"], message="the second outage")
+    assert settle_script.settled == ["one", "two", "three"]
+    settle_script.away = True
+    spool.settle(settle_script, KEYS, ["four"])
+    settle_script.away = False
+    wait_for(lambda: settle_script.settled[3:] == ["four"], message="the second outage")
 
 
 def test_what_is_being_written_while_the_last_replay_ends_is_replayed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
     spool = Spool(tmp_path, name="a", retry_s=0.01)
-    second = threading.Thread(target=spool.keep, args=(desk, KEYS, ["two"]))
+    second = threading.Thread(target=spool.keep, args=(settle_script, KEYS, ["two"]))
     at_the_disk = threading.Event()
     append = Writer.append
 
@@ -101,16 +101,16 @@ def test_what_is_being_written_while_the_last_replay_ends_is_replayed_too(
             assert at_the_disk.wait(10)
 
     monkeypatch.setattr(Writer, "append", slow)
-    desk.before = meanwhile
-    spool.keep(desk, KEYS, ["one"])
-    wait_for(lambda: desk.settled == ["one", "two"], timeout_s=5)
+    settle_script.before = meanwhile
+    spool.keep(settle_script, KEYS, ["one"])
+    wait_for(lambda: settle_script.settled == ["one", "two"], timeout_s=5)
 
 
 def test_every_argument_round_trips_and_settles_on_a_real_redis(tmp_path: Path, redis: Redis) -> None:
     row = '{"request_id": "ü\n\u2028"}'.encode()
     args: list[Arg] = ["call_1", "settled", row, b"\x00\xff\n", 60_000, 60_000, "window", 0, 7, 10, 60_000]
     spool = Spool(tmp_path, name="a", retry_s=3600)
-    spool.settle(Desk(), KEYS, args)
+    spool.settle(FakeSettleScript(), KEYS, args)
     script = redis.script("settle")
     assert spool.replay(script) == 1
     assert redis.execute("GET", "penstock:cache") == b"\x00\xff\n"
@@ -120,67 +120,68 @@ def test_every_argument_round_trips_and_settles_on_a_real_redis(tmp_path: Path, 
     assert script(KEYS, args) == 0, "settled is settled"
 
 
+@pytest.mark.server
 def test_a_dead_processes_file_is_adopted_by_the_next(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=spooled, args=(tmp_path, "dead", "one", "two"))
     child.start()
     child.join(20)
     assert files(tmp_path) == ["dead.spool"]
-    desk = Desk()
-    desk.away = False
-    Spool(tmp_path, name="next", retry_s=0.01).adopt(desk)
+    settle_script = FakeSettleScript()
+    settle_script.away = False
+    Spool(tmp_path, name="next", retry_s=0.01).adopt(settle_script)
     wait_for(lambda: files(tmp_path) == [])
-    assert desk.settled == ["one", "two"]
+    assert settle_script.settled == ["one", "two"]
 
 
 def test_a_living_processes_file_is_left_to_it(tmp_path: Path) -> None:
     owner = spooled(tmp_path, "living", "one")
-    desk = Desk()
-    desk.away = False
-    assert Spool(tmp_path, name="other").replay(desk) == 0
-    assert owner.replay(desk) == 1
-    assert desk.settled == ["one"]
+    settle_script = FakeSettleScript()
+    settle_script.away = False
+    assert Spool(tmp_path, name="other").replay(settle_script) == 0
+    assert owner.replay(settle_script) == 1
+    assert settle_script.settled == ["one"]
 
 
 def test_a_redis_that_goes_away_in_the_middle_of_a_replay_loses_nothing(tmp_path: Path) -> None:
     spool = spooled(tmp_path, "a", "one", "two", "three")
-    desk = Desk()
-    desk.away = False
-    desk.before = lambda call_id: setattr(desk, "away", call_id == "two")
+    settle_script = FakeSettleScript()
+    settle_script.away = False
+    settle_script.before = lambda call_id: setattr(settle_script, "away", call_id == "two")
     with pytest.raises(StoreUnavailable):
-        spool.replay(desk)
-    desk.away, desk.before = False, lambda _: None
-    spool.replay(desk)
-    assert desk.settled == ["one", "two", "three"], "what was sent is not sent again"
+        spool.replay(settle_script)
+    settle_script.away, settle_script.before = False, lambda _: None
+    spool.replay(settle_script)
+    assert settle_script.settled == ["one", "two", "three"], "what was sent is not sent again"
     assert files(tmp_path) == []
 
 
 def test_what_comes_during_a_replay_goes_into_a_new_file(tmp_path: Path) -> None:
     spool = spooled(tmp_path, "a", "one")
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
     late = iter(["late"])
 
     def another(_: str) -> None:
         for call_id in late:
-            spool.settle(Desk(), KEYS, [call_id])
+            spool.settle(FakeSettleScript(), KEYS, [call_id])
 
-    desk.before = another
-    assert spool.replay(desk) == 1
+    settle_script.before = another
+    assert spool.replay(settle_script) == 1
     assert files(tmp_path) == ["a.spool"]
-    assert spool.replay(desk) == 1
-    assert desk.settled == ["one", "late"]
+    assert spool.replay(settle_script) == 1
+    assert settle_script.settled == ["one", "late"]
 
 
 def test_a_line_cut_off_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
     living = spooled(tmp_path, "living", "one")
     whole = (tmp_path / "living.spool").read_bytes()
     (tmp_path / "dead.spool").write_bytes(whole + whole[: len(whole) // 2] + b"\n" + b'{"keys": ["!"], "args": []}\n')
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
     with capture_logs() as logs:
-        assert Spool(tmp_path, name="b").replay(desk) == 1
+        assert Spool(tmp_path, name="b").replay(settle_script) == 1
     assert [entry["event"] for entry in logs] == ["spool_line_broken"] * 2
-    assert living.replay(desk) == 1
+    assert living.replay(settle_script) == 1
 
 
 def test_a_settlement_that_redis_will_never_take_holds_up_no_other(tmp_path: Path, redis: Redis) -> None:
@@ -188,8 +189,8 @@ def test_a_settlement_that_redis_will_never_take_holds_up_no_other(tmp_path: Pat
     redis.execute("SET", "penstock:wrong", "not a stream")
     spool = Spool(tmp_path, name="a", retry_s=3600)
     rest: list[Arg] = ["settled", "{}", "", 1, 60_000, "window", 0, 7, 10, 60_000]
-    spool.settle(Desk(), [*KEYS[:5], "penstock:wrong", KEYS[6]], ["poison", *rest])
-    spool.settle(Desk(), KEYS, ["good", *rest])
+    spool.settle(FakeSettleScript(), [*KEYS[:5], "penstock:wrong", KEYS[6]], ["poison", *rest])
+    spool.settle(FakeSettleScript(), KEYS, ["good", *rest])
     with capture_logs() as logs:
         assert spool.replay(script) == 1
     assert [entry["call_id"] for entry in logs if entry["event"] == "settlement_refused"] == ["poison"]
@@ -209,9 +210,9 @@ def test_workers_that_replay_the_same_directory_do_not_trip_each_other(tmp_path:
     for name, content in orphans.items():  # copies that no process holds locked
         (tmp_path / name).unlink()
         (tmp_path / name).write_bytes(content)
-    second = Desk()
+    second = FakeSettleScript()
     second.away = False
-    first = Desk()
+    first = FakeSettleScript()
     first.away = False
     turns = itertools.count()
 
@@ -228,63 +229,63 @@ def test_workers_that_replay_the_same_directory_do_not_trip_each_other(tmp_path:
 def test_no_replay_can_steal_a_file_while_it_is_being_opened(tmp_path: Path) -> None:
     """The file is locked before it has the name that replays look for."""
     stop = threading.Event()
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
 
     def thief() -> None:
         other = Spool(tmp_path, name="thief")
         while not stop.is_set():
-            other.replay(desk)
+            other.replay(settle_script)
 
     thread = threading.Thread(target=thief)
     thread.start()
     try:
         for number in range(100):
             owner = spooled(tmp_path, f"owner-{number}", f"call-{number}")
-            owner.replay(desk)
+            owner.replay(settle_script)
     finally:
         stop.set()
         thread.join()
-    Spool(tmp_path, name="last").replay(desk)
-    assert set(desk.settled) == {f"call-{number}" for number in range(100)}
+    Spool(tmp_path, name="last").replay(settle_script)
+    assert set(settle_script.settled) == {f"call-{number}" for number in range(100)}
 
 
 def test_a_replay_survives_what_nobody_thought_of(tmp_path: Path) -> None:
-    desk = Desk()
+    settle_script = FakeSettleScript()
     spool = Spool(tmp_path, name="a", retry_s=0.01)
-    spool.settle(desk, KEYS, ["one"])
+    spool.settle(settle_script, KEYS, ["one"])
     failures = iter([OSError("disk trouble")])
 
     def trouble(_: str) -> None:
         for failure in failures:
             raise failure
 
-    desk.before = trouble
-    desk.away = False
-    wait_for(lambda: desk.settled == ["one"], timeout_s=5, message="the replaying thread died")
+    settle_script.before = trouble
+    settle_script.away = False
+    wait_for(lambda: settle_script.settled == ["one"], timeout_s=5, message="the replaying thread died")
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("BUSY"), ResponseError("Error running script: a bug of ours")])
 def test_whatever_redis_says_the_settlement_is_kept(tmp_path: Path, failure: Exception) -> None:
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
     failures = iter([failure])
 
     def trouble(_: str) -> None:
         for one in failures:
             raise one
 
-    desk.before = trouble
+    settle_script.before = trouble
     spool = Spool(tmp_path, name="a", retry_s=3600)
     with capture_logs() as logs:
-        spool.settle(desk, KEYS, ["one"])
+        spool.settle(settle_script, KEYS, ["one"])
     expected = (
         ("settlement_spooled", "warning") if isinstance(failure, StoreUnavailable) else ("settlement_failed", "error")
     )
     told = [(entry["event"], entry["log_level"]) for entry in logs if entry.get("call_id") == "one"]
     assert told == [expected], "and nothing of an earlier test's thread"
-    assert spool.replay(desk) == 1
-    assert desk.settled == ["one"]
+    assert spool.replay(settle_script) == 1
+    assert settle_script.settled == ["one"]
 
 
 class Figures:
@@ -314,8 +315,8 @@ def test_a_full_disk_holds_up_no_answer_and_spoils_no_line(tmp_path: Path) -> No
     figures = Figures()
     spool = Spool(tmp_path, name="a", retry_s=0, figures=figures)
     spool._replaying = True  # the test replays itself
-    away, desk = Desk(), Desk()
-    desk.away = False
+    away, settle_script = FakeSettleScript(), FakeSettleScript()
+    settle_script.away = False
     spool.settle(away, KEYS, ["one"])
     file = tmp_path / "a.spool"
     first = file.read_bytes()
@@ -328,68 +329,68 @@ def test_a_full_disk_holds_up_no_answer_and_spoils_no_line(tmp_path: Path) -> No
     spool.settle(away, KEYS, ["four"])
     assert figures.held == 0, "there is room again"
     assert len(file.read_bytes().splitlines()) == 4
-    assert spool.replay(desk) == 4
-    assert desk.settled == ["one", "two", "three", "four"]
+    assert spool.replay(settle_script) == 4
+    assert settle_script.settled == ["one", "two", "three", "four"]
 
 
 def test_what_no_disk_takes_goes_to_redis_from_memory(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("no directory can be made here")
     figures = Figures()
     spool = Spool(tmp_path / "spool", name="a", retry_s=0.01, figures=figures)
-    desk = Desk()
+    settle_script = FakeSettleScript()
     for call_id in ("one", "two", "three"):
-        spool.settle(desk, KEYS, [call_id])
+        spool.settle(settle_script, KEYS, [call_id])
     assert figures.held == 3
-    desk.before = lambda call_id: setattr(desk, "away", call_id == "two")
-    desk.away = False
-    wait_for(lambda: desk.settled == ["one", "two"], message="and then Redis goes away again")
-    desk.before = lambda _: None
-    desk.away = False
+    settle_script.before = lambda call_id: setattr(settle_script, "away", call_id == "two")
+    settle_script.away = False
+    wait_for(lambda: settle_script.settled == ["one", "two"], message="and then Redis goes away again")
+    settle_script.before = lambda _: None
+    settle_script.away = False
     wait_for(lambda: figures.held == 0)
-    assert desk.settled == ["one", "two", "three"]
+    assert settle_script.settled == ["one", "two", "three"]
     assert figures.dropped == 0
 
 
 def test_what_memory_has_no_room_for_is_dropped_loudly(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("no directory can be made here")
-    figures, desk = Figures(), Desk()
+    figures, settle_script = Figures(), FakeSettleScript()
     spool = Spool(tmp_path / "spool", name="a", retry_s=3600, figures=figures, held_bytes=1000)
     with capture_logs() as logs:
         for number in range(20):
-            spool.settle(desk, KEYS, [f"call-{number}"])
+            spool.settle(settle_script, KEYS, [f"call-{number}"])
     dropped = [entry for entry in logs if entry["event"] == "settlements_dropped"]
     assert sum(entry["count"] for entry in dropped) == figures.dropped == 20 - figures.held
     assert {entry["log_level"] for entry in dropped} == {"error"}
     assert 0 < figures.held < 20
-    desk.away = False
-    assert spool.replay(desk) == len(desk.settled)
-    assert desk.settled == [f"call-{number}" for number in range(20 - figures.dropped)]
+    settle_script.away = False
+    assert spool.replay(settle_script) == len(settle_script.settled)
+    assert settle_script.settled == [f"call-{number}" for number in range(20 - figures.dropped)]
     assert figures.held == 0
 
 
 def test_nobody_else_can_read_what_waits_on_disk(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir(mode=0o755)  # as an older version made it
-    Spool(tmp_path / "spool", name="a", retry_s=3600).settle(Desk(), KEYS, ["one"])
+    Spool(tmp_path / "spool", name="a", retry_s=3600).settle(FakeSettleScript(), KEYS, ["one"])
     assert stat.S_IMODE((tmp_path / "spool").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "spool" / "a.spool").stat().st_mode) == 0o600
 
 
 def test_a_line_of_a_newer_version_waits_for_that_version(tmp_path: Path) -> None:
     (tmp_path / "later.spool").write_text('{"keys":[],"args":["b25l"],"v":3}\n')
-    desk = Desk()
-    desk.away = False
+    settle_script = FakeSettleScript()
+    settle_script.away = False
     with capture_logs() as logs:
-        assert Spool(tmp_path, name="a").replay(desk) == 0
+        assert Spool(tmp_path, name="a").replay(settle_script) == 0
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["spool_line_of_a_newer_version"]
     assert files(tmp_path) == ["later.spool"]
 
 
 def test_a_part_of_a_large_file_can_be_replayed_at_a_time(tmp_path: Path) -> None:
     spool = spooled(tmp_path, "a", *[f"call-{number}" for number in range(5)])
-    desk = Desk()
-    desk.away = False
-    assert [spool.replay(desk, 2) for _ in range(4)] == [2, 2, 1, 0]
-    assert desk.settled == [f"call-{number}" for number in range(5)]
+    settle_script = FakeSettleScript()
+    settle_script.away = False
+    assert [spool.replay(settle_script, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert settle_script.settled == [f"call-{number}" for number in range(5)]
     assert files(tmp_path) == []
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.servers import ROOT, wait_for
 
+pytestmark = pytest.mark.server  # it starts programs
+
 DRIVER = """
 import os, signal, sys
 from scripts.console import Console

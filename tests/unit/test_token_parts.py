@@ -68,14 +68,14 @@ def test_parts_that_add_up_to_more_than_the_whole_are_cut_to_it(tokens: int) -> 
         assert min(parts.values()) >= 0
 
 
-def card(rates: dict[str, int]) -> RateCard:
+def rate_card(rates: dict[str, int]) -> RateCard:
     return RateCard((Tier.of(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
 
 
 def test_every_kind_is_priced_at_its_own_rate() -> None:
     parts = EVERYTHING.prompt_parts() | EVERYTHING.completion_parts()
     assert min(parts.values()) > 0
-    assert card(RATES).cost_nanousd(EVERYTHING) == sum(count * RATES[kind] for kind, count in parts.items())
+    assert rate_card(RATES).cost_nanousd(EVERYTHING) == sum(count * RATES[kind] for kind, count in parts.items())
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,6 @@ def test_every_kind_is_priced_at_its_own_rate() -> None:
 )
 def test_a_kind_without_a_rate_is_priced_as_the_one_it_is_a_part_of(kind: str, instead: str) -> None:
     parts = EVERYTHING.prompt_parts() | EVERYTHING.completion_parts()
-    without = card({other: rate for other, rate in RATES.items() if other != kind})
-    difference = card(RATES).cost_nanousd(EVERYTHING) - without.cost_nanousd(EVERYTHING)
+    without = rate_card({other: rate for other, rate in RATES.items() if other != kind})
+    difference = rate_card(RATES).cost_nanousd(EVERYTHING) - without.cost_nanousd(EVERYTHING)
     assert difference == parts[kind] * (RATES[kind] - RATES[instead])

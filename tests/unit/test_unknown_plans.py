@@ -17,7 +17,7 @@ from tests.support.calls import NoKeys
 FREE = Plan(concurrency=1)
 
 
-class Hour:
+class FakeClock:
     now = 1000.0
 
     def __call__(self) -> float:
@@ -25,12 +25,12 @@ class Hour:
 
 
 @pytest.fixture
-def clock() -> Hour:
-    return Hour()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def logged(clock: Hour) -> Callable[..., list[str]]:
+def logged(clock: FakeClock) -> Callable[..., list[str]]:
     plans = Plans({"default": Plan(), "free": FREE}, callers=Callers(keys=NoKeys()), clock=clock)
 
     def refuse(*key_ids: str) -> list[str]:
@@ -44,13 +44,13 @@ def logged(clock: Hour) -> Callable[..., list[str]]:
 
 
 def test_a_plan_that_is_there_is_the_callers() -> None:
-    plans = Plans({"default": Plan(), "free": FREE}, callers=Callers(keys=NoKeys()), clock=Hour())
+    plans = Plans({"default": Plan(), "free": FREE}, callers=Callers(keys=NoKeys()), clock=FakeClock())
     caller = Caller("key_1", "test", plan="free")
     assert plans.of(caller) is FREE
     assert plans.checked(caller) is caller
 
 
-def test_one_that_is_not_is_logged_once_an_hour_a_key(logged: Callable[..., list[str]], clock: Hour) -> None:
+def test_one_that_is_not_is_logged_once_an_hour_a_key(logged: Callable[..., list[str]], clock: FakeClock) -> None:
     assert logged("a", "a", "b", "a") == ["a gone", "b gone"]
     clock.now += 3599
     assert logged("a") == []

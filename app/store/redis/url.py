@@ -1,7 +1,7 @@
-"""Redis by its URL: at an address, or wherever its Sentinels say that the master is.
+"""REDIS_URL: connections to the address that it names, or to the master that its Sentinels name.
 
-`sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/db][?sentinel_password=…]`: the password is the
-servers'; that of the Sentinels themselves, if they have one, is named apart.
+`sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/db][?sentinel_password=…]`: `password` is the
+servers', `sentinel_password` that of the Sentinels themselves.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from redis.sentinel import Sentinel
 from app.errors import ConfigError
 
 _PORT = 26379
-# Of one Sentinel; the next one is asked then. A caller waits for them all before it learns that nobody knows.
-_ASK_S = 0.3
+# For one Sentinel; then the next one is asked. A caller waits for all of them before it learns that none knows.
+_SENTINEL_TIMEOUT_S = 0.3
 _EXPECTED = "environment: REDIS_URL: expected sentinel://[:password@]host:port[,host:port…]/service[/db]"
 
 
 def connector(url: str, **options: Any) -> tuple[type[Connection], Callable[[], Connection]]:
-    """The kind of connection that `url` means, and how a new one is made; with redis-py's `options`."""
+    """Returns the class of connection for `url`, and a function that makes a new one with redis-py's `options`."""
     if not url.startswith("sentinel:"):
         # The pool only parses the URL; no connection of it is ever used.
         pool = ConnectionPool.from_url(url, **options)
@@ -34,11 +34,11 @@ def connector(url: str, **options: Any) -> tuple[type[Connection], Callable[[], 
                 pool.connection_kwargs.pop(name, None)
         return pool.connection_class, lambda: pool.connection_class(**pool.connection_kwargs)
     sentinels, service, login = _parsed(url)
-    return _ToMaster, lambda: _ToMaster(sentinels, service, **login, **options)
+    return _MasterConnection, lambda: _MasterConnection(sentinels, service, **login, **options)
 
 
-def client(url: str, **options: Any) -> redis.Redis:
-    """redis-py's own client, for libraries that want one."""
+def redis_py_client(url: str, **options: Any) -> redis.Redis:
+    """Returns redis-py's own client, for libraries that want one."""
     if not url.startswith("sentinel:"):
         return redis.Redis.from_url(url, **options)
     sentinels, service, login = _parsed(url)
@@ -47,16 +47,16 @@ def client(url: str, **options: Any) -> redis.Redis:
 
 
 def without_secrets(url: str) -> str:
-    """Where it leads, to be shown: no user, no password, no options (which may be passwords, too)."""
+    """Returns `url` fit to be shown: without user, password and options (which may be passwords, too)."""
     scheme, _, rest = url.partition("://")
     place, _, options = rest.partition("?")
-    if "@" in options:  # of a password, wherever it was meant to stand
+    if "@" in options:  # part of a password, wherever it was meant to stand
         return f"{scheme}://***"
     return f"{scheme}://{place.rpartition('@')[2].partition('#')[0]}"
 
 
-class _ToMaster(Connection):
-    """A connection that asks for the master's address each time it connects."""
+class _MasterConnection(Connection):
+    """A connection that asks the Sentinels for the master's address each time it connects."""
 
     def __init__(self, sentinels: Sentinel, service: str, **options: Any) -> None:
         super().__init__(**options)
@@ -85,13 +85,13 @@ def _parsed(url: str) -> tuple[Sentinel, str, dict[str, Any]]:
         raise ConfigError(_EXPECTED) from None
     if not service:
         raise ConfigError(_EXPECTED)
-    asked = {
-        "socket_timeout": _ASK_S,
-        "socket_connect_timeout": _ASK_S,
+    sentinel_options = {
+        "socket_timeout": _SENTINEL_TIMEOUT_S,
+        "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
         "password": own,
     }
-    return Sentinel(hosts, sentinel_kwargs=asked), unquote(service), options
+    return Sentinel(hosts, sentinel_kwargs=sentinel_options), unquote(service), options
 
 
 def _address(text: str) -> tuple[str, int]:

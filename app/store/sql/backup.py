@@ -1,8 +1,8 @@
-"""Copies of the SQLite ledger: made while it is in use, put back while no ledger process runs.
+"""Backup and restore of the SQLite ledger: backups while it is in use, restores while no ledger process runs.
 
 A backup is one file, checked before it gets its name. A restore works on a copy of that file until it is known to be
-a sound ledger with this code's schema; only then do its pages replace those of the ledger, in one transaction. What
-was there before is kept beside it, and a key revoked since the backup stays revoked. PostgreSQL has tools of its own.
+a sound ledger with this code's schema; only then do its pages replace those of the ledger, in one transaction. The
+ledger of before is kept beside it, and a key revoked since the backup stays revoked. PostgreSQL has tools of its own.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from app.store.sql.database import Database
 
 _BUSY_TIMEOUT_S = 5.0
 _TABLES = {"alembic_version", "usage", "usage_daily", "api_keys", "audit"}
-# What SQLite keeps beside a database: committed pages that are not in the file yet, and the index of them.
+# Files that SQLite keeps beside a database: committed pages that are not in the file yet, and the index of them.
 _COMPANIONS = ("-wal", "-shm")
-# No database, a broken one, or one without our tables. A full disk or a lock is another matter.
-_BEYOND_READING = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
+# Not a database, a broken one, or one without our tables; not a full disk or a lock.
+_UNREADABLE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a copy holds, in one line for the person at the terminal."""
+    """The contents of a copy; as text, one line for the person at the terminal."""
 
     calls: int
     keys: int
@@ -49,13 +49,15 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
+    """The result of a restore."""
+
     contents: Contents
-    revoked: int  # keys that the backup held for good
-    kept: Path | None  # what was there before
+    revoked: int  # keys that were valid in the backup and are revoked again
+    kept: Path | None  # the ledger of before
 
 
 class Backups:
-    """Of the database's SQLite file. Raises `ConfigError` for any other database; `clock` is in Unix seconds."""
+    """Backups of a database's SQLite file. Raises `ConfigError` for any other database; `clock` is in Unix seconds."""
 
     def __init__(self, *, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -66,10 +68,10 @@ class Backups:
         live = self._live()
         if not live.is_file():
             raise StoreUnavailable(f"{live}: there is no ledger yet.")
-        if _names_the_ledger(target, live):
+        if _is_the_ledger(target, live):
             raise InvalidRequest(f"{target}: is the ledger itself.")
         unfinished = target.with_name(target.name + ".part")
-        with _translated(target):
+        with _translated_errors(target):
             unfinished.unlink(missing_ok=True)
             _create_private(unfinished)
             try:
@@ -90,7 +92,7 @@ class Backups:
         live = self._live()
         if not source.is_file():
             raise InvalidRequest(f"{source}: no such file.")
-        with _translated(live):
+        with _translated_errors(live):
             live.parent.mkdir(parents=True, exist_ok=True)
             with (
                 self._lock(fcntl.LOCK_EX, "a ledger process runs on it; stop that first"),
@@ -116,7 +118,10 @@ class Backups:
 
     @contextmanager
     def hold_off_restores(self) -> Iterator[None]:
-        """While a ledger process is in here, nobody restores. Any other database has nothing to be kept from."""
+        """Keeps every process from restoring; several may hold it at once. Does nothing for another database.
+
+        Raises `StoreUnavailable` while a restore is going on.
+        """
         if self._database.file is None:
             yield
             return
@@ -135,14 +140,14 @@ class Backups:
             raise InvalidRequest(f"{source}: is not a sound ledger ({exc}).") from exc
         Database(URL.create("sqlite", database=str(staged)).render_as_string()).migrate()
         kept = live.with_name(f"{live.name}.before-{datetime.fromtimestamp(self._clock(), UTC):%Y%m%dT%H%M%SZ}")
-        revoked = self._keep(live, kept)
+        revoked = self._set_aside(live, kept)
         ended = self._revoke_again(staged, revoked, source)
         _copy(staged, live)
         _sync(live)
         return Restored(contents, ended, kept if kept.exists() else None)
 
-    def _keep(self, live: Path, kept: Path) -> list[tuple[str, float]]:
-        """Sets aside what is there, and tells which of its keys are revoked. What cannot be read is moved as it is."""
+    def _set_aside(self, live: Path, kept: Path) -> list[tuple[str, float]]:
+        """Copies the ledger of before to `kept`, and returns its revoked keys. An unreadable one is moved as it is."""
         if not live.exists():
             return []
         try:
@@ -152,7 +157,7 @@ class Backups:
                 found = connection.execute("SELECT key_id, revoked_at FROM api_keys WHERE revoked_at IS NOT NULL")
                 return found.fetchall()
         except sqlite3.DatabaseError as exc:
-            if exc.sqlite_errorcode not in _BEYOND_READING:
+            if exc.sqlite_errorcode not in _UNREADABLE:
                 raise
             for companion in ("", *_COMPANIONS):
                 beside = live.with_name(live.name + companion)
@@ -176,13 +181,13 @@ class Backups:
         return ended
 
     @contextmanager
-    def _lock(self, operation: int, otherwise: str) -> Iterator[None]:
+    def _lock(self, operation: int, refusal: str) -> Iterator[None]:
         live = self._live()
         with live.with_name(live.name + ".process").open("a") as file:
             try:
                 fcntl.flock(file, operation | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreUnavailable(f"{live}: {otherwise}.") from None
+                raise StoreUnavailable(f"{live}: {refusal}.") from None
             yield
 
     def _live(self) -> Path:
@@ -198,14 +203,14 @@ def _temporary(below: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """All pages in one step: a snapshot of the source, one transaction of the target."""
+    """Copies all pages in one step: a snapshot of the source, one transaction of the target."""
     reading = sqlite3.connect(source, timeout=_BUSY_TIMEOUT_S)
     with closing(reading), closing(sqlite3.connect(target, timeout=_BUSY_TIMEOUT_S)) as writing:
         reading.backup(writing)
 
 
 def _checked(path: Path, check: Literal["quick_check", "integrity_check"]) -> Contents:
-    """What the copy at `path` holds; makes it a single file. Raises `InvalidRequest` when it is no ledger."""
+    """Returns the contents of the copy at `path`; makes it a single file. Raises `InvalidRequest` for no ledger."""
     with closing(sqlite3.connect(path)) as connection:
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if missing := _TABLES - found:
@@ -213,7 +218,7 @@ def _checked(path: Path, check: Literal["quick_check", "integrity_check"]) -> Co
         [verdict] = connection.execute(f"PRAGMA {check}(1)").fetchone()
         if verdict != "ok":
             raise InvalidRequest(str(verdict))
-        # A file in WAL mode may need a second one beside it, which nobody would copy.
+        # A file in WAL mode may need a second one beside it, which a person would not copy.
         connection.execute("PRAGMA journal_mode = DELETE")
         [calls, keys, newest] = connection.execute(
             "SELECT (SELECT coalesce(sum(calls), 0) FROM usage_daily), (SELECT count(*) FROM api_keys),"
@@ -223,11 +228,11 @@ def _checked(path: Path, check: Literal["quick_check", "integrity_check"]) -> Co
 
 
 def _create_private(path: Path) -> None:
-    """Who may call and what it cost is nobody else's business."""
+    # Only for the owner: it tells who may call, and what calls cost.
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _names_the_ledger(target: Path, live: Path) -> bool:
+def _is_the_ledger(target: Path, live: Path) -> bool:
     taken = [live.with_name(live.name + companion).resolve() for companion in ("", *_COMPANIONS)]
     return target.resolve() in taken or (target.exists() and target.samefile(live))
 
@@ -241,7 +246,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:

@@ -1,9 +1,9 @@
-"""The database: one engine, how its transactions begin, and its schema.
+"""The database: read and write transactions on one SQLAlchemy engine, and the migration of its schema.
 
 SQLite is a file in WAL mode: readers never wait and never block the writer. A writer takes the lock when its
 transaction begins (BEGIN IMMEDIATE) and waits for it at most 5 s; a transaction that began as a reader and wrote
-later would get "database is locked" at once, however long the timeout. Where greenlets share a process, only the one
-that asked waits (see `store.sql.threads`). PostgreSQL is used as its URL says.
+later would get "database is locked" at once, however long the timeout. Where greenlets share a process, only the
+greenlet that made the call waits (see `store.sql.threads`). PostgreSQL is used as its URL says.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 
 from app.errors import ConfigError, StatementTimeout, StoreUnavailable
-from app.store.sql.threads import Threads, connection_class
+from app.store.sql.threads import SqliteThreads, threaded_connection_class
 
 _BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 5
 _MIGRATE_TIMEOUT_S = 60.0
-_STEPS_BETWEEN_LOOKS = 100_000  # of SQLite's machine: about a millisecond
+_STEPS_BETWEEN_CHECKS = 100_000  # of SQLite's virtual machine: about a millisecond
 _MIGRATIONS = Path(__file__).with_name("migrations")
-# Any number will do, as long as every process of ours takes the same one.
+# The key of an advisory lock: any number, the same in every process.
 _MIGRATION_LOCK = 0x70656E73746F636B
-# "On conflict" is spelt alike by both databases, but SQLAlchemy keeps it in their dialects.
+# Both databases spell "ON CONFLICT" alike, but SQLAlchemy has it in their dialects only.
 _INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -45,30 +45,30 @@ class Database:
         self._url = _parsed(url)
         self._engine = _engine(self._url)
         self._writer = self._engine.execution_options(penstock_begin="BEGIN IMMEDIATE")
-        # Greenlets that wait for SQLite's lock would take all threads, and who holds it needs one to go on.
+        # Greenlets that wait for SQLite's lock would take all threads, and its holder needs one to go on.
         self._one_writer = threading.Lock() if self.file is not None and is_module_patched("threading") else None
 
     @contextmanager
     def read(self, timeout_s: float | None = None) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and is rolled back at the end.
+        """Opens a transaction that sees one state of the database and is rolled back at the end.
 
-        `timeout_s`: how long its statements may take (PostgreSQL: each of them). Raises `StatementTimeout` after that.
+        `timeout_s` bounds the time of its statements (PostgreSQL: of each of them); then `StatementTimeout` is raised.
         """
-        with _translated(), self._engine.connect() as connection:
+        with _translated_errors(), self._engine.connect() as connection:
             if timeout_s is None:
                 yield connection
                 return
-            with self._limited(connection, timeout_s):
+            with self._time_limit(connection, timeout_s):
                 yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or rolled back when the block raises. Keep it short."""
-        with _translated(), self._turn(), self._writer.begin() as connection:
+        """Opens a transaction that is committed at the end, or rolled back when the block raises. Keep it short."""
+        with _translated_errors(), self._only_writer(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
-    def _limited(self, connection: Connection, timeout_s: float) -> Iterator[None]:
+    def _time_limit(self, connection: Connection, timeout_s: float) -> Iterator[None]:
         try:
             if self.file is None:
                 connection.execute(sa.text(f"SET LOCAL statement_timeout = {max(1, int(timeout_s * 1000))}"))
@@ -76,19 +76,19 @@ class Database:
                 return
             deadline = time.monotonic() + timeout_s
             sqlite3_connection: Any = connection.connection.driver_connection
-            sqlite3_connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+            sqlite3_connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_CHECKS)
             try:
                 yield
             finally:
                 sqlite3_connection.set_progress_handler(None, 0)
         except sa.exc.DBAPIError as exc:
-            if _took_too_long(exc.orig):
+            if _is_timeout(exc.orig):
                 raise StatementTimeout(f"The database took longer than {timeout_s:g} s.") from exc
             raise
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Inside, no other greenlet of this process writes."""
+    def _only_writer(self) -> Iterator[None]:
+        """Keeps the other greenlets of this process from writing."""
         lock = self._one_writer
         if lock is None:
             yield
@@ -101,11 +101,11 @@ class Database:
             lock.release()
 
     def insert(self, table: sa.Table) -> Any:
-        """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        """Returns an INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return _INSERT[self._engine.dialect.name](table)
 
     def ping(self, timeout_s: float = 1.0) -> None:
-        """Reads from the schema: also a database that was never migrated is not ready."""
+        """Raises `StoreUnavailable` unless the database answers in time and has been migrated once."""
         milliseconds = max(1, int(timeout_s * 1000))
         with self.read() as connection:
             if self.file is None:
@@ -119,8 +119,8 @@ class Database:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
 
     def migrate(self) -> None:
-        """Brings the schema to the newest version. Several processes may do so at once; one does the work."""
-        with _translated(), self._sole_migrator():
+        """Brings the schema to the newest version. Several processes may call this at once; one does the work."""
+        with _translated_errors(), self._migration_lock():
             if self.file is not None:
                 # The mode is a property of the file. It cannot change inside a transaction, nor while others write.
                 with self._engine.execution_options(penstock_begin="").connect() as connection:
@@ -136,7 +136,7 @@ class Database:
         self._engine.dispose()
 
     def stats(self) -> dict[str, Any]:
-        """For `/debug`: which engine, and how many connections are in use."""
+        """Returns the dialect and the number of connections in use, for `/debug`."""
         return {"dialect": self._engine.dialect.name, "in_use": getattr(self._engine.pool, "checkedout", int)()}
 
     @property
@@ -146,11 +146,11 @@ class Database:
 
     @property
     def name(self) -> str:
-        """Where it is, without the password."""
+        """The file's path, or the URL without the password."""
         return str(self.file) if self.file is not None else self._url.render_as_string(hide_password=True)
 
     @contextmanager
-    def _sole_migrator(self) -> Iterator[None]:
+    def _migration_lock(self) -> Iterator[None]:
         if self.file is None:
             yield
             return
@@ -164,7 +164,7 @@ class Database:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Here, because only who migrates needs it: it would take a fifth of every other process's start.
+    # Imported here, because only a migration needs it: it would take a fifth of every other process's start.
     from alembic import command
     from alembic.config import Config
     from alembic.util.exc import CommandError
@@ -198,7 +198,7 @@ def _engine(url: URL) -> Engine:
         if url.get_backend_name() == "sqlite":
             options: dict[str, Any] = {}
             if is_module_patched("threading"):
-                options = {"factory": connection_class(Threads()), "check_same_thread": False}
+                options = {"factory": threaded_connection_class(SqliteThreads()), "check_same_thread": False}
             engine = sa.create_engine(url, pool_timeout=_CONNECT_TIMEOUT_S, hide_parameters=True, connect_args=options)
             sa.event.listen(engine, "connect", _prepare_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
@@ -226,7 +226,7 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _took_too_long(error: Any) -> bool:
+def _is_timeout(error: Any) -> bool:
     # PostgreSQL's code for a query that was cancelled: by its timeout.
     return getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT" or getattr(error, "sqlstate", "") == "57014"
 
@@ -244,8 +244,8 @@ def _lock(fileno: int, timeout_s: float) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """SQLAlchemy's errors, once for every caller. Statements and values stay out of the message."""
+def _translated_errors() -> Iterator[None]:
+    """Raises SQLAlchemy's errors as `StoreUnavailable`. Statements and values stay out of the message."""
     try:
         yield
     except sa.exc.SQLAlchemyError as exc:

@@ -1,4 +1,4 @@
-"""The database's tables. A change here needs a migration: a test compares the two.
+"""The tables of the database. A change here needs a migration: a test compares the two.
 
 Money is whole nano-dollars. Times are Unix seconds (UTC) as doubles: a row carries them so from the worker that
 stamped it, they compare and index the same in SQLite, which has no date type, and in PostgreSQL, and no driver
@@ -18,8 +18,8 @@ metadata = MetaData(
     }
 )
 
-# What most calls have none of. A process of the version before writes rows without these columns.
-_DETAILS = (
+# Quantities that most calls have none of. A process of the version before writes rows without these columns.
+_RARE_QUANTITIES = (
     "cache_write_tokens",
     "cache_write_1h_tokens",
     "audio_prompt_tokens",
@@ -35,7 +35,7 @@ _DETAILS = (
     "audio_seconds",
 )
 
-# One row a call. The call id is the key: that is what makes writing a row twice impossible. The request id is what
+# One row a call. The call id is the primary key, so that no row can be written twice. The request id is the one that
 # the client saw; a client may choose it, and choose the same one twice.
 usage = Table(
     "usage",
@@ -58,24 +58,24 @@ usage = Table(
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("cost_nanousd", BigInteger, nullable=False),
     Column("latency_ms", Double, nullable=False),
-    Column("ttft_ms", Double),  # none when no token came
+    Column("ttft_ms", Double),  # NULL when no token came
     Column("attempts", Integer, nullable=False),
     Column("cache", Text, nullable=False),  # hit, miss, bypass
     Column("streamed", Boolean, nullable=False),
     Column("estimated", Boolean, nullable=False),  # the provider sent no usage: counted by us
     Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
     Column("job_id", Text),
-    Column("tags", Text, nullable=False),  # what was done to the call, as `route=code optimized=trimmed`, or empty
-    # What its cost was reckoned from, beside the tokens above: see `domain.usage.Usage`.
+    Column("tags", Text, nullable=False),  # what was done to the call, as in `route=code optimized=trimmed`, or empty
+    # The rest of what its cost was computed from, beside the tokens above: see `domain.usage.Usage`.
     Column("service_tier", Text, nullable=False, server_default=text("''")),
-    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _DETAILS),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _RARE_QUANTITIES),
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),
 )
 
-# What a call cost that was tried more than once, or whose answer never came: one row an attempt that a provider may
-# bill. Together they are the call's tokens and cost. Of every other call `usage` says all there is.
+# The attempts of a call that was tried more than once, or whose answer never came: one row for each that a provider may
+# bill. Together they are the call's tokens and cost. Any other call has none: `usage` says all there is.
 usage_attempts = Table(
     "usage_attempts",
     metadata,
@@ -137,7 +137,7 @@ api_keys = Table(
     Index("ix_api_keys_updated_at", "updated_at"),
 )
 
-# Who changed what.
+# The audit trail: one row a change.
 audit = Table(
     "audit",
     metadata,
@@ -155,7 +155,7 @@ files = Table(
     "files",
     metadata,
     Column("file_id", Text, primary_key=True),
-    Column("key_id", Text, nullable=False),  # whose it is
+    Column("key_id", Text, nullable=False),  # the owner's
     Column("purpose", Text, nullable=False),  # batch, batch_output
     Column("filename", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -170,14 +170,14 @@ batches = Table(
     metadata,
     Column("batch_id", Text, primary_key=True),
     Column("key_id", Text, nullable=False),
-    Column("key_hash", Text, nullable=False),  # as whom its lines are run
+    Column("key_hash", Text, nullable=False),  # of the key that its lines are run as
     Column("status", Text, nullable=False),
     Column("endpoint", Text, nullable=False),
     Column("input_file_id", Text, nullable=False),
     Column("output_file_id", Text),
     Column("error_file_id", Text),
     Column("metadata", Text),  # JSON
-    Column("errors", Text),  # JSON: why it failed
+    Column("errors", Text),  # JSON: the reasons of a failure
     Column("output_ttl_s", Integer, nullable=False),
     Column("total", Integer, nullable=False),
     Column("completed", Integer, nullable=False),
@@ -196,7 +196,7 @@ batches = Table(
     Index("ix_batches_input_file_id", "input_file_id"),
 )
 
-# One row: which installation's the database is. DATA_DIR and Redis have the same id.
+# One row: the id of the installation that the database belongs to. DATA_DIR and Redis have the same id.
 installation = Table(
     "installation",
     metadata,

@@ -1,7 +1,7 @@
-"""SQLite in a process of greenlets: what may wait for a lock or a disk waits in a native thread.
+"""SQLite connections whose calls run in native threads, for processes of greenlets.
 
 A call into SQLite stops the whole event loop, for as long as another process holds the write lock; so each statement
-runs in one of a few threads, and its greenlet alone waits. All rows are fetched there too: a step may read the disk.
+runs in one of a few threads, and only its greenlet waits. All rows are fetched there too: a step may read the disk.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 _THREADS = 4  # one for the writer, the others for readers, who do not wait for locks
-_PATIENCE_S = 5.0
+_ACQUIRE_TIMEOUT_S = 5.0
 
 
-class Threads:
-    """Native threads, of which each runs one call at a time."""
+class SqliteThreads:
+    """A bounded pool of native threads."""
 
     def __init__(self) -> None:
-        self._pool: ThreadPool | None = None  # made by the process that uses it, not by one that forks
+        self._pool: ThreadPool | None = None  # made at the first call: a process that forks must not have it
         self._free = BoundedSemaphore(_THREADS)
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Raises `sqlite3.OperationalError` when all threads are stuck."""
-        if not self._free.acquire(timeout=_PATIENCE_S):
+        """Returns `function(*args)`, run in a thread. Raises `sqlite3.OperationalError` when none is free in time."""
+        if not self._free.acquire(timeout=_ACQUIRE_TIMEOUT_S):
             raise sqlite3.OperationalError("all threads are waiting")
         try:
             if self._pool is None:
                 self._pool = ThreadPool(_THREADS)
-            running: Any = self._pool.spawn(_outcome, function, args)
+            running: Any = self._pool.spawn(_result_or_error, function, args)
             try:
                 result: T | sqlite3.Error = running.get()
             except BaseException:
@@ -47,28 +47,28 @@ class Threads:
         return result
 
 
-def _outcome(function: Callable[..., T], args: tuple[Any, ...]) -> T | sqlite3.Error:
+def _result_or_error(function: Callable[..., T], args: tuple[Any, ...]) -> T | sqlite3.Error:
     try:
         return function(*args)
     except sqlite3.Error as exc:
-        return exc  # raised in the thread, the hub would print it
+        return exc  # if it were raised in the thread, gevent's hub would print it
 
 
-def connection_class(threads: Threads) -> type[sqlite3.Connection]:
-    """For `sqlite3.connect(factory=…)`: connections whose every call runs in `threads`, one after the other."""
+def threaded_connection_class(threads: SqliteThreads) -> type[sqlite3.Connection]:
+    """Returns a class for `sqlite3.connect(factory=…)`: connections whose every call runs in `threads`."""
 
     class Cursor(sqlite3.Cursor):
         _rows: deque[Any]
 
         def execute(self, *args: Any) -> Cursor:
-            self._rows = threads.run(self._executed, super().execute, args)
+            self._rows = threads.run(self._execute_and_fetch, super().execute, args)
             return self
 
         def executemany(self, *args: Any) -> Cursor:
-            self._rows = threads.run(self._executed, super().executemany, args)
+            self._rows = threads.run(self._execute_and_fetch, super().executemany, args)
             return self
 
-        def _executed(self, execute: Callable[..., Any], args: tuple[Any, ...]) -> deque[Any]:
+        def _execute_and_fetch(self, execute: Callable[..., Any], args: tuple[Any, ...]) -> deque[Any]:
             execute(*args)
             return deque(super().fetchall())
 

@@ -1,4 +1,4 @@
-"""Run by Alembic inside the transaction that `Database.migrate` opened: what fails leaves nothing half done."""
+"""Alembic's environment: migrations run inside the transaction that `Database.migrate` opened, all or nothing."""
 
 from __future__ import annotations
 

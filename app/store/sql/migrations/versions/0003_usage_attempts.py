@@ -1,4 +1,4 @@
-"""What each upstream attempt of a call cost."""
+"""The cost of each upstream attempt of a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service tier and the rarer kinds of tokens and fees, from which a call's cost was reckoned."""
+"""The service tier and the rarer kinds of tokens and fees that a call's cost was computed from."""
 
 from __future__ import annotations
 

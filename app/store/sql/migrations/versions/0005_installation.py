@@ -1,4 +1,4 @@
-"""Which installation the database belongs to: see store/installation.py."""
+"""The id of the installation that the database belongs to: see store/installation.py."""
 
 from __future__ import annotations
 

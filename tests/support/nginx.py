@@ -15,7 +15,7 @@ from scripts.executables import find_nginx
 from tests.support.servers import ROOT, free_port, wait_for
 
 
-class Edge:
+class Nginx:
     """nginx on two free ports. `env` are further variables of nginx/start.sh."""
 
     def __init__(self, directory: Path, gateway_port: int, **env: str) -> None:
@@ -35,7 +35,7 @@ class Edge:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Edge:
+    def __enter__(self) -> Nginx:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / "error.log").open("ab") as errors:
             self._process = subprocess.Popen(["sh", "nginx/start.sh"], cwd=ROOT, env=self.env, stderr=errors)

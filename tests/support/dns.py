@@ -9,7 +9,7 @@ from threading import Thread
 _HEADER = 12
 
 
-class Names:
+class DnsServer:
     """Answers every A question with `addresses`, to be kept for a second, and every other question with nothing."""
 
     def __init__(self, *addresses: str) -> None:
@@ -19,7 +19,7 @@ class Names:
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = Thread(target=self._serve, daemon=True)
 
-    def __enter__(self) -> Names:
+    def __enter__(self) -> DnsServer:
         self._thread.start()
         return self
 

@@ -1,0 +1,129 @@
+"""Table of routes: method, path, handler and scope of every endpoint.
+
+The fast path and Flask are both built from it. A path stands without its prefix: each is served under `/v1` and
+`/api/v1`, unless its row names other prefixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from flask import Flask
+
+from app.api import (
+    admin,
+    batches,
+    chat_completions,
+    completions,
+    debug,
+    embeddings,
+    files,
+    jobs,
+    models,
+    ops,
+    support,
+    web,
+)
+from app.api.context import require
+from app.api.http import HttpRequest, HttpResponse
+from app.domain.identity import Caller, Scope
+from app.services import Services
+
+PREFIXES = ("/v1", "/api/v1")
+_ROOT = ("",)
+_EVERYWHERE = (*PREFIXES, "")
+
+
+class BodyRoute(NamedTuple):
+    """A POST with a JSON body, on the fast path. The handler's caller may be one from memory: it must call a model."""
+
+    path: str
+    scope: Scope
+    handler: Callable[[Services, Caller, HttpRequest, bytes], HttpResponse]
+
+
+class JobRoute(NamedTuple):
+    """A request about one job, whose id ends the path, on the fast path. The handler's caller is verified."""
+
+    method: str
+    path: str
+    scope: Scope
+    handler: Callable[[Services, Caller, HttpRequest, str], HttpResponse]
+
+    @property
+    def parent(self) -> str:
+        """The path without the job's id."""
+        return self.path.removesuffix("/<job_id>")
+
+
+class FlaskRoute(NamedTuple):
+    """A Flask view. A `scope` of None lets everybody in."""
+
+    method: str
+    path: str
+    scope: Scope | None
+    view: Callable[..., Any]
+    prefixes: tuple[str, ...] = PREFIXES
+
+
+Routes = tuple[BodyRoute | JobRoute | FlaskRoute, ...]
+
+ROUTES: Routes = (
+    BodyRoute("/chat/completions", Scope.CHAT, chat_completions.create),
+    BodyRoute("/chat/smart", Scope.CHAT, partial(chat_completions.create, smart=True)),
+    BodyRoute("/completions", Scope.CHAT, completions.create),
+    BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
+    BodyRoute("/chat/async", Scope.CHAT, jobs.submit),
+    JobRoute("GET", "/requests/<job_id>", Scope.CHAT, jobs.show),
+    JobRoute("DELETE", "/requests/<job_id>", Scope.CHAT, jobs.cancel),
+    BodyRoute("/chat", Scope.CHAT, support.converse),
+    # A path, so that a slash is refused as what it is, a wrong user id, and not as an unknown URL.
+    FlaskRoute("GET", "/chat/history/<path:user_id>", Scope.CHAT, support.history),
+    FlaskRoute("DELETE", "/chat/history/<path:user_id>", Scope.CHAT, support.forget),
+    FlaskRoute("GET", "/models", Scope.CHAT, models.list_models),
+    FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, models.get_model),
+    FlaskRoute("POST", "/files", Scope.CHAT, files.create_file),
+    FlaskRoute("GET", "/files", Scope.CHAT, files.list_files),
+    FlaskRoute("GET", "/files/<file_id>", Scope.CHAT, files.retrieve_file),
+    FlaskRoute("GET", "/files/<file_id>/content", Scope.CHAT, files.file_content),
+    FlaskRoute("DELETE", "/files/<file_id>", Scope.CHAT, files.delete_file),
+    FlaskRoute("POST", "/batches", Scope.CHAT, batches.create_batch),
+    FlaskRoute("GET", "/batches", Scope.CHAT, batches.list_batches),
+    FlaskRoute("GET", "/batches/<batch_id>", Scope.CHAT, batches.retrieve_batch),
+    FlaskRoute("POST", "/batches/<batch_id>/cancel", Scope.CHAT, batches.cancel_batch),
+    FlaskRoute("GET", "/admin/usage", Scope.ADMIN, admin.usage),
+    FlaskRoute("GET", "/queue/metrics", Scope.ADMIN, ops.queue_metrics),
+    FlaskRoute("GET", "/debug", Scope.ADMIN, debug.debug, _EVERYWHERE),
+    FlaskRoute("GET", "/health/detailed", Scope.ADMIN, ops.health_detailed, _EVERYWHERE),
+    FlaskRoute("GET", "/health", None, ops.health, _EVERYWHERE),
+    FlaskRoute("GET", "/healthz", None, ops.health, _ROOT),
+    FlaskRoute("GET", "/ready", None, ops.ready, _EVERYWHERE),
+    FlaskRoute("GET", "/metrics", None, ops.metrics, _ROOT),
+    FlaskRoute("GET", "/", None, web.index, _ROOT),
+    FlaskRoute("GET", "/docs", None, web.docs, _ROOT),
+    FlaskRoute("GET", "/openapi.json", None, web.openapi, _ROOT),
+    FlaskRoute("GET", "/assets/docs.css", None, web.stylesheet, _ROOT),
+)
+
+
+def client_families(routes: Routes) -> frozenset[str]:
+    """Returns the first segments of the paths that callers' clients use; operators' paths are not among them."""
+    return frozenset(route.path.split("/")[1] for route in routes if route.scope in (Scope.CHAT, Scope.EMBED))
+
+
+def register(app: Flask, routes: Routes) -> None:
+    """Gives Flask a rule for each route. Those of the fast path have no view: they are there for `flask routes`, and so
+    that Flask says 405 to other methods."""
+    for route in routes:
+        if isinstance(route, FlaskRoute):
+            view = route.view if route.scope is None else require(route.scope)(route.view)
+            for prefix in route.prefixes:
+                rule = prefix + route.path
+                app.add_url_rule(rule, f"{route.method} {rule}", view, methods=[route.method])
+        else:
+            method = route.method if isinstance(route, JobRoute) else "POST"
+            for prefix in PREFIXES:
+                rule = prefix + route.path
+                app.add_url_rule(rule, f"{method} {rule}", methods=[method])
