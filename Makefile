@@ -1,15 +1,30 @@
-# make run | test | check | bench | test-compose. Needs Python 3.11 or newer; no compiler, no root, no Docker, but
-# for test-compose, which starts a container engine.
+# make run             everything on this machine, with a key and a curl line to paste
+# make unit            the tests that need no server, in 20 s
+# make fmt             formats the code, and mends what ruff can mend
+# make test            every test
+# make check           format, lint, types, architecture and every test: what CI runs
+# make bench           CPU a call; bench-peers: next to other gateways
+# make test-compose    the deployment in containers
+# Needs Python 3.11 or newer; no compiler, no root, no Docker, but for test-compose, which starts a container engine.
 PYTHON ?= python3
 BIN := .venv/bin
 # Modules of tests run beside each other, with a Redis and servers of their own: three at once keep two cores busy.
 TEST_WORKERS ?= 3
 TESTS := -n $(TEST_WORKERS) --dist loadscope
 
-.PHONY: run test test-compose check bench bench-peers requirements clean
+.PHONY: run unit fmt test test-compose check bench bench-peers requirements clean
 
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
+
+# What needs Redis or another process is marked by tests/conftest.py; mutants have their own tests, of the tool.
+unit: .venv/stamp-dev
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not server' tests/unit tests/test_docs.py tests/test_names.py tests/test_pointers.py \
+	    tests/test_structure.py
+
+fmt: .venv/stamp-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 test: .venv/stamp-dev
 	$(BIN)/python -m pytest $(TESTS)

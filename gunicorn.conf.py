@@ -4,7 +4,7 @@ Read again on SIGHUP: new workers start with the new configuration, the old ones
 configuration changes nothing but the log.
 """
 
-# First of all: what is imported below must find the patched socket and ssl modules in every worker.
+# First of all: the modules imported below must find the patched socket and ssl modules in every worker.
 from gevent import monkey
 
 monkey.patch_all()
@@ -32,24 +32,18 @@ if _refused is not None:
     )
 for _provider, _variable, _models in missing_keys(_settings.config):
     # A first run in development has none, and the demo model answers: nothing to warn of.
-    _tell = structlog.get_logger().info if _settings.env == "development" else structlog.get_logger().warning
-    _tell("provider_without_key", provider=_provider, set=_variable, models=_models)
+    _write_log = structlog.get_logger().info if _settings.env == "development" else structlog.get_logger().warning
+    _write_log("provider_without_key", provider=_provider, set=_variable, models=_models)
 if os.environ.get("FLASK_ENV") not in (None, "", _settings.env):
     structlog.get_logger().warning("variable_not_read", variable="FLASK_ENV", instead=f"GATEWAY_ENV={_settings.env}")
 _metrics_dir = _settings.data_dir.absolute() / "prometheus"
 # prometheus_client reads it at import, in the workers.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
-# What workers would import is imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
+# The workers' modules are imported before they are forked: one starts in 0.04 s of CPU instead of 0.64, and two
 # with their master take 103 MB instead of 170. A reload therefore takes new configuration, and never new code.
-import app.api.admin
 import app.api.cors
-import app.api.debug
-import app.api.fast_path
-import app.api.models
-import app.api.ops
-import app.api.web
-import app.cli
-import app.services  # noqa: F401
+import app.api.fast_path  # with all views, and all services
+import app.cli  # noqa: F401
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
@@ -62,7 +56,7 @@ if worker_connections < _most_connections:
         "few_descriptors", limit=_descriptors, worker_connections=worker_connections, wanted=_most_connections
     )
 backlog = 4096
-http_parser = "python"  # for what is not plain only: app/server/connection.py reads the rest
+http_parser = "python"  # only for requests that are not plain: app/server/connection.py reads the others
 keepalive = 75  # longer than a load balancer's, so that it never meets a connection that is just closing
 timeout = 60  # of a worker whose event loop is stuck; calls have their own
 graceful_timeout = _settings.config.server.drain_s + Worker.settling_s
@@ -86,7 +80,7 @@ def on_starting(server):
         print(exc.message, file=sys.stderr, flush=True)
         sys.exit(1)
     gc.freeze()  # the collector would write to the shared pages
-    # What an earlier master left would be counted as this one's.
+    # An earlier master's files would be counted as this one's.
     shutil.rmtree(_metrics_dir, ignore_errors=True)
     with contextlib.suppress(OSError):  # a full disk: there will be no figures
         _metrics_dir.mkdir(parents=True, exist_ok=True)  # a mount point stays

@@ -101,7 +101,7 @@ class ModelNotFound(NotFound):
 
 
 class Remaining(msgspec.Struct, frozen=True):
-    """What is left of one limit after a call. `reset_s` is when it is full again."""
+    """The state of one limit after a call: `left` of `most`; `reset_s` is when it is full again."""
 
     limit: str
     unit: str
@@ -149,14 +149,14 @@ class NotReady(GatewayError):
 class StoreUnavailable(NotReady):
     """Redis or the database failed or did not answer in time.
 
-    `perhaps_done`: the command was sent, so nobody knows whether it was carried out.
+    `perhaps_done`: the command was sent and got no answer, so it may have been carried out.
     """
 
     perhaps_done = False
 
 
 class StatementTimeout(StoreUnavailable):
-    """The database answers, but not this question within the time that it may take."""
+    """A query took longer than it may. The database is up."""
 
 
 class QueueFull(NotReady):
@@ -203,7 +203,7 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class ProviderWithoutKey(UpstreamUnavailable):
-    """Nobody was asked: none of those who could serve the model has a key. Whoever runs the gateway can set it."""
+    """No provider of the model has an API key, so none was asked. The operator can set one."""
 
     should_retry = False
     retry_here = False

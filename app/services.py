@@ -1,4 +1,4 @@
-"""Which classes make up a process, and how they hang together. No Flask, no globals."""
+"""Composition root: builds the objects of a process and connects them. No Flask, no globals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
-from app.gateway.provider_checks import ProviderChecks
+from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.jobs.callbacks import CallbackSender
@@ -43,7 +43,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything a view, a command or a job may call."""
+    """The objects that views, commands and jobs may call."""
 
     settings: Settings
     metrics: Metrics
@@ -57,7 +57,7 @@ class Services:
     reaper: Reaper
     callers: Callers
     providers: Mapping[str, Provider]
-    provider_checks: ProviderChecks
+    provider_health: ProviderHealth
     system: System
     router: Router
     admission: Admission
@@ -95,16 +95,7 @@ def build_services(settings: Settings) -> Services:
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
     providers = _providers(settings)
     router = Router(config=config, providers=providers, metrics=metrics)
-    pricing = Pricing(config=config, overrides=settings.prices)
-    pipeline = Pipeline(
-        config=config,
-        admission=admission,
-        router=router,
-        cache=Cache(redis=redis, config=config.cache),
-        pricing=pricing,
-        accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
-        metrics=metrics,
-    )
+    pipeline = _pipeline(settings, admission, router, redis, metrics)
     return Services(
         settings=settings,
         metrics=metrics,
@@ -118,7 +109,7 @@ def build_services(settings: Settings) -> Services:
         callers=callers,
         providers=providers,
         router=router,
-        provider_checks=ProviderChecks(config=config, providers=providers),
+        provider_health=ProviderHealth(config=config, providers=providers),
         system=System(data_dir=settings.data_dir),
         reaper=Reaper(redis=redis, timeout_s=config.reserve.worker_timeout_s),
         admission=admission,
@@ -132,8 +123,22 @@ def build_services(settings: Settings) -> Services:
     )
 
 
+def _pipeline(settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics) -> Pipeline:
+    config = settings.config
+    pricing = Pricing(config=config, overrides=settings.prices)
+    return Pipeline(
+        config=config,
+        admission=admission,
+        router=router,
+        cache=Cache(redis=redis, config=config.cache),
+        pricing=pricing,
+        accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
+        metrics=metrics,
+    )
+
+
 def check_installation(settings: Settings) -> None:
-    """Before a server forks its workers: `Installation.check`. Raises `ConfigError`; what is away is not compared."""
+    """Runs `Installation.check` before a server forks. Raises `ConfigError`; an unavailable store is skipped."""
     database, redis = Database(settings.database_url), Redis(settings.redis_url, shared=False)
     try:
         Installation(database=database, redis=redis, data_dir=settings.data_dir).check()
@@ -145,6 +150,7 @@ def check_installation(settings: Settings) -> None:
 
 
 def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> SupportAssistant:
+    """Builds the support assistant."""
     config = settings.config.support
     history = History(
         redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts nginx (1.22 to 1.31) without privileges, on a file system of which only two directories can be written:
 # renders the configuration, and makes a self-signed certificate at the first start when there is none.
-# Everything it needs to know is in the environment; `start.sh -t` only checks.
+# Its settings are variables of the environment; `start.sh -t` only checks.
 #
 #   GATEWAY                      host:port of the gateway; a name is asked for again and again     gateway:8000
 #   TLS_DIR                      fullchain.pem and privkey.pem are looked for, or made, here       /var/lib/penstock/tls
@@ -11,7 +11,7 @@
 #   MAX_FILE                     a little more than batch.max_file_bytes of gateway.yaml            101m
 #   READ_TIMEOUT                 longer than timeouts.total_s of gateway.yaml                      660s
 #   PER_IP_REQUESTS_PER_SECOND, PER_IP_BURST, PER_IP_CONNECTIONS                                   500, 3000, 1000
-#   PUBLIC_HOST                  host[:port] in redirects and in the made certificate; else what the client asked for
+#   PUBLIC_HOST                  host[:port] in redirects and in the made certificate; else the client's own
 #   ERROR_LOG_LEVEL              "error" and "warn" say more, and quote query strings               crit
 #   ACCESS_LOG, NGINX_WORKERS, NGINX_BIN (the executable), RESOLVER (a DNS server)                 "/dev/stdout json", auto
 set -eu
@@ -47,8 +47,8 @@ fi
 
 # Gateways are added, replaced and taken away while nginx runs. Before 1.27.3 a name in `upstream` is looked up once,
 # at start; there a variable makes nginx look it up anew, at the price of a connection for each request.
-# One that failed is left out for two seconds: by then its name has been looked up again. A call goes to the gateway
-# that has the fewest; before 1.27.3 to each in turn.
+# A gateway that failed is left out for two seconds: by then its name has been looked up again. A call goes to the
+# gateway that has the fewest; before 1.27.3 to each in turn.
 resolver=${RESOLVER:-$(awk '$1 == "nameserver" { print ($2 ~ /:/) ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)}
 kept="keepalive 256; keepalive_timeout 5s;"
 pass="proxy_pass http://gateway;"
@@ -73,7 +73,7 @@ for protocol in fastcgi uwsgi scgi; do
     "$nginx" -V 2>&1 | grep -q -e "--without-http_${protocol}_module" || others="$others ${protocol}_temp_path \"$work/$protocol\";"
 done
 
-# As many as the system lets us: a stream takes two.
+# As many descriptors as the system allows: a stream takes two.
 files=$(ulimit -Hn)
 case $files in unlimited | ??????*) files=65536 ;; esac
 

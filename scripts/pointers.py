@@ -31,6 +31,7 @@ _FOREIGN = {
     "pg_dump",
     "pg_restore",  # PostgreSQL
     "PENSTOCK_BUILD_IMAGE",  # a setting that the changelog says is gone
+    "Date",  # HTTP
     "NAME_FILE",  # a pattern: any setting's name before _FILE
 }
 _LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}

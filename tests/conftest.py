@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real Redis, the played vendor, real gateways; and no socket beyond this machine."""
+"""Fixtures for every test: a real Redis, the fake vendor, real gateways; and no socket beyond this machine."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def vendor() -> Iterator[Upstream]:
 
 @pytest.fixture
 def upstream(vendor: Upstream) -> Upstream:
-    """The played vendor, its counts at zero."""
+    """The fake vendor, its counts at zero."""
     vendor.reset()
     return vendor
 

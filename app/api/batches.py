@@ -1,4 +1,4 @@
-"""Batches as OpenAI's clients know them. Workers run them; here they are asked for, shown and cancelled."""
+"""OpenAI's batch endpoints: create, list, retrieve, cancel. The batches themselves are run by workers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from app.domain.identity import Scope
 from app.errors import RequestTooLarge
 from app.store.batches import Batch
 
-_LISTED, _MOST_LISTED = 20, 100
-_MOST_BYTES = 65_536
-_TIMES = (
+_DEFAULT_LIMIT, _MAX_LIMIT = 20, 100
+_MAX_BODY_BYTES = 65_536
+_TIMESTAMPS = (
     "in_progress_at",
     "expires_at",
     "finalizing_at",
@@ -31,36 +31,36 @@ _TIMES = (
 
 
 def create_batch() -> dict[str, Any]:
-    """Raises `InvalidRequest`, `Conflict`."""
+    """Creates a batch. Raises `InvalidRequest`, `Conflict`."""
     if request.mimetype != "application/json":
         raise unsupported_media_type("application/json", request.content_type or "")
-    # Room for what is asked here, not for a prompt.
-    body = read_body(request.stream, _MOST_BYTES + 1, services().settings.config.server.body_timeout_s)
-    if len(body) > _MOST_BYTES:
+    # A batch's fields, not a prompt.
+    body = read_body(request.stream, _MAX_BODY_BYTES + 1, services().settings.config.server.body_timeout_s)
+    if len(body) > _MAX_BODY_BYTES:
         raise RequestTooLarge("The request body is too large.")
-    asked = BatchRequest.parse(body)
-    if asked.endpoint == "/v1/embeddings":
+    batch_request = BatchRequest.parse(body)
+    if batch_request.endpoint == "/v1/embeddings":
         check_scope(caller(), Scope.EMBED)
-    return described(services().batches.create(caller(), asked))
+    return batch_object(services().batches.create(caller(), batch_request))
 
 
 def list_batches() -> dict[str, Any]:
-    found, more = services().batches.list(caller().key_id, limit=limit(_LISTED, _MOST_LISTED), after=after())
-    return page([described(batch) for batch in found], more)
+    found, has_more = services().batches.list(caller().key_id, limit=limit(_DEFAULT_LIMIT, _MAX_LIMIT), after=after())
+    return page([batch_object(batch) for batch in found], has_more)
 
 
 def retrieve_batch(batch_id: str) -> dict[str, Any]:
-    return described(services().batches.get(caller().key_id, batch_id))
+    return batch_object(services().batches.get(caller().key_id, batch_id))
 
 
 def cancel_batch(batch_id: str) -> dict[str, Any]:
-    return described(services().batches.cancel(caller().key_id, batch_id))
+    return batch_object(services().batches.cancel(caller().key_id, batch_id))
 
 
-def described(batch: Batch) -> dict[str, Any]:
-    """As OpenAI shows it."""
+def batch_object(batch: Batch) -> dict[str, Any]:
+    """Returns a batch as OpenAI shows it."""
     errors = None if batch.errors is None else {"object": "list", "data": json.loads(batch.errors)}
-    times = {name: getattr(batch, name) for name in _TIMES}
+    timestamps = {name: getattr(batch, name) for name in _TIMESTAMPS}
     return {
         "id": batch.batch_id,
         "object": "batch",
@@ -72,7 +72,7 @@ def described(batch: Batch) -> dict[str, Any]:
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,
         "created_at": int(batch.created_at),
-        **{name: None if moment is None else int(moment) for name, moment in times.items()},
+        **{name: None if moment is None else int(moment) for name, moment in timestamps.items()},
         "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
         "metadata": None if batch.metadata is None else json.loads(batch.metadata),
     }

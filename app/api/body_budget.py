@@ -1,7 +1,7 @@
 """Body budget: bounds the bytes of large request bodies in a worker, and those of one key among them.
 
 A body counts from before it is read until its call has ended, since the call keeps it: to send it to another target, or
-to cut it for the ledger. Small bodies are not counted: what came with the head is in memory anyway.
+to cut it for the ledger. Small bodies are not counted: bytes that came with the head are in memory anyway.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from app.api.hangup import cancelled_on_hangup
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
 from app.api.sse import ReplyStream, stream_response
@@ -14,7 +16,6 @@ from app.domain.completion import CompletionRequest
 from app.domain.identity import Caller
 from app.errors import UpstreamError
 from app.gateway.call import Report
-from app.net.hangup import watch_for_hangup
 from app.providers.base import CancelToken
 from app.services import Services
 
@@ -36,11 +37,7 @@ def create(services: Services, caller: Caller, http_request: HttpRequest, body: 
             return TextStream(pipeline.stream(caller, parsed.chat, context), parsed.echoed)
 
         return stream_response(http_request, cancel, start)
-    stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
-    try:
-        reply = pipeline.chat(caller, parsed.chat, context)
-    finally:
-        stop_watching()
+    reply = cancelled_on_hangup(http_request, cancel, partial(pipeline.chat, caller, parsed.chat, context))
     answer = text_completion(reply.body, parsed.echoed, reply.report.provider)
     return json_response(answer, call_headers(reply.report))
 

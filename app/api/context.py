@@ -39,7 +39,7 @@ def require(scope: Scope) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            verified = services().callers.verified(g.http_request.api_key())
+            verified = services().callers.verify(g.http_request.api_key())
             check_scope(verified, scope)
             g.caller = verified
             return view(*args, **kwargs)

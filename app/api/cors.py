@@ -1,6 +1,6 @@
-"""Browsers' calls from other origins: allowed for those in `server.cors_origins`, for nobody else.
+"""CORS: calls of browsers from other origins, allowed for the origins in `server.cors_origins` and no others.
 
-A WSGI application around the whole one, there only when origins are configured. Keys are sent in a header, never in a
+A WSGI middleware, there only when origins are configured. Keys are sent in a header, never in a
 cookie, so that credentials are not allowed, and `*` exposes every header. Rules: the Fetch standard, "CORS protocol".
 """
 
@@ -12,12 +12,12 @@ from typing import Any
 
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_MOST_NAMES = 64  # OpenAI's SDK asks for a dozen
+_MAX_HEADER_NAMES = 64  # OpenAI's SDK asks for a dozen
 _MAX_AGE_S = "600"
 
 
 class Cors:
-    """`origins` as browsers send them: scheme, host and port, or "*" for every one. `methods`: those of any route."""
+    """WSGI middleware. `origins`: as browsers send them (scheme, host, port), or "*". `methods`: those of any route."""
 
     def __init__(self, application: _Application, origins: tuple[str, ...], *, methods: Iterable[str]) -> None:
         self._application = application
@@ -41,9 +41,11 @@ class Cors:
         return self._application(environ, start)
 
     def _preflight(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
-        """Whatever headers are asked for may be sent: SDKs add their own (`x-stainless-*`), with every version more."""
-        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").split(",", _MOST_NAMES)[:_MOST_NAMES]
-        names = [name for name in map(str.strip, asked) if _HEADER_NAME.fullmatch(name)]
+        """Allows every header that is asked for: SDKs add their own (`x-stainless-*`), with every version more."""
+        requested = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").split(",", _MAX_HEADER_NAMES)[
+            :_MAX_HEADER_NAMES
+        ]
+        names = [name for name in map(str.strip, requested) if _HEADER_NAME.fullmatch(name)]
         headers = [
             ("Access-Control-Allow-Methods", self._methods),
             ("Access-Control-Max-Age", _MAX_AGE_S),

@@ -1,4 +1,4 @@
-"""`GET /debug`: what one would ask for in a bug report. Never a secret."""
+"""`GET /debug`: the facts that belong into a bug report. Never a secret."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import gevent
 import psutil
 
-from app.api.context import services
-from app.api.shared_metrics import shared_figures
+from app.api import context
+from app.api.shared_metrics import shared_metrics
 from app.errors import StoreUnavailable
 from app.services import Services
 from app.settings import VERSION
@@ -27,25 +27,29 @@ _MB = 1024 * 1024
 
 
 def debug() -> dict[str, Any]:
-    """Versions, the machine, pools, breakers, queue."""
-    found = services()
-    return {"environment": _environment(found), "system": _system(found.system), "application": _application(found)}
+    """Returns versions, the machine, pools, breakers, queue."""
+    services = context.services()
+    return {
+        "environment": _environment(services),
+        "system": _system(services.system),
+        "application": _application(services),
+    }
 
 
-def _environment(found: Services) -> dict[str, Any]:
+def _environment(services: Services) -> dict[str, Any]:
     providers = {
         name: {"kind": provider.kind, "key_set": provider.has_key}
-        for name, provider in found.settings.config.providers.items()
+        for name, provider in services.settings.config.providers.items()
     }
     return {
         "version": VERSION,
-        "env": found.settings.env,
+        "env": services.settings.env,
         "python": platform.python_version(),
         "python_version": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "openai_key_set": providers.get("openai", {}).get("key_set", False),
         "providers": providers,
-        "redis_url": without_secrets(found.settings.redis_url),
+        "redis_url": without_secrets(services.settings.redis_url),
     }
 
 
@@ -64,40 +68,40 @@ def _system(system: System) -> dict[str, Any]:
     }
 
 
-def _application(found: Services) -> dict[str, Any]:
+def _application(services: Services) -> dict[str, Any]:
     process = psutil.Process()
-    shared = shared_figures(found)
+    shared = shared_metrics(services)
     return {
         "pid": process.pid,
         "uptime_s": round(time.monotonic() - _STARTED, 1),
         "rss_bytes": process.memory_info().rss,
-        "worker_id": found.heartbeat.worker_id,
-        "active_conversations": _unless_away(found.support.open_conversations),
+        "worker_id": services.heartbeat.worker_id,
+        "active_conversations": _none_if_unavailable(services.support.open_conversations),
         "queue_size": shared.get("llm_queue_size"),
-        "redis": {"reachable": "redis_memory_used_bytes" in shared, **found.redis.stats()},
-        "database": found.database.stats(),
-        "providers": {name: provider.stats() for name, provider in found.providers.items()},
-        "breakers": found.router.states(),
+        "redis": {"reachable": "redis_memory_used_bytes" in shared, **services.redis.stats()},
+        "database": services.database.stats(),
+        "providers": {name: provider.stats() for name, provider in services.providers.items()},
+        "breakers": services.router.states(),
         "shared": shared,
-        "models": list(found.settings.config.models),
-        "plans": list(found.settings.config.plans),
+        "models": list(services.settings.config.models),
+        "plans": list(services.settings.config.plans),
     }
 
 
 def _cpu_percent(system: System) -> float:
-    """Of the cores that there are to use, over a moment."""
-    before, began = system.cpu(), time.monotonic()
+    """Returns the use of the cores that the process may use, over a moment."""
+    before, started = system.cpu(), time.monotonic()
     gevent.sleep(_CPU_SAMPLE_S)
     used_s = system.cpu().seconds - before.seconds
-    return _percent(used_s, before.cores * (time.monotonic() - began))
+    return _percent(used_s, before.cores * (time.monotonic() - started))
 
 
 def _percent(part: float, whole: float) -> float:
     return round(min(max(100 * part / whole, 0.0), 100.0), 1) if whole else 0.0
 
 
-def _unless_away(ask: Callable[[], int]) -> int | None:
+def _none_if_unavailable(read: Callable[[], int]) -> int | None:
     try:
-        return ask()
+        return read()
     except StoreUnavailable:
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from app.api.hangup import cancelled_on_hangup
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
 from app.domain.chat import EmbedRequest
 from app.domain.identity import Caller
-from app.net.hangup import watch_for_hangup
 from app.providers.base import CancelToken
 from app.services import Services
 
@@ -15,9 +17,6 @@ def create(services: Services, caller: Caller, http_request: HttpRequest, body: 
     """Embeds one input or several."""
     parsed = EmbedRequest.parse(body)
     cancel = CancelToken()
-    stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
-    try:
-        reply = services.pipeline.embed(caller, parsed, http_request.call_context(cancel))
-    finally:
-        stop_watching()
+    context = http_request.call_context(cancel)
+    reply = cancelled_on_hangup(http_request, cancel, partial(services.pipeline.embed, caller, parsed, context))
     return json_response(reply.body, call_headers(reply.report))

@@ -15,6 +15,7 @@ from app.api.headers import limit_headers
 from app.api.http import HttpResponse
 from app.api.paths import Suggestions, printable_path
 from app.domain.printable import printable
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import (
     GatewayError,
     InvalidRequest,
@@ -34,15 +35,13 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     413: RequestTooLarge,
     415: UnsupportedMediaType,
 }
-# Longer waits hang openai-node and stop openai-python from retrying (docs/clients.md, "Retries").
-_MAX_RETRY_AFTER_S = 60
 _MAX_CONTENT_TYPE_CHARS = 64
 
 
 def error_response(error: GatewayError, request_id: str) -> HttpResponse:
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
-        wait_s = min(max(error.retry_after_s, 0.001), _MAX_RETRY_AFTER_S)
+        wait_s = min(max(error.retry_after_s, 0.001), MAX_RETRY_AFTER_S)
         headers.append(("Retry-After", str(math.ceil(wait_s))))
         headers.append(("retry-after-ms", str(math.ceil(wait_s * 1000))))
     if isinstance(error, RateLimited):

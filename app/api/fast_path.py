@@ -87,11 +87,11 @@ class FastPath:
         services = self._services
         key = http_request.api_key()
         if isinstance(route, JobRoute):
-            caller = services.callers.verified(key)
+            caller = services.callers.verify(key)
             check_scope(caller, route.scope)
             return route.handler(services, caller, http_request, job_id)
         # The caller is perhaps one from memory: admission verifies the key in its own round trip.
-        caller = services.callers.remembered(key)
+        caller = services.callers.lookup(key)
         check_scope(caller, route.scope)
         return route.handler(services, caller, http_request, self._body(http_request, caller))
 
@@ -126,8 +126,8 @@ class FastPath:
 
     def _large_body(self, http_request: HttpRequest, caller: Caller, source: Any, size: int | None) -> bytes:
         """`size`: as declared; None for a chunked body, which then counts as it arrives."""
-        # Admission would refuse a revoked key only when all of the body is here.
-        self._services.callers.verified(http_request.api_key())
+        # Admission would refuse a revoked key only after the whole body has arrived.
+        self._services.callers.verify(http_request.api_key())
         allocation = http_request.body_allocation = BodyAllocation(self._budget, caller.key_id)
         if size is not None:
             allocation.grow(size)

@@ -1,8 +1,8 @@
-"""What a model call tells in headers, in the names and units that OpenAI's clients know."""
+"""Response headers of a model call, in the names and units that OpenAI's clients know."""
 
 from __future__ import annotations
 
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.errors import Remaining
 from app.gateway.call import Report
 
@@ -11,7 +11,7 @@ _LIMIT_NAMES = {
     for unit in ("requests", "tokens")
 }
 
-_NOTES = {"route": "x-penstock-route-reason", "optimized": "x-penstock-optimized"}
+_NOTE_HEADERS = {"route": "x-penstock-route-reason", "optimized": "x-penstock-optimized"}
 
 
 def call_headers(report: Report) -> list[tuple[str, str]]:
@@ -23,15 +23,15 @@ def call_headers(report: Report) -> list[tuple[str, str]]:
         ("openai-processing-ms", str(round(report.latency_ms))),
     ]
     if report.cost_nanousd is not None:
-        headers.append(("x-penstock-cost-usd", usd(report.cost_nanousd)))
+        headers.append(("x-penstock-cost-usd", format_usd(report.cost_nanousd)))
     for name, value in report.notes:
-        headers.append((_NOTES[name], value))
+        headers.append((_NOTE_HEADERS[name], value))
     return headers + limit_headers(report.remaining)
 
 
 def limit_headers(remaining: tuple[Remaining, ...]) -> list[tuple[str, str]]:
-    """OpenAI's `x-ratelimit-*`, of the limit on requests and of the one on tokens that will bite first."""
-    tightest: dict[str, Remaining] = {}  # by unit, the one with the least left
+    """Returns OpenAI's `x-ratelimit-*`: the limit on requests, and the one on tokens, with the least left."""
+    tightest: dict[str, Remaining] = {}  # by unit
     for row in remaining:
         found = tightest.get(row.unit)
         if found is None or row.left < found.left:
@@ -45,7 +45,7 @@ def limit_headers(remaining: tuple[Remaining, ...]) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`, `3h0m0s`."""
+    """Returns a duration as OpenAI writes it: `12ms`, `1.5s`, `6m0s`, `3h0m0s`."""
     if seconds < 1:
         return f"{max(round(seconds * 1000), 0)}ms"
     if seconds < 60:

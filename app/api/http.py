@@ -62,7 +62,7 @@ class HttpRequest:
         return CallContext(self.request_id, self.call_id, cancel, read, write)
 
     def log_started(self, route: str, proxies: TrustedProxies) -> None:
-        """Logs the request, once its head is here. `route` is a rule, never a path."""
+        """Logs the request, once its head has arrived. `route` is a rule, never a path."""
         environ = self.environ
         write_log = log.debug if route in _PROBED_ROUTES else log.info
         write_log(

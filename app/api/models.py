@@ -1,5 +1,5 @@
-"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether
-somebody can serve the model."""
+"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether a
+provider can serve the model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from app.api.context import caller, services
 from app.config.gateway import GatewayConfig
-from app.config.serving import AUTO, why_not
-from app.domain.suggestions import unknown_model
+from app.config.serving import AUTO, unavailable_reason
+from app.domain.suggestions import unknown_model_message
 from app.errors import ModelNotFound
 from app.gateway import model_picker
 
@@ -19,24 +19,24 @@ _CREATED = 1_700_000_000
 def list_models() -> dict[str, Any]:
     config = services().settings.config
     models = [_model(config, alias) for alias in config.models if caller().may_use(alias)]
-    if model_picker.is_open(config, caller()):
+    if model_picker.offers_auto(config, caller()):
         models.append(_auto(config))
     return {"object": "list", "data": models}
 
 
 def get_model(model_id: str) -> dict[str, Any]:
     config = services().settings.config
-    if model_id == AUTO and model_picker.is_open(config, caller()):
+    if model_id == AUTO and model_picker.offers_auto(config, caller()):
         return _auto(config)
     if model_id not in config.models or not caller().may_use(model_id):
         usable = [alias for alias in config.models if caller().may_use(alias)]
-        raise ModelNotFound(unknown_model(model_id, usable), param="model")
+        raise ModelNotFound(unknown_model_message(model_id, usable), param="model")
     return _model(config, model_id)
 
 
 def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
     model = config.models[alias]
-    reason = why_not(config, alias)
+    reason = unavailable_reason(config, alias)
     return {
         "id": alias,
         "object": "model",
@@ -51,9 +51,9 @@ def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
 
 
 def _auto(config: GatewayConfig) -> dict[str, Any]:
-    """The gateway picks: `available` if there is anything to pick for this key."""
+    """Returns the model under which the gateway picks: `available` if there is one to pick for this key."""
     usable = [model for model in model_picker.defaults(config) if caller().may_use(model)]
-    reason = why_not(config, usable[0])  # what can be served comes first
+    reason = unavailable_reason(config, usable[0])  # models that can be served come first
     return {
         "id": AUTO,
         "object": "model",

@@ -1,4 +1,4 @@
-"""The operations of the OpenAPI document as the reference page shows them: fields, answers, headers, a command to copy.
+"""Reference page: the OpenAPI document's operations with their fields, responses and headers, and a command to copy.
 
 Markdown becomes HTML here, with everything else escaped. No Flask, no request.
 """
@@ -13,7 +13,7 @@ import mistune
 from markupsafe import Markup
 
 _PARAGRAPHS = mistune.create_markdown(escape=True)
-_DEEPEST = 2  # of fields inside fields
+_MAX_DEPTH = 2  # of fields inside fields
 
 
 class Field(NamedTuple):
@@ -25,8 +25,8 @@ class Field(NamedTuple):
     text: Markup
 
 
-class Shown(NamedTuple):
-    """An answer: its status and content types, and the fields and headers that it has."""
+class Response(NamedTuple):
+    """A response: its status and content types, fields and headers."""
 
     status: str
     text: Markup
@@ -36,6 +36,8 @@ class Shown(NamedTuple):
 
 
 class Operation(NamedTuple):
+    """An operation: a method of a path."""
+
     id: str
     tags: tuple[str, ...]
     method: str
@@ -45,24 +47,24 @@ class Operation(NamedTuple):
     parameters: tuple[Field, ...]
     body_types: tuple[str, ...]
     body: tuple[Field, ...]
-    answers: tuple[Shown, ...]
-    errors: tuple[Shown, ...]  # of the one shape of errors, so without fields
+    responses: tuple[Response, ...]
+    errors: tuple[Response, ...]  # all of the one shape, so without fields
     curl: str
 
 
 def markdown(text: str) -> Markup:
-    """Paragraphs."""
+    """Returns the HTML of paragraphs."""
     return Markup(_PARAGRAPHS(text))  # noqa: S704 - made from our own document, and escaped
 
 
 def inline(text: str) -> Markup:
-    """A sentence or two, for a table's cell."""
+    """Returns the HTML of a sentence or two, for a table's cell."""
     html = str(_PARAGRAPHS(text)).strip()
     return Markup(html.removeprefix("<p>").removesuffix("</p>"))  # noqa: S704 - as above
 
 
 def operations(document: dict[str, Any], host_url: str) -> list[Operation]:
-    """Those of `document`, in its order. `host_url`: where the commands send to, without a slash at its end."""
+    """Returns the operations of `document`, in its order. `host_url`: of the commands, without a slash at its end."""
     return [
         _operation(document, path, method, operation, host_url)
         for path, methods in document["paths"].items()
@@ -73,8 +75,8 @@ def operations(document: dict[str, Any], host_url: str) -> list[Operation]:
 def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any], host: str) -> Operation:
     content = _resolved(document, operation.get("requestBody", {})).get("content", {})
     schema = next(iter(content.values()))["schema"] if content else {}
-    shown = [_answer(document, status, answer) for status, answer in operation["responses"].items()]
-    errors = tuple(answer for answer in shown if _is_error(answer.status) and not answer.fields)
+    shown = [_response(document, status, response) for status, response in operation["responses"].items()]
+    errors = tuple(response for response in shown if _is_error(response.status) and not response.fields)
     return Operation(
         id=operation["operationId"],
         tags=tuple(operation["tags"]),
@@ -85,7 +87,7 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
         parameters=tuple(_parameter(document, parameter) for parameter in operation.get("parameters", ())),
         body_types=tuple(content),
         body=tuple(_fields(document, schema)),
-        answers=tuple(answer for answer in shown if answer not in errors),
+        responses=tuple(response for response in shown if response not in errors),
         errors=errors,
         curl=_curl(operation, path, method, host, content),
     )
@@ -95,18 +97,18 @@ def _is_error(status: str) -> bool:
     return status == "default" or status >= "400"
 
 
-def _answer(document: dict[str, Any], status: str, answer: dict[str, Any]) -> Shown:
-    answer = _resolved(document, answer)
-    content = answer.get("content", {})
+def _response(document: dict[str, Any], status: str, response: dict[str, Any]) -> Response:
+    response = _resolved(document, response)
+    content = response.get("content", {})
     fields: tuple[Field, ...] = ()
     for media in content.values():
         if media["schema"] != {"$ref": "#/components/schemas/Error"}:
             fields = fields or tuple(_fields(document, media["schema"]))
     headers = tuple(
         Field(name, _type(document, header["schema"]), False, inline(header.get("description", "")))
-        for name, header in answer.get("headers", {}).items()
+        for name, header in response.get("headers", {}).items()
     )
-    return Shown(status, inline(answer["description"]), tuple(content), fields, headers)
+    return Response(status, inline(response["description"]), tuple(content), fields, headers)
 
 
 def _parameter(document: dict[str, Any], parameter: dict[str, Any]) -> Field:
@@ -124,7 +126,7 @@ def _fields(document: dict[str, Any], schema: dict[str, Any], path: str = "", de
         field = _resolved(document, given)
         text = _with_bounds(field.get("description", ""), field)
         yield Field(path + name, _type(document, given), name in required, inline(text))
-        if depth < _DEEPEST:
+        if depth < _MAX_DEPTH:
             items = field.get("items")
             inside, mark = (field, ".") if items is None else (items, "[].")
             yield from _fields(document, inside, f"{path}{name}{mark}", depth + 1)
@@ -141,7 +143,7 @@ def _type(document: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def _with_bounds(text: str, schema: dict[str, Any]) -> str:
-    """`text`, and the schema's bounds in words."""
+    """Returns `text`, and the schema's bounds in words."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None:
         text += f" From {least:,} to {most:,}." if most is not None else f" From {least:,} on."
@@ -150,13 +152,13 @@ def _with_bounds(text: str, schema: dict[str, Any]) -> str:
     return text.strip()
 
 
-def _resolved(document: dict[str, Any], thing: dict[str, Any]) -> dict[str, Any]:
-    while "$ref" in thing:
+def _resolved(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
         found: Any = document
-        for part in thing["$ref"].removeprefix("#/").split("/"):
+        for part in node["$ref"].removeprefix("#/").split("/"):
             found = found[part]
-        thing = found
-    return thing
+        node = found
+    return node
 
 
 def _curl(operation: dict[str, Any], path: str, method: str, host: str, content: dict[str, Any]) -> str:

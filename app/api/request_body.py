@@ -1,4 +1,4 @@
-"""Reading of a whole request body within a time limit."""
+"""Reader of a whole request body within a time limit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from app.errors import InvalidRequest
 _BLOCK = 65_536
 
 
-def read_body(source: Any, size: int, limit_s: float, on_block: Callable[[int], None] | None = None) -> bytes:
-    """At most `size` bytes of `source`, a `wsgi.input`. `on_block` is told the length of each block, and may raise.
+def read_body(source: Any, size: int, timeout_s: float, on_block: Callable[[int], None] | None = None) -> bytes:
+    """Returns at most `size` bytes of `source`, a `wsgi.input`. `on_block` gets each block's length, and may raise.
 
-    Raises `InvalidRequest` when they do not arrive within `limit_s`, or not whole.
+    Raises `InvalidRequest` when they do not arrive within `timeout_s`, or not whole.
     """
-    limit = gevent.Timeout(limit_s)
+    timeout = gevent.Timeout(timeout_s)
     try:
-        with limit:
+        with timeout:
             if on_block is None:
                 body: bytes = source.read(size)
                 return body
@@ -30,9 +30,9 @@ def read_body(source: Any, size: int, limit_s: float, on_block: Callable[[int], 
                 on_block(len(block))
             return bytes(blocks)
     except gevent.Timeout as exc:
-        if exc is not limit:
+        if exc is not timeout:
             raise
-        raise InvalidRequest(f"The request body did not arrive within {limit_s:g} seconds.") from None
+        raise InvalidRequest(f"The request body did not arrive within {timeout_s:g} seconds.") from None
     except OSError:
         raise InvalidRequest("The request body ended early.") from None
     except ParseException:

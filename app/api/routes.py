@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from flask import Flask
+from flask import Flask, Response, g
 
 from app.api import (
     admin,
@@ -26,7 +26,7 @@ from app.api import (
     support,
     web,
 )
-from app.api.context import require
+from app.api.context import caller, require, services
 from app.api.http import HttpRequest, HttpResponse
 from app.domain.identity import Caller, Scope
 from app.services import Services
@@ -114,16 +114,23 @@ def client_families(routes: Routes) -> frozenset[str]:
 
 
 def register(app: Flask, routes: Routes) -> None:
-    """Gives Flask a rule for each route. Those of the fast path have no view: they are there for `flask routes`, and so
-    that Flask says 405 to other methods."""
+    """Gives Flask a rule for each route. It answers 405 to other methods, and HEAD for GET; the fast path's own methods
+    do not come to it."""
     for route in routes:
         if isinstance(route, FlaskRoute):
             view = route.view if route.scope is None else require(route.scope)(route.view)
-            for prefix in route.prefixes:
-                rule = prefix + route.path
-                app.add_url_rule(rule, f"{route.method} {rule}", view, methods=[route.method])
+            _add_rules(app, route.method, route.path, route.prefixes, view)
+        elif isinstance(route, JobRoute):
+            _add_rules(app, route.method, route.path, PREFIXES, require(route.scope)(partial(_job_view, route)))
         else:
-            method = route.method if isinstance(route, JobRoute) else "POST"
-            for prefix in PREFIXES:
-                rule = prefix + route.path
-                app.add_url_rule(rule, f"{method} {rule}", methods=[method])
+            _add_rules(app, "POST", route.path, PREFIXES, None)
+
+
+def _add_rules(app: Flask, method: str, path: str, prefixes: tuple[str, ...], view: Callable[..., Any] | None) -> None:
+    for prefix in prefixes:
+        app.add_url_rule(prefix + path, f"{method} {prefix}{path}", view, methods=[method])
+
+
+def _job_view(route: JobRoute, job_id: str) -> Response:
+    response = route.handler(services(), caller(), g.http_request, job_id)
+    return Response(response.body, response.status, response.headers)

@@ -1,4 +1,4 @@
-"""Figures of the whole installation, for Prometheus and `/debug`."""
+"""Metrics of the whole installation, for Prometheus and `/debug`: queue, Redis, outbox, spool, certificate."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from app.errors import StoreUnavailable
 from app.services import Services
 
 
-def shared_figures(found: Services) -> dict[str, float]:
-    """The figures by the names of their series; without those that cannot be read, so that the scrape never fails."""
-    figures: dict[str, float] = {}
+def shared_metrics(services: Services) -> dict[str, float]:
+    """Returns the values by the names of their series; without those that cannot be read: the scrape never fails."""
+    values: dict[str, float] = {}
     try:
-        used, most = found.redis.memory()
-        figures |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
-        depth = found.queue.depth()
-        figures |= {
+        used, most = services.redis.memory()
+        values |= {"redis_memory_used_bytes": used, "redis_memory_max_bytes": most}
+        depth = services.queue.depth()
+        values |= {
             "llm_queue_size": depth.waiting,
-            "llm_queue_capacity": found.queue.capacity,
+            "llm_queue_capacity": services.queue.capacity,
             "llm_queue_active_requests": depth.running,
             "llm_queue_oldest_seconds": depth.oldest_s,
             "llm_queue_workers": depth.workers,
             "llm_queue_slots": depth.slots,
         }
-        figures |= {"llm_outbox_lag_seconds": found.outbox.lag_s(), "llm_outbox_rows": found.outbox.depth()}
+        values |= {"llm_outbox_lag_seconds": services.outbox.lag_s(), "llm_outbox_rows": services.outbox.depth()}
     except StoreUnavailable:
         pass  # its absence is an alert of its own
     try:
-        figures["llm_dead_letters"] = found.ledger.count_dead_letters()
+        values["llm_dead_letters"] = services.ledger.count_dead_letters()
     except StoreUnavailable:
         pass  # calls go on without the database, and rows wait
-    backlog = found.spool.backlog()
-    figures |= {
+    backlog = services.spool.backlog()
+    values |= {
         "llm_spool_files": backlog.files,
         "llm_spool_bytes": backlog.bytes,
         "llm_spool_refused_files": backlog.refused_files,
     }
-    expires = certificate_end(found.settings.tls_certificate)
+    expires = certificate_expiry(services.settings.tls_certificate)
     if expires is not None:
-        figures["tls_certificate_expiry_timestamp_seconds"] = expires
-    return figures
+        values["tls_certificate_expiry_timestamp_seconds"] = expires
+    return values
 
 
-def certificate_end(certificate: Path | None) -> float | None:
-    """The end of the first certificate in the PEM file, in Unix seconds; None if it cannot be read."""
+def certificate_expiry(certificate: Path | None) -> float | None:
+    """Returns the expiry of the first certificate in the PEM file, in Unix seconds; None if it cannot be read."""
     if certificate is None:
         return None
     try:

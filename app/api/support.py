@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from app.api.context import caller, services
+from app.api.hangup import cancelled_on_hangup
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
 from app.api.sse import stream_response
 from app.domain.identity import Caller
 from app.features.support import SupportAnswer
 from app.net.error_body import utc_timestamp
-from app.net.hangup import watch_for_hangup
 from app.providers.base import CancelToken
 from app.services import Services
 
@@ -29,11 +29,7 @@ def converse(services: Services, caller: Caller, http_request: HttpRequest, body
     context = http_request.call_context(cancel)
     if message.stream:
         return stream_response(http_request, cancel, partial(support.stream, caller, message, context))
-    stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
-    try:
-        answer = support.answer(caller, message, context)
-    finally:
-        stop_watching()
+    answer = cancelled_on_hangup(http_request, cancel, partial(support.answer, caller, message, context))
     return json_response(_encode(_described(message.user_id, answer)), call_headers(answer.report))
 
 

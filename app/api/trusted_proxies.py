@@ -1,38 +1,38 @@
-"""Peers: who is at the other end of a connection, a client or one of our proxies that names it."""
+"""Trusted proxies: the client's address, from the connection or from a proxy of ours that forwards it."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-_MOST_KNOWN = 1000
-_LONGEST_ADDRESS = 45  # of IPv6
+_MAX_CACHED_PEERS = 1000
+_MAX_ADDRESS_CHARS = 45  # of IPv6
 
 
 class TrustedProxies:
-    """`trusted` are addresses and networks of proxies, or `*`; as gunicorn's `forwarded_allow_ips`."""
+    """The proxies whose `X-Forwarded-For` counts: addresses and networks, or `*`, as in `forwarded_allow_ips`."""
 
     def __init__(self, trusted: tuple[str, ...]) -> None:
-        self._everybody = "*" in trusted
+        self._trusts_all = "*" in trusted
         self._networks = [ip_network(row) for row in trusted if row != "*"]
-        self._known: dict[str, bool] = {}
+        self._trusted_peers: dict[str, bool] = {}
 
     def client_ip(self, environ: dict[str, Any]) -> str:
-        """The client's address: the last one that a trusted proxy names, else the peer's own; "" for a local socket."""
+        """Returns the client's address: the last one named by a trusted proxy, else the peer's; "" if local."""
         peer: str = environ.get("REMOTE_ADDR", "")
-        told: str | None = environ.get("HTTP_X_FORWARDED_FOR")
-        if told is None:
+        forwarded_for: str | None = environ.get("HTTP_X_FORWARDED_FOR")
+        if forwarded_for is None:
             return peer
-        trusted = self._known.get(peer)
+        trusted = self._trusted_peers.get(peer)
         if trusted is None:
             trusted = self._trusts(peer)
-            if len(self._known) < _MOST_KNOWN:
-                self._known[peer] = trusted
-        # Those before the last are what the client itself said.
-        return told.rpartition(",")[2].strip()[:_LONGEST_ADDRESS] if trusted else peer
+            if len(self._trusted_peers) < _MAX_CACHED_PEERS:
+                self._trusted_peers[peer] = trusted
+        # Addresses before the last one are the client's own claim.
+        return forwarded_for.rpartition(",")[2].strip()[:_MAX_ADDRESS_CHARS] if trusted else peer
 
     def _trusts(self, peer: str) -> bool:
-        if self._everybody or not peer:
+        if self._trusts_all or not peer:
             return True
         try:
             address = ip_address(peer)

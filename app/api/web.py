@@ -1,4 +1,4 @@
-"""The OpenAPI document and the reference page that is made from it: no script, nothing from elsewhere."""
+"""The OpenAPI document, and the reference page made from it: no script, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.api.reference import inline, markdown, operations
 from app.settings import VERSION
 
 _WEB = Path(__file__).parents[1] / "web"
-_HERE = "https://this-gateway.invalid"
+_HOST_PLACEHOLDER = "https://this-gateway.invalid"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
@@ -33,7 +33,9 @@ def openapi() -> dict[str, Any]:
 
 
 def docs() -> Response:
-    return Response(_page().replace(_HERE, str(escape(request.host_url.rstrip("/")))), headers=_PAGE_HEADERS)
+    return Response(
+        _page().replace(_HOST_PLACEHOLDER, str(escape(request.host_url.rstrip("/")))), headers=_PAGE_HEADERS
+    )
 
 
 def stylesheet() -> Response:
@@ -42,21 +44,21 @@ def stylesheet() -> Response:
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document, with this version's number."""
-    found: dict[str, Any] = yaml.safe_load((_WEB / "openapi.yaml").read_text(encoding="utf-8"))
-    found["info"]["version"] = VERSION
-    return found
+    """Returns the OpenAPI 3.1 document, with this version's number."""
+    loaded: dict[str, Any] = yaml.safe_load((_WEB / "openapi.yaml").read_text(encoding="utf-8"))
+    loaded["info"]["version"] = VERSION
+    return loaded
 
 
 @cache
 def _page() -> str:
-    """The reference page, with `_HERE` for the gateway's own address: it takes 0.05 s to make."""
-    found = document()
-    codes = found["components"]["schemas"]["Error"]["properties"]["code"]["x-enumDescriptions"]
+    """Returns the reference page, with `_HOST_PLACEHOLDER` for the gateway's address: it takes 0.05 s to make."""
+    openapi_document = document()
+    codes = openapi_document["components"]["schemas"]["Error"]["properties"]["code"]["x-enumDescriptions"]
     return render_template(
         "docs.html",
-        document=found,
-        introduction=markdown(found["info"]["description"]),
-        operations=operations(found, _HERE),
+        document=openapi_document,
+        introduction=markdown(openapi_document["info"]["description"]),
+        operations=operations(openapi_document, _HOST_PLACEHOLDER),
         codes=[(code, inline(text)) for code, text in codes.items()],
     )

@@ -1,6 +1,6 @@
 """The command line: `flask --app app keys | usage | ledger | config | chat | jobs | batches | installation`.
 
-A module for each command, thin over the services. What goes wrong is one line on stderr and exit code 1.
+A module for each command, thin over the services. An error is one line on stderr and exit code 1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`flask chat`: ask a model from the terminal, through the running gateway. One question, or a conversation.
+"""`flask chat`: asks a model from the terminal, through the running gateway; one question, or a conversation.
 
-A model's text is only ever shown as text: what could steer the terminal is replaced.
+A model's text is only ever shown as text: escape sequences and the like are replaced.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.command import one_line_errors, services
-from app.cli.rendering import harmless
-from app.domain.money import usd
+from app.cli.rendering import terminal_safe
+from app.domain.money import format_usd
 from app.gateway.pricing import Pricing
 from app.runfile import running_gateway
 from app.services import Services
@@ -26,9 +26,9 @@ from app.stop_signal import StopSignal
 if TYPE_CHECKING:
     from app.cli.chat_client import ChatAnswer, ChatClient
 
-_INTERRUPTED = 130  # as a shell tells it: 128 + SIGINT
+_INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 _EXIT = "/exit"
-_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — where to reach what listens everywhere
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 — for a server that listens on every address
 
 
 @click.command("chat")
@@ -50,37 +50,38 @@ def chat(question: str | None, model: str, url: str, key: str, system: str, verb
     if url and urlsplit(url).scheme not in ("http", "https"):
         raise click.ClickException(f"--url: expected http://… or https://…, not {url!r}")
     if question is None and not sys.stdin.isatty():
-        question = _read(found.settings.config.server.max_body_bytes)
+        question = _read_stdin(found.settings.config.server.max_body_bytes)
     if question is not None and not _text(question).strip():
         raise click.ClickException("There is no question.")
     with one_line_errors():
         from app.cli.chat_client import ChatClient
 
-        talk = ChatClient(
+        client = ChatClient(
             url=url or own_url(found), key=key, model=_text(model), system=_text(system), proxies=bool(url)
         )
-        screen = _Screen(talk, found if not url else None, verbose=verbose)
+        session = _ChatSession(client, found if not url else None, verbose=verbose)
         if question is None:
-            screen.converse()
+            session.converse()
         else:
-            screen.answer_once(_text(question))
+            session.answer_once(_text(question))
 
 
 def own_url(found: Services) -> str:
-    """Where the settings say, unless a `make run` on the same DATA_DIR says otherwise and PORT does not."""
+    """Returns the URL of the gateway that `make run` has started on this DATA_DIR, unless PORT is set; else that of the
+    settings."""
     settings = found.settings
     run = None if "port" in settings.model_fields_set else running_gateway(settings.data_dir)
     host, port = (run.host, run.port) if run is not None and run.port else (settings.host, settings.port)
-    host = _ANYWHERE.get(host, host)
+    host = _LOOPBACK_OF.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
-class _Screen:
-    """A talk on a terminal. `priced_by` knows the prices of the gateway that is talked to; None when nobody does."""
+class _ChatSession:
+    """A conversation on a terminal. `services` are our own gateway's, for its prices; None when another one answers."""
 
-    def __init__(self, talk: ChatClient, priced_by: Services | None, *, verbose: bool) -> None:
-        self._talk = talk
-        self._priced_by = priced_by
+    def __init__(self, client: ChatClient, services: Services | None, *, verbose: bool) -> None:
+        self._client = client
+        self._services = services
         self._verbose = verbose
         self._at_line_start = True
 
@@ -88,12 +89,12 @@ class _Screen:
         try:
             self._ask(question)
         except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
+            sys.exit(_INTERRUPTED_EXIT_CODE)
 
     def converse(self) -> None:
-        """Until `/exit`, Ctrl-D, or Ctrl-C at the prompt. Ctrl-C in an answer stops that answer only."""
-        click.echo(f"{harmless(self._talk.model)}. Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends.", err=True)
-        while (question := _prompted()) is not None:
+        """Answers questions until `/exit`, Ctrl-D, or Ctrl-C at the prompt. Ctrl-C in an answer stops only that."""
+        click.echo(f"{terminal_safe(self._client.model)}. Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends.", err=True)
+        while (question := _read_question()) is not None:
             if not question.strip():
                 continue
             try:
@@ -105,22 +106,22 @@ class _Screen:
 
     def _ask(self, question: str) -> None:
         try:
-            with _ctrl_c() as pressed:
+            with _ctrl_c_noted() as pressed:
 
                 def show(text: str) -> None:
                     if pressed.is_set():
                         raise KeyboardInterrupt
                     self._show(text)
 
-                told = self._talk.ask(question, show)
+                answer = self._client.ask(question, show)
         finally:
             if not self._at_line_start:
                 self._show("\n")
         if self._verbose:
-            click.echo(_about(told, self._priced_by), err=True)
+            click.echo(_summary(answer, self._services), err=True)
 
     def _show(self, text: str) -> None:
-        shown = harmless(text)
+        shown = terminal_safe(text)
         encoding = sys.stdout.encoding or "utf-8"
         click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False)
         if shown:
@@ -128,10 +129,10 @@ class _Screen:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[StopSignal]:
-    """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted: the exception can come up where it gets lost.
+def _ctrl_c_noted() -> Iterator[StopSignal]:
+    """Sets the signal at Ctrl-C, besides raising `KeyboardInterrupt` as ever: the exception may get lost.
 
-    Such as in a library's compiled code that calls back into Python and forgets what that raised.
+    It does in a library's compiled code that calls back into Python and drops the exception.
     """
     pressed = StopSignal()
 
@@ -146,10 +147,10 @@ def _ctrl_c() -> Iterator[StopSignal]:
         signal.signal(signal.SIGINT, before)
 
 
-def _prompted() -> str | None:
-    """What the person types; None when that is enough."""
+def _read_question() -> str | None:
+    """Reads a line from the terminal; None when the conversation ends."""
     with suppress(ImportError):  # not every Python has it
-        import readline  # noqa: F401 — gives `input` its keys and what was typed before
+        import readline  # noqa: F401 — gives `input` its editing keys and history
     try:
         if sys.stdout.isatty():
             line = input("> ")
@@ -162,42 +163,43 @@ def _prompted() -> str | None:
     return None if line.strip() == _EXIT else _text(line)
 
 
-def _read(most_bytes: int) -> str:
-    data = sys.stdin.buffer.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise click.ClickException(f"The question is longer than {most_bytes} bytes.")
+def _read_stdin(max_bytes: int) -> str:
+    data = sys.stdin.buffer.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise click.ClickException(f"The question is longer than {max_bytes} bytes.")
     return data.decode("utf-8", "replace")
 
 
 def _text(argument: str) -> str:
-    """An argument's bytes that are not UTF-8 come as surrogates, which no JSON can carry."""
+    """Replaces the surrogates that stand for bytes which are not UTF-8: no JSON can carry them."""
     return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _about(told: ChatAnswer, priced_by: Services | None) -> str:
-    parts = [" by ".join(harmless(name) for name in (told.model, told.provider) if name)]
-    if told.reason:
-        parts.append(f"picked by {harmless(told.reason)}")
-    if told.usage is not None:
-        parts.append(f"{told.usage.prompt_tokens} + {told.usage.completion_tokens} tokens")
-    cost = _cost(told, priced_by)
+def _summary(answer: ChatAnswer, services: Services | None) -> str:
+    """Returns model, tokens, cost and times in one line."""
+    parts = [" by ".join(terminal_safe(name) for name in (answer.model, answer.provider) if name)]
+    if answer.reason:
+        parts.append(f"picked by {terminal_safe(answer.reason)}")
+    if answer.usage is not None:
+        parts.append(f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens")
+    cost = _cost_nanousd(answer, services)
     if cost is not None:
-        parts.append(f"${usd(cost)}{' (cached)' if told.cached else ''}")
-    if told.ttft_s is not None:
-        parts.append(f"first text after {told.ttft_s:.2f} s")
-    return " · ".join([part for part in parts if part] + [f"{told.took_s:.2f} s"])
+        parts.append(f"${format_usd(cost)}{' (cached)' if answer.cached else ''}")
+    if answer.ttft_s is not None:
+        parts.append(f"first text after {answer.ttft_s:.2f} s")
+    return " · ".join([part for part in parts if part] + [f"{answer.took_s:.2f} s"])
 
 
-def _cost(told: ChatAnswer, priced_by: Services | None) -> int | None:
-    """By our own prices: a stream's headers leave before its cost is known. None when it cannot be told."""
-    if told.cached:
+def _cost_nanousd(answer: ChatAnswer, services: Services | None) -> int | None:
+    """Computes the cost from our own prices: a stream's headers leave before its cost is known. None if unknown."""
+    if answer.cached:
         return 0
-    route = priced_by.router.routes.get(told.model) if priced_by else None
-    if route is None or priced_by is None or told.usage is None:
+    route = services.router.routes.get(answer.model) if services else None
+    if route is None or services is None or answer.usage is None:
         return None
-    upstream = next((target.model for target in route.all_targets if target.provider.name == told.provider), None)
+    upstream = next((target.model for target in route.all_targets if target.provider.name == answer.provider), None)
     if upstream is None:
         return None
-    pricing = Pricing(config=priced_by.settings.config, overrides=priced_by.settings.prices)
-    card = pricing.card(told.provider, upstream, told.usage.service_tier)
-    return None if card is None else card.cost_nanousd(told.usage)
+    pricing = Pricing(config=services.settings.config, overrides=services.settings.prices)
+    card = pricing.rate_card(answer.provider, upstream, answer.usage.service_tier)
+    return None if card is None else card.cost_nanousd(answer.usage)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def is_command() -> bool:
-    """Whether this process was started as one of the commands, whose standard output is their result."""
+    """Returns whether this process runs one of the commands, whose standard output is their result."""
     return click.get_current_context(silent=True) is not None
 
 
@@ -36,6 +36,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 class Group(AppGroup):
+    """A group of commands whose errors are one line."""
+
     def invoke(self, ctx: click.Context) -> Any:
         with one_line_errors():
             return super().invoke(ctx)

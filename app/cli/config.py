@@ -1,4 +1,4 @@
-"""`flask config`: is the configuration right?"""
+"""`flask config`: checks the configuration."""
 
 from __future__ import annotations
 

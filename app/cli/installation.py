@@ -1,4 +1,4 @@
-"""`flask installation`: whether DATA_DIR, the database and Redis belong together, and making them."""
+"""`flask installation`: shows the installation id of DATA_DIR, database and Redis, and makes them one installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`flask jobs`: the operator's view of the queue, over all keys. It shows no prompts and no answers."""
+"""`flask jobs`: lists, shows, cancels and watches jobs of all keys. It shows no prompts and no answers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import msgspec
 
 from app.cli.command import Group, services
 from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
-from app.cli.rendering import format_option, printable, rendered, stamp
+from app.cli.rendering import format_option, one_line, render_rows, utc_text
 from app.domain.csv_export import Cell
 from app.domain.identity import Caller
 from app.errors import NotFound, StoreUnavailable
 from app.stop_signal import StopSignal
-from app.store.batches import Batches
 from app.store.job_list import ENDED, STATES, JobList, ListedJob
 
 jobs = Group("jobs", help="The queue, of all keys.")
-_EACH_S = 1.0
-_INTERRUPTED = 130
+_WATCH_EVERY_S = 1.0
+_INTERRUPTED_EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 _UNKNOWN = "There is no job {!r}, or it has expired."
 
 
@@ -34,31 +33,31 @@ def list_jobs(states: tuple[str, ...], style: str) -> None:
     header = ("id", "state", "key_id", "model", "age_s", "attempts", "position")
     now = time.time()
     found = sorted(JobList(redis=services().redis).all(states or STATES), key=lambda job: (job.submitted, job.id))
-    rows = [_cells(job, now) for job in found]
-    click.echo(rendered(header, rows, style, right=("age_s", "attempts", "position")))
+    rows = [_row(job, now) for job in found]
+    click.echo(render_rows(header, rows, style, right=("age_s", "attempts", "position")))
 
 
 @jobs.command("show")
 @click.argument("job_id")
 @click.option("--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def show_job(job_id: str, style: str) -> None:
-    """Show a job: where it is, and what went wrong."""
-    facts = _facts(_found(job_id), time.time())
+    """Show a job: its state, and its error."""
+    facts = _details(_job(job_id), time.time())
     if style == "json":
         click.echo(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name.ljust(width)}  {printable('' if value is None else str(value))}".rstrip())
+        click.echo(f"{name.ljust(width)}  {one_line('' if value is None else str(value))}".rstrip())
 
 
 @jobs.command("cancel")
 @click.argument("job_id")
 def cancel_job(job_id: str) -> None:
     """Cancel a job in the place of its owner: at once when it waits, within a second when it runs."""
-    owner = Caller(_found(job_id).key_id, "")
-    shown = services().queue.cancel(owner, job_id)
-    if shown.state == "cancelled":
+    owner = Caller(_job(job_id).key_id, "")
+    status = services().queue.cancel(owner, job_id)
+    if status.state == "cancelled":
         click.echo(f"Cancelled {job_id} of {owner.key_id}.")
     else:
         click.echo(f"{job_id} of {owner.key_id} is running; its worker has been told to end it.")
@@ -78,13 +77,12 @@ def watch_jobs(batch_id: str | None) -> None:
         return
     ended = _watch_batch(batch_id, stop)
     if ended != "completed":
-        sys.exit(_INTERRUPTED if ended is None else 1)
+        sys.exit(_INTERRUPTED_EXIT_CODE if ended is None else 1)
 
 
 def _watch_batch(batch_id: str, stop: StopSignal) -> str | None:
-    """The status that it ended with; None when it was not waited for."""
-    found = services()
-    batches = Batches(database=found.database, config=found.settings.config.batch)
+    """Returns the status with which the batch ended; None when Ctrl-C came first."""
+    batches = services().batches
     bar, ended = ProgressBar(), None
 
     def text() -> str:
@@ -106,26 +104,26 @@ def _watch(text: Callable[[], str], stop: StopSignal) -> None:
         while True:
             try:
                 line.show(text())
-            except StoreUnavailable as exc:  # it may come back, and who watches wants to see when
+            except StoreUnavailable as exc:  # it may come back, and the reader wants to see when
                 line.show(exc.message)
-            if stop.wait(_EACH_S):
+            if stop.wait(_WATCH_EVERY_S):
                 return
 
 
-def _found(job_id: str) -> ListedJob:
+def _job(job_id: str) -> ListedJob:
     job = JobList(redis=services().redis).find(job_id) if job_id.isascii() else None
     if job is None:
         raise NotFound(_UNKNOWN.format(job_id))
     return job
 
 
-def _cells(job: ListedJob, now: float) -> list[Cell]:
+def _row(job: ListedJob, now: float) -> list[Cell]:
     return [job.id, job.state, job.key_id, job.model, _age_s(job, now), job.attempts, job.position]
 
 
-def _facts(job: ListedJob, now: float) -> dict[str, Cell]:
+def _details(job: ListedJob, now: float) -> dict[str, Cell]:
     error = msgspec.json.decode(job.error, type=dict[str, str | None]) if job.error else {}
-    finished = stamp(job.finished) if job.state in ENDED else None  # else: the end of an attempt before this one
+    finished = utc_text(job.finished) if job.state in ENDED else None  # else: the end of an attempt before this one
     return {
         "id": job.id,
         "state": job.state,
@@ -133,8 +131,8 @@ def _facts(job: ListedJob, now: float) -> dict[str, Cell]:
         "model": job.model,
         "endpoint": job.endpoint,
         "age_s": _age_s(job, now),
-        "submitted": stamp(job.submitted),
-        "started": stamp(job.started) or None,
+        "submitted": utc_text(job.submitted),
+        "started": utc_text(job.started) or None,
         "finished": finished,
         "position": job.position,
         "attempts": job.attempts,

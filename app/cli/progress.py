@@ -1,6 +1,6 @@
-"""What changes while one looks at it: a line that is written over on a terminal, and added to a file or a pipe.
+"""Status line of `flask jobs watch`: the depth of the queue, or the progress bar of a batch.
 
-And the two things that are shown in it: how full the queue is, and how far a batch has come.
+It is overwritten on a terminal; a file or a pipe gets a line for each change.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 import click
 
+from app.domain.batch import UNFINISHED_STATUSES
+from app.store.batches import Batch
 from app.store.job_records import QueueDepth
 
-_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-_RATE_S = 15.0  # the rate is that of the last quarter of a minute: it follows when workers come or go
-_WIDTH = 24
+_RATE_WINDOW_S = 15.0  # short enough to follow when queue workers come or go
+_BAR_CHARS = 24
 
 
 class StatusLine:
@@ -27,56 +27,44 @@ class StatusLine:
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._live = sys.stdout.isatty()
+        self._is_terminal = sys.stdout.isatty()
         self._shown = ""
 
     def __enter__(self) -> StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live and self._shown:
+        if self._is_terminal and self._shown:
             click.echo()
 
     def show(self, text: str) -> None:
-        if self._live:
-            # A line that wraps could not be written over. ESC [ K clears what a longer one before has left.
-            room = shutil.get_terminal_size().columns - 1
-            click.echo(f"\r{text[:room]}\x1b[K", nl=False)
+        if self._is_terminal:
+            # A line that wraps could not be overwritten. ESC [ K clears the rest of a longer one before.
+            columns = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r{text[:columns]}\x1b[K", nl=False)
         elif text != self._shown:
             click.echo(f"{datetime.fromtimestamp(self._clock(), UTC):%Y-%m-%dT%H:%M:%SZ}  {text}")
         self._shown = text
 
 
 def depth_text(depth: QueueDepth) -> str:
+    """Returns the depth of the queue as text."""
     workers = f"{depth.workers} worker{'' if depth.workers == 1 else 's'}"
     oldest = f"oldest waits {_duration(depth.oldest_s)}" if depth.waiting else "nothing waits"
     return f"waiting {depth.waiting} · running {depth.running} of {depth.slots} ({workers}) · {oldest}"
 
 
-class BatchProgress(Protocol):
-    """What a batch tells of itself; `status` is one of OpenAI's. `completed` and `failed` are lines, of `total`."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def completed(self) -> int: ...
-    @property
-    def failed(self) -> int: ...
-
-
 class ProgressBar:
-    """A batch's progress as text: `in_progress [######------] 250/500 · 3 failed · 42/s · 0:06 left`."""
+    """Progress of a batch as text: `in_progress [######------] 250/500 · 3 failed · 42/s · 0:06 left`."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()  # times, and lines done by then
 
-    def text(self, batch: BatchProgress) -> str:
+    def text(self, batch: Batch) -> str:
         done = batch.completed + batch.failed
-        filled = _WIDTH * min(done, batch.total) // batch.total if batch.total else 0
-        parts = [f"{batch.status} [{'#' * filled}{'-' * (_WIDTH - filled)}] {done}/{batch.total}"]
+        filled = _BAR_CHARS * min(done, batch.total) // batch.total if batch.total else 0
+        parts = [f"{batch.status} [{'#' * filled}{'-' * (_BAR_CHARS - filled)}] {done}/{batch.total}"]
         if batch.failed:
             parts.append(f"{batch.failed} failed")
         rate = self._rate(done)
@@ -86,17 +74,17 @@ class ProgressBar:
         return " · ".join(parts)
 
     def _rate(self, done: int) -> float:
-        """Lines a second, lately."""
+        """Lines a second within the window."""
         now = self._clock()
-        self._seen.append((now, done))
-        while now - self._seen[0][0] > _RATE_S and len(self._seen) > 2:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        return (done - before) / (now - since) if now > since else 0.0
+        self._samples.append((now, done))
+        while now - self._samples[0][0] > _RATE_WINDOW_S and len(self._samples) > 2:
+            self._samples.popleft()
+        began, done_before = self._samples[0]
+        return (done - done_before) / (now - began) if now > began else 0.0
 
 
-def has_ended(batch: BatchProgress) -> bool:
-    return batch.status in _ENDED
+def has_ended(batch: Batch) -> bool:
+    return batch.status not in UNFINISHED_STATUSES
 
 
 def _duration(seconds: float) -> str:

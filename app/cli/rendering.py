@@ -1,4 +1,4 @@
-"""How commands show what they found: tables for people, CSV for spreadsheets, JSON for programs; times as UTC."""
+"""Output formats of the commands: tables for people, CSV for spreadsheets, JSON for programs; times in UTC."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import click
 
 from app.domain.csv_export import Cell, csv_text
-from app.domain.timestamps import parse_moment
+from app.domain.timestamps import parse_timestamp
 
-_SHOWN_AS = {
+_SAFE_CHARACTERS = {
     **{code: 0x2400 + code for code in range(0x20)},  # ESC becomes ␛
     **dict.fromkeys((*range(0x7F, 0xA0), *range(0xD800, 0xE000)), 0xFFFD),
     **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
@@ -25,40 +25,40 @@ format_option = click.option(
 )
 
 
-def rendered(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, *, right: Sequence[str] = ()) -> str:
-    """The rows as `style` has them. In a table the columns named in `right` are aligned there."""
+def render_rows(header: Sequence[str], rows: Sequence[Sequence[Cell]], style: str, *, right: Sequence[str] = ()) -> str:
+    """Returns the rows as text in `style`. In a table the columns named in `right` are aligned to the right."""
     if style == "json":
         return json.dumps([dict(zip(header, row, strict=True)) for row in rows], indent=2)
     if style == "csv":
         return csv_text(header, rows).rstrip("\n")
-    texts = [list(header), *([printable("" if cell is None else str(cell)) for cell in row] for row in rows)]
+    texts = [list(header), *([one_line("" if cell is None else str(cell)) for cell in row] for row in rows)]
     columns = [_aligned(column, right=column[0] in right) for column in zip(*texts, strict=True)]
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
-def printable(text: str) -> str:
-    """One line that does nothing to a terminal."""
+def one_line(text: str) -> str:
+    """Returns `text` as one line that does nothing to a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-def harmless(text: str) -> str:
-    """Text of many lines, whatever its author wanted of the terminal: escapes are shown, not obeyed.
+def terminal_safe(text: str) -> str:
+    """Returns `text`, which may have many lines, with its escape sequences shown in place of obeyed.
 
-    Also replaced: what turns the direction of text around, so that it reads differently from what it is, and halves of
-    surrogate pairs, which cannot be written. Carriage returns go, as they would write over what was shown.
+    Also replaced: characters that turn the direction of text around, so that it reads differently from what it is, and
+    halves of surrogate pairs, which cannot be written. Carriage returns are dropped, as they would overwrite a line.
     """
-    return text.translate(_SHOWN_AS)
+    return text.translate(_SAFE_CHARACTERS)
 
 
-def stamp(seconds: float | None) -> str:
-    """A moment as people and programs read it; empty for none."""
+def utc_text(seconds: float | None) -> str:
+    """Returns a time in ISO 8601; empty for none."""
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def moment(text: str, *, option: str, now: float, direction: int) -> float:
-    """See `parse_moment`."""
+def moment_option(text: str, *, option: str, now: float, direction: int) -> float:
+    """Returns the Unix time that an option names; see `parse_timestamp`. Raises `ClickException`."""
     try:
-        return parse_moment(text, now=now, direction=direction)
+        return parse_timestamp(text, now=now, direction=direction)
     except ValueError as exc:
         raise click.ClickException(f"{option}: {exc}") from None
 

@@ -1,4 +1,4 @@
-"""`flask usage`: what the ledger says, by model, key, user, …"""
+"""`flask usage`: usage report from the ledger, by model, key, user, …"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 from flask.cli import with_appcontext
 
 from app.cli.command import one_line_errors, services
-from app.cli.rendering import format_option, moment, rendered
+from app.cli.rendering import format_option, moment_option, render_rows
 from app.domain.csv_export import Cell
 from app.store.reports import COUNTS, GROUPINGS, Grouping, total
 
@@ -25,12 +25,12 @@ def usage(by: Grouping, since: str | None, until: str | None, style: str) -> Non
     with one_line_errors():
         lines = services().ledger.usage(
             by,
-            since=None if since is None else moment(since, option="--since", now=now, direction=-1),
-            until=None if until is None else moment(until, option="--until", now=now, direction=-1),
+            since=None if since is None else moment_option(since, option="--since", now=now, direction=-1),
+            until=None if until is None else moment_option(until, option="--until", now=now, direction=-1),
         )
     header = list(total([]).to_dict(by))
     rows: list[list[Cell]] = [list(line.to_dict(by).values()) for line in lines]
     if style == "table" and rows:
         # A column of nothing would be taken for a mistake: calls without a user, say.
         rows = [[row[0] or "-", *row[1:]] for row in rows] + [list(total(lines).to_dict(by).values())]
-    click.echo(rendered(header, rows, style, right=(*COUNTS, "cost_usd")))
+    click.echo(render_rows(header, rows, style, right=(*COUNTS, "cost_usd")))

@@ -1,4 +1,4 @@
-"""The schema of those sections of `config/gateway.yaml` that are about more than a call: the queue, and products."""
+"""The schema of the sections of `config/gateway.yaml` for the queue, batches and the features built on the gateway."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from app.config.section import Count, Name, Seconds, Section
 
 
 class QueueConfig(Section):
+    """The queue of jobs, and their callbacks."""
+
     max_jobs: int = Field(500, ge=1, le=100_000, description="Jobs that may wait. More are refused: QUEUE_FULL.")
     max_bytes: int = Field(
         134_217_728,
@@ -33,13 +35,13 @@ class QueueConfig(Section):
 
     @field_validator("callback_allow")
     @classmethod
-    def _names_or_networks(cls, rows: tuple[str, ...]) -> tuple[str, ...]:
-        for row in rows:
-            if "/" in row:
-                ip_network(row)
-            elif not re.fullmatch(r"[A-Za-z0-9._:-]+", row):
-                raise ValueError(f"{row!r} is neither a host name nor a network")
-        return rows
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if "/" in host:
+                ip_network(host)
+            elif not re.fullmatch(r"[A-Za-z0-9._:-]+", host):
+                raise ValueError(f"{host!r} is neither a host name nor a network")
+        return hosts
 
 
 class BatchConfig(Section):
@@ -93,7 +95,7 @@ class SupportConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _a_message_fits(self) -> SupportConfig:
+    def _check_a_message_fits(self) -> SupportConfig:
         # JSON writes a character in at most 6 bytes (\u0001); the rest is for the answer.
         if self.history_bytes < 8 * self.max_message_chars:
             raise ValueError("history_bytes must be at least 8 times max_message_chars")
@@ -119,14 +121,14 @@ class SmartRule(Section):
 
 
 class SmartConfig(Section):
-    """What the model `auto` and /chat/smart pick, unless `models` has a model of the name `auto`."""
+    """The rules by which `auto` and /chat/smart pick a model, unless `models` has one of the name `auto`."""
 
     rules: tuple[SmartRule, ...] = Field((), description="In this order; the first that holds decides.")
     default: str | None = Field(None, description="When none holds; by default the default model.")
 
     @model_validator(mode="after")
-    def _names_tell_reasons_apart(self) -> SmartConfig:
-        taken = {"default", "named"}  # the reasons that are no rule's
+    def _check_rule_names(self) -> SmartConfig:
+        taken = {"default", "named"}  # the reasons of picks without a rule
         for rule in self.rules:
             if rule.name in taken:
                 raise ValueError(f"two reasons with the name {rule.name!r}")
@@ -135,7 +137,7 @@ class SmartConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Makes calls cheaper by changing what callers wrote. Off unless asked for; answers say when it did something."""
+    """The request optimizer, which makes calls cheaper by changing them. Off by default; headers say what it did."""
 
     enabled: bool = Field(False, description="True: for every chat call.")
     keep_messages: int | None = Field(

@@ -1,19 +1,20 @@
-"""The schema of `config/gateway.yaml` and `config/prices.yaml`: every field with its bounds, default and meaning."""
+"""The schema of `config/gateway.yaml`: every field with its bounds, default and meaning."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
 from app.config.section import Count, Name, Seconds, Section
+from app.domain.identity import DEFAULT_PLAN
 
 
 class Timeouts(Section):
-    """Four different things: a timeout while waiting for headers can still fall back, a later one cannot."""
+    """The timeouts of an upstream call. One before the answer's headers can still fall back, a later one cannot."""
 
     connect_s: Seconds = Field(5.0, description="Name resolution, TCP and TLS handshake.")
     first_byte_s: Seconds = Field(
@@ -24,7 +25,7 @@ class Timeouts(Section):
 
 
 class DemoScript(Section):
-    """How the built-in offline provider behaves: deterministic, for the first run and for tests."""
+    """The behaviour of the built-in offline provider: deterministic, for the first run and for tests."""
 
     delay_s: float = Field(0.0, ge=0, le=600, description="Silence before the first byte.")
     chunk_delay_s: float = Field(0.02, ge=0, le=60, description="Silence between two chunks of a stream.")
@@ -41,6 +42,8 @@ _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 
 
 class ProviderConfig(Section):
+    """A vendor's API, or the built-in demo."""
+
     kind: str = Field(description="Wire dialect: openai, demo.")
     base_url: str | None = Field(
         None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
@@ -71,18 +74,19 @@ class ProviderConfig(Section):
 
     @field_validator("api_key")
     @classmethod
-    def _blank_is_no_key(cls, key: str | None) -> str | None:
+    def _normalize_blank_key(cls, key: str | None) -> str | None:
         return (key or "").strip() or None
 
     @property
     def has_key(self) -> bool:
+        """True if calls carry a key, in `api_key` or in a header."""
         return bool(self.api_key) or not _KEY_HEADERS.isdisjoint(name.lower() for name in self.headers)
 
     @property
     def has_no_key(self) -> bool:
-        """Whether a key is wanted and missing. One in a header will do."""
-        wanted = "api_key" in self.model_fields_set and not self.is_built_in
-        return wanted and not self.has_key
+        """True if a key is required and missing."""
+        required = "api_key" in self.model_fields_set and not self.is_built_in
+        return required and not self.has_key
 
     @property
     def is_built_in(self) -> bool:
@@ -90,7 +94,7 @@ class ProviderConfig(Section):
         return self.kind == "demo"
 
     @model_validator(mode="after")
-    def _headers_are_clean(self) -> ProviderConfig:
+    def _check_headers(self) -> ProviderConfig:
         for name, value in self.headers.items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.isprintable():
                 raise ValueError(f"header {name!r} has characters that a header cannot carry")
@@ -98,6 +102,8 @@ class ProviderConfig(Section):
 
 
 class TargetConfig(Section):
+    """One provider's model, as a target or fallback of an alias."""
+
     provider: str = Field(description="A name from `providers`.")
     model: str | None = Field(
         None, min_length=1, description="The provider's name for the model; by default the alias."
@@ -108,6 +114,8 @@ class TargetConfig(Section):
 
 
 class ModelConfig(Section):
+    """An alias: the name that callers use for a model, and what serves it."""
+
     name: str | None = Field(None, max_length=256, description="Shown in /models; by default the alias.")
     description: str | None = Field(None, max_length=1000, description="Shown in /models.")
     kind: Literal["chat", "embedding"] = Field("chat", description="An embedding model is never a default.")
@@ -124,7 +132,7 @@ class ModelConfig(Section):
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _names_are_targets(cls, targets: Any) -> Any:
+    def _expand_provider_names(cls, targets: Any) -> Any:
         if not isinstance(targets, list | tuple):
             return targets
         return [{"provider": target} if isinstance(target, str) else target for target in targets]
@@ -148,10 +156,13 @@ class Plan(Section):
 
     @property
     def has_budget(self) -> bool:
+        """True if the plan limits money."""
         return self.budget_usd_per_day is not None or self.budget_usd_per_month is not None
 
 
 class CacheConfig(Section):
+    """The response cache."""
+
     enabled: bool = Field(True, description="Answers to calls with temperature ≤ max_temperature are kept.")
     ttl_s: int = Field(3600, ge=1, le=2_592_000, description="How long.")
     max_temperature: float = Field(
@@ -165,6 +176,8 @@ class CacheConfig(Section):
 
 
 class RetryConfig(Section):
+    """Retries and the circuit breaker."""
+
     max_attempts: int = Field(3, ge=1, le=10, description="Upstream attempts for one call, the first included.")
     backoff_s: float = Field(0.2, ge=0, le=10, description="Before the same target is tried again; doubled each time.")
     breaker_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open a target's breaker.")
@@ -172,6 +185,8 @@ class RetryConfig(Section):
 
 
 class ServerConfig(Section):
+    """The HTTP server."""
+
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
     max_body_bytes_in_flight: int | None = Field(
         None,
@@ -195,10 +210,13 @@ class ServerConfig(Section):
 
     @property
     def body_budget(self) -> int:
+        """Bytes of large request bodies that a worker may hold at once."""
         return self.max_body_bytes_in_flight or 8 * self.max_body_bytes
 
 
 class ReserveConfig(Section):
+    """Reservations on limits, from admission to settlement."""
+
     completion_tokens: int = Field(
         512, ge=0, le=1_000_000, description="Reserved on token limits when the caller sets no max_tokens."
     )
@@ -208,7 +226,7 @@ class ReserveConfig(Section):
 
 
 class GatewayConfig(Section):
-    """The YAML file."""
+    """The whole of `config/gateway.yaml`."""
 
     providers: dict[Name, ProviderConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = Field(min_length=1)
@@ -231,44 +249,14 @@ class GatewayConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_plan(cls, data: Any) -> Any:
+    def _with_default_plan(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("plans") or {}, dict):
-            data = {**data, "plans": {"default": {}, **(data.get("plans") or {})}}
+            data = {**data, "plans": {DEFAULT_PLAN: {}, **(data.get("plans") or {})}}
         return data
 
+    def plan_of(self, name: str) -> Plan | None:
+        """Returns the plan `name`; None for one that is not in the file.
 
-_Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
-
-
-def _as(kind: str) -> Any:
-    return Field(None, description=f"By default as {kind}.")
-
-
-class PriceOverride(Section):
-    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
-
-    prompt: _Dollars
-    completion: _Dollars = Decimal(0)
-    cached: _Dollars | None = _as("prompt")
-    cache_write: _Dollars | None = _as("prompt")
-    cache_write_1h: _Dollars | None = _as("cache_write")
-    reasoning: _Dollars | None = _as("completion")
-    citation: _Dollars | None = _as("completion")
-    audio_prompt: _Dollars | None = _as("prompt")
-    audio_cached: _Dollars | None = _as("audio_prompt, then cached")
-    audio_completion: _Dollars | None = _as("completion")
-    image_prompt: _Dollars | None = _as("prompt")
-    image_cached: _Dollars | None = _as("image_prompt, then cached")
-    image_completion: _Dollars | None = _as("completion")
-    video_prompt: _Dollars | None = _as("prompt")
-    video_completion: _Dollars | None = _as("completion")
-    request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
-    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
-        None, description="By default unknown: a call that searches is flagged, and refused under a budget."
-    )
-
-
-class PriceFile(Section):
-    """`config/prices.yaml`: provider → upstream model (or "*") → price."""
-
-    prices: dict[Name, dict[str, PriceOverride]] = Field(default_factory=dict)
+        Keys on such a plan are refused (`gateway.plans`): nobody is served without the limits that were meant.
+        """
+        return self.plans.get(name)

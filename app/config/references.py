@@ -1,4 +1,4 @@
-"""Whether the names that a configuration refers to are in it: providers, models, plans."""
+"""Checks that the providers, models and plans that a configuration refers to are in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.errors import ConfigError
 
 
 def check_references(config: GatewayConfig, path: Path) -> None:
-    """Raises `ConfigError`: one line that names the file, the field and what is there."""
+    """Raises `ConfigError` for an unknown name: one line with the file, the field and the names that there are."""
     _check_model(path, "support.model", config.support.model, config.models)
     known = ", ".join(sorted(config.providers))
     for alias, model in config.models.items():

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The base class and the common field types of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -12,4 +12,6 @@ Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9]
 
 
 class Section(BaseModel):
+    """A frozen section. Unknown fields are errors, whose messages never show a value: it may be a secret."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""Which models can be served, and which of them is the default: a provider whose key is missing serves nobody."""
+"""Availability of models: a model can be served if any of its providers has its key; and the default among them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from typing import NamedTuple
 
 from app.config.gateway import GatewayConfig, TargetConfig
 
-AUTO = "auto"  # the name by which callers ask the gateway to pick
-_MOST_NAMED = 5
+AUTO = "auto"  # the model name by which callers ask the gateway to pick one
+_MAX_LISTED = 5
 
 
 def chat_models(config: GatewayConfig, first: str | None = None) -> tuple[str, ...]:
-    """The chat models by how well they do as a default: `first`, then as in the file, but last what cannot be served.
+    """Returns the chat models, best default first: `first` (which may be `auto`), then the order of the file.
 
-    `first` may be `auto`.
+    Models that cannot be served come last.
     """
-    named = [first] if first is not None else []
-    models = dict.fromkeys([*named, *(alias for alias, model in config.models.items() if model.kind == "chat")])
+    preferred = [first] if first is not None else []
+    models = dict.fromkeys([*preferred, *(alias for alias, model in config.models.items() if model.kind == "chat")])
     return tuple(sorted(models, key=lambda alias: not can_serve(config, alias)))
 
 
 def default_model(config: GatewayConfig) -> str:
-    """What a chat call gets that names no model, with a key that may use every model."""
+    """Returns the model of a chat call that names none, for a key that may use every model."""
     return next(iter(chat_models(config, config.default_model)), next(iter(config.models)))
 
 
 def can_serve(config: GatewayConfig, alias: str) -> bool:
-    """Whether any provider that may be asked for the model has its key. `auto` can always be served."""
+    """Returns whether any provider that may be asked for the model has its key. `auto` can always be served."""
     if alias not in config.models:
         return True
     return any(not config.providers[name].has_no_key for name in _providers(config, alias))
 
 
-def why_not(config: GatewayConfig, alias: str) -> str:
-    """What keeps the model from being served; "" when nothing does."""
+def unavailable_reason(config: GatewayConfig, alias: str) -> str:
+    """Returns the reason why the model cannot be served; "" when it can."""
     if can_serve(config, alias):
         return ""
-    return no_key(config, config.models[alias].targets[0].provider)
+    return missing_key_reason(config, config.models[alias].targets[0].provider)
 
 
-def no_key(config: GatewayConfig, provider: str) -> str:
+def missing_key_reason(config: GatewayConfig, provider: str) -> str:
+    """Returns a sentence that names the provider without a key, and what to set."""
     return f"{provider} has no API key: set {_key_setting(config, provider)}"
 
 
 class MissingKey(NamedTuple):
-    """A provider without its key, the variable or field to set, and the models that cannot be served for it."""
+    """A provider without its key, the variable or field to set, and the models that cannot be served without it."""
 
     provider: str
     setting: str
@@ -53,16 +54,16 @@ class MissingKey(NamedTuple):
 
 
 def missing_keys(config: GatewayConfig) -> list[MissingKey]:
-    """For a line in a log or on a screen: of many models, the first are named."""
+    """Returns a row for each provider without its key, for a log or a screen: at most five models are listed."""
     missing = []
     for name, provider in config.providers.items():
         if provider.has_no_key:
             models = [alias for alias in config.models if name in _providers(config, alias)]
             unserved = [alias for alias in models if not can_serve(config, alias)]
-            more = len(unserved) - _MOST_NAMED
-            named = ", ".join(unserved[:_MOST_NAMED]) or "none"
-            told = f"{named} and {more} more" if more > 0 else named
-            missing.append(MissingKey(name, _key_setting(config, name), told))
+            more = len(unserved) - _MAX_LISTED
+            listed = ", ".join(unserved[:_MAX_LISTED]) or "none"
+            shown = f"{listed} and {more} more" if more > 0 else listed
+            missing.append(MissingKey(name, _key_setting(config, name), shown))
     return missing
 
 
@@ -71,7 +72,7 @@ def _key_setting(config: GatewayConfig, provider: str) -> str:
 
 
 def _providers(config: GatewayConfig, alias: str) -> Iterator[str]:
-    """Those who may be asked for the model. As `gateway.routes` builds its route."""
+    """Yields the providers that may be asked for the model, in the order of its route (`gateway.routes`)."""
     model = config.models[alias]
     for entry in (*model.targets, *model.fallbacks):
         if isinstance(entry, TargetConfig):

@@ -1,8 +1,8 @@
-"""What a caller may ask for: parsed and validated once, at the edge, then trusted.
+"""Chat and embeddings requests: parsed and validated once, at the edge, then trusted.
 
 Validation covers what the gateway acts on (model, messages, limits on tokens, streaming). Everything else of
 the OpenAI body is the provider's business: each value is kept as raw bytes and forwarded untouched. The object around
-them is written anew, so that no parser can find another field in it than we did: one of each name, and none in a
+them is encoded anew, so that no parser can find another field in it than we did: one of each name, and none in a
 spelling that a parser which ignores case would take for it.
 
 Source of names and ranges: OpenAI API reference, "Create chat completion" and "Create embeddings".
@@ -15,21 +15,21 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
-from app.domain.body import check_names, decoded, encode, field_bytes, missing
+from app.domain.body import check_field_names, decode_body, decode_fields, encode, missing_field
 from app.domain.cost_bounds import check_message
-from app.domain.suggestions import meant_by, nearest
-from app.domain.tokens import BYTES_PER_TOKEN, likely_tokens
+from app.domain.suggestions import closest_match, suggest_field
+from app.domain.tokens import BYTES_PER_TOKEN, estimate_tokens
 from app.errors import InvalidRequest
 
-# What a picture can cost at most: OpenAI's tile pricing for a high-detail image on the models that count it dearest.
+# The most that a picture can cost: OpenAI's tile pricing for a high-detail image on the models that count it dearest.
 IMAGE_CEILING_TOKENS = 50_000
 _IMAGE_ESTIMATE_TOKENS = 1_000
 # Chat templates add a few tokens a message ("<|im_start|>role …"); vendors document 3 to 5.
 _TOKENS_PER_MESSAGE = 8
 # No model's longest answer comes near; the ledger's numbers have room for 128 of them.
-_MOST_OUTPUT_TOKENS = 10_000_000
+_MAX_OUTPUT_TOKENS = 10_000_000
 _Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-_OutputTokens = Annotated[int, msgspec.Meta(ge=1, le=_MOST_OUTPUT_TOKENS)]
+_OutputTokens = Annotated[int, msgspec.Meta(ge=1, le=_MAX_OUTPUT_TOKENS)]
 
 
 class _Url(msgspec.Struct, frozen=True):
@@ -43,17 +43,20 @@ class _Part(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
+    """A message of a conversation, as far as the gateway looks into it."""
+
     role: _Role
     content: str | list[_Part] | None = None
 
     @property
     def texts(self) -> list[str]:
+        """The texts of the message: its content, or those of its parts that are text."""
         if isinstance(self.content, str):
             return [self.content]
         return [part.text for part in self.content or () if part.text]
 
-    def prompt_estimate(self, size: int) -> int:
-        """A likely count of prompt tokens of the message, which is `size` bytes long in the body."""
+    def estimate_tokens(self, size: int) -> int:
+        """Returns a likely count of prompt tokens of the message, which is `size` bytes long in the body."""
         parts = self.content if isinstance(self.content, list) else ()
         images = [part.image_url.url for part in parts if part.image_url is not None]
         inline = sum(len(url) for url in images if url.startswith("data:"))
@@ -65,8 +68,11 @@ class _StreamOptions(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat completion request. `raw` is the body as it came, `fields` are its top-level fields as they go out; the
-    others are what the gateway acts on. `model` is "" when the body names none: steering then picks one."""
+    """A chat completion request.
+
+    `raw` is the body as it came, `fields` are its top-level fields as they go out; the others are those that the
+    gateway acts on. `model` is "" when the body names none: preprocessing then picks one.
+    """
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
@@ -79,26 +85,26 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: _OutputTokens | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     service_tier: str | None = None
-    # What has a vendor search the web, which it bills by the search: OpenAI's, xAI's, OpenRouter's, tools of theirs.
+    # Fields that make a vendor search the web, which it bills by the search: OpenAI's, xAI's, OpenRouter's, and tools.
     web_search_options: msgspec.Raw = msgspec.Raw(b"")
     search_parameters: msgspec.Raw = msgspec.Raw(b"")
     plugins: msgspec.Raw = msgspec.Raw(b"")
     tools: msgspec.Raw = msgspec.Raw(b"")
     prediction: msgspec.Raw = msgspec.Raw(b"")
-    # Never read from the body: `parse` sets each of them, whatever a body has under these names.
+    # Never read from the body: `parse` sets them, whatever a body has under these names.
     raw: bytes = msgspec.field(default=b"", name="(raw)")
     fields: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict, name="(fields)")
     images: int = msgspec.field(default=0, name="(images)")
 
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
-        """Raises `InvalidRequest` with `param` naming the field, as in `messages[0].role`."""
+        """Returns the request in the body `raw`. Raises `InvalidRequest` whose `param` is as in `messages[0].role`."""
         request, fields = _parse(_CHAT, raw, _CHAT_FIELDS)
         if not request.model:
             _check_model(fields)
         _check_contents(request, raw)
         return msgspec.structs.replace(
-            request, model=request.model or "", raw=raw, fields=fields, images=_images(request.messages)
+            request, model=request.model or "", raw=raw, fields=fields, images=_count_images(request.messages)
         )
 
     @property
@@ -116,35 +122,36 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             return self.max_completion_tokens
         return max(self.max_tokens, self.max_completion_tokens or 0)
 
-    def understood(self) -> ChatRequest:
-        """The same request with its messages, too, written anew: for a caller whose money is limited.
+    def canonical(self) -> ChatRequest:
+        """Returns the same request with its messages, too, encoded anew: for a caller with a budget.
 
-        Nothing in it can cost more than its bytes, its pictures and its bounds tell. Raises `InvalidRequest` for what
-        nobody can know the cost of (a file, sound that the provider keeps), and for a name in an odd spelling.
+        Nothing in it can cost more than its bytes, its pictures and its bounds allow. Raises `InvalidRequest` for
+        content of unknown cost (a file, sound that the provider stores), and for a field name in an odd spelling.
         """
-        messages = decoded(_OBJECTS, bytes(self.fields["messages"]))
+        messages = decode_body(_OBJECTS, bytes(self.fields["messages"]))
         for i, message in enumerate(messages):
             check_message(message, f"messages[{i}]")
         return msgspec.structs.replace(self, fields={**self.fields, "messages": msgspec.Raw(encode(messages))})
 
-    def completion_ceiling(self, bound: int) -> int:
-        """The most completion tokens that are billed when each choice is bounded by `bound`.
+    def completion_tokens_upper_bound(self, bound: int) -> int:
+        """Returns the most completion tokens that are billed when each choice is bounded by `bound`.
 
         Rejected tokens of a prediction are billed besides (OpenAI, "Predicted Outputs").
         """
         return (bound + len(bytes(self.prediction))) * self.choices
 
-    def prompt_estimate(self) -> int:
-        """A likely count of prompt tokens, from the length of the body: good enough to reserve with."""
+    def estimate_prompt_tokens(self) -> int:
+        """Returns a likely count of prompt tokens, from the length of the body: good enough for a reservation."""
         size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
         return size // BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
 
-    def prompt_likely(self) -> int:
-        """As `prompt_estimate`, from a closer look: for a call whose provider will never tell."""
-        return self.prompt_estimate() if self.images else max(likely_tokens(self.raw), self.prompt_estimate())
+    def estimate_prompt_tokens_closely(self) -> int:
+        """Returns a better estimate, from the body's characters: for a call whose provider reports no usage."""
+        estimate = self.estimate_prompt_tokens()
+        return estimate if self.images else max(estimate_tokens(self.raw), estimate)
 
-    def prompt_ceiling(self) -> int:
-        """A count of prompt tokens that no byte-level tokenizer can exceed for this body."""
+    def prompt_tokens_upper_bound(self) -> int:
+        """Returns a count of prompt tokens that no byte-level tokenizer can exceed for this body."""
         size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
         return size + self.images * IMAGE_CEILING_TOKENS + len(self.messages) * _TOKENS_PER_MESSAGE
 
@@ -159,7 +166,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _ChatBody(ChatRequest, frozen=True, kw_only=True):
-    """As it comes: null is no model."""
+    """The body as it came, in which `model` may be null."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None  # type: ignore[assignment]
 
@@ -179,24 +186,24 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def parse(cls, raw: bytes) -> EmbedRequest:
-        """Raises `InvalidRequest` with `param` naming the field."""
+        """Returns the request in the body `raw`. Raises `InvalidRequest` whose `param` names the field."""
         request, fields = _parse(_EMBED, raw, _EMBED_FIELDS)
         return msgspec.structs.replace(request, raw=raw, fields=fields)
 
-    def prompt_estimate(self) -> int:
+    def estimate_prompt_tokens(self) -> int:
         return len(self.raw) // BYTES_PER_TOKEN + 1
 
-    def prompt_likely(self) -> int:
-        return max(likely_tokens(self.raw), self.prompt_estimate())
+    def estimate_prompt_tokens_closely(self) -> int:
+        return max(estimate_tokens(self.raw), self.estimate_prompt_tokens())
 
-    def prompt_ceiling(self) -> int:
+    def prompt_tokens_upper_bound(self) -> int:
         return len(self.raw)
 
 
 _CHAT = cast("msgspec.json.Decoder[ChatRequest]", msgspec.json.Decoder(_ChatBody))
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
-# What the gateway acts on, and what else changes the cost of a call.
+# The fields that the gateway acts on, and others that change the cost of a call.
 _CHAT_FIELDS = frozenset(
     {
         "model",
@@ -221,38 +228,38 @@ _CHAT_FIELDS = frozenset(
     }
 )
 _EMBED_FIELDS = frozenset({"model", "input", "user", "dimensions", "encoding_format"})
-_SPEAKERS = frozenset({"system", "developer", "user"})  # whose message is nothing but its content
+_CONTENT_ONLY_ROLES = frozenset({"system", "developer", "user"})  # their messages are nothing but content
 _R = TypeVar("_R", ChatRequest, EmbedRequest)
 
 
 def _parse(decoder: msgspec.json.Decoder[_R], raw: bytes, known: frozenset[str]) -> tuple[_R, dict[str, msgspec.Raw]]:
-    request = decoded(decoder, raw)
+    request = decode_body(decoder, raw)
     for name in ("model", "user"):
         if "\x00" in (getattr(request, name) or ""):
             raise InvalidRequest(f"`{name}` must not contain NUL characters.", param=name)
-    fields = field_bytes(raw)
-    check_names(fields, known)
+    fields = decode_fields(raw)
+    check_field_names(fields, known)
     return request, fields
 
 
 def _check_model(fields: Iterable[str]) -> None:
-    """Raises `InvalidRequest` for a model under another name: the default one would answer, at its own price."""
-    meant = nearest("model", (name for name in fields if name not in _CHAT_FIELDS))
-    if meant:
-        raise missing("model", meant)
+    """Raises `InvalidRequest` for a misspelt `model`: the default one would answer, at its own price."""
+    similar = closest_match("model", (name for name in fields if name not in _CHAT_FIELDS))
+    if similar:
+        raise missing_field("model", similar)
 
 
 def _check_contents(request: ChatRequest, raw: bytes) -> None:
-    """Raises `InvalidRequest` for a message that has its words under another name; one without any may be meant."""
+    """Raises `InvalidRequest` for a message with its content under another name; one without content may be meant."""
     for i, message in enumerate(request.messages):
-        if message.content is None and message.role in _SPEAKERS:
-            meant = meant_by("content", raw, f"messages[{i}]")
-            if meant and meant != "content":
-                raise missing(f"messages[{i}].content", meant)
-            return  # the first one tells: each costs another look at the body
+        if message.content is None and message.role in _CONTENT_ONLY_ROLES:
+            similar = suggest_field("content", raw, f"messages[{i}]")
+            if similar and similar != "content":
+                raise missing_field(f"messages[{i}].content", similar)
+            return  # the first one is telling enough: each costs another look at the body
 
 
-def _images(messages: list[Message]) -> int:
+def _count_images(messages: list[Message]) -> int:
     count = 0
     for message in messages:
         if type(message.content) is list:
@@ -261,7 +268,7 @@ def _images(messages: list[Message]) -> int:
 
 
 class Draft:
-    """A chat request that is being changed."""
+    """A chat request under change: holds the current frozen `ChatRequest`, and replaces it at each change."""
 
     __slots__ = ("request",)
 
@@ -274,13 +281,14 @@ class Draft:
         return self.request.fields
 
     def set(self, name: str, value: str | int) -> None:
+        """Sets a top-level field."""
         self._change(name, value, value)
 
     def keep_messages(self, kept: list[int], raw: list[msgspec.Raw]) -> None:
-        """Keeps the messages at these positions; `raw` are all of them as they came."""
+        """Drops all messages but those at the positions `kept`; `raw` are all of them as they came."""
         self._change("messages", [self.request.messages[i] for i in kept], [raw[i] for i in kept])
 
-    def _change(self, name: str, value: Any, wire: Any) -> None:
-        fields = {**self.request.fields, name: msgspec.Raw(encode(wire))}
+    def _change(self, name: str, value: Any, encodable: Any) -> None:
+        fields = {**self.request.fields, name: msgspec.Raw(encode(encodable))}
         changed = msgspec.structs.replace(self.request, **{name: value}, raw=encode(fields), fields=fields)
-        self.request = msgspec.structs.replace(changed, images=_images(changed.messages))
+        self.request = msgspec.structs.replace(changed, images=_count_images(changed.messages))

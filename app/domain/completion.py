@@ -1,7 +1,7 @@
-"""OpenAI's older text completions, as the chat requests that are made of them.
+"""OpenAI's legacy text completions, converted to chat requests.
 
-Source of names and ranges: OpenAI API reference, "Create completion (legacy)". The answer to a prompt is that to a
-message that says the same. What a chat cannot do is refused by name, never left out.
+Source of names and ranges: OpenAI API reference, "Create completion (legacy)". The answer to a prompt is the answer to
+a user's message of the same text. A field that has no counterpart in a chat is refused by name, never ignored.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from app.domain.body import check_names, decoded, field_bytes, rebuilt
+from app.domain.body import check_field_names, decode_body, decode_fields, encode_fields
 from app.domain.chat import ChatRequest
 from app.errors import InvalidRequest
 
 _FIELDS = frozenset({"prompt", "echo", "suffix", "best_of", "logprobs"})
-_OF_CHATS = ("messages", "tools", "functions", "modalities", "audio")
+_CHAT_ONLY_FIELDS = ("messages", "tools", "functions", "modalities", "audio")
 
 
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,31 +28,31 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
-    """A text completion request: the chat request made of it, and the text that each of its answers begins with."""
+    """A text completion request: the chat request made of it, and the text that each answer starts with (`echo`)."""
 
     chat: ChatRequest
     echoed: str
 
     @classmethod
     def parse(cls, raw: bytes) -> CompletionRequest:
-        """Raises `InvalidRequest` with `param` naming the field."""
-        body = decoded(_BODY, raw)
-        fields = field_bytes(raw)
-        check_names(fields, _FIELDS)
-        for name in _OF_CHATS:
+        """Returns the request in the body `raw`. Raises `InvalidRequest` whose `param` names the field."""
+        body = decode_body(_BODY, raw)
+        fields = decode_fields(raw)
+        check_field_names(fields, _FIELDS)
+        for name in _CHAT_ONLY_FIELDS:
             if bytes(fields.get(name, msgspec.Raw(b"null"))) != b"null":
                 raise InvalidRequest(f"Only `/v1/chat/completions` knows `{name}`.", param=name)
-        _check(body)
-        prompt = _text(body.prompt)
+        _check_supported(body)
+        prompt = _prompt_text(body.prompt)
         message = {"role": "user", "content": prompt}
-        chat = ChatRequest.parse(rebuilt(fields, {"messages": [message]}, drop=_FIELDS))
+        chat = ChatRequest.parse(encode_fields(fields, {"messages": [message]}, drop=_FIELDS))
         return cls(chat, prompt if body.echo else "")
 
 
 _BODY = msgspec.json.Decoder(_Body)
 
 
-def _text(prompt: str | list[Any]) -> str:
+def _prompt_text(prompt: str | list[Any]) -> str:
     texts = [prompt] if isinstance(prompt, str) else prompt
     if texts and not any(isinstance(text, str) for text in texts):
         raise InvalidRequest("Token ids are not taken here, as models differ in them: `prompt`.", param="prompt")
@@ -63,7 +63,7 @@ def _text(prompt: str | list[Any]) -> str:
     return str(texts[0])
 
 
-def _check(body: _Body) -> None:
+def _check_supported(body: _Body) -> None:
     if body.suffix:
         raise InvalidRequest("Text cannot be inserted before a suffix: leave out `suffix`.", param="suffix")
     if body.logprobs is not None and body.logprobs is not False:

@@ -1,4 +1,4 @@
-"""CSV for spreadsheets, whose cells are never formulas."""
+"""CSV export for spreadsheets, safe from formula injection."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Cell = str | int | None
 
 
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A line for the header and one a row, each ended by a line feed."""
+    """Returns a line for the header and one for each row, each ended by a line feed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([[_no_formula(cell) for cell in row] for row in rows])
+    writer.writerows([[_escape_formula(cell) for cell in row] for row in rows])
     return out.getvalue()
 
 
-def _no_formula(cell: Cell) -> Cell:
-    """A spreadsheet runs a cell that begins like a formula; names are chosen by people."""
+def _escape_formula(cell: Cell) -> Cell:
+    """Returns the cell with a quote before what a spreadsheet would run as a formula: names are chosen by people."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -1,4 +1,4 @@
-"""Who is calling: the shape of an API key, and the caller that a valid one stands for.
+"""API keys, their format and checksum, and the authenticated caller that a key stands for.
 
 A key is `pstk_` + 36 random base62 characters + a 6-character CRC-32 of them (as GitHub's tokens have), so
 that garbage is refused without I/O and secret scanners recognise a leaked one.
@@ -14,22 +14,34 @@ import zlib
 from dataclasses import dataclass
 
 PREFIX = "pstk_"
-_RANDOM = 36
-_CHECKSUM = 6
+# The plan of keys that name none. The configuration always has it, without limits unless it sets some.
+DEFAULT_PLAN = "default"
+_RANDOM_LENGTH = 36
+_CHECKSUM_LENGTH = 6
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 # Shown in lists and logs: enough to tell keys apart, far from enough to guess one.
-_SHOWN = len(PREFIX) + 6
-# Keys of vendors, which people try first. The longer prefix comes first.
-_FOREIGN = (("sk-ant-", "Anthropic"), ("sk-or-", "OpenRouter"), ("sk-", "OpenAI"), ("AIza", "Google"), ("gsk_", "Groq"))
+_DISPLAYED_LENGTH = len(PREFIX) + 6
+# Prefixes of vendors' keys, which people try first. The longer prefix comes first.
+_VENDOR_PREFIXES = (
+    ("sk-ant-", "Anthropic"),
+    ("sk-or-", "OpenRouter"),
+    ("sk-", "OpenAI"),
+    ("AIza", "Google"),
+    ("gsk_", "Groq"),
+)
 
 
 class Scope(enum.StrEnum):
+    """A kind of access that an endpoint requires."""
+
     CHAT = "chat"
     EMBED = "embed"
     ADMIN = "admin"
 
 
 class Role(enum.StrEnum):
+    """The role of a key: a set of scopes."""
+
     USER = "user"
     ADMIN = "admin"
 
@@ -45,15 +57,14 @@ _SCOPES = {Role.USER: frozenset({Scope.CHAT, Scope.EMBED}), Role.ADMIN: frozense
 class Caller:
     """An authenticated key.
 
-    `record` is the mirrored bytes this caller was read from: admission compares them with what Redis holds
-    now, so a revoked or changed key is never served from a worker's memory. Empty for the keys that come
-    from the environment.
+    `record` are the bytes in Redis from which this caller was decoded: admission compares them with those in Redis now,
+    so a revoked or changed key is never served from a worker's cache. Empty for the keys from the environment.
     """
 
     key_id: str
     name: str
     role: Role = Role.USER
-    plan: str = "default"
+    plan: str = DEFAULT_PLAN
     models: frozenset[str] | None = None  # None: every model
     tenant: str = ""
     expires_at: float | None = None  # Unix seconds, UTC
@@ -76,24 +87,25 @@ def _base62(number: int, width: int) -> str:
 
 
 def _checksum(random: str) -> str:
-    return _base62(zlib.crc32(random.encode()), _CHECKSUM)
+    return _base62(zlib.crc32(random.encode()), _CHECKSUM_LENGTH)
 
 
 def new_key() -> str:
-    random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
+    """Returns a random key."""
+    random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
     return PREFIX + random + _checksum(random)
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether `key` has the shape and checksum of a key of ours. No I/O."""
-    if len(key) != len(PREFIX) + _RANDOM + _CHECKSUM or not key.startswith(PREFIX) or not key.isascii():
+    """Returns whether `key` has the format and checksum of a key of this gateway. No I/O."""
+    if len(key) != len(PREFIX) + _RANDOM_LENGTH + _CHECKSUM_LENGTH or not key.startswith(PREFIX) or not key.isascii():
         return False
-    random = key[len(PREFIX) : -_CHECKSUM]
-    return key[-_CHECKSUM:] == _checksum(random)
+    random = key[len(PREFIX) : -_CHECKSUM_LENGTH]
+    return key[-_CHECKSUM_LENGTH:] == _checksum(random)
 
 
-def mistake_in(key: str) -> str:
-    """What a string that is no key of ours looks like, for whoever sent it; "" when there is nothing to say of it."""
+def key_format_hint(key: str) -> str:
+    """Returns a hint on the mistake in a string that is no key of this gateway; "" when none is known."""
     if any(char.isspace() for char in key):
         return "Leave `Bearer` out of the key." if key.lower().startswith("bearer ") else "There are spaces in the key."
     if key[0] in "\"'`" or key[-1] in "\"'`":
@@ -102,16 +114,17 @@ def mistake_in(key: str) -> str:
         return "That is a placeholder, not a key."
     if key.startswith(PREFIX):
         return "It is cut off or mistyped."
-    for prefix, vendor in _FOREIGN:
+    for prefix, vendor in _VENDOR_PREFIXES:
         if key.startswith(prefix):
             return f"This looks like a key of {vendor}: this gateway wants one of its own, `{PREFIX}…`."
     return ""
 
 
 def hash_key(key: str) -> str:
-    """SHA-256, hex: what is stored. Keys carry 214 random bits, so a slow hash would protect nothing."""
+    """Returns the SHA-256 in hex, which is stored. Keys have 214 random bits: a slow hash would protect nothing."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def shown_prefix(key: str) -> str:
-    return key[:_SHOWN]
+def display_prefix(key: str) -> str:
+    """Returns the part of a key that lists and logs show."""
+    return key[:_DISPLAYED_LENGTH]

@@ -1,4 +1,4 @@
-"""Tokens and what they cost, in whole nano-dollars: never a float, never lost to rounding twice."""
+"""Rate cards and amounts of money, in whole nano-dollars: never a float, rounded once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.domain.usage import Details, Usage
 NANO = 1_000_000_000
 _MTOK = 1_000_000
 
-# What a kind of token costs where it has no rate of its own: the first of these that has one.
+# The kinds of tokens of a prompt. A kind without a rate has that of the first of its fallbacks with one.
 PROMPT_KINDS: dict[str, tuple[str, ...]] = {
     "prompt": (),
     "cached": ("prompt",),
@@ -24,6 +24,7 @@ PROMPT_KINDS: dict[str, tuple[str, ...]] = {
     "image_cached": ("image_prompt", "cached"),
     "video_prompt": ("prompt",),
 }
+# Those of a completion, likewise.
 COMPLETION_KINDS: dict[str, tuple[str, ...]] = {
     "completion": (),
     "reasoning": ("completion",),
@@ -32,11 +33,11 @@ COMPLETION_KINDS: dict[str, tuple[str, ...]] = {
     "image_completion": ("completion",),
     "video_completion": ("completion",),
 }
-_PRICED_AS = PROMPT_KINDS | COMPLETION_KINDS
+_FALLBACK_KINDS = PROMPT_KINDS | COMPLETION_KINDS
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class TokenRates:
     """Rates, in nano-dollars per million tokens, for calls with more than `above` prompt tokens.
 
     `others` are the rates of rarer kinds, by their names in PROMPT_KINDS and COMPLETION_KINDS, where they have one.
@@ -50,15 +51,16 @@ class Tier:
     others: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, above: int, rates: Mapping[str, int]) -> Tier:
-        """A tier from the rates that are known, by kind."""
+    def from_kinds(cls, above: int, rates: Mapping[str, int]) -> TokenRates:
+        """Returns the tier of the known rates, by kind."""
         common = {"prompt": 0, "completion": 0, **rates}
         common.setdefault("cached", common["prompt"])
         common.setdefault("reasoning", common["completion"])
         return cls(above, **{kind: common.pop(kind) for kind in _COMMON}, others=common)
 
     def rate(self, kind: str) -> int:
-        for name in (kind, *_PRICED_AS[kind]):
+        """Returns the rate of a kind, or of the first of its fallbacks that has one."""
+        for name in (kind, *_FALLBACK_KINDS[kind]):
             if name in _COMMON:
                 return int(getattr(self, name))
             if name in self.others:
@@ -70,16 +72,16 @@ _COMMON = ("prompt", "completion", "cached", "reasoning")
 
 
 @dataclass(frozen=True)
-class RateCard:
+class RateCard:  # without slots, for its cached property
     """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0."""
 
-    tiers: tuple[Tier, ...]
+    tiers: tuple[TokenRates, ...]
     per_request: int = 0  # nano-dollars a call, whatever its length
-    search: int | None = None  # nano-dollars per million web searches; None: nobody knows
+    search: int | None = None  # nano-dollars per million web searches; None: unknown
     audio_second: int = 0  # nano-dollars per million seconds of speech
 
     def cost_nanousd(self, usage: Usage) -> int:
-        """Cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
+        """Returns the cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
         tier = self.tiers[0]
         if len(self.tiers) > 1:
             tier = [each for each in self.tiers if each.above == 0 or usage.prompt_tokens > each.above][-1]
@@ -95,38 +97,38 @@ class RateCard:
         )
         return self.per_request - (-micro // _MTOK)
 
-    def knows(self, usage: Usage) -> bool:
-        """Whether the price of everything in `usage` is known."""
+    def can_price(self, usage: Usage) -> bool:
+        """Returns whether the price of everything in `usage` is known."""
         return self.search is not None or not usage.searches
 
-    def _cost_of_every_kind(self, usage: Usage, details: Details, tier: Tier) -> int:
+    def _cost_of_every_kind(self, usage: Usage, details: Details, tier: TokenRates) -> int:
         parts = usage.prompt_parts() | usage.completion_parts()
         micro = sum(tokens * tier.rate(kind) for kind, tokens in parts.items() if tokens)
         micro += max(details.searches, 0) * (self.search or 0) + max(details.audio_seconds, 0) * self.audio_second
         return self.per_request - (-micro // _MTOK)
 
-    def ceiling_nanousd(self, prompt_tokens: int, completion_tokens: int, searches: int = 0) -> int:
-        """The most that a call with at most these can cost, whatever tier or kind of token applies."""
-        prompt, completion = self._dearest
+    def max_cost_nanousd(self, prompt_tokens: int, completion_tokens: int, searches: int = 0) -> int:
+        """Returns the most that a call with at most these can cost, whatever tier or kind of token applies."""
+        prompt, completion = self._highest_rates
         micro = prompt_tokens * prompt + completion_tokens * completion + searches * (self.search or 0)
         return self.per_request - (-micro // _MTOK)
 
     @cached_property
-    def _dearest(self) -> tuple[int, int]:
+    def _highest_rates(self) -> tuple[int, int]:
         prompt = max(tier.rate(kind) for tier in self.tiers for kind in PROMPT_KINDS)
         return prompt, max(tier.rate(kind) for tier in self.tiers for kind in COMPLETION_KINDS)
 
 
-FREE = RateCard((Tier(0, 0, 0, 0, 0),), search=0)
+FREE = RateCard((TokenRates(0, 0, 0, 0, 0),), search=0)
 
 
-def usd(nanousd: int) -> str:
-    """Nano-dollars as the decimal string shown outside: 1_500_000 → "0.0015"."""
+def format_usd(nanousd: int) -> str:
+    """Returns nano-dollars as the decimal string shown outside: 1_500_000 → "0.0015"."""
     whole, fraction = divmod(abs(nanousd), NANO)
     digits = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
     return f"-{digits}" if nanousd < 0 else digits
 
 
-def nanousd(dollars: str | int | Decimal) -> int:
-    """Dollars as nano-dollars, exact to the nano: "0.0015" → 1_500_000."""
+def parse_usd(dollars: str | int | Decimal) -> int:
+    """Returns dollars as nano-dollars, exact to the nano: "0.0015" → 1_500_000."""
     return int((Decimal(str(dollars)) * NANO).to_integral_value())

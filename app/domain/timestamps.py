@@ -1,4 +1,4 @@
-"""Moments as operators write them: a date, an ISO date and time, or a distance from now."""
+"""Timestamps as operators write them: a date, an ISO date and time, or a distance from now."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _YEAR_9999 = 253_370_764_800
 
 
-def parse_moment(text: str, *, now: float, direction: int) -> float:
-    """Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance from `now` as `7d`.
+def parse_timestamp(text: str, *, now: float, direction: int) -> float:
+    """Returns the Unix seconds of a date, an ISO date and time (UTC unless it says otherwise), or a distance as `7d`.
 
-    Raises `ValueError` with what is wrong.
+    A distance counts from `now`, into the past or the future as `direction` is -1 or 1. Raises `ValueError`.
     """
     distance = re.fullmatch(r"(\d{1,9})([mhdw])", text)
     if distance:

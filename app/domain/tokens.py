@@ -10,9 +10,11 @@ _LETTERS = bytes(range(65, 91)) + bytes(range(97, 123)) + b" "
 _ASCII = bytes(range(128))
 
 
-def likely_tokens(raw: bytes) -> int:
-    """About what a byte-level tokenizer makes of `raw`: four letters a token, digits and signs one each, and three
-    tokens for four bytes of other alphabets."""
+def estimate_tokens(raw: bytes) -> int:
+    """Returns about the count of a byte-level tokenizer.
+
+    That is a token for four letters and for each digit or sign, and three tokens for four bytes of other alphabets.
+    """
     text = _ESCAPED.sub(b"\xff\xff", raw)
     signs = text.translate(None, _LETTERS)
     others = len(signs.translate(None, _ASCII))

@@ -9,14 +9,14 @@ from functools import partial
 import structlog
 
 from app.domain.charges import ChargedAttempt, totals
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Usage
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission, Admitted
 from app.gateway.attempt_costs import AttemptCosts
 from app.gateway.call import Report, RunningCall
-from app.gateway.implied_usage import billed
+from app.gateway.implied_usage import with_implied_usage
 from app.gateway.limits import Amounts
 from app.gateway.pricing import Pricing
 from app.telemetry.metrics import Metrics
@@ -61,10 +61,10 @@ class Accounting:
         if_lost = Amounts(1, total.prompt_tokens + total.completion_tokens, total.cost_nanousd)
         row = {**ask.row, **total._asdict(), "charged_attempts": charged}
         attempts = call.attempts
-        while attempts.covered <= len(attempts.unanswered):  # more than one behind when workers died in between
-            number = len(call.earlier) + attempts.covered + 1
+        while attempts.reserved <= len(attempts.unanswered):  # more than one behind when workers died in between
+            number = len(call.earlier) + attempts.reserved + 1
             self._admission.cover(call.admitted, number, if_lost=if_lost, row=row)
-            attempts.covered += 1
+            attempts.reserved += 1
 
     def charged(self, call: RunningCall) -> list[ChargedAttempt]:
         """The attempts so far that gave no answer and may be billed all the same."""
@@ -140,7 +140,9 @@ class Accounting:
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
         """What an answer used whose provider did not say."""
         # Most providers send a token a chunk; those that send more are caught by the length of the text.
-        return Usage(call.request.prompt_likely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True)
+        return Usage(
+            call.request.estimate_prompt_tokens_closely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True
+        )
 
     def _settle(
         self,
@@ -160,7 +162,7 @@ class Accounting:
         provider, upstream_model = (target.provider.name, target.model) if target else ("cache", "")
         cost: int | None = 0
         if target and usage.total_tokens:
-            usage = billed(usage, call.request, upstream_model)
+            usage = with_implied_usage(usage, call.request, upstream_model)
             cost = self._costs.answered(call.request, provider, upstream_model, usage)
         row = call.row
         row["unpriced"] = cost is None or not self._costs.knows(provider, upstream_model, usage)
@@ -224,7 +226,7 @@ class Accounting:
             key_id=call.caller.key_id,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
-            cost_usd=usd(cost),
+            cost_usd=format_usd(cost),
             latency_ms=call.row["latency_ms"],
             attempts=call.attempts.count,
             cache=call.cache,

@@ -19,12 +19,13 @@ from msgspec.structs import replace as replace_fields
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import BudgetExceeded, Remaining, StoreUnavailable
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts, Counter, bind, counters, day_start, window_end
 from app.gateway.plans import Plans
-from app.gateway.remaining import LONGEST_WAIT_S, refused, remaining_of
+from app.gateway.remaining import refused, remaining_of
 from app.gateway.reservation import Charge, Recorded, charge_args, decode_recorded, never_made
 from app.store.redis.client import Redis
 from app.store.redis.keys import (
@@ -121,18 +122,18 @@ class Admission:
 
     def plan(self, caller: Caller) -> Plan:
         """The caller's plan. Raises `Forbidden` when it is not in the file: without its limits nobody is served."""
-        return self._plans.of(caller)
+        return self._plans.plan_of(caller)
 
     def admit(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
         self.begin()
-        caller = self._plans.checked(caller)
+        caller = self._plans.verify(caller)
         reply = self._call_admit(caller, ask)
         if reply[0][0] == b"stale":
-            caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+            caller = self._plans.verify(self._callers.refresh(caller.key_hash))
             reply = self._call_admit(caller, ask)
             if reply[0][0] == b"stale":
                 # Changed twice within a millisecond: whatever it is now, the next call will see it.
-                caller = self._plans.checked(self._callers.refreshed(caller.key_hash))
+                caller = self._plans.verify(self._callers.refresh(caller.key_hash))
                 reply = self._call_admit(replace(caller, record=b""), ask)
         answer, charges, binding, now = reply
         if answer[0] == b"ended":
@@ -166,7 +167,7 @@ class Admission:
             raise BudgetExceeded(
                 "The call failed, and one more attempt could exceed your plan's budget.",
                 limit="budget_usd",
-                retry_after_s=LONGEST_WAIT_S,
+                retry_after_s=MAX_RETRY_AFTER_S,
                 retryable=False,
             )
 
@@ -268,7 +269,7 @@ class Admission:
         raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:
-        most_at_once = self._plans.of(caller).concurrency
+        most_at_once = self._plans.plan_of(caller).concurrency
         day = datetime.fromtimestamp(now, UTC)
         if len(self._bindings) >= _MOST_BINDINGS:
             self._bindings.clear()

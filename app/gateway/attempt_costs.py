@@ -14,7 +14,7 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.usage import Usage
 from app.errors import ClientGone, UpstreamError
-from app.gateway.implied_usage import billed
+from app.gateway.implied_usage import with_implied_usage
 from app.gateway.pricing import Pricing
 
 
@@ -46,13 +46,13 @@ class AttemptCosts:
         A service tier that was asked for and that the provider does not speak of may or may not have been honoured:
         the dearer one counts.
         """
-        card = self._pricing.card(provider, model, usage.service_tier)
+        card = self._pricing.rate_card(provider, model, usage.service_tier)
         if card is None:
             return None
         cost = card.cost_nanousd(usage)
         asked = request.service_tier if isinstance(request, ChatRequest) else None
         if asked and not usage.service_tier:
-            other = self._pricing.card(provider, model, asked)
+            other = self._pricing.rate_card(provider, model, asked)
             cost = max(cost, other.cost_nanousd(usage)) if other is not None else cost
         return cost
 
@@ -60,8 +60,8 @@ class AttemptCosts:
         """Whether everything in `usage` was priced by `answered`, if it gave a cost."""
         if usage.details is None:
             return True
-        card = self._pricing.card(provider, model, usage.service_tier)
-        return card is not None and card.knows(usage)
+        card = self._pricing.rate_card(provider, model, usage.service_tier)
+        return card is not None and card.can_price(usage)
 
     def unanswered(
         self,
@@ -74,9 +74,13 @@ class AttemptCosts:
         """Each attempt as if it had written `completion_tokens`. `ceiling`: at the dearest of the model's rates."""
         charged = []
         for attempt in attempts:
-            usage = billed(Usage(request.prompt_likely(), completion_tokens, estimated=True), request, attempt.model)
+            usage = with_implied_usage(
+                Usage(request.estimate_prompt_tokens_closely(), completion_tokens, estimated=True),
+                request,
+                attempt.model,
+            )
             if ceiling:
-                cost = self._pricing.ceiling_nanousd(attempt.provider, attempt.model, *usage[:2], usage.searches)
+                cost = self._pricing.max_cost_nanousd(attempt.provider, attempt.model, *usage[:2], usage.searches)
             else:
                 cost = self.answered(request, attempt.provider, attempt.model, usage)
             charged.append(

@@ -1,4 +1,4 @@
-"""Usage that a request implies and the vendor's answer does not report: web searches, lifetimes of cache writes."""
+"""Implied usage: web searches and lifetimes of cache writes that a request implies and the answer does not report."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _SEARCH_MODEL = re.compile(r"-search-preview|-search-api|:online$|(^|/)sonar")
 # OpenRouter's and other vendors' own tools, as {"type": "openrouter:web_search"}. A function of the caller's own has
 # type "function", whatever its name.
 _SEARCH_TOOL = re.compile(rb'"type"\s*:\s*"[^"]*search')
-# The searches for one answer that a budget must hold: our choice, since vendors name no bound.
-MOST_SEARCHES = 25
+# Web searches for one answer that a budget must have room for: our choice, since vendors name no bound.
+MAX_SEARCHES = 25
 
 
-def billed(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usage:
-    """`usage` and what `model` bills beside it: a search that was asked for and not reported counts as one.
+def with_implied_usage(usage: Usage, request: ChatRequest | EmbedRequest, model: str) -> Usage:
+    """Returns `usage` with what `model` bills besides: a search that was requested and not reported counts as one.
 
-    Of cache writes vendors of this dialect tell no lifetime: where the request asks for an hour, all are for an hour.
+    Vendors of this dialect report no lifetime of cache writes: where the request asks for an hour, all are for an hour.
     """
     if not isinstance(request, ChatRequest):
         return usage
     details = usage.details
     if details is None and not request.web_search_options and not _always_searches(model):
         return usage
-    if (details is None or not details.searches) and searches(request, model):
+    if (details is None or not details.searches) and searches_web(request, model):
         details = (details or Details())._replace(searches=1)
     if details is not None and details.cache_write_tokens and b'"1h"' in request.raw:
         details = details._replace(cache_write_1h_tokens=details.cache_write_tokens)
     return usage if details is usage.details else usage._replace(details=details)
 
 
-def searches(request: ChatRequest, model: str) -> bool:
-    """Whether an answer of `model` to `request` comes with a web search, reported or not."""
+def searches_web(request: ChatRequest, model: str) -> bool:
+    """Returns whether an answer of `model` to `request` comes with a web search, reported or not."""
     return _given(request.web_search_options) or _always_searches(model)
 
 
-def most_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
-    """The most web searches that an answer of `model` can be billed for; 0 where the request allows none."""
+def max_searches(request: ChatRequest | EmbedRequest, model: str) -> int:
+    """Returns the most web searches that an answer of `model` can be billed for; 0 where the request allows none."""
     if not isinstance(request, ChatRequest):
         return 0
-    asks = _given(request.search_parameters) or _given(request.plugins) or searches(request, model)
-    if not asks and request.tools:
-        asks = _SEARCH_TOOL.search(bytes(request.tools)) is not None
-    return MOST_SEARCHES if asks else 0
+    allowed = _given(request.search_parameters) or _given(request.plugins) or searches_web(request, model)
+    if not allowed and request.tools:
+        allowed = _SEARCH_TOOL.search(bytes(request.tools)) is not None
+    return MAX_SEARCHES if allowed else 0
 
 
 @lru_cache(maxsize=1000)  # of the configuration's models

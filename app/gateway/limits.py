@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from app.config.gateway import Plan
-from app.domain.money import nanousd
+from app.domain.money import parse_usd
 from app.store.redis.keys import limit_key
 
 _MINUTE_MS = 60_000
@@ -94,7 +94,7 @@ def bind(plan: Plan) -> tuple[BoundLimit, ...]:
     for limit in LIMITS:
         value = getattr(plan, limit.name)
         if value is not None:
-            bound.append(BoundLimit(limit, nanousd(value) if limit.unit == "nanousd" else int(value)))
+            bound.append(BoundLimit(limit, parse_usd(value) if limit.unit == "nanousd" else int(value)))
     return tuple(bound)
 
 

@@ -1,7 +1,7 @@
-"""Which model `auto` stands for: facts of a request, then the first rule that holds for them, then its model.
+"""Model picker: rules that choose the model for `auto` by facts of the request.
 
-Pure: no I/O, no clock. Code is told by its look, cheaply and in linear time; what is missed costs a worse pick, never
-an error.
+The first rule that holds decides. No I/O, no clock. Code is recognised by patterns, cheaply and in linear time; code
+that is missed costs a worse pick, never an error.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from app.domain.chat import Draft
 from app.domain.identity import Caller
 from app.errors import Forbidden
 
-# Of what users wrote, from the newest on: a long paste must not hold up the worker's other calls. It takes
+# Of the users' messages, from the newest on: a long paste must not hold up the worker's other calls. It takes
 # 0.35 ms for prose, and at the most 1.5.
-_MOST_CHARACTERS = 8_192
-_RESULTS = ("tool", "function")
+_MAX_SCANNED_CHARACTERS = 8_192
+_RESULT_ROLES = ("tool", "function")
 _CODE_LINE = re.compile(
     r"""^[ \t]*+(?=[acdefilpsvACIST@#<)}\]])(?:
         (?:async[ ])?def[ ]\w+\( | class[ ]\w+[ ]?[(:{] | from[ ][\w.]+[ ]import[ ] | @\w+[(\n]
@@ -69,7 +69,7 @@ _CODE_WORDS = frozenset(
 )
 
 
-class Choice(NamedTuple):
+class Pick(NamedTuple):
     """A model's alias, and the name of the rule that picked it (or `default`, or `named`: the caller's own)."""
 
     model: str
@@ -78,7 +78,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What rules can ask about a request. `has` holds only what some rule asks for."""
+    """The facts of a request that rules compare. `has` holds only the kinds of content that some rule asks for."""
 
     prompt_tokens: int
     messages: int
@@ -87,41 +87,45 @@ class Facts:
     prompt_characters: int = 0
 
 
-def facts_of(draft: Draft, plan: str, wanted: frozenset[str]) -> Facts:
+def collect_facts(draft: Draft, plan: str, kinds: frozenset[str]) -> Facts:
+    """Returns the facts of the request of a key on `plan`; it is searched for these kinds of content alone."""
     request = draft.request
-    has = frozenset(thing for thing in wanted if _LOOKS[thing](draft))
+    has = frozenset(kind for kind in kinds if _DETECTORS[kind](draft))
     characters = sum(len(text) for message in request.messages if message.role == "user" for text in message.texts)
-    return Facts(request.prompt_estimate(), len(request.messages), plan, has, characters)
+    return Facts(request.estimate_prompt_tokens(), len(request.messages), plan, has, characters)
 
 
-def wanted(config: SmartConfig) -> frozenset[str]:
-    """What the rules want to know about a request's contents."""
-    return frozenset(thing for rule in config.rules for thing in rule.has)
+def content_kinds(config: SmartConfig) -> frozenset[str]:
+    """Returns the kinds of content that any rule asks for."""
+    return frozenset(kind for rule in config.rules for kind in rule.has)
 
 
 def active_rules(config: GatewayConfig) -> tuple[SmartRule, ...]:
-    """The rules whose model can be served."""
+    """Returns the rules whose model can be served."""
     return tuple(rule for rule in config.smart.rules if can_serve(config, rule.model))
 
 
 def defaults(config: GatewayConfig) -> tuple[str, ...]:
-    """The models for requests for which no rule holds: the first that the key may use."""
+    """Returns the models for requests for which no rule holds, best first: the first that the key may use is taken."""
     first = config.smart.default or config.default_model
     return chat_models(config, None if first == AUTO else first)
 
 
-def pick(rules: tuple[SmartRule, ...], otherwise: Choice | None, facts: Facts, caller: Caller) -> Choice:
-    """The first rule that holds and whose model the key may use. Raises `Forbidden` when there is nothing else."""
+def pick(rules: tuple[SmartRule, ...], default: Pick | None, facts: Facts, caller: Caller) -> Pick:
+    """Returns the pick of the first rule that holds and whose model the key may use, else `default`.
+
+    Raises `Forbidden` when there is no default either.
+    """
     for rule in rules:
         if caller.may_use(rule.model) and _holds(rule, facts):
-            return Choice(rule.model, rule.name)
-    if otherwise is None:
+            return Pick(rule.model, rule.name)
+    if default is None:
         raise Forbidden("This API key may use none of the models that are picked for such a request.", param="model")
-    return otherwise
+    return default
 
 
-def is_open(config: GatewayConfig, caller: Caller) -> bool:
-    """Whether the gateway picks models by the name of `auto`, and has one for this key."""
+def offers_auto(config: GatewayConfig, caller: Caller) -> bool:
+    """Returns whether `auto` is offered to this key: no configured model has the name, and it may use a default."""
     return AUTO not in config.models and any(caller.may_use(model) for model in defaults(config))
 
 
@@ -138,24 +142,24 @@ def _holds(rule: SmartRule, facts: Facts) -> bool:
 
 
 def is_code(text: str) -> bool:
-    """Whether `text` shows code, or speaks of it in words that hardly mean anything else."""
+    """Returns whether `text` contains code, or words that are hardly ever used of anything else."""
     if "```" in text or _CODE_LINE.search(text):
         return True
     return not _CODE_WORDS.isdisjoint(_WORD.findall(text.lower()))
 
 
 def offers_tools(draft: Draft) -> bool:
-    """Whether the model may call tools, or has done so in this conversation."""
+    """Returns whether the request offers tools to the model, or holds results of tools."""
     fields = draft.fields
     return (
         _is_filled(fields.get("tools"))
         or _is_filled(fields.get("functions"))
-        or any(message.role in _RESULTS for message in draft.request.messages)
+        or any(message.role in _RESULT_ROLES for message in draft.request.messages)
     )
 
 
 def _has_code(draft: Draft) -> bool:
-    left = _MOST_CHARACTERS
+    left = _MAX_SCANNED_CHARACTERS
     for message in reversed(draft.request.messages):
         if message.role != "user":
             continue
@@ -169,11 +173,11 @@ def _has_code(draft: Draft) -> bool:
 
 
 def _is_filled(value: msgspec.Raw | None) -> bool:
-    """Whether a list is there and has something in it."""
+    """Returns whether the field is there and is neither null nor an empty list."""
     return value is not None and bytes(value)[:32].translate(None, b" \t\r\n") not in (b"null", b"[]")
 
 
-_LOOKS: dict[str, Callable[[Draft], bool]] = {
+_DETECTORS: dict[str, Callable[[Draft], bool]] = {
     "code": _has_code,
     "tools": offers_tools,
     "images": lambda draft: draft.request.images > 0,

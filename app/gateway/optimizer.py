@@ -1,7 +1,7 @@
-"""Makes a chat call cheaper by changing it: long conversations lose their oldest turns, small talk gets a short answer.
+"""Request optimizer: trims the oldest turns of long conversations, and caps the answers to small talk.
 
-What is kept of a conversation: system and developer messages, and a run of whole turns up to its end. A turn begins
-with a user's message, so that no tool's result is ever without the call it answers, nor a call without its results.
+System and developer messages are kept, and a run of whole turns up to the end of the conversation. A turn begins with a
+user's message, so that no result of a tool is ever left without its call, nor a call without its results.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from app.domain.chat import Draft, Message
 from app.gateway.model_picker import offers_tools
 
 _ALWAYS_KEPT = ("system", "developer")
-_RESULTS = ("tool", "function")
-_SHORT_CHARACTERS, _SHORT_WORDS = 80, 8
+_RESULT_ROLES = ("tool", "function")
+_MAX_SMALL_TALK_CHARACTERS, _MAX_SMALL_TALK_WORDS = 80, 8
 _WORD = re.compile(r"[^\W\d_]+")
 _GREETINGS = frozenset(
     {
@@ -58,8 +58,8 @@ _GREETINGS = frozenset(
         "спасибо",
     }
 )
-# Words that may stand beside a greeting. None of them asks for work, nor agrees to any: "ok, go on" is no small talk.
-_BESIDE = frozenset(
+# Words that may accompany a greeting. None of them asks for work, nor agrees to any: "ok, go on" is no small talk.
+_SMALL_TALK_WORDS = frozenset(
     {
         "there",
         "again",
@@ -121,42 +121,44 @@ _BESIDE = frozenset(
 )
 
 
-class _Links(msgspec.Struct):
-    """What ties a tool's result to its call. The provider validates; here anything may come."""
+class _ToolLinks(msgspec.Struct, frozen=True):
+    """The ids that tie a tool's result to its call. Not validated here: that is the provider's business."""
 
     tool_calls: Any = None
     tool_call_id: Any = None
 
 
-_raw_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_links = msgspec.json.Decoder(_Links).decode
+_decode_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_links = msgspec.json.Decoder(_ToolLinks).decode
 
 
 class Optimizer:
+    """Trims and caps chat requests within the bounds of the configuration."""
+
     def __init__(self, config: OptimizerConfig) -> None:
         self._config = config
 
     def optimize(self, draft: Draft) -> str:
-        """Changes `draft`, and says how: `trimmed`, `capped`, `trimmed,capped` or nothing."""
+        """Changes `draft`, and returns what was done: `trimmed`, `capped`, `trimmed,capped` or nothing."""
         done = []
         if self._is_long(draft) and self._trim(draft):
             done.append("trimmed")
-        most = self._config.small_talk_max_tokens
-        if most is not None and is_small_talk(draft) and self._cap(draft, most):
+        max_tokens = self._config.small_talk_max_tokens
+        if max_tokens is not None and is_small_talk(draft) and self._cap(draft, max_tokens):
             done.append("capped")
         return ",".join(done)
 
     def _is_long(self, draft: Draft) -> bool:
-        """Whether a look at single messages is worth its while."""
+        """Returns whether the conversation may exceed a bound: only then are its messages looked at one by one."""
         config, request = self._config, draft.request
         return (config.keep_messages is not None and len(request.messages) > config.keep_messages) or (
-            config.keep_tokens is not None and request.prompt_estimate() > config.keep_tokens
+            config.keep_tokens is not None and request.estimate_prompt_tokens() > config.keep_tokens
         )
 
     def _trim(self, draft: Draft) -> bool:
         messages = draft.request.messages
-        raw = _raw_messages(draft.fields["messages"])
-        sizes = [message.prompt_estimate(len(part)) for message, part in zip(messages, raw, strict=True)]
+        raw = _decode_messages(draft.fields["messages"])
+        sizes = [message.estimate_tokens(len(part)) for message, part in zip(messages, raw, strict=True)]
         first = self._first_kept(messages, sizes, turns(messages, raw))
         kept = [i for i, message in enumerate(messages) if i >= first or message.role in _ALWAYS_KEPT]
         if len(kept) == len(messages):
@@ -165,13 +167,16 @@ class Optimizer:
         return True
 
     def _first_kept(self, messages: Sequence[Message], sizes: Sequence[int], turns: Sequence[int]) -> int:
-        """The earliest turn from which on everything fits; the last turn if nothing does; 0 without turns."""
+        """Returns the position of the earliest turn from which on everything fits.
+
+        That is the last turn's if none fits, and 0 without turns.
+        """
         config = self._config
-        free = {i for i, message in enumerate(messages) if message.role in _ALWAYS_KEPT}
-        count, tokens = 0, sum(sizes[i] for i in free)
+        exempt = {i for i, message in enumerate(messages) if message.role in _ALWAYS_KEPT}
+        count, tokens = 0, sum(sizes[i] for i in exempt)
         fits_from = len(messages)
         for i in reversed(range(len(messages))):
-            if i in free:
+            if i in exempt:
                 continue
             count, tokens = count + 1, tokens + sizes[i]
             if config.keep_messages is not None and count > config.keep_messages:
@@ -181,19 +186,22 @@ class Optimizer:
             fits_from = i
         return next((turn for turn in turns if turn >= fits_from), turns[-1] if turns else 0)
 
-    def _cap(self, draft: Draft, most: int) -> bool:
+    def _cap(self, draft: Draft, max_tokens: int) -> bool:
         given = {"max_completion_tokens": draft.request.max_completion_tokens, "max_tokens": draft.request.max_tokens}
-        too_high = [name for name, value in given.items() if value is not None and value > most]
+        too_high = [name for name, value in given.items() if value is not None and value > max_tokens]
         if not any(given.values()):
             too_high = [self._config.small_talk_field]
         for name in too_high:
-            draft.set(name, most)
+            draft.set(name, max_tokens)
         return bool(too_high)
 
 
 def turns(messages: Sequence[Message], raw: Sequence[msgspec.Raw]) -> list[int]:
-    """Where a conversation can be cut: the positions of users' messages with no result after them of a call before."""
-    needs = _needs(messages, raw)
+    """Returns the positions at which a conversation can be cut.
+
+    They are those of users' messages with no result after them of a call before them.
+    """
+    needs = _dependencies(messages, raw)
     found = []
     earliest = len(messages)
     for i in reversed(range(len(messages))):
@@ -203,19 +211,19 @@ def turns(messages: Sequence[Message], raw: Sequence[msgspec.Raw]) -> list[int]:
     return found[::-1]
 
 
-def _needs(messages: Sequence[Message], raw: Sequence[msgspec.Raw]) -> list[int]:
-    """For each message the position of the earliest one that it cannot do without: mostly its own."""
+def _dependencies(messages: Sequence[Message], raw: Sequence[msgspec.Raw]) -> list[int]:
+    """Returns for each message the position of the earliest one that it depends on: mostly its own."""
     needs = []
     callers: dict[str, int] = {}
     before = -1  # the last message that is no result: what a result without a known id belongs to
     for i, message in enumerate(messages):
-        if message.role in _RESULTS:
-            call_id = _links(raw[i]).tool_call_id
+        if message.role in _RESULT_ROLES:
+            call_id = _decode_links(raw[i]).tool_call_id
             needs.append(callers.get(call_id, before) if isinstance(call_id, str) else before)
             continue
         needs.append(i)
         if message.role == "assistant":
-            callers |= dict.fromkeys(_call_ids(_links(raw[i]).tool_calls), i)
+            callers |= dict.fromkeys(_call_ids(_decode_links(raw[i]).tool_calls), i)
         if message.role not in _ALWAYS_KEPT:
             before = i
     return needs
@@ -227,15 +235,15 @@ def _call_ids(tool_calls: Any) -> list[str]:
 
 
 def is_small_talk(draft: Draft) -> bool:
-    """Whether the last message is a greeting and no more, in a call that wants nothing but text."""
+    """Returns whether the last message is a greeting and no more, in a call that asks for nothing but text."""
     message = draft.request.messages[-1]
     texts = message.texts
-    if message.role != "user" or len(texts) != 1 or len(texts[0]) > _SHORT_CHARACTERS:
+    if message.role != "user" or len(texts) != 1 or len(texts[0]) > _MAX_SMALL_TALK_CHARACTERS:
         return False
     text = texts[0].lower()
     words = _WORD.findall(text)
-    if not 0 < len(words) <= _SHORT_WORDS or any(character.isdigit() for character in text):
+    if not 0 < len(words) <= _MAX_SMALL_TALK_WORDS or any(character.isdigit() for character in text):
         return False
-    if _GREETINGS.isdisjoint(words) or not _GREETINGS.union(_BESIDE).issuperset(words):
+    if _GREETINGS.isdisjoint(words) or not _GREETINGS.union(_SMALL_TALK_WORDS).issuperset(words):
         return False
     return not (draft.request.images or offers_tools(draft) or "response_format" in draft.fields)

@@ -14,10 +14,10 @@ from app.errors import GatewayError, RateLimited
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission, AdmissionRequest, Admitted
-from app.gateway.cache import Cache, marked
+from app.gateway.cache import Cache, as_cache_hit
 from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.deferred import DeferredCall
-from app.gateway.estimates import Estimates, bound_of
+from app.gateway.estimates import Estimator, output_tokens_bound
 from app.gateway.heartbeat import QUEUE, reservations_of
 from app.gateway.limits import Amounts
 from app.gateway.preprocess import Preprocessor
@@ -50,7 +50,7 @@ class Pipeline:
         self._router = router
         self._preprocessor = Preprocessor(config=config, router=router)
         self._cache = cache
-        self._estimates = Estimates(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
+        self._estimator = Estimator(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._accounting = accounting
         self._metrics = metrics
         self._clock = clock
@@ -58,7 +58,7 @@ class Pipeline:
 
     def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
         """Turns what the caller wrote into the call that is made, and notes in its context what was changed."""
-        return self._preprocessor.steer(caller, request, context)
+        return self._preprocessor.preprocess(caller, request, context)
 
     def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
         """A chat completion. Raises what admission, routing and providers raise; the row is written all the same."""
@@ -72,10 +72,12 @@ class Pipeline:
         request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context, context.endpoint, streamed=True)
         with self._accounting.settling(call):
-            cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
+            cached = self._cache.lookup(call.admitted, call.deadline, context.cancel)
             if cached is not None:
                 reply = self._from_cache(call, cached)
-                return CachedStream(chunks.as_stream(reply.body, include_usage=request.include_usage), reply.report)
+                return CachedStream(
+                    chunks.from_completion(reply.body, include_usage=request.include_usage), reply.report
+                )
             upstream = self._run(call, lambda target: target.provider.stream(_attempt(call, target)))
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
@@ -85,7 +87,7 @@ class Pipeline:
                 report=self._accounting.report(call, None),
                 keep_ttl_s=self._cache.ttl_s,
                 keep_bytes=self._cache.max_entry_bytes if self._keeps(call) else 0,
-                not_kept=lambda: self._cache.not_kept(call.admitted),
+                not_kept=lambda: self._cache.mark_uncacheable(call.admitted),
             )
 
     def embed(self, caller: Caller, request: EmbedRequest, context: CallContext) -> Reply:
@@ -137,7 +139,7 @@ class Pipeline:
         try:
             request = self._understood(caller, request)
             route = self._router.route(request.model, caller)
-            admitted.cached = self._cache.kept(held.cache_key) if reads else None
+            admitted.cached = self._cache.get(held.cache_key) if reads else None
         except GatewayError as exc:
             if not stays_open(exc):
                 self.abandon(held, "error", exc.status)
@@ -156,7 +158,7 @@ class Pipeline:
             started=started,
             deadline=started + self._config.timeouts.total_s,
             earlier=tuple(held.charged),
-            attempts=Attempts(covered=held.covered - len(held.charged), key_id=caller.key_id),
+            attempts=Attempts(reserved=held.covered - len(held.charged), key_id=caller.key_id),
         )
         try:
             with self._accounting.settling(call, stays_open):
@@ -164,7 +166,7 @@ class Pipeline:
         finally:
             if not call.settled:
                 held.charged = self._accounting.charged(call)
-                held.covered = len(call.earlier) + call.attempts.covered
+                held.covered = len(call.earlier) + call.attempts.reserved
 
     def abandon(self, held: DeferredCall, status: str, http_status: int) -> None:
         """Ends a held call that will not run, or not once more."""
@@ -181,16 +183,16 @@ class Pipeline:
             call.deadline,
             call.context.cancel,
             attempt,
-            cover=partial(self._accounting.cover, call),
+            reserve_attempt=partial(self._accounting.cover, call),
         )
 
     def _chat(self, call: RunningCall) -> Reply:
         context = call.context
-        cached = self._cache.answer(call.admitted, call.deadline, context.cancel)
+        cached = self._cache.lookup(call.admitted, call.deadline, context.cancel)
         if cached is not None:
             return self._from_cache(call, cached)
         answer = self._run(call, lambda target: target.provider.chat(_attempt(call, target)))
-        keep = self._cache.keepable(call.admitted, answer.body) if self._keeps(call) else b""
+        keep = self._cache.cacheable(call.admitted, answer.body) if self._keeps(call) else b""
         cost = self._accounting.completed(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
         )
@@ -204,7 +206,7 @@ class Pipeline:
     def _from_cache(self, call: RunningCall, cached: bytes) -> Reply:
         call.cache = "hit"
         cost = self._accounting.completed_from_cache(call)
-        body = marked(cached, call_id=call.context.call_id, created=int(self._clock()))
+        body = as_cache_hit(cached, call_id=call.context.call_id, created=int(self._clock()))
         return Reply(body, self._accounting.report(call, cost))
 
     def _keeps(self, call: RunningCall) -> bool:
@@ -251,7 +253,7 @@ class Pipeline:
         streamed: bool,
     ) -> AdmissionRequest:
         has_budget = self._admission.plan(caller).has_budget
-        reserve, if_lost = self._estimates.of(route, request, has_budget=has_budget)
+        reserve, if_lost = self._estimator.estimate(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
         return AdmissionRequest(
             call_id=context.call_id,
@@ -267,7 +269,7 @@ class Pipeline:
     def _understood(self, caller: Caller, request: ChatRequest | EmbedRequest) -> ChatRequest | EmbedRequest:
         """The request as it may be made: where money is limited, with nothing in it whose cost nobody knows."""
         if isinstance(request, ChatRequest) and self._admission.plan(caller).has_budget:
-            return request.understood()
+            return request.canonical()
         return request
 
     def _let_in(self, caller: Caller, ask: AdmissionRequest) -> Admitted:
@@ -303,8 +305,8 @@ class Pipeline:
             "endpoint": endpoint,
             "status": "lost",
             "http_status": 0,
-            "prompt_tokens": request.prompt_estimate(),
-            "completion_tokens": if_lost.tokens - request.prompt_estimate(),
+            "prompt_tokens": request.estimate_prompt_tokens(),
+            "completion_tokens": if_lost.tokens - request.estimate_prompt_tokens(),
             "cached_tokens": 0,
             "reasoning_tokens": 0,
             "cost_nanousd": if_lost.nanousd,
@@ -333,7 +335,7 @@ def _attempt(call: RunningCall, target: Target) -> ChatCall:
         request_id=context.request_id,
         deadline=call.deadline,
         cancel=context.cancel,
-        max_output_tokens=bound_of(call.route, request) if call.has_budget else None,
+        max_output_tokens=output_tokens_bound(call.route, request) if call.has_budget else None,
     )
 
 

@@ -1,8 +1,7 @@
-"""The step before admission: what the caller wrote becomes the call that is made.
+"""Preprocessing of chat calls before admission: default model, optimizer, and the model that replaces `auto`.
 
-A call that names no model gets the default one. The optimiser, when it is on, makes it cheaper; then a model takes the
-place of `auto`. What was done is noted in the call's context, from where headers, row and log tell it. Everything after
-this step sees only the call that is made: its limits, price and cache key are those of the model that was picked.
+What was done is noted in the call's context, from where headers, row and log report it. Every later step sees only the
+changed request: limits, price and cache key are those of the model that was picked.
 """
 
 from __future__ import annotations
@@ -16,39 +15,44 @@ from app.domain.identity import Caller
 from app.errors import InvalidRequest
 from app.gateway import model_picker
 from app.gateway.call import CallContext
-from app.gateway.model_picker import Choice
+from app.gateway.model_picker import Pick
 from app.gateway.optimizer import Optimizer
 from app.gateway.router import Router
 
 
 class Preprocessor:
+    """Fills in the model of a chat request, and lets the optimizer change the rest, as the configuration says."""
+
     def __init__(self, *, config: GatewayConfig, router: Router) -> None:
         self._router = router
         self._defaults = chat_models(config, config.default_model)
         self._smart_defaults = model_picker.defaults(config)
         self._rules = model_picker.active_rules(config)
-        self._wanted = model_picker.wanted(config.smart)
-        self._alias = None if AUTO in config.models else AUTO
+        self._content_kinds = model_picker.content_kinds(config.smart)
+        self._auto = None if AUTO in config.models else AUTO  # a configured model may have the name
         self._optimizer = Optimizer(config.optimizer) if config.optimizer.enabled else None
 
-    def steer(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
-        """Raises `Forbidden` when the key may use no model that could be picked, `InvalidRequest` when there is no
-        default for it, and what `Router.route` raises."""
+    def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
+        """Returns the request as it will be made, and the context with notes of what was changed.
+
+        Raises `Forbidden` when the key may use no model that could be picked, `InvalidRequest` when there is no default
+        model for it, and what `Router.route` raises.
+        """
         named = request.model or (AUTO if context.smart else self._default(caller))
-        picks = context.smart or named == self._alias
-        if request.model and not picks and self._optimizer is None:
+        is_auto = context.smart or named == self._auto
+        if request.model and not is_auto and self._optimizer is None:
             return request, context
         draft = Draft(request)
         notes = []
-        done = self._optimizer.optimize(draft) if self._optimizer is not None else ""
-        if picks:
-            choice = self._choice(draft, named, caller)
-            draft.set("model", choice.model)
-            notes.append(("route", choice.reason))
+        optimized = self._optimizer.optimize(draft) if self._optimizer is not None else ""
+        if is_auto:
+            pick = self._pick(draft, named, caller)
+            draft.set("model", pick.model)
+            notes.append(("route", pick.reason))
         elif not request.model:
             draft.set("model", named)
-        if done:
-            notes.append(("optimized", done))
+        if optimized:
+            notes.append(("optimized", optimized))
         return draft.request, msgspec.structs.replace(context, notes=tuple(notes)) if notes else context
 
     def _default(self, caller: Caller) -> str:
@@ -57,10 +61,10 @@ class Preprocessor:
                 return model
         raise InvalidRequest("There is no default model for this API key: name one in `model`.", param="model")
 
-    def _choice(self, draft: Draft, named: str, caller: Caller) -> Choice:
-        otherwise = next((Choice(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
+    def _pick(self, draft: Draft, named: str, caller: Caller) -> Pick:
+        default = next((Pick(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
         if named != AUTO:  # only /chat/smart: the caller's own default
             self._router.route(named, caller)
-            otherwise = Choice(named, "named")
-        facts = model_picker.facts_of(draft, caller.plan, self._wanted)
-        return model_picker.pick(self._rules, otherwise, facts, caller)
+            default = Pick(named, "named")
+        facts = model_picker.collect_facts(draft, caller.plan, self._content_kinds)
+        return model_picker.pick(self._rules, default, facts, caller)

@@ -1,4 +1,4 @@
-"""What an upstream model costs: `config/prices.yaml` first, then the genai-prices package.
+"""Pricing: rate cards of upstream models, from `config/prices.yaml` first, then from the genai-prices package.
 
 genai-prices takes 0.14 ms to price one call, so its prices are turned into whole-number rate cards, read anew
 once a minute because some prices depend on the date or the hour.
@@ -15,20 +15,21 @@ from decimal import ROUND_CEILING, Decimal
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import GatewayConfig, PriceOverride, ProviderConfig
-from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, Tier
+from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.prices import PriceOverride
+from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import SERVICE_TIERS
 
 _REFRESH_S = 60.0
-_MOST_MODELS = 10_000
-# How far ahead a ceiling looks for prices that change with the date or the hour, and how closely.
-_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
+_MAX_CACHED_MODELS = 10_000
+# The steps, up to a day, in which a maximum looks ahead for prices that change with the date or the hour.
+_LOOK_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
 
 
-# Service tiers are sold under names of their own, but for batches.
+# A service tier is a context in genai-prices under its own name, except for batches.
 _CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch": {"processing": "batch"}}
-# genai-prices' name of a rate by our name of the kind. It prices a token at the rate of the narrowest kind that has
-# one (`genai_prices.decompose.compute_leaf_values`), as `Tier.rate` does.
+# genai-prices' name of each rate, by our name of the kind of token. It prices a token at the rate of the narrowest kind
+# that has one (`genai_prices.decompose.compute_leaf_values`), as `TokenRates.rate` does.
 RATES = {
     "prompt": "input_mtok",
     "completion": "output_mtok",
@@ -46,9 +47,9 @@ RATES = {
     "video_completion": "output_video_mtok",
     "citation": "output_citation_mtok",
 }
-# Fees by something else than tokens.
+# Fees for other units than tokens.
 FEES = ("requests_kcount", "web_searches_kcount", "audio_hours", "input_audio_hours")
-# What chat completions and embeddings cannot buy: another endpoint sells it.
+# Units that chat completions and embeddings are never billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
     "storage_searches_kcount": "file search, a tool of the Responses API",
     "input_mchars": "text to speech",
@@ -60,17 +61,17 @@ SOLD_ELSEWHERE = {
 
 @dataclass(frozen=True, slots=True)
 class _Prices:
-    """What one upstream model costs: by service tier, where it has one of its own, and at the most."""
+    """The rate cards of one upstream model: standard, of service tiers with their own, and of the highest rates."""
 
     standard: RateCard
     tiers: Mapping[str, RateCard]
-    dearest: RateCard
+    highest: RateCard
 
 
 class Pricing:
     """Rate cards by provider name, upstream model and service tier.
 
-    What is kept is keyed by names of the configuration alone: nothing that a caller or a vendor wrote.
+    The cache is keyed by names of the configuration alone, by nothing that a caller or a vendor wrote.
     """
 
     def __init__(
@@ -86,31 +87,31 @@ class Pricing:
         self._prices: dict[tuple[str, str], _Prices | None] = {}
         self._read_at = 0.0
 
-    def card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
-        """The price of `model` at `provider`; None when nobody knows it (never silently free).
+    def rate_card(self, provider: str, model: str, service_tier: str = "") -> RateCard | None:
+        """Returns the rates of `model` at `provider`; None when they are unknown (never silently free).
 
         A service tier without a price of its own costs the standard rate.
         """
-        prices = self._of(provider, model)
+        prices = self._prices_of(provider, model)
         return None if prices is None else prices.tiers.get(service_tier, prices.standard)
 
-    def ceiling_nanousd(
+    def max_cost_nanousd(
         self, provider: str, model: str, prompt_tokens: int, completion_tokens: int, searches: int = 0
     ) -> int | None:
-        """The most that a call with at most these can cost, whichever service tier the vendor bills.
+        """Returns the most that a call with at most these can cost, whichever service tier the vendor bills.
 
         A vendor need not honour the tier that the caller asked for, and a queued call may run tomorrow: every price
-        that the model has now or within a day counts. None when nobody can know.
+        that the model has now or within a day counts. None when there is no known maximum.
         """
-        prices = self._of(provider, model)
+        prices = self._prices_of(provider, model)
         # The length of a recording does not show in the size of the request.
-        if prices is None or prices.dearest.audio_second or (searches and prices.dearest.search is None):
+        if prices is None or prices.highest.audio_second or (searches and prices.highest.search is None):
             return None
-        return prices.dearest.ceiling_nanousd(prompt_tokens, completion_tokens, searches)
+        return prices.highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches)
 
-    def _of(self, provider: str, model: str) -> _Prices | None:
+    def _prices_of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
-        if now - self._read_at >= _REFRESH_S or len(self._prices) > _MOST_MODELS:
+        if now - self._read_at >= _REFRESH_S or len(self._prices) > _MAX_CACHED_MODELS:
             self._prices.clear()
             self._read_at = now
         key = (provider, model)
@@ -122,26 +123,26 @@ class Pricing:
         named = self._overrides.get(provider, {})
         override = named.get(model) or named.get("*")
         if override is not None:
-            return _same(_from_override(override))
+            return _single_card(_from_override(override))
         config = self._providers[provider]
         if config.is_built_in:
-            return _same(FREE)
-        info = _info(config, model)
+            return _single_card(FREE)
+        info = _model_info(config, model)
         return None if info is None else _from_genai_prices(info, at)
 
 
-def _same(card: RateCard) -> _Prices:
+def _single_card(card: RateCard) -> _Prices:
     return _Prices(card, {}, card)
 
 
 def _from_override(price: PriceOverride) -> RateCard:
-    rates = {kind: _nano(dollars) for kind in RATES if (dollars := getattr(price, kind)) is not None}
-    per_request = -(-_nano(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
-    search = None if price.search is None else _nano(price.search)
-    return RateCard((Tier.of(0, rates),), per_request=per_request, search=search)
+    rates = {kind: _to_nanousd(dollars) for kind in RATES if (dollars := getattr(price, kind)) is not None}
+    per_request = -(-_to_nanousd(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
+    search = None if price.search is None else _to_nanousd(price.search)
+    return RateCard((TokenRates.from_kinds(0, rates),), per_request=per_request, search=search)
 
 
-def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
+def _model_info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
     try:
         if config.prices is not None:
             return get_snapshot().find_provider_model(model, None, config.prices, None)[1]
@@ -151,74 +152,77 @@ def _info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
 
 
 def _from_genai_prices(info: types.ModelInfo, at: datetime) -> _Prices | None:
-    standard = _card(info.get_prices(at))
+    standard = _rate_card(info.get_prices(at))
     if standard is None:
         return None
     tiers = {}
     for variant in info.price_variants or ():
         for tier, context in _CONTEXTS.items():
-            card = _card(info.get_prices(at, context)) if variant.when == context else None
+            card = _rate_card(info.get_prices(at, context)) if variant.when == context else None
             if card is not None:
                 tiers[tier] = card
-    return _Prices(standard, tiers, _dearest(_possible(info, at)))
+    return _Prices(standard, tiers, _highest_rates(_possible_prices(info, at)))
 
 
-def _possible(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
-    """Every price that a call admitted at this time may be billed by, in whole or in part."""
-    yield from {id(price): price for price in (info.get_prices(at + ahead) for ahead in _AHEAD)}.values()
+def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
+    """Yields every price that a call admitted at this time may be billed by, in whole or in part."""
+    yield from {id(price): price for price in (info.get_prices(at + ahead) for ahead in _LOOK_AHEAD)}.values()
     for variant in info.price_variants or ():
-        if variant.constraint is None or any(variant.constraint.active(at + ahead) for ahead in _AHEAD):
+        if variant.constraint is None or any(variant.constraint.active(at + ahead) for ahead in _LOOK_AHEAD):
             yield variant.prices
 
 
-def _card(price: types.ModelPrice) -> RateCard | None:
+def _rate_card(price: types.ModelPrice) -> RateCard | None:
     if price.input_mtok is None and price.output_mtok is None:
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
     starts = sorted({0} | {tier.start for rate in tiered for tier in rate.tiers})
     return RateCard(
-        tuple(Tier.of(start, {kind: _nano(_at(rate, start)) for kind, rate in known.items()}) for start in starts),
-        per_request=_per_request(price),
-        search=_search(price),
-        audio_second=_audio_second(price),
+        tuple(
+            TokenRates.from_kinds(start, {kind: _to_nanousd(_price_above(rate, start)) for kind, rate in known.items()})
+            for start in starts
+        ),
+        per_request=_request_fee(price),
+        search=_search_rate(price),
+        audio_second=_audio_second_rate(price),
     )
 
 
-def _dearest(prices: Iterable[types.ModelPrice]) -> RateCard:
-    """A card whose every rate is the highest that any of the prices names for a kind of its direction."""
+def _highest_rates(prices: Iterable[types.ModelPrice]) -> RateCard:
+    """Returns a card whose every rate is the highest that any of the prices names for a kind of its direction."""
     given = list(prices)
     prompt, completion = (
-        max(_nano(_highest(getattr(price, RATES[kind]))) for price in given for kind in kinds)
+        max(_to_nanousd(_highest_price(getattr(price, RATES[kind]))) for price in given for kind in kinds)
         for kinds in (PROMPT_KINDS, COMPLETION_KINDS)
     )
-    searches = [rate for price in given if (rate := _search(price)) is not None]
+    searches = [rate for price in given if (rate := _search_rate(price)) is not None]
     return RateCard(
-        (Tier(0, prompt, completion, prompt, completion),),
-        per_request=max(map(_per_request, given)),
+        (TokenRates(0, prompt, completion, prompt, completion),),
+        per_request=max(map(_request_fee, given)),
         search=max(searches, default=None),
-        audio_second=max(map(_audio_second, given)),
+        audio_second=max(map(_audio_second_rate, given)),
     )
 
 
-def _per_request(price: types.ModelPrice) -> int:
-    return -(-_nano(_highest(price.requests_kcount)) // 1000)
+def _request_fee(price: types.ModelPrice) -> int:
+    return -(-_to_nanousd(_highest_price(price.requests_kcount)) // 1000)
 
 
-def _search(price: types.ModelPrice) -> int | None:
+def _search_rate(price: types.ModelPrice) -> int | None:
     if price.web_searches_kcount is not None:
-        return _nano(_highest(price.web_searches_kcount) * 1000)
+        return _to_nanousd(_highest_price(price.web_searches_kcount) * 1000)
     # A price a request, as Perplexity has it, is the price of its search.
     return None if price.requests_kcount is None else 0
 
 
-def _audio_second(price: types.ModelPrice) -> int:
+def _audio_second_rate(price: types.ModelPrice) -> int:
     rate = price.audio_hours if price.input_audio_hours is None else price.input_audio_hours
-    return _nano(_highest(rate) * 1_000_000 / 3600)
+    return _to_nanousd(_highest_price(rate) * 1_000_000 / 3600)
 
 
-def _at(price: Decimal | types.TieredPrices, start: int) -> Decimal:
-    """The price that holds above `start` prompt tokens."""
+def _price_above(price: Decimal | types.TieredPrices, start: int) -> Decimal:
+    """Returns the price that holds above `start` prompt tokens."""
     if isinstance(price, Decimal):
         return price
     found = price.base
@@ -228,12 +232,12 @@ def _at(price: Decimal | types.TieredPrices, start: int) -> Decimal:
     return found
 
 
-def _highest(price: Decimal | types.TieredPrices | None) -> Decimal:
+def _highest_price(price: Decimal | types.TieredPrices | None) -> Decimal:
     if price is None:
         return Decimal(0)
     return price if isinstance(price, Decimal) else max([price.base, *(tier.price for tier in price.tiers)])
 
 
-def _nano(dollars: Decimal) -> int:
-    """Nano-dollars, rounded up: a price is never rounded to nothing."""
+def _to_nanousd(dollars: Decimal) -> int:
+    """Returns nano-dollars, rounded up: a price is never rounded to nothing."""
     return int((dollars * NANO).to_integral_value(ROUND_CEILING))

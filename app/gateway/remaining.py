@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import BudgetExceeded, RateLimited, Remaining
 from app.gateway.reservation import Charge
-
-# A refusal never asks clients to wait longer: the SDKs sleep the whole time (docs/clients.md, "Retries").
-LONGEST_WAIT_S = 60.0
 
 
 def remaining_of(charges: tuple[Charge, ...], figures: list[int], now: float) -> tuple[Remaining, ...]:
@@ -35,7 +33,7 @@ def refused(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | 
         )
     charge = charges[index - 1]
     limit, most = charge.counter.limit, charge.counter.most
-    wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), LONGEST_WAIT_S)
+    wait_s = min(retry_ms / 1000 if retry_ms >= 0 else charge.counter.seconds_left(now), MAX_RETRY_AFTER_S)
     if limit.unit == "nanousd":
         return BudgetExceeded(
             f"This call could exceed your plan's {limit.name}. Set max_tokens to reserve less, or wait for the "
@@ -49,7 +47,7 @@ def refused(answer: list[Any], charges: tuple[Charge, ...], most_at_once: int | 
         return RateLimited(
             f"This call alone needs about {charge.reserved} {limit.unit}; your plan's {limit.name} is {most}.",
             limit=limit.name,
-            retry_after_s=LONGEST_WAIT_S,
+            retry_after_s=MAX_RETRY_AFTER_S,
             retryable=False,
             remaining=remaining,
         )

@@ -1,4 +1,4 @@
-"""What each alias stands for: its targets and fallbacks, as far as a key may use them and their providers have keys."""
+"""Routes: the targets and fallbacks of each model alias, as far as a key may use them and their providers have keys."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from app.config.gateway import GatewayConfig, TargetConfig
-from app.config.serving import no_key
+from app.config.serving import missing_key_reason
 from app.domain.identity import Caller
-from app.domain.suggestions import unknown_model
+from app.domain.suggestions import unknown_model_message
 from app.errors import Forbidden, ModelNotFound
 from app.gateway.breaker import Breaker
 from app.providers.base import Provider
@@ -17,7 +17,7 @@ from app.providers.base import Provider
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One provider's model. `name` is `provider/model`: the breaker's label."""
+    """One model at one provider. `name` is `provider/model`: the breaker's label."""
 
     provider: Provider
     model: str
@@ -31,14 +31,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What an alias stands for."""
+    """The targets of an alias, and its fallbacks in the order in which they are tried."""
 
     alias: str
     targets: tuple[Target, ...]
     fallbacks: tuple[Target, ...]
     max_output_tokens: int
-    lenders: frozenset[str] = frozenset()  # other aliases, whose targets are among the fallbacks
-    no_key: str = ""  # what is missing when none of the targets can be asked; else those that cannot are left out
+    fallback_aliases: frozenset[str] = frozenset()  # the aliases whose targets are among the fallbacks
+    missing_key: str = ""  # the reason, when no target has its key; otherwise targets without their key are left out
 
     @property
     def all_targets(self) -> tuple[Target, ...]:
@@ -46,6 +46,8 @@ class Route:
 
 
 class Routes:
+    """All routes of the configuration, each target with its breaker. A target of several routes has one breaker."""
+
     def __init__(
         self,
         *,
@@ -58,49 +60,49 @@ class Routes:
         self._clock = clock
         self._targets: dict[tuple[str, str], Target] = {}
         self.by_alias = {alias: self._build(alias, frozenset(config.models)) for alias in config.models}
-        # By alias and those of its lenders that a key may use: at most what their number allows.
-        self._narrowed: dict[tuple[str, frozenset[str]], Route] = {}
+        # By alias and the subset of its fallback aliases that a key may use: bounded by the number of subsets.
+        self._restricted: dict[tuple[str, frozenset[str]], Route] = {}
 
     @property
     def targets(self) -> Collection[Target]:
-        """All of them, each once."""
+        """Every target of every route, each once."""
         return self._targets.values()
 
-    def of(self, alias: str, caller: Caller) -> Route:
-        """Raises `ModelNotFound` for an unknown alias, `Forbidden` for one that the key may not use."""
+    def resolve(self, alias: str, caller: Caller) -> Route:
+        """Returns the caller's route for `alias`. Raises `ModelNotFound`, or `Forbidden` if the key may not use it."""
         route = self.by_alias.get(alias)
         if route is None:
             others = [name for name in self.by_alias if caller.may_use(name)]
-            raise ModelNotFound(unknown_model(alias, others), param="model")
+            raise ModelNotFound(unknown_model_message(alias, others), param="model")
         if caller.models is None:
             return route
         if alias not in caller.models:
             raise Forbidden("This API key may not use the model.", param="model")
-        usable = route.lenders & caller.models
-        if usable == route.lenders:
+        usable = route.fallback_aliases & caller.models
+        if usable == route.fallback_aliases:
             return route
-        if (alias, usable) not in self._narrowed:
-            self._narrowed[alias, usable] = self._build(alias, usable)
-        return self._narrowed[alias, usable]
+        if (alias, usable) not in self._restricted:
+            self._restricted[alias, usable] = self._build(alias, usable)
+        return self._restricted[alias, usable]
 
     def states(self) -> dict[str, str]:
-        """Each target's breaker state, by `provider/model`."""
+        """Returns each target's breaker state, by `provider/model`."""
         return {target.name: target.breaker.state for target in self._targets.values()}
 
     def _build(self, alias: str, usable: Set[str]) -> Route:
-        """The route for keys that may use, of the aliases that lend it fallbacks, only the `usable` ones."""
+        """Builds the route for keys that may use only the `usable` ones of its fallback aliases."""
         models, model = self._config.models, self._config.models[alias]
         targets = tuple(self._target(target, alias) for target in model.targets)
         names = {target.name for target in targets}
         fallbacks: list[Target] = []
-        lenders = set()
+        fallback_aliases = set()
         for fallback in model.fallbacks:
             if isinstance(fallback, TargetConfig):
                 found = [self._target(fallback, alias)]
             elif fallback not in models:
                 found = [self._target(TargetConfig(provider=fallback), alias)]
             elif fallback in usable:
-                lenders.add(fallback)
+                fallback_aliases.add(fallback)
                 found = [self._target(target, fallback) for target in models[fallback].targets]
             else:
                 continue
@@ -108,16 +110,16 @@ class Routes:
                 if target.name not in names:
                     names.add(target.name)
                     fallbacks.append(target)
-        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(lenders))
-        return self._with_keys(route)
+        route = Route(alias, targets, tuple(fallbacks), model.max_output_tokens, frozenset(fallback_aliases))
+        return self._without_keyless(route)
 
-    def _with_keys(self, route: Route) -> Route:
-        """The route without the targets whose provider's key is missing; if it has no other, it says so."""
-        lacking = {name for name, provider in self._config.providers.items() if provider.has_no_key}
-        targets = tuple(target for target in route.targets if target.provider.name not in lacking)
-        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in lacking)
+    def _without_keyless(self, route: Route) -> Route:
+        """Returns the route without targets whose provider's key is missing; with `missing_key` if it has no others."""
+        keyless = {name for name, provider in self._config.providers.items() if provider.has_no_key}
+        targets = tuple(target for target in route.targets if target.provider.name not in keyless)
+        fallbacks = tuple(target for target in route.fallbacks if target.provider.name not in keyless)
         if not targets and not fallbacks:
-            return replace(route, no_key=no_key(self._config, route.targets[0].provider.name))
+            return replace(route, missing_key=missing_key_reason(self._config, route.targets[0].provider.name))
         # The first fallback takes the place of targets that are not there: alone, it is asked again.
         return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
 

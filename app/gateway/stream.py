@@ -64,7 +64,7 @@ class LiveStream:
 
     def _finish(self) -> None:
         upstream = self._upstream
-        kept = chunks.as_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
+        kept = chunks.to_completion(self._kept, upstream.usage) if self._kept and upstream.usage else None
         if self._kept and not kept:
             self._not_kept()
         self._accounting.completed(

@@ -1,7 +1,7 @@
-"""Dramatiq's broker on Redis, for which every refusal of Redis's is an outage.
+"""Dramatiq broker on Redis that treats every Redis error as a lost connection.
 
-Its own one takes only broken connections for one. A Redis that is busy, loading or read-only would be logged as a bug,
-with a traceback each time.
+Dramatiq's own one does so with broken connections only: it would log a Redis that is busy, loading or read-only as a
+bug, with a traceback each time.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ class Broker(RedisBroker):
 
 class _Consumer(_RedisConsumer):
     def ack(self, message: Any) -> None:
-        with _outages():
+        with _redis_errors_as_outages():
             super().ack(message)
 
     def nack(self, message: Any) -> None:
-        with _outages():
+        with _redis_errors_as_outages():
             super().nack(message)
 
     def requeue(self, messages: Iterable[Any]) -> None:
-        with _outages():
+        with _redis_errors_as_outages():
             super().requeue(messages)
 
     def __next__(self) -> MessageProxy | None:
-        with _outages():
-            found: MessageProxy | None = super().__next__()
-        return found
+        with _redis_errors_as_outages():
+            message: MessageProxy | None = super().__next__()
+        return message
 
 
 @contextmanager
-def _outages() -> Iterator[None]:
+def _redis_errors_as_outages() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as exc:

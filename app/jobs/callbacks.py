@@ -1,4 +1,4 @@
-"""Tells a caller's server that a job has ended: signed, tried again, and never sent where a caller must not reach.
+"""Webhook sender: delivers a signed callback when a job has ended, to public or explicitly allowed addresses only.
 
 The signature is that of Standard Webhooks, which OpenAI's SDKs verify (`client.webhooks.unwrap`): headers `webhook-id`,
 `webhook-timestamp` and `webhook-signature: v1,<base64 of HMAC-SHA256 over "id.timestamp.body">`.
@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import gevent
@@ -28,31 +28,40 @@ from gevent.threadpool import ThreadPool
 from app.errors import CallbackUndelivered, InvalidRequest
 
 _TIMEOUT_S = 10.0  # of one wait
-_TOTAL_S = 20.0
-_RESOLVERS = 4  # threads
+_TOTAL_S = 20.0  # of one delivery
+_RESOLVER_THREADS = 4
 _NAT64 = ip_network("64:ff9b::/96")
-_LONGEST_URL = 2048
+_MAX_URL_CHARS = 2048
 _PORTS = {"http": 80, "https": 443}
-Resolve = Callable[[str, int], list[str]]
+Resolve = Callable[[str, int], list[str]]  # host and port → addresses
+
+
+class _Endpoint(NamedTuple):
+    """A callback URL in its parts; `target` is the path with the query."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
 
 
 class CallbackSender:
-    """`allow` names hosts and networks besides public addresses; `secret` is what the signature is made with."""
+    """`allow` names hosts and networks besides public addresses; `secret` signs. Without one callbacks are off."""
 
     def __init__(self, *, secret: str | None, allow: tuple[str, ...], resolve: Resolve | None = None) -> None:
         self._key = None if secret is None else signing_key(secret)
-        self._hosts, self._networks = _allowed(allow)
+        self._hosts, self._networks = _hosts_and_networks(allow)
         self._resolve = resolve or _Resolver()
 
     def check(self, url: str) -> str:
-        """`url`, if a callback may go there as far as can be told without asking anybody. Raises `InvalidRequest`."""
+        """Returns `url` if a callback may go there, as far as the URL itself tells. Raises `InvalidRequest`."""
         self._signing_key()
-        self._target(url)
+        self._endpoint(url)
         return url
 
     def deliver(self, url: str, event_id: str, body: bytes, *, now: float) -> None:
-        """Raises `CallbackUndelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
-        scheme, host, port, path = self._target(url)
+        """Posts `body`. Raises `CallbackUndelivered`, and `InvalidRequest` for a URL that callbacks must not go to."""
+        endpoint = self._endpoint(url)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "penstock",
@@ -61,9 +70,9 @@ class CallbackSender:
         }
         limit = gevent.Timeout(_TOTAL_S)
         try:
-            with limit, closing(_Pinned(scheme, host, port)) as connection:
-                connection.address = self._address(host, port)
-                connection.request("POST", path, body, headers)
+            with limit, closing(_PinnedConnection(endpoint)) as connection:
+                connection.address = self._address(endpoint)
+                connection.request("POST", endpoint.target, body, headers)
                 status = connection.getresponse().status
         except gevent.Timeout as exc:
             if exc is not limit:
@@ -79,8 +88,8 @@ class CallbackSender:
             raise _refused("callbacks are off: the operator has set no CALLBACK_SECRET")
         return self._key
 
-    def _target(self, url: str) -> tuple[str, str, int, str]:
-        if len(url) > _LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+    def _endpoint(self, url: str) -> _Endpoint:
+        if len(url) > _MAX_URL_CHARS or not url.isascii() or not url.isprintable() or " " in url:
             raise _refused("expected an http or https URL")
         try:
             parts = urlsplit(url)
@@ -95,87 +104,89 @@ class CallbackSender:
         except ValueError:
             pass
         else:
-            if not self._may(host, str(address)):
+            if not self._is_allowed(host, str(address)):
                 raise _refused("the address is not public")
-        return parts.scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return _Endpoint(parts.scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
 
-    def _address(self, host: str, port: int) -> str:
+    def _address(self, endpoint: _Endpoint) -> str:
         """The address to connect to. Every address of the name must be one that callbacks may go to."""
         try:
-            found = self._resolve(host, port)
+            addresses = self._resolve(endpoint.host, endpoint.port)
         except OSError:
             raise CallbackUndelivered("The callback's host has no address.") from None
-        if not found:
+        if not addresses:
             raise CallbackUndelivered("The callback's host has no address.")
-        for address in found:
-            if not self._may(host, address):
+        for address in addresses:
+            if not self._is_allowed(endpoint.host, address):
                 raise _refused("the host's address is not public")
-        return found[0]
+        return addresses[0]
 
-    def _may(self, host: str, address: str) -> bool:
+    def _is_allowed(self, host: str, address: str) -> bool:
         if host.lower() in self._hosts:
             return True
-        found = ip_address(address.partition("%")[0])
-        if found.version == 6:
-            # An IPv4 address in IPv6's clothes is judged as what it is.
-            inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-            found = inner or (IPv4Address(int(found) & 0xFFFF_FFFF) if found in _NAT64 else found)
-        if any(found.version == network.version and found in network for network in self._networks):
+        ip = ip_address(address.partition("%")[0])
+        if ip.version == 6:
+            # An IPv4 address that is embedded in an IPv6 one is judged as the IPv4 address.
+            embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+            ip = embedded or (IPv4Address(int(ip) & 0xFFFF_FFFF) if ip in _NAT64 else ip)
+        if any(ip.version == network.version and ip in network for network in self._networks):
             return True
-        return found.is_global and not found.is_multicast
+        return ip.is_global and not ip.is_multicast
 
 
 def signing_key(secret: str) -> bytes:
-    """The bytes to sign with: a `whsec_…` secret is base64, anything else is taken as it is."""
+    """Returns the bytes to sign with: a `whsec_…` secret is base64, anything else is taken as it is."""
     if secret.startswith("whsec_"):
         return base64.b64decode(secret.removeprefix("whsec_"))
     return secret.encode()
 
 
 def signature(key: bytes, event_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Returns the headers of Standard Webhooks."""
     signed = b"%b.%d.%b" % (event_id.encode(), timestamp, body)
     digest = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
     return {"webhook-id": event_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{digest}"}
 
 
-class _Pinned(http.client.HTTPConnection):
-    """A connection to `address`, whatever `host` means to a resolver now; TLS is verified for `host`."""
+class _PinnedConnection(http.client.HTTPConnection):
+    """A connection to `address`, whatever the host's name resolves to now; TLS is verified for the name."""
 
     address: str
 
-    def __init__(self, scheme: str, host: str, port: int) -> None:
-        super().__init__(f"[{host}]" if ":" in host else host, port, timeout=_TIMEOUT_S)
-        self._name = host
-        self._secure = scheme == "https"
+    def __init__(self, endpoint: _Endpoint) -> None:
+        host = endpoint.host
+        super().__init__(f"[{host}]" if ":" in host else host, endpoint.port, timeout=_TIMEOUT_S)
+        self._server_name = host
+        self._secure = endpoint.scheme == "https"
 
     def connect(self) -> None:
         plain = socket.create_connection((self.address, self.port), _TIMEOUT_S)
         self.sock = plain
         if self._secure:
-            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self._name)
+            self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self._server_name)
 
 
 class _Resolver:
-    """Asks in threads of its own: those of the process resolve the providers' names, and callers choose ours."""
+    """A resolver with threads of its own: those of the process are for providers' names, and callers choose ours."""
 
     def __init__(self) -> None:
         self._threads: ThreadPool | None = None  # made by the process that uses it, not by one that forks
 
     def __call__(self, host: str, port: int) -> list[str]:
         if self._threads is None:
-            self._threads = ThreadPool(_RESOLVERS)
+            self._threads = ThreadPool(_RESOLVER_THREADS)
         # With all of them busy it waits for one, like for an answer: as long as its caller lets it.
-        asked: Any = self._threads.spawn(_resolved, host, port)
-        addresses: list[str] = asked.get()
+        lookup: Any = self._threads.spawn(_resolve_blocking, host, port)
+        addresses: list[str] = lookup.get()
         return addresses
 
 
-def _resolved(host: str, port: int) -> list[str]:
-    ask = get_original("socket", "getaddrinfo")  # the patched one would pass it on to the threads of the process
-    return [str(row[4][0]) for row in ask(host, port, type=socket.SOCK_STREAM)]
+def _resolve_blocking(host: str, port: int) -> list[str]:
+    getaddrinfo = get_original("socket", "getaddrinfo")  # the patched one would use the threads of the process
+    return [str(row[4][0]) for row in getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def _allowed(rows: tuple[str, ...]) -> tuple[frozenset[str], tuple[IPv4Network | IPv6Network, ...]]:
+def _hosts_and_networks(rows: tuple[str, ...]) -> tuple[frozenset[str], tuple[IPv4Network | IPv6Network, ...]]:
     hosts, networks = [], []
     for row in rows:
         try:
@@ -185,5 +196,5 @@ def _allowed(rows: tuple[str, ...]) -> tuple[frozenset[str], tuple[IPv4Network |
     return frozenset(hosts), tuple(networks)
 
 
-def _refused(why: str) -> InvalidRequest:
-    return InvalidRequest(f"`callback_url` cannot be used: {why}.", param="callback_url")
+def _refused(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"`callback_url` cannot be used: {reason}.", param="callback_url")

@@ -12,7 +12,7 @@ from typing import Any
 
 import gevent
 
-_WATCHER_KEY = "penstock.hangup"  # in the environ of requests on a connection that has a watcher of its own
+from app.net.environ import HANGUP_WATCHER
 
 
 class HangupWatcher:
@@ -46,7 +46,7 @@ class HangupWatcher:
             return
         except OSError:
             closed = True
-        # Bytes are a pipelined request: the client is there, and what follows can no longer be told from them.
+        # Bytes are a pipelined request: the client is there, and a later hang-up can no longer be told from them.
         on_hangup = self._on_hangup
         self._stop()
         if closed and on_hangup is not None:
@@ -56,7 +56,7 @@ class HangupWatcher:
 def watch_for_hangup(environ: dict[str, Any], on_hangup: Callable[[], object]) -> Callable[[], None]:
     """Calls `on_hangup` when the client of this WSGI request hangs up. Returns a function that stops watching (safe to
     call twice)."""
-    of_connection: HangupWatcher | None = environ.get(_WATCHER_KEY)
+    of_connection: HangupWatcher | None = environ.get(HANGUP_WATCHER)
     if of_connection is not None:
         return of_connection.watch(on_hangup)
     client = environ.get("gunicorn.socket")

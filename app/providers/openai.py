@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.config.gateway import ProviderConfig, Timeouts
-from app.domain.body import rebuilt
+from app.domain.body import encode_fields
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.event_stream import OpenAIStream
@@ -107,7 +107,7 @@ class OpenAIProvider:
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
         request = call.request
-        body = rebuilt(request.fields, {} if request.model == call.model else {"model": call.model})
+        body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
         with closing(self._post("/embeddings", body, call)) as exchange:
             answer = exchange.read_all()
         try:
@@ -129,10 +129,10 @@ class OpenAIProvider:
         if request.model != call.model:
             changes["model"] = call.model
         if call.max_output_tokens is None:
-            return rebuilt(request.fields, changes)
+            return encode_fields(request.fields, changes)
         # Both bounds at once are refused by some providers, and some know only one of them.
         changes[self._max_tokens_field] = call.max_output_tokens
-        return rebuilt(request.fields, changes, drop=_MAX_TOKENS_FIELDS)
+        return encode_fields(request.fields, changes, drop=_MAX_TOKENS_FIELDS)
 
     def stats(self) -> dict[str, Any]:
         return self._client.stats()

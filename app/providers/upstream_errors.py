@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.http.exchange import Exchange
 
 _MAX_MESSAGE_CHARS = 500
-_MAX_RETRY_AFTER_S = 60.0
 # A proxy in front of the provider did not wait for its answer (524 is Cloudflare's word): the provider may have worked
 # on, and bills it. Any other error is a refusal, which nobody bills.
 _PROXY_TIMEOUTS = (504, 524)
@@ -105,5 +105,5 @@ def _retry_after_s(exchange: Exchange) -> float | None:
         except ValueError:
             continue
         if not math.isnan(wait_s):
-            return min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
+            return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
     return None

@@ -1,4 +1,4 @@
-"""One answer on its way out, from what a WSGI application gives: the head leaves with the first bytes of the body."""
+"""Response writer: runs the WSGI application and sends its response, the head with the first bytes of the body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gunicorn.http.errors import InvalidResponseHeader
 from app.net.sockets import send
 from app.server.state import WorkerState
 
-_SEND_S = 60.0  # that a client may take in nothing
+_SEND_TIMEOUT_S = 60.0  # without a byte taken in by the client
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -28,21 +28,21 @@ _HOP_BY_HOP = frozenset(
 
 
 class ResponseWriter:
-    """Runs the application for one request and sends what it answers."""
+    """Writes the response to one request."""
 
-    __slots__ = ("_chunked", "_client", "_head", "_keep", "_left", "_state", "started")
+    __slots__ = ("_chunked", "_client", "_head", "_keep_alive", "_remaining", "_state", "started")
 
-    def __init__(self, client: Any, state: WorkerState, keep: bool) -> None:
+    def __init__(self, client: Any, state: WorkerState, keep_alive: bool) -> None:
         self._client = client
         self._state = state
-        self._keep = keep
+        self._keep_alive = keep_alive
         self._head = b""
         self._chunked = False
-        self._left = 0  # of the promised body, when it is not chunked
+        self._remaining = 0  # bytes of the promised body, when it is not chunked
         self.started = False
 
-    def give(self, environ: dict[str, Any]) -> bool:
-        """Runs the application and sends what it answers. Whether the connection can be used again."""
+    def run(self, environ: dict[str, Any]) -> bool:
+        """Runs the application and sends its response. Returns True if the connection can be used again."""
         result = self._state.application(environ, self.start_response)
         try:
             for block in result:
@@ -51,20 +51,20 @@ class ResponseWriter:
             if self._head:
                 self.write(b"")
             if self._chunked:
-                send(self._client, b"0\r\n\r\n", _SEND_S)
+                send(self._client, b"0\r\n\r\n", _SEND_TIMEOUT_S)
         except OSError:
             raise
         except Exception as exc:
             if not self.started:
                 raise
-            # Too late for an error: the client must see that the answer is not whole.
+            # Too late for an error: the client must see that the response is not whole.
             self._state.worker.log.exception("Error handling request")
             raise ConnectionAbortedError from exc
         finally:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
-        return self._keep and self._left <= 0
+        return self._keep_alive and self._remaining <= 0
 
     def start_response(self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None) -> Any:
         """Raises `InvalidResponseHeader` for a header that would end its line."""
@@ -81,14 +81,14 @@ class ResponseWriter:
             lines.append(f"{name}: {value}")
         bodiless = status[:3] in ("204", "304")
         self._chunked = length is None and not bodiless
-        self._left = 0 if bodiless else length or 0
+        self._remaining = 0 if bodiless else length or 0
         text = "\r\n".join(lines)
         if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
             raise InvalidResponseHeader("a header's value")  # type: ignore[no-untyped-call]
         self._head = b"HTTP/1.1 %b\r\nServer: gunicorn\r\nDate: %b\r\nConnection: %b%b%b\r\n\r\n" % (
             status.encode("latin-1"),
             self._state.date(),
-            b"keep-alive" if self._keep else b"close",
+            b"keep-alive" if self._keep_alive else b"close",
             text.encode("latin-1"),
             b"\r\nTransfer-Encoding: chunked" if self._chunked else b"",
         )
@@ -98,9 +98,9 @@ class ResponseWriter:
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(block), block) if block else b""
         else:
-            data = block[: self._left]  # never more than was promised: it would pass for the next answer
-            self._left -= len(data)
+            data = block[: self._remaining]  # never more than was promised: it would pass for the next answer
+            self._remaining -= len(data)
         if self._head:
             data, self._head = self._head + data, b""
         self.started = True
-        send(self._client, data, _SEND_S)
+        send(self._client, data, _SEND_TIMEOUT_S)

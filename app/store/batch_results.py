@@ -1,8 +1,8 @@
-"""What a batch's lines have come to so far: one file a batch, that only grows, written by one process at a time.
+"""Batch results: one append-only file a batch, with its lines' results so far, locked by the process that writes.
 
-A row is `<line> <+ or -> <entry>`: `+` belongs into the output file, `-` into the error file. Rows are synced before
-their jobs are forgotten. Whatever ends the process ends with its lock, which the kernel gives to the next one: no lease
-has to run out, and a stalled writer cannot come back. A row that was torn then is no row, and its line is fetched
+A row is `<line> <+ or -> <entry>`: `+` is for the output file, `-` for the error file. Rows are synced before their
+jobs are forgotten. The lock ends with the process, however that ends, and the kernel gives it to the next one: no lease
+has to run out, and a stalled writer cannot come back. A row that was torn then is ignored, and its line is fetched
 again; of two rows of one line the first counts.
 """
 
@@ -23,25 +23,27 @@ import msgspec
 _ROW = re.compile(rb"(\d{1,9}) ([+-]) ")
 _IS_JSON = msgspec.json.Decoder(msgspec.Raw).decode
 _SUFFIX = ".results"
-_PAUSE_EVERY = 500  # rows, so that the process has time for others
+_PAUSE_EVERY_ROWS = 500  # so that other greenlets get their turn
 
 
 class LineResult(NamedTuple):
+    """The result of one line of the input. `entry` is a line of the output or error file, without its newline."""
+
     line: int
     ok: bool
     entry: bytes
 
 
 class BatchResults:
-    """One batch's, held until `close`. `created`: there was no file of them before."""
+    """The results of one batch, locked until `close`. `created`: their file is new."""
 
     def __init__(self, path: Path, file: io.FileIO, sync: Callable[[int], None], *, created: bool = False) -> None:
         self.created = created
         self._path = path
         self._file = file
         self._sync = sync
-        # By line: where its entry begins, negative in the error file's case; 0 for none. 8 bytes a line.
-        self._at = array("q")
+        # By line: the offset of its entry, negative for the error file; 0 for none. 8 bytes a line.
+        self._offsets = array("q")
         self._torn = False
         self.completed = self.failed = 0
 
@@ -55,8 +57,10 @@ class BatchResults:
         sync: Callable[[int], None] = os.fsync,
         pause: Callable[[float], None] = time.sleep,
     ) -> BatchResults | None:
-        """None while another process holds them. Raises `FileNotFoundError` when those of a batch that has `begun` are
-        not there: nobody can tell any more which lines were run."""
+        """Locks and reads a batch's results; returns None while another process has them.
+
+        Raises `FileNotFoundError` when those of a batch that has `begun` are gone: the lines that were run are unknown.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{batch_id}{_SUFFIX}"
         created = not begun and _created(path)
@@ -73,13 +77,13 @@ class BatchResults:
         return found
 
     def __contains__(self, line: int) -> bool:
-        return line < len(self._at) and self._at[line] != 0
+        return line < len(self._offsets) and self._offsets[line] != 0
 
     def __len__(self) -> int:
         return self.completed + self.failed
 
     def add(self, results: Iterable[LineResult]) -> None:
-        """Keeps results, safe from now on. Raises `OSError`; what was not kept can be added again."""
+        """Appends results and syncs them. Raises `OSError`; they can then be added again."""
         new = [result for result in results if result.line not in self]
         if not new:
             return
@@ -92,15 +96,15 @@ class BatchResults:
             data += row + result.entry + b"\n"
         self._torn = True
         rest = memoryview(data)
-        while rest:  # a disk that is almost full takes a part
+        while rest:  # a disk that is almost full takes only a part
             rest = rest[self._file.write(rest) :]
         self._sync(self._file.fileno())
         self._torn = False
         for start, result in zip(starts, new, strict=True):
-            self._note(result.line, start, ok=result.ok)
+            self._index(result.line, start, ok=result.ok)
 
     def sync(self) -> None:
-        """The file will be there after a power cut."""
+        """Syncs the file and its directory, so that it outlives a power cut."""
         self._sync(self._file.fileno())
         directory = os.open(self._path.parent, os.O_RDONLY)
         try:
@@ -109,20 +113,20 @@ class BatchResults:
             os.close(directory)
 
     def entries(self, *, ok: bool) -> Iterator[bytes]:
-        """The entries of one of the two files, each with its newline, in the order of the input's lines."""
+        """Yields the entries of the output file, or of the error file, with newlines, in the order of the input."""
         with self._path.open("rb") as file:
-            for at in self._at:
+            for at in self._offsets:
                 if at and (at > 0) == ok:
                     file.seek(abs(at))
                     yield file.readline()
 
     def close(self) -> None:
-        """Lets them go: whoever feeds the batch next has them."""
+        """Unlocks the results, for the next process that feeds the batch."""
         self._file.close()
 
     def remove(self) -> None:
-        """Only when the batch's output files hold them. In this order: who waits for the lock must see that the file is
-        gone."""
+        """Deletes the results, once the batch's output files hold them."""
+        # In this order: a process that waits for the lock must see that the file is gone.
         self._path.unlink(missing_ok=True)
         self._file.close()
 
@@ -134,16 +138,16 @@ class BatchResults:
                 if head and row.endswith(b"\n") and _is_json(row[head.end() :]):
                     line = int(head[1])
                     if line not in self:
-                        self._note(line, at + head.end(), ok=head[2] == b"+")
+                        self._index(line, at + head.end(), ok=head[2] == b"+")
                 at += len(row)
-                if count % _PAUSE_EVERY == 0:
+                if count % _PAUSE_EVERY_ROWS == 0:
                     pause(0)
         self._torn = not row.endswith(b"\n") and at > 0
 
-    def _note(self, line: int, start: int, *, ok: bool) -> None:
-        if line >= len(self._at):
-            self._at.extend([0] * (max(line + 1, 2 * len(self._at)) - len(self._at)))
-        self._at[line] = start if ok else -start
+    def _index(self, line: int, start: int, *, ok: bool) -> None:
+        if line >= len(self._offsets):
+            self._offsets.extend([0] * (max(line + 1, 2 * len(self._offsets)) - len(self._offsets)))
+        self._offsets[line] = start if ok else -start
         if ok:
             self.completed += 1
         else:
@@ -151,10 +155,10 @@ class BatchResults:
 
 
 def remove_leftovers(directory: Path, has_output: Callable[[str], bool | None]) -> int:
-    """Removes the results of batches whose output files hold them: their process died just then.
+    """Removes results that output files already hold: their process died between the two steps.
 
-    `has_output` tells of batches which those are; None of one that has not ended. Returns how many are kept though
-    nobody writes them: their batch is unknown, or has ended without them.
+    `has_output` returns True for the id of such a batch, None for one that has not ended. Returns how many are kept
+    though no process writes them: their batch is unknown, or has ended without them.
     """
     kept = 0
     for path in directory.glob(f"*{_SUFFIX}"):

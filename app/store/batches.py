@@ -1,7 +1,7 @@
-"""Batches in the database: who asked for what, how far it is, and what it has come to.
+"""Batches in the database: their requests, their status and counts, their output files.
 
-A batch is its key's; to any other it does not exist (docs/clients.md, bug 7). Its status is only ever changed from one
-that is named, so that a cancellation and the worker that feeds it cannot overwrite each other.
+A batch belongs to its key; for any other it does not exist (docs/clients.md, bug 7). Its status is changed only from an
+expected one, so that a cancellation and the worker that feeds the batch cannot overwrite each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from app.config.features import BatchConfig
-from app.domain.batch import UNFINISHED, WINDOW_S, BatchRequest
+from app.domain.batch import COMPLETION_WINDOW_S, UNFINISHED_STATUSES, BatchRequest
 from app.domain.identity import Caller
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store.files import StoredFile
@@ -28,7 +28,7 @@ _CANCELLABLE = ("validating", "in_progress")
 
 
 class Batch(NamedTuple):
-    """The table's columns. Times are Unix seconds."""
+    """A row of the table `batches`. Times are Unix seconds; `metadata` and `errors` are JSON."""
 
     batch_id: str
     key_id: str
@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Methods raise `StoreUnavailable` besides what each names."""
+    """Commands on batches. Methods raise `StoreUnavailable`, and the errors that each names."""
 
     def __init__(self, *, database: Database, config: BatchConfig, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -64,7 +64,11 @@ class Batches:
         self._clock = clock
 
     def create(self, caller: Caller, request: BatchRequest) -> Batch:
-        """Raises `InvalidRequest` for an input file that is not the caller's, and for a batch too many."""
+        """Creates a batch, to be validated by a worker.
+
+        Raises `NotFound` for an input file that is not the caller's, `InvalidRequest` for one of another purpose,
+        `Conflict` when the key has as many unfinished batches as it may.
+        """
         now = self._clock()
         expires = request.output_expires_after
         values: dict[str, Any] = {
@@ -81,20 +85,20 @@ class Batches:
             "completed": 0,
             "failed": 0,
             "created_at": now,
-            "expires_at": now + WINDOW_S,
+            "expires_at": now + COMPLETION_WINDOW_S,
         }
         with self._database.write() as connection:
-            self._check(connection, caller.key_id, request.input_file_id, now)
+            self._check_input(connection, caller.key_id, request.input_file_id, now)
             connection.execute(batches.insert(), values)
             return _batch(connection, values["batch_id"])
 
     def get(self, key_id: str, batch_id: str) -> Batch:
-        """Raises `NotFound`."""
+        """Returns a batch of this key. Raises `NotFound`."""
         with self._database.read() as connection:
             return _owned(connection, key_id, batch_id)
 
     def list(self, key_id: str, *, limit: int, after: str | None = None) -> tuple[Sequence[Batch], bool]:
-        """A page, newest first, and whether there is more."""
+        """Returns a page, newest first, and True if there is more."""
         query = sa.select(batches).where(batches.c.key_id == key_id)
         if after:
             query = query.where(batches.c.batch_id < after)
@@ -103,66 +107,69 @@ class Batches:
         return [Batch._make(row) for row in rows[:limit]], len(rows) > limit
 
     def cancel(self, key_id: str, batch_id: str) -> Batch:
-        """Asks the worker that feeds it to end it. Raises `NotFound`, `Conflict` when it is too late."""
+        """Tells the worker that feeds the batch to end it. Raises `NotFound`, and `Conflict` when it is too late."""
         with self._database.write() as connection:
             batch = _owned(connection, key_id, batch_id)
-            _change(connection, batch_id, _CANCELLABLE, status="cancelling", cancelling_at=self._clock())
+            _update(connection, batch_id, _CANCELLABLE, status="cancelling", cancelling_at=self._clock())
             batch = _batch(connection, batch_id)
         if batch.status not in ("cancelling", "cancelled"):
             raise Conflict(f"The batch cannot be cancelled any more: it is {batch.status}.")
         return batch
 
     def list_unfinished(self) -> Sequence[Batch]:
-        """What workers are to feed, oldest first."""
-        query = sa.select(batches).where(batches.c.status.in_(UNFINISHED)).order_by(batches.c.batch_id)
+        """Returns the batches that workers are to feed, oldest first."""
+        query = sa.select(batches).where(batches.c.status.in_(UNFINISHED_STATUSES)).order_by(batches.c.batch_id)
         with self._database.read() as connection:
             return [Batch._make(row) for row in connection.execute(query)]
 
     def find(self, batch_id: str) -> Batch | None:
-        """As it is now, for the worker that feeds it."""
+        """Returns a batch of any key, for the worker that feeds it."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(batches).where(batches.c.batch_id == batch_id)).one_or_none()
         return None if row is None else Batch._make(row)
 
     def has_output(self, batch_id: str) -> bool | None:
-        """Whether the batch has ended with its results in files; None while it has not ended."""
+        """Returns True if the batch has ended with its results in files; None while it has not ended."""
         batch = self.find(batch_id)
-        if batch is not None and batch.status in UNFINISHED:
+        if batch is not None and batch.status in UNFINISHED_STATUSES:
             return None
         return batch is not None and bool(batch.output_file_id or batch.error_file_id)
 
-    def update(self, batch_id: str, when: Collection[str], **values: Any) -> bool:
-        """Changes a batch whose status is one of `when`; False if it is not."""
+    def update(self, batch_id: str, expected: Collection[str], **values: Any) -> bool:
+        """Updates a batch whose status is one of `expected`; returns False if it is not."""
         with self._database.write() as connection:
-            return _change(connection, batch_id, when, **values)
+            return _update(connection, batch_id, expected, **values)
 
-    def finish(self, batch: Batch, status: str, results: Collection[StoredFile], **values: Any) -> bool:
-        """Ends a batch, and its result files come into being with that. False if it has ended already."""
+    def finish(self, batch: Batch, status: str, output_files: Collection[StoredFile], **values: Any) -> bool:
+        """Ends a batch and creates its output files, in one transaction. Returns False if it has ended already."""
         with self._database.write() as connection:
-            if not _change(connection, batch.batch_id, (batch.status,), status=status, **values):
+            if not _update(connection, batch.batch_id, (batch.status,), status=status, **values):
                 return False
-            for file in results:
+            for file in output_files:
                 connection.execute(files.insert(), file._asdict())
         return True
 
     def delete_old(self) -> None:
-        """Removes batches that ended so long ago that their files are gone."""
-        old = batches.c.created_at < self._clock() - WINDOW_S - self._config.file_ttl_s
+        """Deletes batches that ended so long ago that their files are gone."""
+        old = batches.c.created_at < self._clock() - COMPLETION_WINDOW_S - self._config.file_ttl_s
         with self._database.write() as connection:
-            connection.execute(batches.delete().where(old, batches.c.status.not_in(UNFINISHED)))
+            connection.execute(batches.delete().where(old, batches.c.status.not_in(UNFINISHED_STATUSES)))
 
-    def _check(self, connection: Connection, key_id: str, file_id: str, now: float) -> None:
+    def _check_input(self, connection: Connection, key_id: str, file_id: str, now: float) -> None:
         mine = sa.select(files.c.purpose).where(
             files.c.file_id == file_id, files.c.key_id == key_id, files.c.expires_at > now
         )
-        purpose = connection.execute(mine.with_for_update()).scalar()  # it cannot be deleted until the batch is there
+        # For update: the file cannot be deleted until the batch exists.
+        purpose = connection.execute(mine.with_for_update()).scalar()
         if purpose is None:
             raise NotFound("There is no such file, or it has expired: `input_file_id`.", param="input_file_id")
         if purpose != "batch":
             raise InvalidRequest("The file's purpose must be `batch`: `input_file_id`.", param="input_file_id")
-        open_ones = sa.select(sa.func.count()).where(batches.c.key_id == key_id, batches.c.status.in_(UNFINISHED))
+        unfinished = sa.select(sa.func.count()).where(
+            batches.c.key_id == key_id, batches.c.status.in_(UNFINISHED_STATUSES)
+        )
         most = self._config.max_unfinished_per_key
-        if connection.execute(open_ones).scalar_one() >= most:
+        if connection.execute(unfinished).scalar_one() >= most:
             raise Conflict(f"This key has {most} batches that have not ended: no more may begin.")
 
 
@@ -180,6 +187,6 @@ def _batch(connection: Connection, batch_id: str) -> Batch:
     return Batch._make(connection.execute(sa.select(batches).where(batches.c.batch_id == batch_id)).one())
 
 
-def _change(connection: Connection, batch_id: str, when: Collection[str], **values: Any) -> bool:
-    change = batches.update().where(batches.c.batch_id == batch_id, batches.c.status.in_(when))
+def _update(connection: Connection, batch_id: str, expected: Collection[str], **values: Any) -> bool:
+    change = batches.update().where(batches.c.batch_id == batch_id, batches.c.status.in_(expected))
     return connection.execute(change.values(**values)).rowcount == 1

@@ -1,8 +1,8 @@
-"""Files of callers: contents on disk, below DATA_DIR/files, named by the file's id; everything else in the database.
+"""Callers' files: contents on disk, below DATA_DIR/files, named by the file's id; their metadata in the database.
 
-A file is written under another name first, synced, and has its row last: whatever breaks off leaves a file without a
-row, which `sweep` removes when it would have expired with one. A file is its key's; to any other it does not exist
-(docs/clients.md, bug 7).
+A file is written under another name first, then synced, renamed, and its row inserted last: an interruption leaves a
+file without a row, which `sweep` removes when it would have expired with one. A file belongs to its key; for any other
+it does not exist (docs/clients.md, bug 7).
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ import structlog
 from sqlalchemy.engine import Connection, Row
 
 from app.config.features import BatchConfig
-from app.domain.batch import UNFINISHED
+from app.domain.batch import UNFINISHED_STATUSES
 from app.errors import Conflict, InvalidRequest, NotFound, NotReady, RequestTooLarge, StoreUnavailable
-from app.store.sql.database import Database
+from app.store.sql.database import Database, id_chunks
 from app.store.sql.tables import batches, files
 
 log = structlog.get_logger()
 _UNKNOWN = "There is no such file, or it has expired."
-_ORPHANED_S = 86_400  # what is still being written is nobody's when it is older than any upload takes
-_MOST_UPLOADS = 4
-_UPLOAD_ALIVE_S = 60  # an upload that wrote nothing for so long is none any more
-_SPARE = 0.05  # of the disk, which the ledger is on too
-_IDS_A_STATEMENT = 500
-_UPLOAD = "upload."
+_ORPHANED_S = 86_400  # an unfinished upload is an orphan when it is older than any upload takes
+_MAX_UPLOADS = 4  # of one key at once
+_UPLOAD_ALIVE_S = 60  # an upload that wrote nothing for so long has ended
+_SPARE_DISK = 0.05  # share of the disk, which the ledger is on too
+_UPLOAD_PREFIX = "upload."
 
 
 class StoredFile(NamedTuple):
-    """Times are Unix seconds."""
+    """A row of the table `files`. Times are Unix seconds."""
 
     file_id: str
     key_id: str
@@ -48,23 +47,23 @@ class StoredFile(NamedTuple):
 
 
 class Upload:
-    """A file that is being written. `keep` of `Files` or `discard` ends it."""
+    """A file that is being written, until `Files.commit`, `Files.place` or `discard`."""
 
-    def __init__(self, path: Path, *, most_bytes: int | None) -> None:
+    def __init__(self, path: Path, *, max_bytes: int | None) -> None:
         self.path = path
         self.size = 0
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
     def write(self, data: bytes) -> int:
-        """Raises `RequestTooLarge`, `NotReady` when the disk takes no more."""
+        """Raises `RequestTooLarge` beyond the bound, `NotReady` when the disk is full."""
         self.size += len(data)
-        if self._most_bytes is not None and self.size > self._most_bytes:
-            raise RequestTooLarge(f"The file is longer than {self._most_bytes} bytes.", param="file")
+        if self._max_bytes is not None and self.size > self._max_bytes:
+            raise RequestTooLarge(f"The file is longer than {self._max_bytes} bytes.", param="file")
         try:
             return self._file.write(data)
         except OSError as exc:
-            raise _no_room(exc) from exc
+            raise _disk_refused(exc) from exc
 
     def finish(self, sync: Callable[[int], None]) -> None:
         try:
@@ -72,18 +71,18 @@ class Upload:
             sync(self._file.fileno())
             self._file.close()
         except OSError as exc:
-            raise _no_room(exc) from exc
+            raise _disk_refused(exc) from exc
 
     def discard(self) -> None:
         try:
             self._file.close()
         except OSError:
-            pass  # what could not be written is not wanted
+            pass  # the content is not wanted any more
         self.path.unlink(missing_ok=True)
 
 
 class Files:
-    """Methods raise `StoreUnavailable` besides what each names. `sync` is what makes a file safe: `os.fsync`."""
+    """Commands on files. Methods raise `StoreUnavailable`, and the errors that each names. `sync` is an fsync."""
 
     def __init__(
         self, *, database: Database, directory: Path, config: BatchConfig, clock: Callable[[], float] = time.time
@@ -94,28 +93,28 @@ class Files:
         self._clock = clock
 
     def begin_upload(self, key_id: str) -> Upload:
-        """An upload. Raises `InvalidRequest` when the key has its fill of files, `NotReady` when the disk has."""
+        """Returns an upload. Raises `InvalidRequest` when the key has too many files, `NotReady` for a full disk."""
         with self._database.read() as connection:
             self._check_room(connection, key_id, 0)
-        uploads = self._directory.glob(f"{_upload_name(key_id)}*")
-        if sum(_age_s(path) < _UPLOAD_ALIVE_S for path in uploads) >= _MOST_UPLOADS:
+        uploads = self._directory.glob(f"{_upload_prefix(key_id)}*")
+        if sum(_age_s(path) < _UPLOAD_ALIVE_S for path in uploads) >= _MAX_UPLOADS:
             raise NotReady("This key uploads too many files at once. Please try again.", retry_after_s=5)
-        upload = self.begin_output(key_id, most_bytes=self._config.max_file_bytes)
+        upload = self.begin_output(key_id, max_bytes=self._config.max_file_bytes)
         disk = shutil.disk_usage(self._directory)
-        if disk.free - self._config.max_file_bytes < disk.total * _SPARE:
+        if disk.free - self._config.max_file_bytes < disk.total * _SPARE_DISK:
             upload.discard()
             log.error("files_disk_full", free_bytes=disk.free)
             raise NotReady("The server has no room for files. Please try again later.", retry_after_s=60)
         return upload
 
-    def begin_output(self, key_id: str, *, most_bytes: int | None = None) -> Upload:
-        """A file to be written, unbounded: what a batch has come to is kept whatever the key has."""
+    def begin_output(self, key_id: str, *, max_bytes: int | None = None) -> Upload:
+        """Returns a file to be written, for a batch's output: kept whatever room its key has left."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        name = f"{_upload_name(key_id)}{secrets.token_hex(8)}"
+        name = f"{_upload_prefix(key_id)}{secrets.token_hex(8)}"
         try:
-            return Upload(self._directory / name, most_bytes=most_bytes)
+            return Upload(self._directory / name, max_bytes=max_bytes)
         except OSError as exc:
-            raise _no_room(exc) from exc
+            raise _disk_refused(exc) from exc
 
     def commit(
         self,
@@ -127,14 +126,14 @@ class Files:
         ttl_s: float | None = None,
         sync: Callable[[int], None] = os.fsync,
     ) -> StoredFile:
-        """The upload is whole. Raises `InvalidRequest` when the key has its fill."""
+        """Makes a finished upload a file of the key. Raises `InvalidRequest` when the key has no room for it."""
         file = self.place(upload, key_id, purpose=purpose, filename=filename, ttl_s=ttl_s, sync=sync)
         try:
             with self._database.write() as connection:
                 self._check_room(connection, key_id, file.bytes)
                 connection.execute(files.insert(), file._asdict())
         except StoreUnavailable:
-            if not self._has_row(file.file_id):  # an answer that was lost is no refusal
+            if not self._has_row(file.file_id):  # the commit may have been carried out though its answer was lost
                 raise
         except BaseException:
             self.path(file.file_id).unlink(missing_ok=True)
@@ -158,7 +157,7 @@ class Files:
         ttl_s: float | None = None,
         sync: Callable[[int], None] = os.fsync,
     ) -> StoredFile:
-        """The upload's content in its place; its row is the caller's to write."""
+        """Moves the content of a finished upload to its place; the caller is to insert the row that this returns."""
         upload.finish(sync)
         now = self._clock()
         file = StoredFile(
@@ -175,14 +174,14 @@ class Files:
         return file
 
     def get(self, key_id: str, file_id: str) -> StoredFile:
-        """Raises `NotFound` for a file that is unknown, expired or another key's."""
+        """Returns a file of this key. Raises `NotFound` for one that is unknown, expired or another key's."""
         with self._database.read() as connection:
-            return _stored(self._found(connection, key_id, file_id))
+            return _stored(self._find(connection, key_id, file_id))
 
     def list(
         self, key_id: str, *, limit: int, after: str | None = None, descending: bool = True, purpose: str | None = None
     ) -> tuple[Sequence[StoredFile], bool]:
-        """A page, and whether there is more."""
+        """Returns a page, and True if there is more."""
         query = self._visible(key_id)
         if purpose:
             query = query.where(files.c.purpose == purpose)
@@ -194,9 +193,9 @@ class Files:
         return [_stored(row) for row in rows[:limit]], len(rows) > limit
 
     def delete(self, key_id: str, file_id: str) -> None:
-        """Raises `NotFound`, and `Conflict` while a batch reads it."""
+        """Deletes a file of this key. Raises `NotFound`, and `Conflict` while an unfinished batch reads it."""
         with self._database.write() as connection:
-            self._found(connection, key_id, file_id, for_update=True)
+            self._find(connection, key_id, file_id, for_update=True)
             used = sa.select(batches.c.batch_id).where(_in_use(file_id))
             batch_id = connection.execute(used.limit(1)).scalar()
             if batch_id is not None:
@@ -205,13 +204,13 @@ class Files:
         self.path(file_id).unlink(missing_ok=True)
 
     def path(self, file_id: str) -> Path:
-        """Where the content of a file with a row is. Never call it with what a client sent."""
+        """Returns the path of the content of a file with a row. Never call it with text that a client sent."""
         return self._directory / file_id
 
     def sweep(self) -> int:
-        """Removes what has expired, and contents that nobody has a row of. Returns how many of both."""
+        """Removes expired files, and contents without a row. Returns how many of both."""
         with self._database.write() as connection:
-            input_of = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED))
+            input_of = sa.select(batches.c.input_file_id).where(batches.c.status.in_(UNFINISHED_STATUSES))
             expired = files.c.expires_at <= self._clock(), files.c.file_id.not_in(input_of)
             gone = list(connection.execute(sa.select(files.c.file_id).where(*expired)).scalars())
             connection.execute(files.delete().where(*expired))
@@ -222,15 +221,14 @@ class Files:
     def _sweep_orphans(self) -> int:
         if not self._directory.is_dir():
             return 0
-        # The database may be an older one than the disk, after a restore: then the content is all that there is.
+        # After a restore the database may be older than the disk: then a content without a row is not an orphan yet.
         old = [
             path.name
             for path in self._directory.iterdir()
-            if _age_s(path) > (_ORPHANED_S if path.name.startswith(_UPLOAD) else self._config.file_ttl_s)
+            if _age_s(path) > (_ORPHANED_S if path.name.startswith(_UPLOAD_PREFIX) else self._config.file_ttl_s)
         ]
         removed = 0
-        for start in range(0, len(old), _IDS_A_STATEMENT):
-            names = old[start : start + _IDS_A_STATEMENT]
+        for names in id_chunks(old):
             with self._database.read() as connection:
                 query = sa.select(files.c.file_id).where(files.c.file_id.in_(names))
                 known = set(connection.execute(query).scalars())
@@ -242,7 +240,7 @@ class Files:
     def _visible(self, key_id: str) -> sa.Select[Any]:
         return sa.select(files).where(files.c.key_id == key_id, files.c.expires_at > self._clock())
 
-    def _found(self, connection: Connection, key_id: str, file_id: str, *, for_update: bool = False) -> Row[Any]:
+    def _find(self, connection: Connection, key_id: str, file_id: str, *, for_update: bool = False) -> Row[Any]:
         if "\x00" in file_id:  # PostgreSQL refuses to compare it
             raise NotFound(_UNKNOWN)
         query = self._visible(key_id).where(files.c.file_id == file_id)
@@ -254,35 +252,35 @@ class Files:
     def _check_room(self, connection: Connection, key_id: str, size: int) -> None:
         query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.bytes), 0))
         count, used = connection.execute(query.where(files.c.key_id == key_id)).one()
-        most_files, most_bytes = self._config.max_files_per_key, self._config.max_bytes_per_key
-        if count >= most_files or used + size > most_bytes:
+        most_files, max_bytes = self._config.max_files_per_key, self._config.max_bytes_per_key
+        if count >= most_files or used + size > max_bytes:
             raise InvalidRequest(
-                f"This key's {count} files take {used} bytes; {most_files} files and {most_bytes} bytes is the most. "
+                f"This key's {count} files take {used} bytes; {most_files} files and {max_bytes} bytes is the most. "
                 "Delete some.",
                 param="file",
             )
 
 
 def _in_use(file_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(batches.c.input_file_id == file_id, batches.c.status.in_(UNFINISHED))
+    return sa.and_(batches.c.input_file_id == file_id, batches.c.status.in_(UNFINISHED_STATUSES))
 
 
 def _stored(row: Row[Any]) -> StoredFile:
     return StoredFile._make(row)
 
 
-def _upload_name(key_id: str) -> str:
-    return f"{_UPLOAD}{key_id}."
+def _upload_prefix(key_id: str) -> str:
+    return f"{_UPLOAD_PREFIX}{key_id}."
 
 
 def _age_s(path: Path) -> float:
-    """Infinitely young when it is gone."""
+    """Returns the seconds since the last write; 0 when the file is gone."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
 
-def _no_room(exc: OSError) -> NotReady:
+def _disk_refused(exc: OSError) -> NotReady:
     log.error("file_not_written", reason=exc.strerror)
     return NotReady("The file cannot be stored. Please try again later.", retry_after_s=60)

@@ -1,11 +1,11 @@
-"""Conversations in Redis: what is kept of them, for how long, and who can read them.
+"""Conversation history in Redis: the last turns of each user, bounded in number, bytes and time.
 
 A conversation is a list of turns, each a message with its answer, appended in one step: concurrent messages of one
 user cannot lose each other or come between a message and its answer, no lock is held while a model thinks, and however
-much is trimmed, what is left begins with a user's message.
+much is trimmed, the rest begins with a user's message.
 
-Its key holds the API key's id, so that one customer never reads another's (docs/clients.md, bug 7), and a digest of the
-user's id: any text makes a key of the same shape, and Redis's own logs name nobody.
+Its Redis key holds the API key's id, so that one customer never reads another's (docs/clients.md, bug 7), and a digest
+of the user's id: any text makes a key of the same shape, and Redis's own logs contain no user's name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.store.redis.keys import CONVERSATIONS, history_key
 
 
 class ConversationTurn(msgspec.Struct, frozen=True):
-    """One message and its answer; "" when the model said nothing. `id` is unique: an append may be sent twice."""
+    """One message and its answer, "" when there was none. `id` is unique: an append may be sent twice."""
 
     id: str
     message: str
@@ -31,9 +31,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 class History:
-    """The last `max_turns` turns of each user, at most `max_bytes` in all, for `ttl_s` after the last one.
+    """The last `max_turns` turns of each user, at most `max_bytes` in all, kept for `ttl_s` after the last one.
 
-    Raises `StoreUnavailable`.
+    Methods raise `StoreUnavailable`.
     """
 
     def __init__(self, *, redis: Redis, max_turns: int, max_bytes: int, ttl_s: int) -> None:
@@ -44,12 +44,12 @@ class History:
         self._ttl_s = ttl_s
 
     def read(self, key_id: str, user_id: str) -> list[ConversationTurn]:
-        """Oldest first; empty for a user who is not known."""
+        """Returns the turns, oldest first; none for an unknown user."""
         kept = self._redis.execute("LRANGE", _key(key_id, user_id), -self._max_turns, -1)
         return [_decode(turn) for turn in kept]
 
     def append(self, key_id: str, user_id: str, turn: ConversationTurn) -> None:
-        """The answer is cut if the turn alone would take more than `max_bytes`."""
+        """Adds a turn; its answer is cut if the turn alone would take more than `max_bytes`."""
         data = _encode(turn)
         excess = len(data) - self._max_bytes
         if excess > 0:
@@ -65,7 +65,7 @@ class History:
         self._redis.pipeline([("DEL", key), ("ZREM", CONVERSATIONS, key)])
 
     def count(self) -> int:
-        """Conversations that are remembered, of everybody: without looking at every key that Redis has."""
+        """Returns the number of conversations of all users, without a scan of Redis's keys."""
         seconds, _ = self._redis.execute("TIME")
         return int(self._redis.execute("ZCOUNT", CONVERSATIONS, f"({int(seconds) * 1000}", "+inf"))
 

@@ -1,7 +1,7 @@
-"""Which installation a DATA_DIR, a database and a Redis belong to: an id in each, compared when a process starts.
+"""The installation id: one in DATA_DIR, in the database and in Redis, compared when a process starts.
 
-A worker on another disk than the one the database tells of would take each batch's files for lost; two installations on
-one Redis would run each other's jobs. Where the database is a file below DATA_DIR, the two travel together.
+A worker with another disk than the one that the database refers to would take each batch's files for lost; two
+installations on one Redis would run each other's jobs. A database that is a file below DATA_DIR is moved with it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from app.store.sql.tables import installation
 
 log = structlog.get_logger()
 _FILE = "installation"
-_KEEP_S = 30 * 86_400  # after the last start
-_ALIVE_S = 30  # since a worker's last sign of life, which it shows every few seconds
-_ADOPT = "if they are to belong together from now on, run: flask --app app installation adopt"
+_REDIS_TTL_S = 30 * 86_400  # after the last start
+_WORKER_ALIVE_S = 30  # since a worker's last sign of life, which it shows every few seconds
+_ADOPT_HINT = "if they are to belong together from now on, run: flask --app app installation adopt"
 
 
 class Installation:
@@ -40,20 +40,22 @@ class Installation:
         self._clock = clock
 
     def check(self, *, files: bool = False) -> None:
-        """Raises `ConfigError`, in one line, when what this process was given belongs to different installations.
+        """Raises `ConfigError`, in one line, when this process's parts belong to different installations.
 
-        `files`: it will run batches and remove what has expired, so DATA_DIR must be known to be the installation's.
-        Any other process may join from a machine of its own, where only what waits for Redis is kept in DATA_DIR.
-        What has no id yet gets one.
+        `files`: the process will run batches and remove expired files, so DATA_DIR must be known to be the
+        installation's. Any other process may join from a machine of its own, whose DATA_DIR holds only settlements
+        that wait for Redis. A part without an id gets one.
         """
         here, there = self.id_in_directory(), self.id_in_database()
-        if (here is None and there is None and files) or (self._travel_together() and (here is None or there is None)):
-            there = self._into_database(there or here or secrets.token_hex(16))
-            here = self._into_directory(there)
+        if (here is None and there is None and files) or (
+            self._database_is_in_directory() and (here is None or there is None)
+        ):
+            there = self._write_to_database(there or here or secrets.token_hex(16))
+            here = self._write_to_directory(there)
         if here is not None and there is not None and here != there:
-            raise ConfigError(f"{self._named(here, there)}: they must not be mixed; {_ADOPT}")
+            raise ConfigError(f"{self._mismatch(here, there)}: they must not be mixed; {_ADOPT_HINT}")
         if files and here != there:
-            raise ConfigError(f"{self._named(here, there)}: batches would be run without their files; {_ADOPT}")
+            raise ConfigError(f"{self._mismatch(here, there)}: batches would be run without their files; {_ADOPT_HINT}")
         if there is None:
             return
         if here is None:
@@ -64,35 +66,36 @@ class Installation:
             log.warning("installation_unchecked", reason=exc.message)
 
     def _check_redis(self, mine: str) -> None:
-        self._redis.execute("SET", INSTALLATION, mine, "NX", "EX", _KEEP_S)
+        self._redis.execute("SET", INSTALLATION, mine, "NX", "EX", _REDIS_TTL_S)
         found = self.id_in_redis()
         if found == mine:
-            self._redis.execute("EXPIRE", INSTALLATION, _KEEP_S)
+            self._redis.execute("EXPIRE", INSTALLATION, _REDIS_TTL_S)
             return
         [(seconds, _)] = self._redis.pipeline([("TIME",)])
-        if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _ALIVE_S, "+inf"):
+        if self._redis.execute("ZCOUNT", WORKERS, int(seconds) - _WORKER_ALIVE_S, "+inf"):
             raise ConfigError(
-                f"REDIS_URL leads to the Redis of {_short(found)}, which is running; the database "
-                f"{self._database.name} belongs to {_short(mine)}: two installations must not share a Redis; {_ADOPT}"
+                f"REDIS_URL leads to the Redis of {_described(found)}, which is running; the database "
+                f"{self._database.name} belongs to {_described(mine)}: "
+                f"two installations must not share a Redis; {_ADOPT_HINT}"
             )
-        # Nobody of it has shown a sign of life: it was begun anew with another DATA_DIR and database.
-        log.warning("redis_taken_over", of=_short(found))
-        self._redis.execute("SET", INSTALLATION, mine, "EX", _KEEP_S)
+        # None of its workers is alive: this Redis is used again, with another DATA_DIR and database.
+        log.warning("redis_taken_over", of=_described(found))
+        self._redis.execute("SET", INSTALLATION, mine, "EX", _REDIS_TTL_S)
 
     def adopt(self) -> str:
-        """DATA_DIR, the database and Redis belong together from now on; as what, is up to the database if it knows."""
-        found = self._into_database(self.id_in_database() or self.id_in_directory() or secrets.token_hex(16))
-        self._into_directory(found, replace=True)
-        self._redis.execute("SET", INSTALLATION, found, "EX", _KEEP_S)
+        """Gives DATA_DIR, the database and Redis one id, the database's if it has one; returns it."""
+        found = self._write_to_database(self.id_in_database() or self.id_in_directory() or secrets.token_hex(16))
+        self._write_to_directory(found, replace=True)
+        self._redis.execute("SET", INSTALLATION, found, "EX", _REDIS_TTL_S)
         return found
 
     def adopt_database(self) -> None:
-        """The database, which has just been restored here, is this DATA_DIR's, wherever its backup was made."""
+        """Gives the database, which has just been restored here, the id of DATA_DIR, wherever its backup was made."""
         here = self.id_in_directory()
         if here is not None:
-            self._into_database(here, replace=True)
+            self._write_to_database(here, replace=True)
         elif (there := self.id_in_database()) is not None:
-            self._into_directory(there)
+            self._write_to_directory(there)
 
     def id_in_directory(self) -> str | None:
         try:
@@ -111,8 +114,8 @@ class Installation:
         found: bytes | None = self._redis.execute("GET", INSTALLATION)
         return found.decode() if found else None
 
-    def _into_database(self, found: str, *, replace: bool = False) -> str:
-        """The id that the database has now."""
+    def _write_to_database(self, found: str, *, replace: bool = False) -> str:
+        """Writes the id to the database unless there is one, or to `replace` it; returns the one that is there now."""
         row = {"id": 1, "installation_id": found, "created_at": self._clock()}
         insert = self._database.insert(installation).values(row)
         with self._database.write() as connection:
@@ -123,8 +126,8 @@ class Installation:
             )
             return str(connection.execute(sa.select(installation.c.installation_id)).scalar_one())
 
-    def _into_directory(self, found: str, *, replace: bool = False) -> str | None:
-        """The id that DATA_DIR has now. It appears whole or not at all, and once, whoever else is at it."""
+    def _write_to_directory(self, found: str, *, replace: bool = False) -> str | None:
+        """Writes the id to DATA_DIR in the same way; atomically, whatever other processes do."""
         path = self._directory / _FILE
         new = path.with_name(f"{_FILE}.{secrets.token_hex(8)}")
         try:
@@ -145,14 +148,16 @@ class Installation:
             new.unlink(missing_ok=True)
         return self.id_in_directory()
 
-    def _travel_together(self) -> bool:
+    def _database_is_in_directory(self) -> bool:
         file = self._database.file
         return file is not None and file.resolve().is_relative_to(self._directory.resolve())
 
-    def _named(self, here: str | None, there: str | None) -> str:
+    def _mismatch(self, here: str | None, there: str | None) -> str:
         database = self._database.name
-        return f"DATA_DIR {self._directory} belongs to {_short(here)}, the database {database} to {_short(there)}"
+        return (
+            f"DATA_DIR {self._directory} belongs to {_described(here)}, the database {database} to {_described(there)}"
+        )
 
 
-def _short(found: str | None) -> str:
+def _described(found: str | None) -> str:
     return "no installation" if found is None else f"installation {found[:8]}"

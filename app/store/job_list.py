@@ -1,7 +1,7 @@
-"""All keys' jobs, as an operator sees them: who waits, who runs, what became of the others. Reads only.
+"""The operator's list of all keys' jobs: waiting, running and ended. Reads only.
 
-What waits or runs is in the queue's sorted sets. What has ended is in no index, and is found by going through all of
-Redis in steps (SCAN), so that nobody else waits for it.
+Waiting and running jobs are in the queue's sorted sets. Ended ones are in no index, and are found by a scan of all of
+Redis in steps (SCAN), so that no other client waits for it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _FIELDS = (
     "callback_url",
     "size",
 )
-_SCANNED = 1000  # Redis keys that one step looks at: well below a millisecond of its time
-_BATCH = 200  # jobs read in one round trip
-_MOST_TURNS = 200  # as lua/jobs/status counts
+_SCANNED_KEYS = 1000  # of one step: well below a millisecond of Redis's time
+_JOBS_A_ROUND_TRIP = 200
+_MAX_TURNS = 200  # as in lua/jobs/status
 
 
 class ListedJob(NamedTuple):
-    """A job without what it asks and what came back. `position` counts from 1; None unless it waits for its turn."""
+    """A job without its request and response. `position` counts from 1; None unless it waits for its turn."""
 
     id: str
     state: str
@@ -55,7 +55,7 @@ class ListedJob(NamedTuple):
 
 
 class JobList:
-    """Raises `StoreUnavailable`."""
+    """Reads jobs for operators. Methods raise `StoreUnavailable`."""
 
     def __init__(self, *, redis: Redis) -> None:
         self._redis = redis
@@ -64,14 +64,14 @@ class JobList:
         return next(self._read([job_id]), None)
 
     def all(self, states: Collection[str] = STATES) -> Iterator[ListedJob]:
-        """Every job in one of `states` once, in no order. One that changes meanwhile is shown as it was found."""
-        found = self._queued_and_running() if ENDED.isdisjoint(states) else self._every_one()
+        """Yields every job in one of `states` once, in no order; one that changes meanwhile as it was found."""
+        found = self._queued_and_running() if ENDED.isdisjoint(states) else self._scan()
         seen: set[str] = set()
         for ids in found:
             fresh = [job_id for job_id in dict.fromkeys(ids) if job_id not in seen]
             seen.update(fresh)
-            for start in range(0, len(fresh), _BATCH):
-                yield from (job for job in self._read(fresh[start : start + _BATCH]) if job.state in states)
+            for start in range(0, len(fresh), _JOBS_A_ROUND_TRIP):
+                yield from (job for job in self._read(fresh[start : start + _JOBS_A_ROUND_TRIP]) if job.state in states)
 
     def _queued_and_running(self) -> Iterator[list[str]]:
         for ids in self._redis.pipeline(
@@ -79,10 +79,10 @@ class JobList:
         ):
             yield [job_id.decode() for job_id in ids]
 
-    def _every_one(self) -> Iterator[list[str]]:
+    def _scan(self) -> Iterator[list[str]]:
         cursor = b"0"
         while True:
-            cursor, found = self._redis.execute("SCAN", cursor, "MATCH", f"{keys.JOB}*", "COUNT", _SCANNED)
+            cursor, found = self._redis.execute("SCAN", cursor, "MATCH", f"{keys.JOB}*", "COUNT", _SCANNED_KEYS)
             yield [key.decode().removeprefix(keys.JOB) for key in found]
             if cursor == b"0":
                 return
@@ -98,9 +98,9 @@ class JobList:
             yield _listed(job_id, row, positions.get(job_id))
 
     def _positions(self, waiting: Sequence[tuple[str, str]]) -> dict[str, int]:
-        """By the rule of lua/jobs/status: of each other key as many come first as the own key has up to this one."""
+        """Returns positions by the rule of lua/jobs/status: as many jobs of each other key come first as of the own."""
         owners: list[str] = [
-            owner.decode() for owner in self._redis.execute("ZRANGE", keys.QUEUE_TURNS, 0, _MOST_TURNS - 1)
+            owner.decode() for owner in self._redis.execute("ZRANGE", keys.QUEUE_TURNS, 0, _MAX_TURNS - 1)
         ]
         replies = self._redis.pipeline(
             [("ZCARD", keys.QUEUE_OF_KEY + owner) for owner in owners]

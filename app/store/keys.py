@@ -1,10 +1,10 @@
-"""API keys: the database decides, Redis mirrors it so that a worker can ask in its one round trip.
+"""API keys: the database is authoritative, Redis mirrors it so that a worker can check a key in its one round trip.
 
 The mirror of a key is a JSON record, `-` for a key that does not exist, or nothing yet. Three rules keep a revoked
 key from coming back. A reader that asked the database only fills an empty mirror (SET NX), so it cannot overwrite
 news. A revocation is written to the database first and then over whatever the mirror holds, where it stays as long
 as any record of the key could. And `sync_mirror`, every second, writes the recent revocations again, for a Redis
-that could not be told, or that lost its last second in a crash.
+that was away, or that lost its last second in a crash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.engine import Connection, Row
 
-from app.domain.identity import Caller, Role, hash_key, new_key, shown_prefix
+from app.domain.identity import DEFAULT_PLAN, Caller, Role, display_prefix, hash_key, new_key
 from app.errors import InvalidRequest, NotFound, StoreUnavailable
 from app.store.redis.client import Redis
 from app.store.redis.keys import KEY_RECORD, KEYS_SYNCED
@@ -40,7 +40,7 @@ _NAME_CHARS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyInfo:
-    """What is known of a key: never the key. Times are Unix seconds; `models` None means every model."""
+    """The data of a key, without the key itself. Times are Unix seconds; `models` None means every model."""
 
     key_id: str
     prefix: str
@@ -55,7 +55,7 @@ class KeyInfo:
 
 
 class Keys:
-    """Creates, finds and revokes keys. Methods raise `StoreUnavailable`; `clock` is in Unix seconds."""
+    """Commands on keys. Methods raise `StoreUnavailable`; `clock` is in Unix seconds."""
 
     def __init__(self, *, database: Database, redis: Redis, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -65,14 +65,14 @@ class Keys:
     def create(
         self,
         name: str,
-        plan: str = "default",
+        plan: str = DEFAULT_PLAN,
         role: Role = Role.USER,
         models: Collection[str] | None = None,
         expires_at: float | None = None,
         tenant: str = "",
         actor: str = "cli",
     ) -> tuple[str, KeyInfo]:
-        """A new key, which nobody can read again, and what is kept of it. Raises `InvalidRequest` for a bad name."""
+        """Returns a new key, which cannot be read again, and its data. Raises `InvalidRequest` for a bad name."""
         if not name.strip() or len(name) > _NAME_CHARS or not name.isprintable():
             raise InvalidRequest(f"`name` must be 1 to {_NAME_CHARS} printable characters.", param="name")
         key, now = new_key(), self._clock()
@@ -80,7 +80,7 @@ class Keys:
         values: dict[str, Any] = {
             "key_id": f"key_{secrets.token_hex(8)}",
             "key_hash": hash_key(key),
-            "prefix": shown_prefix(key),
+            "prefix": display_prefix(key),
             "name": name,
             "role": role.value,
             "plan": plan,
@@ -94,22 +94,22 @@ class Keys:
         with self._database.write() as connection:
             connection.execute(api_keys.insert(), values)
             detail = {"name": name, "role": role.value, "plan": plan, "models": allowed, "expires_at": expires_at}
-            _record_change(connection, now, actor, "key.create", values["key_id"], detail)
+            _audit(connection, now, actor, "key.create", values["key_id"], detail)
             row = connection.execute(_by_id(values["key_id"])).one()
         try:
-            self._redis.execute("SET", _mirror(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
+            self._write_mirror(row)
         except StoreUnavailable:
             # The key is valid and can be shown only now; its first call will find it in the database.
             log.warning("key_not_mirrored", key_id=row.key_id)
         return key, _info(row)
 
     def get(self, key_id: str) -> KeyInfo:
-        """Raises `NotFound`."""
+        """Returns a key's data. Raises `NotFound`."""
         with self._database.read() as connection:
             return _info(_found(connection, key_id))
 
     def list(self, *, include_revoked: bool = True) -> Sequence[KeyInfo]:
-        """Oldest first."""
+        """Returns all keys' data, oldest first."""
         query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id)
         if not include_revoked:
             query = query.where(api_keys.c.revoked_at.is_(None))
@@ -117,9 +117,9 @@ class Keys:
             return tuple(_info(row) for row in connection.execute(query))
 
     def revoke(self, key_id: str, actor: str = "cli") -> KeyInfo:
-        """Ends a key for good; a second time changes nothing. Raises `NotFound`.
+        """Revokes a key for good; a second time changes nothing. Raises `NotFound`.
 
-        Raises `StoreUnavailable` also when the database knows but Redis could not be told: the message says so.
+        Raises `StoreUnavailable` also when only Redis did not answer: the message says so.
         """
         now = self._clock()
         with self._database.write() as connection:
@@ -127,10 +127,10 @@ class Keys:
             if row.revoked_at is None:
                 change = api_keys.update().where(api_keys.c.key_id == key_id)
                 connection.execute(change.values(revoked_at=now, updated_at=now))
-                _record_change(connection, now, actor, "key.revoke", key_id, {"name": row.name})
+                _audit(connection, now, actor, "key.revoke", key_id, {"name": row.name})
                 row = _found(connection, key_id)
         try:
-            self._redis.execute("SET", _mirror(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
+            self._write_mirror(row)
         except StoreUnavailable as exc:
             raise StoreUnavailable(
                 f"{key_id} is revoked in the database, but Redis does not answer: "
@@ -139,24 +139,24 @@ class Keys:
         return _info(row)
 
     def authenticate(self, key_hash: str) -> Caller | None:
-        """The caller of the key with this SHA-256 (hex), also an expired one; None when unknown or revoked."""
-        mirrored = self._redis.execute("GET", _mirror(key_hash))
+        """Returns the caller of the key with this SHA-256 (hex), also of an expired one; None if unknown or revoked."""
+        mirrored = self._redis.execute("GET", _mirror_key(key_hash))
         if mirrored is None:
-            record = self._stored(key_hash)
+            record = self._record_in_database(key_hash)
             ttl_s = _NEGATIVE_TTL_S if record == _NEGATIVE else _MIRROR_TTL_S
-            won = self._redis.execute("SET", _mirror(key_hash), record, "NX", "EX", ttl_s)
-            # Whoever was first may know more: it could be a revocation.
-            mirrored = record if won else self._redis.execute("GET", _mirror(key_hash)) or record
+            won = self._redis.execute("SET", _mirror_key(key_hash), record, "NX", "EX", ttl_s)
+            # Another writer was first, perhaps with a revocation: its record counts.
+            mirrored = record if won else self._redis.execute("GET", _mirror_key(key_hash)) or record
         return decode_record(mirrored, key_hash)
 
     def authenticate_from_database(self, key_hash: str) -> Caller | None:
-        """As `authenticate`, from the database alone: for the time that Redis is away."""
-        return decode_record(self._stored(key_hash), key_hash)
+        """Returns the same as `authenticate`, from the database alone: for the time that Redis is away."""
+        return decode_record(self._record_in_database(key_hash), key_hash)
 
     def sync_mirror(self, since: float | None = None) -> int:
-        """Tells Redis of the keys changed since `since`; returns how many revocations that were.
+        """Writes the keys changed since `since` to the mirror; returns how many of them are revoked.
 
-        By default since the last sync that Redis remembers: if it lost a second of its data, that includes it.
+        The default is the last sync that Redis remembers: if it lost a second of its data, that second is included.
         """
         now = self._clock()
         if since is None:
@@ -167,23 +167,26 @@ class Keys:
             changed = connection.execute(sa.select(api_keys).where(api_keys.c.updated_at >= since)).all()
         commands: list[tuple[str | bytes | int, ...]] = []
         for row in changed:
-            # Only a revocation is final, so only it may overwrite: anything else could be older than what is there.
-            order = () if row.revoked_at is not None else ("NX",)
-            commands.append(("SET", _mirror(row.key_hash), _record(row), *order, "EX", _MIRROR_TTL_S))
+            # Only a revocation is final, so only it may overwrite: another record could be older than the one there.
+            condition = () if row.revoked_at is not None else ("NX",)
+            commands.append(("SET", _mirror_key(row.key_hash), _record(row), *condition, "EX", _MIRROR_TTL_S))
         for start in range(0, len(commands), _SYNC_PAGE):
             self._redis.pipeline(commands[start : start + _SYNC_PAGE])
         # Last: if Redis forgets a record of the above, it has forgotten this too.
         self._redis.execute("SET", KEYS_SYNCED, repr(now), "EX", _MIRROR_TTL_S)
         return sum(row.revoked_at is not None for row in changed)
 
-    def _stored(self, key_hash: str) -> bytes:
+    def _write_mirror(self, row: Row[Any]) -> None:
+        self._redis.execute("SET", _mirror_key(row.key_hash), _record(row), "EX", _MIRROR_TTL_S)
+
+    def _record_in_database(self, key_hash: str) -> bytes:
         with self._database.read() as connection:
             row = connection.execute(sa.select(api_keys).where(api_keys.c.key_hash == key_hash)).one_or_none()
         return _NEGATIVE if row is None else _record(row)
 
 
 def decode_record(record: bytes, key_hash: str) -> Caller | None:
-    """The caller that a mirrored record stands for; None for `-`, a revoked key, or what cannot be read."""
+    """Returns the caller of a mirrored record; None for `-`, a revoked key, or an unreadable record."""
     try:
         fields = json.loads(record)
         if fields["revoked"] is not False:
@@ -205,7 +208,7 @@ def decode_record(record: bytes, key_hash: str) -> Caller | None:
 
 
 def _record(row: Row[Any]) -> bytes:
-    """The same key always gives the same bytes: admission compares them."""
+    """Returns the record that the mirror holds. The same key always gives the same bytes: admission compares them."""
     fields = {
         "key_id": row.key_id,
         "name": row.name,
@@ -219,7 +222,7 @@ def _record(row: Row[Any]) -> bytes:
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _mirror(key_hash: str) -> str:
+def _mirror_key(key_hash: str) -> str:
     return KEY_RECORD + key_hash
 
 
@@ -234,9 +237,7 @@ def _found(connection: Connection, key_id: str) -> Row[Any]:
     return row
 
 
-def _record_change(
-    connection: Connection, now: float, actor: str, action: str, subject: str, detail: dict[str, Any]
-) -> None:
+def _audit(connection: Connection, now: float, actor: str, action: str, subject: str, detail: dict[str, Any]) -> None:
     values = {"ts": now, "actor": actor, "action": action, "subject": subject, "detail": json.dumps(detail)}
     connection.execute(audit.insert(), values)
 

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from app.domain.charges import ChargedAttempt
 from app.errors import StoreUnavailable
 from app.store.reports import Grouping, UsageTotals, day_of, total, usage_report
-from app.store.sql.database import Database
+from app.store.sql.database import Database, id_chunks
 from app.store.sql.tables import dead_letter, usage, usage_attempts, usage_daily
 
 log = structlog.get_logger()
@@ -39,8 +39,6 @@ Status = Literal["ok", "error", "aborted", "lost"]
 _FAILED = ("error", "lost")
 _DEAD_LETTERS_KEPT = 10_000
 _DEAD_LETTER_CHARS = 16_384
-# SQLite before 3.32 takes 999 parameters in a statement.
-_IDS_A_STATEMENT = 500
 
 
 class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +103,7 @@ _Deltas = dict[tuple[str, str, str, str], list[int]]
 
 
 class Ledger:
-    """Writes rows. `clock` is in Unix seconds."""
+    """Writes rows and reports usage. Methods raise `StoreUnavailable`. `clock` is in Unix seconds."""
 
     def __init__(self, *, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -136,7 +134,7 @@ class Ledger:
         return written
 
     def usage(self, by: Grouping, *, since: float | None = None, until: float | None = None) -> list[UsageTotals]:
-        """What was used by each model, key, user, …, from `since` up to and without `until` (Unix seconds)."""
+        """Returns the usage of each model, key, user, …, from `since` up to and without `until` (Unix seconds)."""
         with self._database.read() as connection:
             return usage_report(connection, by, since=since, until=until)
 
@@ -150,34 +148,33 @@ class Ledger:
         offset: int = 0,
         timeout_s: float = 10.0,
     ) -> tuple[list[UsageTotals], UsageTotals]:
-        """Lines `offset` to `offset` + `limit` of `usage`, and the sum of them all.
+        """Returns groups `offset` to `offset` + `limit` of `usage`, and the sum of all groups.
 
-        One at a time, since SQLite's threads are few: calls must not wait for reports. Raises `StatementTimeout` after
-        `timeout_s`, `StoreUnavailable` when another report takes that long.
+        One report at a time, since SQLite's threads are few: calls must not wait for reports. Raises `StatementTimeout`
+        after `timeout_s`, `StoreUnavailable` when another report takes that long.
         """
         if not self._reporting.acquire(timeout=timeout_s):
             raise StoreUnavailable("Another usage report is being made.", retry_after_s=5)
         try:
             with self._database.read(timeout_s) as connection:
-                lines = usage_report(connection, by, since=since, until=until, limit=limit, offset=offset)
-                # Of days there are few, and they come from the roll-up.
-                return lines, total(usage_report(connection, "day", since=since, until=until))
+                groups = usage_report(connection, by, since=since, until=until, limit=limit, offset=offset)
+                # By day: there are few days, and they come from the roll-up.
+                return groups, total(usage_report(connection, "day", since=since, until=until))
         finally:
             self._reporting.release()
 
     def find_rows(self, call_ids: Sequence[str]) -> dict[str, UsageRow]:
-        """The rows that these calls have, without their single attempts."""
+        """Returns the rows of these calls, without `charged_attempts`."""
         columns = [column for column in usage.columns if column.name in UsageRow.__struct_fields__]
         found: dict[str, UsageRow] = {}
         with self._database.read() as connection:
-            for start in range(0, len(call_ids), _IDS_A_STATEMENT):
-                chunk = call_ids[start : start + _IDS_A_STATEMENT]
+            for chunk in id_chunks(call_ids):
                 for row in connection.execute(sa.select(*columns).where(usage.c.call_id.in_(chunk))):
                     found[row.call_id] = UsageRow(**row._mapping)
         return found
 
     def count_dead_letters(self) -> int:
-        """Rows that could not be read, kept for a human."""
+        """Returns the number of unreadable rows, which are kept for a human."""
         with self._database.read() as connection:
             return connection.scalar(sa.select(sa.func.count()).select_from(dead_letter)) or 0
 
@@ -219,7 +216,7 @@ class Ledger:
             index_elements=list(usage_daily.primary_key),
             set_={name: usage_daily.c[name] + insert.excluded[name] for name in names[4:]},
         )
-        # In one order always: two writers on PostgreSQL cannot then wait for each other.
+        # Always in the same order: two writers on PostgreSQL cannot deadlock then.
         connection.execute(upsert, [dict(zip(names, (*key, *deltas[key]), strict=True)) for key in sorted(deltas)])
         if any(delta[0] < 0 for delta in deltas.values()):
             days = sorted({key[0] for key in deltas})
@@ -245,7 +242,7 @@ class Ledger:
 
 
 def readable(row: bytes) -> UsageRow | None:
-    """The row; None when it is none, and `write` would set it aside."""
+    """Returns the row; None when `write` would set it aside."""
     try:
         return _parsed(row)
     except (ValueError, RecursionError):
@@ -275,14 +272,13 @@ def _attempts(row: UsageRow) -> Iterator[dict[str, Any]]:
 
 
 def _known(connection: Connection, ids: list[str]) -> Iterator[Any]:
-    for start in range(0, len(ids), _IDS_A_STATEMENT):
-        chunk = ids[start : start + _IDS_A_STATEMENT]
+    for chunk in id_chunks(ids):
         # Locked, lest two ledger processes both replace one lost row and count it twice; SQLite has one writer.
         yield from connection.execute(sa.select(*_OLD).where(usage.c.call_id.in_(chunk)).with_for_update())
 
 
 def _count(deltas: _Deltas, row: Any, sign: int) -> None:
-    """Adds `row` (or takes it away, with `sign` -1) in the order of the roll-up's columns."""
+    """Adds `row` to the deltas (subtracts it, with `sign` -1), in the order of the roll-up's columns."""
     delta = deltas.setdefault((day_of(row.ts), row.key_id, row.model, row.provider), [0, 0, 0, 0, 0, 0, 0])
     delta[0] += sign
     delta[1] += sign if row.status in _FAILED else 0

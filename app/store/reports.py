@@ -1,7 +1,7 @@
-"""Usage reports: whole days from the roll-up, the ends of a range from the rows; a year costs as little as a day.
+"""Usage reports: whole days from the daily roll-up, the ends of a range from the rows; a year costs as little as a day.
 
-The roll-up knows days, keys, models and providers. Users, endpoints and tenants are only in the rows, which are never
-deleted: such a report reads every call of its range, and is exact for any.
+The roll-up has days, keys, models and providers. Users, endpoints and tenants are only in the rows, which are never
+deleted: such a report reads every call of its range, and is exact for any range.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from app.domain.money import usd
+from app.domain.money import format_usd
 from app.store.sql.tables import api_keys, usage, usage_daily
 
 Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 COUNTS = ("calls", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
-_ROLLED_UP: dict[str, sa.Column[Any]] = {
+_ROLL_UP_COLUMNS: dict[str, sa.Column[Any]] = {
     "model": usage_daily.c.model,
     "key": usage_daily.c.key_id,
     "day": usage_daily.c.day,
@@ -34,9 +34,9 @@ _SUMS = (*COUNTS, "cost_nanousd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotals:
-    """Sums over the calls of one model, key (its id), UTC day, …: `group`. `errors` are calls that failed or were lost.
+    """Sums over the calls of one `group`: a model, key id, UTC day, … `errors` are calls that failed or were lost.
 
-    A group is "" where there is none: calls without a user, or that no provider was asked for.
+    The group is "" for calls without one: without a user, or for which no provider was asked.
     """
 
     group: str
@@ -52,10 +52,10 @@ class UsageTotals:
     @property
     def cost_usd(self) -> str:
         """Exact, as in "0.0015"."""
-        return usd(self.cost_nanousd)
+        return format_usd(self.cost_nanousd)
 
     def to_dict(self, by: Grouping) -> dict[str, str | int]:
-        """As reports have it: the group under the name of what is grouped by, and `name` for keys."""
+        """Returns the fields of a report: the group under the name of the grouping, and `name` for keys."""
         name = {"name": self.name} if by == "key" else {}
         return {by: self.group, **name, **{count: getattr(self, count) for count in COUNTS}, "cost_usd": self.cost_usd}
 
@@ -69,7 +69,10 @@ def usage_report(
     limit: int | None = None,
     offset: int = 0,
 ) -> list[UsageTotals]:
-    """Lines for `since` ≤ start of the call < `until`: days in order, others by falling cost. At most `limit`."""
+    """Returns totals for `since` ≤ start of the call < `until` (Unix seconds), at most `limit`.
+
+    Days are in order, other groups by falling cost.
+    """
     parts = _parts(by, since, until)
     if not parts:
         return []
@@ -91,13 +94,13 @@ def usage_report(
     ]
 
 
-def total(lines: list[UsageTotals]) -> UsageTotals:
-    """The sum of `lines`, as a line of the group "total"."""
-    return UsageTotals(group="total", **{name: sum(getattr(line, name) for line in lines) for name in _SUMS})
+def total(groups: list[UsageTotals]) -> UsageTotals:
+    """Returns the sum of `groups`, as a group "total"."""
+    return UsageTotals(group="total", **{name: sum(getattr(group, name) for group in groups) for name in _SUMS})
 
 
 def day_of(ts: float) -> str:
-    """The UTC day of `ts` (Unix seconds), as in "2026-11-20"."""
+    """Returns the UTC day of `ts` (Unix seconds), as in "2026-11-20"."""
     return _iso_day(int(ts // _DAY_S))
 
 
@@ -107,10 +110,10 @@ def _iso_day(number: int) -> str:
 
 
 def _parts(by: Grouping, since: float | None, until: float | None) -> list[Any]:
-    """The SELECTs that make up the range: whole days, and what sticks out at either end."""
+    """Returns the SELECTs that make up the range: one for whole days, one for the rest at either end."""
     if since is not None and until is not None and since >= until:
         return []
-    if by not in _ROLLED_UP:
+    if by not in _ROLL_UP_COLUMNS:
         return [_rows(by, since, until)]
     first = None if since is None else math.ceil(since / _DAY_S)  # first and last whole day, as day numbers;
     after = None if until is None else math.floor(until / _DAY_S)  # `after` is the first that is not whole
@@ -125,7 +128,7 @@ def _parts(by: Grouping, since: float | None, until: float | None) -> list[Any]:
 
 
 def _days(by: Grouping, first: int | None, after: int | None) -> Any:
-    group = _ROLLED_UP[by]
+    group = _ROLL_UP_COLUMNS[by]
     sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in _SUMS]
     query = sa.select(group.label("group"), *sums).group_by(group)
     if first is not None:
@@ -136,7 +139,7 @@ def _days(by: Grouping, first: int | None, after: int | None) -> Any:
 
 
 def _rows(by: Grouping, since: float | None, until: float | None) -> Any:
-    """By day only ever asked for a part of one."""
+    """Returns a SELECT over the rows of a range; by day, the range is always a part of one day."""
     failed = sa.case((usage.c.status.in_(("error", "lost")), 1), else_=0)
     sums = [sa.func.sum(usage.c[name]).label(name) for name in _SUMS[2:]]
     counts = [sa.func.count().label("calls"), sa.func.sum(failed).label("errors")]

@@ -1,4 +1,4 @@
-"""What tests of batches do: upload, ask, and be a worker process, step by step."""
+"""Steps of tests of batches: upload, create, poll, and be a worker process."""
 
 from __future__ import annotations
 
@@ -10,57 +10,63 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.jobs.batch.runner import BatchRunner
+from app.jobs.batch.services import BatchServices
 from app.jobs.batch.supervisor import BatchSupervisor
+from app.store.files import Files
 from tests.api.conftest import AppClient
 from tests.api.test_jobs import ANSWERED, DEMO, JobWorker, open_reservations
+from tests.support.response import AppResponse
 
 _NO_LINES: list[dict[str, Any]] = []
 
 
 class BatchWorker(JobWorker):
-    """A worker process: its runner, and its feeder with a clock to step."""
+    """A worker process: its job runner, and its batch supervisor with a clock to step."""
 
-    def __init__(self, client: AppClient, *, name: str = "w1") -> None:
+    def __init__(self, client: AppClient, *, name: str = "w1", disk: Path | None = None) -> None:
+        """`disk`: where this process has its files and results, in place of DATA_DIR."""
         super().__init__(client, name=name)
         found = client.services
         self.later_s = 0.0
-        self.feeder = BatchSupervisor(
+        files, config = found.files, found.settings.config
+        if disk is not None:
+            files = Files(database=found.database, directory=disk / "files", config=config.batch)
+        services = BatchServices(
             queue=found.queue,
             callers=found.callers,
             batches=found.batches,
-            files=found.files,
-            config=found.settings.config,
-            directory=found.settings.data_dir / "batches",
+            files=files,
+            config=config,
             clock=lambda: time.time() + self.later_s,
             pause=lambda _: None,
         )
-        self.feeds: list[BatchRunner] = []
+        self.supervisor = BatchSupervisor(services, results_dir=(disk or found.settings.data_dir) / "batches")
+        self.runners: list[BatchRunner] = []
 
-    def feed(self, times: int = 1) -> None:
+    def step(self, times: int = 1) -> None:
         """One step of each batch, or several."""
         for _ in range(times):
-            self.feeds += self.feeder.look()
-            for feed in list(self.feeds):
-                if feed.step() is None:
-                    self.feeder.release(feed)
-                    self.feeds.remove(feed)
+            self.runners += self.supervisor.claim()
+            for runner in list(self.runners):
+                if runner.step(self.supervisor.queue_share(runner.key_id)).done:
+                    self.supervisor.release(runner)
+                    self.runners.remove(runner)
 
     def work(self, rounds: int = 10) -> None:
-        """Feeds and runs until nothing is left."""
+        """Steps and runs until nothing is left."""
         for _ in range(rounds):
-            self.feed(2)
-            if not self.feeds:
+            self.step(2)
+            if not self.runners:
                 return
             self.run()
         raise AssertionError("the batches did not end")
 
     def die(self) -> None:
         """As with kill -9: the kernel closes the files, nothing else happens."""
-        for feed in self.feeds:
-            feed.release()
+        for runner in self.runners:
+            runner.release()
 
 
 @pytest.fixture
@@ -94,8 +100,8 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines)
 
 
-def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> TestResponse:
-    answer: TestResponse = client._client.open(
+def call(client: AppClient, method: str, path: str, *, key: str | None = None, **sent: Any) -> AppResponse:
+    answer: AppResponse = client._client.open(
         path, method=method, headers={"Authorization": f"Bearer {key or client.key}"}, **sent
     )
     return answer
@@ -103,7 +109,7 @@ def call(client: AppClient, method: str, path: str, *, key: str | None = None, *
 
 def upload(
     client: AppClient, content: bytes, *, purpose: str = "batch", key: str | None = None, **more: Any
-) -> TestResponse:
+) -> AppResponse:
     form = {"purpose": purpose, "file": (io.BytesIO(content), "in.jsonl"), **more}
     return call(client, "POST", "/v1/files", key=key, data=form, content_type="multipart/form-data")
 
@@ -114,7 +120,7 @@ def uploaded(client: AppClient, content: bytes, key: str | None = None) -> str:
     return str(answer.json["id"])
 
 
-def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> TestResponse:
+def create(client: AppClient, file_id: str, *, key: str | None = None, **more: Any) -> AppResponse:
     body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h", **more}
     return call(client, "POST", "/v1/batches", key=key, json=body)
 

@@ -1,4 +1,4 @@
-"""The application in this process, on a real Redis: demo models that note who was asked, a clock to step."""
+"""The application in this process, on a real Redis: demo providers that record their calls, a clock to step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app import create_app
 from app.gateway.accounting import Accounting
@@ -22,6 +21,7 @@ from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, Provider, ProviderResponse, ProviderStream
 from app.services import Services, build_services
 from app.settings import load_settings
+from tests.support.response import AppResponse
 
 KEY = "dev-key-for-tests"
 PRICES = '{"*": {prompt: 1, completion: 2}}'
@@ -29,14 +29,14 @@ PRICES = '{"*": {prompt: 1, completion: 2}}'
 
 @dataclass
 class RecordingProvider:
-    """A real provider; `asked` gets its name with each call."""
+    """A real provider that appends its name to `asked` with each call."""
 
     provider: Provider
     asked: list[str]
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.provider.name
+    def __post_init__(self) -> None:
+        self.name = self.provider.name
 
     def chat(self, call: ChatCall) -> ProviderResponse:
         self.asked.append(self.name)
@@ -59,7 +59,7 @@ class RecordingProvider:
 
 @dataclass
 class AppClient:
-    """What a test sees of the application."""
+    """The application in this process, a client of it, and a record of the providers it called."""
 
     services: Services
     asked: list[str]  # providers, in the order in which they were asked
@@ -73,7 +73,7 @@ class AppClient:
 
     def chat(
         self, model: str = "m", *, key: str | None = None, headers: Mapping[str, str] | None = None, **more: Any
-    ) -> TestResponse:
+    ) -> AppResponse:
         body = {"model": model, "messages": [{"role": "user", "content": "Hello there"}], **more}
         return self.post(json.dumps(body), key=key, headers=headers)
 
@@ -84,9 +84,9 @@ class AppClient:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         path: str = "/v1/chat/completions",
-    ) -> TestResponse:
+    ) -> AppResponse:
         sent = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
-        response: TestResponse = self._client.post(path, data=body, content_type="application/json", headers=sent)
+        response: AppResponse = self._client.post(path, data=body, content_type="application/json", headers=sent)
         # Reading it to the end and closing it is what a server does; only then is a stream settled.
         response.get_data()
         response.close()
@@ -94,22 +94,22 @@ class AppClient:
 
     def send(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, data: str | bytes = b""
-    ) -> TestResponse:
+    ) -> AppResponse:
         """As it is, without a key of its own."""
         # Not as the client's `path`, where two slashes would be a host.
         overrides = {"PATH_INFO": unquote(path.partition("?")[0])} if path.startswith("//") else {}
-        found: TestResponse = self._client.open(
+        found: AppResponse = self._client.open(
             path, method=method, headers=headers, data=data, environ_overrides=overrides
         )
         return found
 
-    def options(self, path: str, headers: Mapping[str, str]) -> TestResponse:
-        found: TestResponse = self._client.options(path, headers=headers)
+    def options(self, path: str, headers: Mapping[str, str]) -> AppResponse:
+        found: AppResponse = self._client.options(path, headers=headers)
         return found
 
-    def get(self, path: str, *, key: str | None = None) -> TestResponse:
+    def get(self, path: str, *, key: str | None = None) -> AppResponse:
         sent = {"Authorization": f"Bearer {key}"} if key else {}
-        found: TestResponse = self._client.get(path, headers=sent)
+        found: AppResponse = self._client.get(path, headers=sent)
         return found
 
     def rows(self) -> list[dict[str, Any]]:

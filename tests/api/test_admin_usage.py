@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.domain.identity import Role
 from app.errors import StoreUnavailable
 from app.store.reports import GROUPINGS
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 
 CONFIG = """
 providers: {demo: {kind: demo}}
@@ -55,7 +55,7 @@ class Admin:
         self.key, _ = client.services.keys.create("boss", role=Role.ADMIN)
         client.services.ledger.write(calls)
 
-    def get(self, query: str = "", prefix: str = "/v1") -> TestResponse:
+    def get(self, query: str = "", prefix: str = "/v1") -> AppResponse:
         return self.edge.get(f"{prefix}/admin/usage{query}", key=self.key)
 
     def refused(self, query: str) -> tuple[str, str]:
@@ -200,7 +200,7 @@ def test_a_report_that_takes_too_long_is_given_up_and_says_what_to_ask_for(
     admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin.edge.services.ledger.write([call(n, user=f"u{n}") for n in range(10, 3000)])
-    monkeypatch.setattr("app.api.admin._REPORT_S", 0.0)
+    monkeypatch.setattr("app.api.admin._REPORT_TIMEOUT_S", 0.0)
     monkeypatch.setattr("app.store.sql.database._STEPS_BETWEEN_CHECKS", 1000)
     param, message = admin.refused("?by=user")
     assert (param, message) == ("since", "This report takes more than 0 s. Ask for a shorter time: `since`.")

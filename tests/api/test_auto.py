@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from werkzeug.test import TestResponse
 
 from tests.api.conftest import AppClient
 from tests.api.test_jobs import JobWorker, ask, job_of, submit
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 PLAIN = """
@@ -46,12 +46,12 @@ def smart(client_with: Callable[[str], AppClient]) -> AppClient:
     return client_with(CONFIG)
 
 
-def picked(answer: TestResponse) -> tuple[str, str | None]:
+def picked(answer: AppResponse) -> tuple[str, str | None]:
     assert answer.status_code == 200, answer.text
     return answer.headers["x-penstock-model"], answer.headers.get("x-penstock-route-reason")
 
 
-def error_of(answer: TestResponse) -> tuple[int, str, str | None]:
+def error_of(answer: AppResponse) -> tuple[int, str, str | None]:
     """Status, code and param of an error in the shape that OpenAI's clients parse."""
     body = answer.json
     assert body["error"].keys() == {"message", "type", "param", "code"}
@@ -99,7 +99,7 @@ def test_a_call_that_names_its_model_is_not_concerned(smart: AppClient) -> None:
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
 @pytest.mark.parametrize("named", [{}, {"model": "auto"}])
 def test_chat_smart_needs_no_model(smart: AppClient, prefix: str, named: dict[str, str]) -> None:
-    def ask(messages: Any, **more: Any) -> TestResponse:
+    def ask(messages: Any, **more: Any) -> AppResponse:
         return smart.post(json.dumps({**named, "messages": messages, **more}), path=f"{prefix}/chat/smart")
 
     assert picked(ask(CODE)) == ("coder", "code")
@@ -110,7 +110,7 @@ def test_chat_smart_needs_no_model(smart: AppClient, prefix: str, named: dict[st
 
 
 def test_a_model_that_is_named_at_chat_smart_is_the_callers_own_default(smart: AppClient) -> None:
-    def ask(model: str, messages: Any, key: str | None = None) -> TestResponse:
+    def ask(model: str, messages: Any, key: str | None = None) -> AppResponse:
         return smart.post(json.dumps({"model": model, "messages": messages}), path="/v1/chat/smart", key=key)
 
     hello = [{"role": "user", "content": "Hello"}]
@@ -232,7 +232,7 @@ smart: {default: echo}
 """
 
 
-def sent(answer: TestResponse) -> dict[str, Any]:
+def sent(answer: AppResponse) -> dict[str, Any]:
     """The body that the provider got: the played vendor says it again."""
     head_and_body: str = answer.json["choices"][0]["message"]["content"]
     found: dict[str, Any] = json.loads(head_and_body.partition("\n\n")[2])

@@ -1,4 +1,4 @@
-"""Whoever feeds a batch may die at any point: no line is lost, repeated or charged twice."""
+"""The process that runs a batch may die at any point: no line is lost, repeated or charged twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from app import create_app
 from app.errors import StoreUnavailable
-from app.store.files import Files
 from tests.api.batching import BatchWorker, batch, both, call, created, failures, idle, line, results_file
 from tests.api.batching import build_client as build_client
 from tests.api.conftest import AppClient
@@ -19,15 +18,15 @@ from tests.api.test_jobs import open_reservations
 from tests.support.disk import AlmostFullFile
 
 
-def test_one_worker_feeds_a_batch_and_another_goes_on_when_it_dies(build_client: Callable[..., AppClient]) -> None:
+def test_one_worker_runs_a_batch_and_another_goes_on_when_it_dies(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="batch: {window: 4}\n")
     batch_id = created(client, [line(i) for i in range(10)])
     first, second = BatchWorker(client), BatchWorker(client, name="w2")
-    first.feed(2)
-    second.feed(2)
-    assert (len(first.feeds), second.feeds) == (1, [])
+    first.step(2)
+    second.step(2)
+    assert (len(first.runners), second.runners) == (1, [])
     first.run()
-    first.feed()
+    first.step()
     first.die()
     second.work()
     output, errors = both(client, batch_id)
@@ -63,13 +62,13 @@ def test_a_result_that_was_torn_is_fetched_again(
 
 
 @pytest.mark.parametrize("step", ["admitted", "queued"])
-def test_a_feeder_killed_while_submitting_neither_loses_nor_repeats_a_line(
+def test_a_worker_killed_while_submitting_neither_loses_nor_repeats_a_line(
     build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     client = build_client(more="plans: {default: {requests_per_day: 100}}\n")
     batch_id = created(client, [line(i) for i in range(3)])
     first, second = BatchWorker(client), BatchWorker(client, name="w2")
-    first.feed()
+    first.step()
     submit = client.services.queue.jobs.submit
 
     def killed(*args: Any, **more: Any) -> Any:
@@ -81,7 +80,7 @@ def test_a_feeder_killed_while_submitting_neither_loses_nor_repeats_a_line(
         patch.setattr(client.services.queue.jobs, "submit", killed)
         patch.setattr(client.services.admission, "cancel", lambda *_: None)  # the dead do not tidy up
         with pytest.raises(_Killed):
-            first.feed()
+            first.step()
     first.die()
     assert len(open_reservations(client)) == 1
     client.services.redis.execute("ZADD", "penstock:workers", 1, client.services.heartbeat.worker_id)
@@ -101,10 +100,10 @@ def test_a_batch_is_cancelled_by_another_worker_than_the_one_that_fed_it(
     client = build_client(more="batch: {window: 3}\n")
     batch_id = created(client, [line(i) for i in range(6)])
     first, second = BatchWorker(client), BatchWorker(client, name="w2")
-    first.feed(2)
+    first.step(2)
     first.die()
     call(client, "POST", f"/v1/batches/{batch_id}/cancel")
-    second.feed(3)
+    second.step(3)
     assert batch(client, batch_id)["status"] == "cancelled"
     assert [row["status"] for row in client.rows()] == ["aborted"] * 3
     idle(client)
@@ -114,7 +113,7 @@ def test_jobs_that_redis_has_lost_are_submitted_again(build_client: Callable[...
     client = build_client()
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     client.services.redis.execute("FLUSHDB")
     worker.work()
     assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
@@ -146,21 +145,15 @@ def test_a_worker_that_does_not_see_a_batchs_files_leaves_it_alone(
     client = build_client(more="batch: {window: 3}\n")
     batch_id = created(client, [line(i) for i in range(6)])
     healthy = BatchWorker(client)
-    healthy.feed(2)
+    healthy.step(2)
     healthy.run()
-    healthy.feed()
+    healthy.step()
     before = results_file(client).read_bytes()
     assert before.count(b"\n") == 3
-    stranger = BatchWorker(client, name="w2")
-    elsewhere = Files(
-        database=client.services.database,
-        directory=tmp_path / "b" / "files",
-        config=client.services.settings.config.batch,
-    )
-    stranger.feeder._files, stranger.feeder._directory = elsewhere, tmp_path / "b" / "batches"
-    stranger.feed(2)
-    stranger.feeder.sweep()
-    healthy.feed()
+    stranger = BatchWorker(client, name="w2", disk=tmp_path / "b")
+    stranger.step(2)
+    stranger.supervisor.remove_expired()
+    healthy.step()
     assert batch(client, batch_id)["status"] == "in_progress"
     assert results_file(client).read_bytes().startswith(before)
     healthy.work()
@@ -173,13 +166,13 @@ def test_a_batch_whose_files_come_back_goes_on(build_client: Callable[..., AppCl
     client = build_client(more="batch: {window: 3}\n")
     batch_id = created(client, [line(i) for i in range(6)])
     first = BatchWorker(client)
-    first.feed(2)
+    first.step(2)
     first.die()
     directory = client.services.settings.data_dir / missing
     directory.rename(directory.with_name("away"))
     second = BatchWorker(client, name="w2")
-    second.feed(3)
-    assert (second.feeds, batch(client, batch_id)["status"]) == ([], "in_progress")
+    second.step(3)
+    assert (second.runners, batch(client, batch_id)["status"]) == ([], "in_progress")
     shutil.rmtree(directory, ignore_errors=True)
     directory.with_name("away").rename(directory)
     second.work()
@@ -190,14 +183,14 @@ def test_paid_results_stay_when_another_worker_fails_the_batch(build_client: Cal
     client = build_client(more="batch: {window: 3}\n")
     batch_id = created(client, [line(i) for i in range(6)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     before = results_file(client).read_bytes()
     client.services.batches.update(batch_id, ("in_progress",), status="failed", failed_at=1.0)
-    worker.feed()
-    worker.feeder.sweep()
-    assert worker.feeds == []
+    worker.step()
+    worker.supervisor.remove_expired()
+    assert worker.runners == []
     assert results_file(client).read_bytes() == before
 
 
@@ -207,7 +200,7 @@ def test_output_files_stay_when_the_databases_answer_to_the_commit_is_lost(
     client = build_client()
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
     finish = client.services.batches.finish
 
@@ -218,7 +211,7 @@ def test_output_files_stay_when_the_databases_answer_to_the_commit_is_lost(
     with monkeypatch.context() as patch:
         patch.setattr(client.services.batches, "finish", unanswered)
         with pytest.raises(StoreUnavailable):
-            worker.feed()
+            worker.step()
     worker.work()
     assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
     idle(client)
@@ -228,10 +221,10 @@ def test_a_batch_that_was_begun_on_another_disk_is_not_begun_again(build_client:
     client = build_client()
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feeds += worker.feeder.look()
+    worker.runners += worker.supervisor.claim()
     client.services.batches.update(batch_id, ("validating",), status="in_progress", in_progress_at=1.0, total=3)
-    worker.feed(3)
-    assert (worker.feeds, client.services.queue.depth().waiting) == ([], 0)
+    worker.step(3)
+    assert (worker.runners, client.services.queue.depth().waiting) == ([], 0)
     assert batch(client, batch_id)["status"] == "in_progress"
 
 
@@ -239,7 +232,7 @@ def test_a_result_that_nobody_collected_is_that_lines_error(build_client: Callab
     client = build_client()
     batch_id = created(client, [line(i) for i in range(2)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
     client.services.redis.execute("DEL", f"penstock:job:{batch_id}-1")
     worker.work()
@@ -254,14 +247,14 @@ def test_a_disk_that_is_full_for_a_while_costs_no_result(
     client = build_client()
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
-    results = worker.feeds[0]._results
+    results = worker.runners[0]._results
     [part] = [results._file]
     with monkeypatch.context() as patch:
         patch.setattr(results, "_file", AlmostFullFile(part))
         with pytest.raises(OSError, match="No space left"):
-            worker.feed()
+            worker.step()
     worker.work()
     assert [row["custom_id"] for row in both(client, batch_id)[0]] == ["n0", "n1", "n2"]
     assert len(client.rows()) == 3
@@ -271,18 +264,18 @@ def died_before_its_jobs_were_dropped(client: AppClient, monkeypatch: pytest.Mon
     """A batch of three whose results are kept; the worker that fed it is dead. Returns its id."""
     batch_id = created(client, [line(i) for i in range(3)])
     first = BatchWorker(client)
-    first.feed(2)
+    first.step(2)
     first.run()
     with monkeypatch.context() as patch:
         patch.setattr(client.services.queue.jobs, "forget", _unavailable)
         with pytest.raises(StoreUnavailable):
-            first.feed()
+            first.step()
     first.die()
     return batch_id
 
 
 class _Killed(BaseException):
-    """What no code catches."""
+    """An exception that no code catches."""
 
 
 def _unavailable(*_: object) -> None:

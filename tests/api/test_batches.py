@@ -34,7 +34,7 @@ def test_a_batch_runs_line_by_line_and_answers_in_openais_shapes(build_client: C
     assert (new["object"], new["completion_window"], new["metadata"]) == ("batch", "24h", {"run": "7"})
     assert new["expires_at"] - new["created_at"] == 86_400
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     running = batch(client, batch_id)
     assert (running["status"], running["request_counts"]["total"]) == ("in_progress", 3)
     worker.work()
@@ -163,7 +163,7 @@ def test_only_a_window_of_lines_is_in_the_queue(build_client: Callable[..., AppC
     client = build_client(more="batch: {window: 3}\n")
     created(client, [line(i) for i in range(10)])
     worker = BatchWorker(client)
-    worker.feed(4)
+    worker.step(4)
     assert client.services.queue.depth().waiting == 3
     worker.work()
     assert len(client.rows()) == 10
@@ -174,11 +174,11 @@ def test_batches_fill_half_of_the_queue_and_keys_share_it_equally(build_client: 
     key, info = client.services.keys.create("other")
     ids = [created(client, [line(i) for i in range(20)]) for _ in range(3)]
     worker = BatchWorker(client)
-    worker.feed(3)
+    worker.step(3)
     assert client.services.queue.depth().waiting == 18, "six each"
     worker.run()
     created(client, [line(i) for i in range(20)], key=key)
-    worker.feed(3)
+    worker.step(3)
     [theirs] = client.keys(f"penstock:queue:of:{info.key_id}")
     assert client.services.redis.execute("ZCARD", theirs) == 10
     assert client.services.queue.depth().waiting == 19, "three each of the other three"
@@ -186,14 +186,27 @@ def test_batches_fill_half_of_the_queue_and_keys_share_it_equally(build_client: 
     assert {batch(client, batch_id)["request_counts"]["completed"] for batch_id in ids} == {20}
 
 
+def test_a_runner_keeps_to_its_share_and_to_twice_its_plans_concurrency(
+    build_client: Callable[..., AppClient],
+) -> None:
+    client = build_client(more="plans: {default: {concurrency: 3}}\n")
+    created(client, [line(i) for i in range(20)])
+    [runner] = BatchWorker(client).supervisor.claim()
+    waiting = []
+    for queue_share in (0, 2, 5, 50):
+        assert not runner.step(queue_share).done
+        waiting.append(client.services.queue.depth().waiting)
+    assert waiting == [0, 2, 5, 6], "the first step only looks through the file"
+
+
 def test_a_full_queue_and_a_rate_limit_make_lines_wait_and_none_fails(build_client: Callable[..., AppClient]) -> None:
     client = build_client(more="plans: {default: {requests_per_minute: 2, requests_per_month: 100}}\n")
     batch_id = created(client, [line(i) for i in range(4)])
     worker = BatchWorker(client)
-    worker.feed(3)
+    worker.step(3)
     assert client.services.queue.depth().waiting == 2
     worker.run()
-    worker.feed(3)
+    worker.step(3)
     assert client.services.queue.depth().waiting == 0, "it waits as long as the limit says"
     client.services.redis.execute("DEL", *client.keys("penstock:limit:dev:requests_per_minute*"))
     worker.later_s = 61
@@ -207,12 +220,12 @@ def test_a_queue_that_others_have_filled_is_waited_for(build_client: Callable[..
     client = build_client(more="queue: {max_bytes: 16384}\n")
     batch_id = created(client, [line(i, content="x" * 2400) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feed(4)
+    worker.step(4)
     assert client.services.queue.depth().waiting == 1
     for _ in range(3):
         worker.run()
         worker.later_s += 61
-        worker.feed(2)
+        worker.step(2)
     worker.work()
     assert batch(client, batch_id)["request_counts"]["completed"] == 3
     assert [row["status"] for row in client.rows()] == ["ok"] * 3
@@ -235,7 +248,7 @@ def test_the_lines_of_a_key_that_was_revoked_fail(build_client: Callable[..., Ap
     key, info = client.services.keys.create("short lived")
     created(client, [line(i) for i in range(3)], key=key)
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
     client.services.keys.revoke(info.key_id)
     worker.work()
@@ -248,13 +261,13 @@ def test_cancelling_ends_what_waits_and_keeps_what_was_finished(build_client: Ca
     client = build_client(more="batch: {window: 2}\nplans: {default: {tokens_per_day: 10000}}\n")
     batch_id = created(client, [line(i) for i in range(5)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     answer = call(client, "POST", f"/v1/batches/{batch_id}/cancel")
     assert (answer.status_code, answer.json["status"]) == (200, "cancelling")
     assert call(client, "POST", f"/v1/batches/{batch_id}/cancel").json["status"] == "cancelling"
-    worker.feed(3)
+    worker.step(3)
     found = batch(client, batch_id)
     assert found["status"] == "cancelled"
     assert found["created_at"] <= found["cancelling_at"] <= found["cancelled_at"]
@@ -293,11 +306,11 @@ def test_what_is_not_done_when_the_window_closes_has_expired(build_client: Calla
     client = build_client(more="batch: {window: 1}\n")
     batch_id = created(client, [line(i) for i in range(3)])
     worker = BatchWorker(client)
-    worker.feed(2)
+    worker.step(2)
     worker.run()
-    worker.feed()
+    worker.step()
     worker.later_s = 86_401
-    worker.feed(3)
+    worker.step(3)
     found = batch(client, batch_id)
     assert (found["status"], found["expired_at"] > found["expires_at"]) == ("expired", True)
     output, errors = both(client, batch_id)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.store.ledger import Ledger
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -41,7 +41,7 @@ def limited(client: AppClient) -> str:
     return key
 
 
-def sent(answer: TestResponse) -> list[tuple[str, Any]]:
+def sent(answer: AppResponse) -> list[tuple[str, Any]]:
     """The fields that the provider got, duplicates included."""
     assert answer.status_code == 200, answer.get_data()
     said = answer.json["choices"][0]["message"]["content"]
@@ -49,7 +49,7 @@ def sent(answer: TestResponse) -> list[tuple[str, Any]]:
     return pairs
 
 
-def bounds(answer: TestResponse) -> list[tuple[str, Any]]:
+def bounds(answer: AppResponse) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in sent(answer) if "max" in name.lower()]
 
 
@@ -73,7 +73,7 @@ def test_the_answer_is_bounded_in_the_one_field_that_the_vendor_heeds(
 
 def test_without_a_budget_the_callers_bounds_are_the_callers(client: AppClient) -> None:
     assert bounds(client.chat("echo")) == []
-    both = {"max_tokens": 7, "max_completion_tokens": 70}
+    both: dict[str, Any] = {"max_tokens": 7, "max_completion_tokens": 70}
     assert bounds(client.chat("echo", **both)) == list(both.items())
 
 
@@ -170,7 +170,8 @@ def test_of_two_bounds_by_one_name_only_the_admitted_one_goes_out(client: AppCli
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("value", [10**12, 10_000_001, 0, -1])
 def test_a_bound_beyond_any_model_is_refused(client: AppClient, name: str, value: int) -> None:
-    answer = client.chat("echo", **{name: value})
+    bound: dict[str, Any] = {name: value}
+    answer = client.chat("echo", **bound)
     assert (answer.status_code, answer.json["error"]["param"]) == (400, name)
 
 

@@ -1,4 +1,4 @@
-"""What a caller sees of the cache: what is kept, for whom, and in which shape it comes back."""
+"""The cache as a caller sees it: the answers it keeps, the keys that share them, and the shape they come back in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 
 CONFIG = """
 providers:
@@ -34,7 +34,7 @@ def cached(client_with: Callable[[str], AppClient]) -> AppClient:
     return client_with(CONFIG % ("word " * 2000, "false"))
 
 
-def events(response: TestResponse) -> list[dict[str, Any]]:
+def events(response: AppResponse) -> list[dict[str, Any]]:
     """The stream's events; it must have ended with `[DONE]`."""
     *data, done = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
     assert done == "[DONE]"
@@ -45,7 +45,7 @@ def text(chunks: list[dict[str, Any]]) -> str:
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
-def from_cache(response: TestResponse) -> str:
+def from_cache(response: AppResponse) -> str:
     assert response.status_code == 200, response.text
     return response.headers["x-penstock-cache"]
 

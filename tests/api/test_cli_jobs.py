@@ -308,7 +308,7 @@ def batch(build_client: Callable[..., AppClient]) -> Callable[..., AppClient]:
 
 
 def steps(monkeypatch: pytest.MonkeyPatch, *each: Callable[[], object]) -> None:
-    """What happens while the command waits from one look to the next."""
+    """Runs between two looks of the command."""
     left = list(each)
 
     def wait(stop: StopSignal, _timeout: float) -> bool:

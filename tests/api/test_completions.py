@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from app.api.completions import TextStream, text_completion
 from app.errors import UpstreamError
 from app.gateway.call import Report
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -34,7 +34,7 @@ class CompletionsClient:
     def __init__(self, client: AppClient) -> None:
         self.edge = client
 
-    def __call__(self, prompt: Any = "Say it", *, path: str = "/v1/completions", **more: Any) -> TestResponse:
+    def __call__(self, prompt: Any = "Say it", *, path: str = "/v1/completions", **more: Any) -> AppResponse:
         return self.edge.post(json.dumps({"model": "m", "prompt": prompt, **more}), path=path)
 
     def refused(self, *args: Any, **more: Any) -> tuple[int, Any, str]:
@@ -47,7 +47,7 @@ def complete(client_with: Callable[[str], AppClient], upstream: Upstream) -> Com
     return CompletionsClient(client_with(CONFIG % upstream.url))
 
 
-def events(response: TestResponse) -> list[str]:
+def events(response: AppResponse) -> list[str]:
     assert response.headers["Content-Type"].startswith("text/event-stream")
     return [line.removeprefix("data: ") for line in response.text.splitlines() if line]
 
@@ -107,7 +107,7 @@ def test_bounds_and_stops_are_honoured(complete: CompletionsClient) -> None:
 
 
 def test_a_vendor_is_asked_for_a_chat(complete: CompletionsClient) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "temperature": 0.9,
         "max_tokens": 7,
         "brand_new": {"x": 1},

@@ -1,4 +1,4 @@
-"""What a browser on another origin may do: nothing, unless the configuration names it."""
+"""Cross-origin requests of browsers: all refused, unless the configuration names the origin."""
 
 from __future__ import annotations
 

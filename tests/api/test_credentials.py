@@ -1,4 +1,4 @@
-"""Where a client may put its key, which one counts when there are two, and what a mistake is answered with."""
+"""Credentials of a request: the headers that may carry a key, their order, and the answer to a mistake."""
 
 from __future__ import annotations
 

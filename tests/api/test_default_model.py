@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from tests.api.conftest import AppClient
 from tests.api.test_auto import error_of, sent
 from tests.api.test_jobs import JobWorker, ask, job_of, open_reservations
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 HELLO = [{"role": "user", "content": "Hello there"}]
@@ -42,12 +42,12 @@ def plain(client_with: Callable[[str], AppClient]) -> AppClient:
     return client_with(CONFIG)
 
 
-def post(client: AppClient, path: str = "/v1/chat/completions", **more: Any) -> TestResponse:
+def post(client: AppClient, path: str = "/v1/chat/completions", **more: Any) -> AppResponse:
     key, headers = more.pop("key", None), more.pop("headers", None)
     return client.post(json.dumps({"messages": HELLO, **more}), path=path, key=key, headers=headers)
 
 
-def model_of(answer: TestResponse) -> str:
+def model_of(answer: AppResponse) -> str:
     assert answer.status_code == 200, answer.text
     return answer.headers["x-penstock-model"]
 

@@ -123,11 +123,11 @@ def test_a_file_that_a_batch_reads_is_neither_deleted_nor_swept(build_client: Ca
     with client.services.database.write() as connection:
         connection.exec_driver_sql("UPDATE files SET expires_at = 1")
     worker = BatchWorker(client)
-    worker.feeder.sweep()
+    worker.supervisor.remove_expired()
     worker.work()
     assert batch(client, batch_id)["status"] == "completed"
     worker.later_s = 3601
-    worker.feeder.sweep()
+    worker.supervisor.remove_expired()
     [left] = (client.services.settings.data_dir / "files").iterdir()
     assert left.name == batch(client, batch_id)["output_file_id"]
 
@@ -148,6 +148,6 @@ def test_the_sweep_removes_what_nobody_has_a_row_of(build_client: Callable[..., 
         os.utime(directory / name, (time.time() - age_s,) * 2)
     (client.services.settings.data_dir / "batches").mkdir()
     (client.services.settings.data_dir / "batches" / "batch_ended.results").touch()
-    BatchWorker(client).feeder.sweep()
+    BatchWorker(client).supervisor.remove_expired()
     assert {path.name for path in directory.iterdir()} == {kept, "upload.dev.2", "file-younger"}
     assert list((client.services.settings.data_dir / "batches").iterdir()) == []

@@ -1,4 +1,4 @@
-"""What somebody gets wrong on the first day, and what the answer says of it: the field, what was sent, what to do."""
+"""Mistakes of a first day, and their answers: the field, the value that was sent, the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.domain.chat import ChatRequest
-from app.domain.suggestions import nearest, unknown_model
+from app.domain.suggestions import closest_match, unknown_model_message
 from app.errors import InvalidRequest
 from tests.api.conftest import KEY, AppClient
 
@@ -161,7 +161,7 @@ def test_an_unknown_model_is_told_a_near_one_that_the_key_may_use(client: AppCli
             answer: Any = client.chat(asked, key=key).json
             assert (answer["code"], answer["error"]["param"]) == ("MODEL_NOT_FOUND", "model")
             assert answer["error"]["message"] == told
-        assert unknown_model(asked, ["gpt-4o", "gpt-4o-mini"]) == told
+        assert unknown_model_message(asked, ["gpt-4o", "gpt-4o-mini"]) == told
     shown: Any = client.get("/v1/models/gpt4o", key=key).json
     assert (shown["code"], shown["error"]["message"][-14:]) == ("MODEL_NOT_FOUND", "mean `gpt-4o`?")
     hidden: Any = client.get("/v1/models/secret-model", key=key).json
@@ -183,5 +183,5 @@ def test_looking_for_what_was_meant_takes_a_bounded_time(body: Any) -> None:
         ChatRequest.parse(raw)
     assert time.process_time() - began < 0.25
     began = time.process_time()
-    nearest("vendor/modl-99-instruct", [f"vendor/model-{i}-instruct" for i in range(10_000)])
+    closest_match("vendor/modl-99-instruct", [f"vendor/model-{i}-instruct" for i in range(10_000)])
     assert time.process_time() - began < 0.1

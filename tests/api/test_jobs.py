@@ -11,11 +11,11 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
-from werkzeug.test import TestResponse
 
 from app.jobs.runner import JobRunner
 from app.store.redis import keys
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 from tests.support.servers import wait_for
 
 DEMO = "providers:\n  a: {{kind: demo, script: {{{script}}}}}\nmodels:\n  m:\n    targets: [{{provider: a}}]\n"
@@ -23,7 +23,7 @@ ANSWERED = "prompt_tokens: 7, completion_tokens: 5"
 
 
 class JobWorker:
-    """A runner and what it was told; `run` answers one bell."""
+    """A job runner with a clock to step; `run` answers one wake-up message."""
 
     def __init__(self, client: AppClient, *, name: str = "w1", now: Callable[[], float] = time.time) -> None:
         found = client.services
@@ -32,9 +32,9 @@ class JobWorker:
             pipeline=found.pipeline,
             callers=found.callers,
             config=found.settings.config,
-            worker=name,
+            worker_id=name,
             slots=4,
-            others_wait=lambda: False,
+            has_other_messages=lambda: False,
             clock=now,
             pause=lambda _: None,
         )
@@ -68,18 +68,18 @@ def submit(
     key: str | None = None,
     headers: dict[str, str] | None = None,
     **more: Any,
-) -> TestResponse:
+) -> AppResponse:
     body = {"model": "m", "messages": [{"role": "user", "content": content}], **more}
     return client.post(json.dumps(body), key=key, headers=headers, path="/v1/chat/async")
 
 
-def ask(client: AppClient, job_id: str, *, method: str = "GET", key: str | None = None, **headers: str) -> TestResponse:
+def ask(client: AppClient, job_id: str, *, method: str = "GET", key: str | None = None, **headers: str) -> AppResponse:
     sent = {"Authorization": f"Bearer {key or client.key}", **{k.replace("_", "-"): v for k, v in headers.items()}}
-    answer: TestResponse = client._client.open(f"/v1/requests/{job_id}", method=method, headers=sent)
+    answer: AppResponse = client._client.open(f"/v1/requests/{job_id}", method=method, headers=sent)
     return answer
 
 
-def job_of(answer: TestResponse) -> str:
+def job_of(answer: AppResponse) -> str:
     assert answer.status_code == 202, answer.text
     return str(answer.json["request_id"])
 
@@ -468,7 +468,7 @@ def test_a_poll_is_answered_with_304_while_nothing_has_changed(build_client: Cal
 def test_an_answer_that_is_cached_costs_a_job_nothing(build_client: Callable[..., AppClient]) -> None:
     client = build_client()
     assert client.chat(temperature=0, messages=[{"role": "user", "content": "Hi"}]).status_code == 200
-    body = {"temperature": 0}
+    body: dict[str, Any] = {"temperature": 0}
     job_id = job_of(submit(client, **body))
     JobWorker(client).run()
     done = ask(client, job_id).json
@@ -507,14 +507,12 @@ def test_a_bug_in_one_job_ends_that_job_only(
 ) -> None:
     client = build_client()
     first, second = job_of(submit(client)), job_of(submit(client))
-    resume = client.services.pipeline.resume
 
     def fails_once(*args: Any, **named: Any) -> Any:
         monkeypatch.undo()
         raise ZeroDivisionError
 
     monkeypatch.setattr(client.services.pipeline, "resume", fails_once)
-    assert resume
     JobWorker(client).run()
     states = {job: ask(client, job).json["status"] for job in (first, second)}
     assert states == {first: "failed", second: "completed"}
@@ -547,7 +545,7 @@ def test_nothing_is_remembered_of_a_cancellation_that_has_happened(build_client:
 def test_what_is_rung_is_a_message_that_dramatiq_reads(build_client: Callable[..., AppClient], redis_url: str) -> None:
     client = build_client()
     submit(client)
-    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     broker.declare_queue(keys.JOBS_QUEUE)
     messages: Iterator[Any] = broker.consume(keys.JOBS_QUEUE, timeout=100)
     message = next(messages)
@@ -577,7 +575,7 @@ def test_who_wants_a_callback_gets_one_however_the_job_ends(
             ask(app, job_id, method="DELETE")
     JobWorker(app).run()
     assert ask(app, told).json["status"] == state
-    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])
+    broker = RedisBroker(url=redis_url, namespace=keys.DRAMATIQ_NAMESPACE, middleware=[])  # type: ignore[no-untyped-call]
     broker.declare_queue(keys.CALLBACKS_QUEUE)
     messages: Iterator[Any] = broker.consume(keys.CALLBACKS_QUEUE, timeout=100)
     message = next(messages)
@@ -606,6 +604,6 @@ def waits_again(client: AppClient, worker: JobWorker) -> None:
 
     def beaten() -> bool:
         worker.runner.beat()
-        return client.services.redis.execute("ZCARD", "penstock:queue:waiting") == 1
+        return bool(client.services.redis.execute("ZCARD", "penstock:queue:waiting") == 1)
 
     wait_for(beaten)

@@ -188,7 +188,11 @@ def test_an_answer_that_a_full_redis_refuses_fails_its_job_not_its_worker(
     fill_redis()
     ticks = iter(range(100))
     worker = JobWorker(client, now=lambda: 0.0)
-    worker.runner._pause = lambda _: next(ticks) and None  # who waits for ever runs out of them
+
+    def pause(_: float) -> None:
+        next(ticks)  # a worker that waits for ever runs out of them
+
+    worker.runner._pause = pause
     worker.run()
     failed = [ask(client, job_id).json for job_id in (first, second)]
     assert [(job["status"], job["error"]["code"]) for job in failed] == [("failed", "QUEUE_FULL")] * 2
@@ -198,7 +202,7 @@ def test_an_answer_that_a_full_redis_refuses_fails_its_job_not_its_worker(
 def test_what_a_job_holds_is_stored_anew_when_its_attempt_is_put_off(
     build_client: Callable[..., AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where attempts leave what they have cost."""
+    """The Redis keys in which attempts leave their cost."""
     client = build_client(
         script=f"fail_status: 503, fail_times: 1, {ANSWERED}",
         more="retry: {max_attempts: 1}\nqueue: {retry_backoff_s: 0}\n",

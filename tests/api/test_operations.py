@@ -1,4 +1,4 @@
-"""What an operator asks: ready, healthy, and what is inside; without a secret, and without bothering the vendors."""
+"""An operator's questions: readiness, health and internals; no secret in an answer, and no call to a vendor."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_database_that_is_too_slow_is_a_503_with_the_reason(
     client_with: Callable[[str], AppClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = client_with(DEMO)
-    monkeypatch.setattr("app.api.ops._CHECK_S", -0.9)
+    monkeypatch.setattr("app.api.ops._CHECK_TIMEOUT_S", -0.9)
     monkeypatch.setattr(opened.services.database, "ping", lambda _: gevent.sleep(5))
     assert (opened.get("/ready").json or {})["reason"] == "database: no answer within 0.1 s"
 
@@ -184,7 +184,7 @@ def test_vendors_are_asked_once_however_often_admins_look(
     requests: list[bytes] = []
     with scripted_server(lambda sock: sock.sendall(OK), requests) as url:
         operator = Operator(client_with(vendor_config(url)))
-        checks = operator.edge.services.provider_checks
+        checks = operator.edge.services.provider_health
         assert [operator.checks()["provider:vendor"]["status"] for _ in range(3)] == 3 * ["healthy"]
         assert len(requests) == 1
         at_once = [gevent.spawn(checks.check, "vendor", 2) for _ in range(20)]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
-from werkzeug.test import TestResponse
 
 from app.domain.identity import hash_key
 from app.store.sql.tables import api_keys
 from tests.api.batching import BatchWorker, build_client, created, failures, line  # noqa: F401 - a fixture
 from tests.api.batching import call as asked
 from tests.api.conftest import AppClient
+from tests.support.response import AppResponse
 
 PLANS = "smart: {rules: [{name: short, max_prompt_tokens: 9, plans: [default], model: m}]}\nplans: {paid: {}}\n"
 
@@ -31,8 +31,8 @@ def without_plan(client: AppClient) -> str:
     return key
 
 
-def answers(client: AppClient, key: str) -> list[TestResponse]:
-    """What the key gets from whatever asks a model."""
+def answers(client: AppClient, key: str) -> list[AppResponse]:
+    """The answers that the key gets from each endpoint that calls a model."""
     message = {"messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", {"model": "m", **message}),

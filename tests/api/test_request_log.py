@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ models: {m: {targets: [{provider: demo}]}}
 """
 
 
-def started_events(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def started_events(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [line for line in logs if line["event"] == "request_started"]
 
 
@@ -71,7 +71,7 @@ def test_health_checks_are_no_news(client_with: Callable[[str], AppClient], path
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What production's log has."""
+    """The events in production's log."""
     kept = io.BytesIO()
     monkeypatch.setattr("app.telemetry.logging.os.write", lambda _, line: kept.write(line))
     handlers = logging.root.handlers

@@ -1,4 +1,4 @@
-"""Who is asked, in which order and how often, and what the caller and the ledger are told about it."""
+"""Routing: the order and number of calls to targets, and their trace in the answer and in the ledger."""
 
 from __future__ import annotations
 

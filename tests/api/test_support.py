@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import Client, TestResponse
 
 from app import create_app
 from app.errors import StoreUnavailable
@@ -20,6 +19,7 @@ from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.history import ConversationTurn, History
 from tests.api.conftest import KEY, AppClient
+from tests.support.response import AppResponse
 from tests.support.upstream import Upstream
 
 CONFIG = """
@@ -37,23 +37,23 @@ class ChatClient:
     """A client of the assistant, with one key."""
 
     def __init__(self, client: AppClient, key: str = KEY) -> None:
-        self.edge = client
-        self._http: Client = create_app(services=client.services).test_client()
+        self.app = client
+        self._http: Any = create_app(services=client.services).test_client()
         self._headers = {"Authorization": f"Bearer {key}"}
 
-    def send(self, body: Any, *, path: str = "/v1/chat", headers: dict[str, str] | None = None) -> TestResponse:
+    def send(self, body: Any, *, path: str = "/v1/chat", headers: dict[str, str] | None = None) -> AppResponse:
         data = body if isinstance(body, bytes) else json.dumps(body)
         sent = {"Content-Type": "application/json", **self._headers, **(headers or {})}
-        response: TestResponse = self._http.post(path, data=data, headers=sent)
+        response: AppResponse = self._http.post(path, data=data, headers=sent)
         response.get_data()
         response.close()
         return response
 
-    def say(self, message: str, user: str = "ann", **more: Any) -> TestResponse:
+    def say(self, message: str, user: str = "ann", **more: Any) -> AppResponse:
         return self.send({"message": message, "user_id": user, **more})
 
-    def history(self, user: str = "ann", *, method: str = "GET") -> TestResponse:
-        response: TestResponse = self._http.open(f"/v1/chat/history/{user}", method=method, headers=self._headers)
+    def history(self, user: str = "ann", *, method: str = "GET") -> AppResponse:
+        response: AppResponse = self._http.open(f"/v1/chat/history/{user}", method=method, headers=self._headers)
         return response
 
     def texts(self, user: str = "ann") -> list[str]:
@@ -67,7 +67,7 @@ def assistant_client(client_with: Callable[[str], AppClient]) -> ChatClient:
     return ChatClient(client_with(CONFIG))
 
 
-def refusal(response: TestResponse) -> tuple[int, str, str | None]:
+def refusal(response: AppResponse) -> tuple[int, str, str | None]:
     assert response.json is not None
     assert response.json["error"]["code"] == response.json["code"]
     return response.status_code, response.json["code"], response.json["error"]["param"]
@@ -83,7 +83,7 @@ def test_an_answer_has_the_shape_of_the_contract(assistant_client: ChatClient, p
     assert response.json["timestamp"].endswith("Z")
     assert response.json["usage"]["completion_tokens"] == 19
     assert (response.headers["x-penstock-model"], response.headers["x-penstock-provider"]) == ("m", "demo")
-    [row] = assistant_client.edge.rows()
+    [row] = assistant_client.app.rows()
     assert (row["status"], row["model"], row["user"], row["completion_tokens"]) == ("ok", "m", "ann", 19)
     assert row["cost_nanousd"] > 0, "it is a call as any other"
 
@@ -109,7 +109,7 @@ def test_a_deleted_history_is_empty_and_a_second_delete_is_no_error(assistant_cl
         response = assistant_client.history(method="DELETE")
         assert (response.status_code, response.json) == (200, empty)
     assert assistant_client.history().json == empty
-    assert assistant_client.edge.keys("penstock:history:*") == []
+    assert assistant_client.app.keys("penstock:history:*") == []
 
 
 def test_an_unknown_user_has_an_empty_history(assistant_client: ChatClient) -> None:
@@ -120,13 +120,13 @@ def test_an_unknown_user_has_an_empty_history(assistant_client: ChatClient) -> N
 def test_bug_07_no_key_reads_or_continues_another_keys_conversation(
     assistant_client: ChatClient, upstream: Upstream
 ) -> None:
-    key, _ = assistant_client.edge.services.keys.create("other")
-    other = ChatClient(assistant_client.edge, key)
+    key, _ = assistant_client.app.services.keys.create("other")
+    other = ChatClient(assistant_client.app, key)
     assistant_client.say("My secret")
     assert other.texts() == []
     other.say("Hello")
     assert other.texts() == ["Hello", f"{EIGHT_WORDS} Hello{NINE_MORE}"]
-    mine, theirs = (row["prompt_tokens"] for row in assistant_client.edge.rows())
+    mine, theirs = (row["prompt_tokens"] for row in assistant_client.app.rows())
     assert theirs == mine - 1, "the model was not told of the other conversation: one word less, and no more"
     other.history(method="DELETE")
     assert assistant_client.texts() == ["My secret", f"{EIGHT_WORDS} My secret{NINE_MORE}"]
@@ -144,9 +144,9 @@ def test_users_of_one_key_have_conversations_of_their_own(assistant_client: Chat
 
 
 class EchoedCall:
-    """What an `echo` model was sent, out of its answer."""
+    """The request that an `echo` model received, out of its answer."""
 
-    def __init__(self, response: TestResponse) -> None:
+    def __init__(self, response: AppResponse) -> None:
         assert response.status_code == 200, response.text
         self.body = json.loads(response.json["response"].partition("\n\n")[2])
         self.messages = self.body["messages"]
@@ -199,8 +199,8 @@ def test_the_last_messages_are_kept_and_the_first_is_never_an_answer(client_with
         assistant_client.say(f"Message {i}")
     texts = assistant_client.texts()
     assert (len(texts), texts[0], texts[-2]) == (20, "Message 3", "Message 12")
-    [key] = assistant_client.edge.keys("penstock:history:*")
-    assert assistant_client.edge.services.redis.execute("LLEN", key) == 10, (
+    [key] = assistant_client.app.keys("penstock:history:*")
+    assert assistant_client.app.services.redis.execute("LLEN", key) == 10, (
         "what is beyond them is forgotten, not only hidden"
     )
     assistant_client = ChatClient(client_with(CONFIG + "support: {history_messages: 5}\n"))
@@ -215,8 +215,8 @@ def test_a_history_is_bounded_in_bytes(client_with: Callable[[str], AppClient]) 
     texts = assistant_client.texts()
     assert texts[-2] == "f" * 120
     assert 2 <= len(texts) < 12
-    [key] = assistant_client.edge.keys("penstock:history:*")
-    kept = assistant_client.edge.services.redis.execute("LRANGE", key, 0, -1)
+    [key] = assistant_client.app.keys("penstock:history:*")
+    kept = assistant_client.app.services.redis.execute("LRANGE", key, 0, -1)
     assert sum(map(len, kept)) <= 1024
 
 
@@ -229,15 +229,15 @@ def test_a_long_answer_is_given_in_full_and_remembered_in_part(client_with: Call
     assert (message, set(answer)) == ("\x01" * 128, {"ä"})
     assert assistant_client.say("Hi", "bob", stream=True).text.count("ä") == 3000
     assert len(assistant_client.texts("bob")[1]) > 400
-    for key in assistant_client.edge.keys("penstock:history:*"):
-        assert 1000 < len(assistant_client.edge.services.redis.execute("LINDEX", key, 0)) <= 1024
+    for key in assistant_client.app.keys("penstock:history:*"):
+        assert 1000 < len(assistant_client.app.services.redis.execute("LINDEX", key, 0)) <= 1024
 
 
 def test_a_history_lives_as_long_as_configured_from_its_last_message(client_with: Callable[[str], AppClient]) -> None:
     assistant_client = ChatClient(client_with(CONFIG + "support: {history_ttl_s: 100}\n"))
     assistant_client.say("One")
-    [key] = assistant_client.edge.keys("penstock:history:*")
-    redis = assistant_client.edge.services.redis
+    [key] = assistant_client.app.keys("penstock:history:*")
+    redis = assistant_client.app.services.redis
     assert 90_000 < redis.execute("PTTL", key) <= 100_000
     redis.execute("PEXPIRE", key, 5000)
     assistant_client.texts()
@@ -248,7 +248,7 @@ def test_a_history_lives_as_long_as_configured_from_its_last_message(client_with
 
 def test_neither_users_nor_their_messages_are_in_names_of_redis_keys(assistant_client: ChatClient) -> None:
     assistant_client.say("Hello", "ann@example.org")
-    [key] = assistant_client.edge.keys("penstock:history:*")
+    [key] = assistant_client.app.keys("penstock:history:*")
     assert key.startswith(b"penstock:history:dev:")
     assert b"ann" not in key
 
@@ -256,7 +256,7 @@ def test_neither_users_nor_their_messages_are_in_names_of_redis_keys(assistant_c
 def test_an_append_that_is_sent_twice_is_kept_once(assistant_client: ChatClient) -> None:
     from app.store.history import ConversationTurn
 
-    history = History(redis=assistant_client.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60)
+    history = History(redis=assistant_client.app.services.redis, max_turns=10, max_bytes=65536, ttl_s=60)
     for exchange in (
         ConversationTurn("1", "Hi", "Hello"),
         ConversationTurn("2", "Hi", "Hello"),
@@ -278,7 +278,7 @@ def test_a_stream_is_in_openais_format_and_remembered_when_it_ends(assistant_cli
     said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
     assert said == f"{EIGHT_WORDS} Hello there{NINE_MORE}"
     assert assistant_client.texts() == ["Hello there", said]
-    [row] = assistant_client.edge.rows()
+    [row] = assistant_client.app.rows()
     assert (row["streamed"], row["user"], row["status"]) == (True, "ann", "ok")
 
 
@@ -293,7 +293,7 @@ def test_a_stream_is_remembered_before_its_end_is_sent(
     client_with: Callable[[str], AppClient], script: str, end: bytes, kept: str
 ) -> None:
     assistant_client = ChatClient(client_with(CONFIG.replace("chunk_delay_s: 0", f"chunk_delay_s: 0{script}")))
-    app = create_app(services=assistant_client.edge.services)
+    app = create_app(services=assistant_client.app.services)
     body = {"message": "Hi", "user_id": "ann", "stream": True}
     response = app.test_client().post("/v1/chat", json=body, headers={"Authorization": f"Bearer {KEY}"}, buffered=False)
     blocks: Iterator[Any] = iter(response.response)
@@ -316,12 +316,12 @@ def test_of_a_stream_that_breaks_off_what_was_shown_is_remembered(
     assert "[DONE]" not in response.text
     assert response.status_code == (200 if chunks else 502)
     assert assistant_client.texts() == kept
-    assert [row["status"] for row in assistant_client.edge.rows()] == ["error"]
+    assert [row["status"] for row in assistant_client.app.rows()] == ["error"]
 
 
 def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(assistant_client: ChatClient) -> None:
-    support = assistant_client.edge.services.support
-    caller = assistant_client.edge.services.callers.remembered(KEY)
+    support = assistant_client.app.services.support
+    caller = assistant_client.app.services.callers.lookup(KEY)
     for words, user in ((2, "ann"), (0, "bob")):
         stream = support.stream(
             caller, SupportMessage("Hi", user, stream=True), CallContext(f"req_{user}", f"req_{user}")
@@ -330,7 +330,7 @@ def test_of_a_stream_that_is_hung_up_on_what_was_shown_is_remembered(assistant_c
         stream.close()
     assert assistant_client.texts("ann") == ["Hi", "This is"]
     assert assistant_client.texts("bob") == []
-    assert [row["status"] for row in assistant_client.edge.rows()] == ["aborted", "aborted"]
+    assert [row["status"] for row in assistant_client.app.rows()] == ["aborted", "aborted"]
 
 
 def test_a_call_that_fails_is_not_remembered_so_that_it_can_be_repeated(
@@ -374,24 +374,24 @@ def test_who_does_not_say_who_they_are_is_answered_and_not_remembered(
     answers = [assistant_client.send({"message": "My name is Ann", "stream": stream, **nobody}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert stream or {answer.json["user_id"] for answer in answers} == {"anonymous"}
-    assert (assistant_client.edge.keys("penstock:history:*"), assistant_client.texts("anonymous")) == ([], [])
-    first, second = assistant_client.edge.rows()
+    assert (assistant_client.app.keys("penstock:history:*"), assistant_client.texts("anonymous")) == ([], [])
+    first, second = assistant_client.app.rows()
     assert (first["user"], second["user"]) == ("anonymous", "anonymous")
     assert first["prompt_tokens"] == second["prompt_tokens"], "the model was not told what another had said"
 
 
 def test_an_older_versions_memory_of_nobody_is_hidden_and_can_be_forgotten(assistant_client: ChatClient) -> None:
-    key_id = assistant_client.edge.services.callers.verified(KEY).key_id
+    key_id = assistant_client.app.services.callers.verify(KEY).key_id
     assistant_client.send({"message": "What is my name?"})
-    assistant_client.edge.services.support._history.append(
+    assistant_client.app.services.support._history.append(
         key_id, "anonymous", ConversationTurn("call", "My name is Ann", "Hi Ann")
     )
     assert assistant_client.texts("anonymous") == []
     assistant_client.send({"message": "What is my name?"})
-    before, after = assistant_client.edge.rows()
+    before, after = assistant_client.app.rows()
     assert before["prompt_tokens"] == after["prompt_tokens"]
     assert assistant_client.history("anonymous", method="DELETE").status_code == 200
-    assert assistant_client.edge.keys("penstock:history:*") == []
+    assert assistant_client.app.keys("penstock:history:*") == []
 
 
 GOOD = {"message": "Hi", "user_id": "ann"}
@@ -430,8 +430,8 @@ BAD_BODIES: list[tuple[Any, str | None]] = [
 @pytest.mark.parametrize(("body", "param"), BAD_BODIES)
 def test_what_the_caller_gets_wrong(assistant_client: ChatClient, body: Any, param: str | None) -> None:
     assert refusal(assistant_client.send(body)) == (400, "INVALID_REQUEST", param)
-    assert assistant_client.edge.rows() == [], "what was not admitted has no row"
-    assert assistant_client.edge.keys("penstock:history:*") == []
+    assert assistant_client.app.rows() == [], "what was not admitted has no row"
+    assert assistant_client.app.keys("penstock:history:*") == []
 
 
 @pytest.mark.parametrize("user", ["a/b", "a%2Fb", "a//b", "a%00b", "..%2F..", "x" * 257, "%FF", "%ED%A0%80", "%20"])
@@ -448,7 +448,7 @@ def test_what_is_just_within_the_bounds_is_served(assistant_client: ChatClient) 
 def test_wrong_types_methods_and_paths(assistant_client: ChatClient) -> None:
     plain = assistant_client.send(GOOD, headers={"Content-Type": "text/plain"})
     assert refusal(plain) == (415, "UNSUPPORTED_MEDIA_TYPE", None)
-    http = create_app(services=assistant_client.edge.services).test_client()
+    http: Any = create_app(services=assistant_client.app.services).test_client()
     headers = {"Authorization": f"Bearer {KEY}"}
     wrong = http.get("/v1/chat", headers=headers)
     assert (refusal(wrong), wrong.headers["Allow"]) == ((405, "INVALID_REQUEST", None), "OPTIONS, POST")
@@ -460,12 +460,12 @@ def test_wrong_types_methods_and_paths(assistant_client: ChatClient) -> None:
 
 def test_keys_that_open_nothing(assistant_client: ChatClient) -> None:
     assistant_client.say("Hi")
-    revoked, info = assistant_client.edge.services.keys.create("revoked")
-    late = ChatClient(assistant_client.edge, revoked)
+    revoked, info = assistant_client.app.services.keys.create("revoked")
+    late = ChatClient(assistant_client.app, revoked)
     assert late.say("Hi").status_code == 200, "the worker remembers this key now"
-    assistant_client.edge.services.keys.revoke(info.key_id)
+    assistant_client.app.services.keys.revoke(info.key_id)
     for key in ("", "wrong", revoked):
-        other = ChatClient(assistant_client.edge, key)
+        other = ChatClient(assistant_client.app, key)
         assert refusal(other.say("Hi")) == (401, "INVALID_API_KEY", None), key
         if key != revoked:  # a view may trust its memory for half a second
             for method in ("GET", "DELETE"):
@@ -476,17 +476,17 @@ def test_a_key_without_the_assistants_model_gets_its_own_default(
     client_with: Callable[[str], AppClient],
 ) -> None:
     assistant_client = ChatClient(client_with(CONFIG))
-    restricted, _ = assistant_client.edge.services.keys.create("restricted", models=["other"])
-    assert ChatClient(assistant_client.edge, restricted).say("Hi").headers["x-penstock-model"] == "other"
+    restricted, _ = assistant_client.app.services.keys.create("restricted", models=["other"])
+    assert ChatClient(assistant_client.app, restricted).say("Hi").headers["x-penstock-model"] == "other"
     named = ChatClient(client_with(CONFIG + "support: {model: m}\n"))
-    restricted, _ = named.edge.services.keys.create("restricted", models=["other"])
-    assert refusal(ChatClient(named.edge, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
+    restricted, _ = named.app.services.keys.create("restricted", models=["other"])
+    assert refusal(ChatClient(named.app, restricted).say("Hi")) == (403, "FORBIDDEN", "model")
 
 
 def test_limits_hold_for_the_assistant_too(client_with: Callable[[str], AppClient]) -> None:
     assistant_client = ChatClient(client_with(CONFIG + "plans: {two: {requests_per_minute: 2}}\n"))
-    key, _ = assistant_client.edge.services.keys.create("two", plan="two")
-    limited = ChatClient(assistant_client.edge, key)
+    key, _ = assistant_client.app.services.keys.create("two", plan="two")
+    limited = ChatClient(assistant_client.app, key)
     assert [limited.say(f"{i}").status_code for i in range(3)] == [200, 200, 429]
     assert len(limited.texts()) == 4, "a refused message is not remembered"
 
@@ -529,11 +529,11 @@ class _ForgettingRedis(History):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_be_remembered_is_given_all_the_same(assistant_client: ChatClient, stream: bool) -> None:
-    assistant_client.edge.services.support._history = _ForgettingRedis(
-        redis=assistant_client.edge.services.redis, max_turns=10, max_bytes=65536, ttl_s=60
+    assistant_client.app.services.support._history = _ForgettingRedis(
+        redis=assistant_client.app.services.redis, max_turns=10, max_bytes=65536, ttl_s=60
     )
     response = assistant_client.say("Hi", stream=stream)
     assert response.status_code == 200
     assert "Hi" in response.text
     assert ("[DONE]" in response.text) == stream
-    assert [row["status"] for row in assistant_client.edge.rows()] == ["ok"]
+    assert [row["status"] for row in assistant_client.app.rows()] == ["ok"]

@@ -198,7 +198,7 @@ def test_a_job_whose_submission_was_told_to_have_failed_is_not_run(paid: AppClie
     key, info = paid.services.keys.create("k", plan="day")
     job_id = job_of(submit(paid, model="rescued", max_tokens=10, key=key))
     held = DeferredCall.decode(paid.services.redis.execute("HGET", f"penstock:job:{job_id}", "held"))
-    caller = paid.services.callers.verified(key)
+    caller = paid.services.callers.verify(key)
     paid.services.admission.cancel(held.admitted(caller), paid.services.heartbeat.reservations_key)
     JobWorker(paid).run()
     assert ask(paid, job_id, key=key).json["status"] == "cancelled"
@@ -233,7 +233,7 @@ def test_a_stream_that_is_cut_is_charged_with_what_was_streamed(paid: AppClient)
 def test_the_budget_pays_for_attempts_without_an_answer_and_ends_them(paid: AppClient, upstream: Upstream) -> None:
     """Each attempt may cost 1,000 tokens at $2 a million; $0.01 is enough for four of them, and not for five."""
     key, info = paid.services.keys.create("k", plan="day")
-    statuses = []
+    statuses: list[int] = []
     while not statuses or (statuses[-1] == 504 and len(statuses) < 20):
         statuses.append(paid.chat("silent", key=key).status_code)
     assert statuses == [504, 504, 504, 504, 429]

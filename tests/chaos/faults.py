@@ -1,4 +1,4 @@
-"""What can happen to a deployment, one method a fault: it is over when the method returns."""
+"""Faults of a deployment, one method each: a fault is over when its method returns."""
 
 from __future__ import annotations
 

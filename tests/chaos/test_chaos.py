@@ -60,7 +60,7 @@ PLAN = "{name}: {{budget_usd_per_day: {dollars}, requests_per_day: 1000000, toke
 
 
 class CallOutcome(NamedTuple):
-    """What a caller saw. `mark` is what the vendor knows the call by; `answered`: whole, and with status 200."""
+    """The outcome of a call for its caller. `mark` is the vendor's name for it; `answered`: whole, with status 200."""
 
     request_id: str
     mark: str

@@ -151,7 +151,7 @@ def test_no_key_overspends_its_budget_and_the_ledger_has_the_vendors_bill(tmp_pa
 
 
 def below(attempts: list[Bill], row: dict[str, Any] | None) -> bool:
-    """Whether the ledger has less for a call than the vendor, though the vendor said what it took."""
+    """Tells if the ledger has less for a call than the vendor, although the vendor reported its usage."""
     if not attempts or not attempts[-1].reported:
         return False
     if row is None:

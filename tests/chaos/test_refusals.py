@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_py
@@ -96,7 +97,7 @@ def test_a_redis_that_refuses_writes_is_not_ready_and_loses_no_answer(
     breaks, mends = REFUSALS[refusal]
     key = server.create_key()
     assert call(server, key) == 200
-    admin = redis_py.Redis.from_url(own_redis.url)
+    admin: Any = redis_py.Redis.from_url(own_redis.url)
     with ThreadPoolExecutor(10) as pool:
         ended = in_flight(server, key, upstream, pool)
         admin.execute_command(*breaks)
@@ -116,12 +117,13 @@ def test_a_redis_busy_with_a_script_costs_no_answer_and_no_heartbeat(
 ) -> None:
     key = server.create_key()
     assert call(server, key) == 200
-    admin = redis_py.Redis.from_url(own_redis.url)
+    admin: Any = redis_py.Redis.from_url(own_redis.url)
     admin.execute_command("CONFIG", "SET", "busy-reply-threshold", "50")
 
     def hog() -> None:
+        hogging: Any = redis_py.Redis.from_url(own_redis.url, socket_timeout=30)
         with pytest.raises(redis_py.RedisError):  # killed
-            redis_py.Redis.from_url(own_redis.url, socket_timeout=30).execute_command("EVAL", "while true do end", 0)
+            hogging.execute_command("EVAL", "while true do end", 0)
 
     thread = threading.Thread(target=hog)
     with ThreadPoolExecutor(10) as pool:
@@ -139,8 +141,11 @@ def test_a_redis_busy_with_a_script_costs_no_answer_and_no_heartbeat(
             thread.join()
     wait_for(lambda: call(server, key) == 200)
     began_s = admin.time()[0]
-    beats = lambda: admin.zrange("penstock:workers", 0, -1, withscores=True)  # noqa: E731
-    wait_for(lambda: max(score for _, score in beats()) > began_s + 1, message="nobody shows a sign of life any more")
+
+    def last_beat_s() -> float:
+        return float(max(score for _, score in admin.zrange("penstock:workers", 0, -1, withscores=True)))
+
+    wait_for(lambda: last_beat_s() > began_s + 1, message="nobody shows a sign of life any more")
     admin.close()
     charged_as_the_ledger_says(server, 12)
 

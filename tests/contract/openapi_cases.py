@@ -1,4 +1,4 @@
-"""How generated requests are written. Loaded by schemathesis."""
+"""Hooks that shape generated requests. Loaded by schemathesis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOMENT = re.compile(next(row["schema"]["pattern"] for row in _PARAMETERS if row
 
 
 @schemathesis.hook
-def before_call(_: schemathesis.HookContext, case: schemathesis.Case, __: dict[str, Any]) -> None:
+def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: dict[str, Any]) -> None:
     """84.0 is the integer 84 to JSON Schema, which knows no spellings; OpenAI takes the second one only, as we do."""
     if isinstance(case.body, dict | list):
         case.body = _whole(case.body)

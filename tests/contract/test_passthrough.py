@@ -78,7 +78,11 @@ def test_another_model_changes_the_name_and_nothing_else() -> None:
 
 
 def test_unknown_fields_are_forwarded(upstream: Upstream) -> None:
-    fields = {"vendor_extra": {"deep": [1, None, "ü"]}, "logit_bias": {"5": -100}, "tools": [{"type": "custom"}]}
+    fields: dict[str, Any] = {
+        "vendor_extra": {"deep": [1, None, "ü"]},
+        "logit_bias": {"5": -100},
+        "tools": [{"type": "custom"}],
+    }
     for target in ("echo", "echo-2"):
         answer = openai(upstream.url).chat(chat_call("echo", target=target, **fields))
         body = json.loads(json.loads(answer.body)["choices"][0]["message"]["content"].partition("\n\n")[2])

@@ -1,4 +1,4 @@
-"""What every kind of provider owes the gateway, asked of each one. A new kind needs a row in `BUILDERS`."""
+"""The contract of a provider, tested on every kind. A new kind needs a row in `BUILDERS`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.providers import chat_call, demo, embed_call, openai, payload
 from tests.support.upstream import Upstream
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-TOOLS = {"tools": [TOOL], "tool_choice": "required"}
+TOOLS: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
 
 
 class Subject:
@@ -105,7 +105,7 @@ def test_stream(subject: Subject) -> None:
 def test_a_stream_ends_with_usage_for_the_ledger_but_not_for_the_client(subject: Subject) -> None:
     provider, model = subject.provider()
     for asked in (False, True):
-        options = {"stream_options": {"include_usage": True}} if asked else {}
+        options: dict[str, Any] = {"stream_options": {"include_usage": True}} if asked else {}
         stream = provider.stream(chat_call(model, stream=True, **options))
         chunks = payloads(list(stream))
         assert stream.usage is not None

@@ -25,7 +25,7 @@ HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 
 
 class CurlResult(NamedTuple):
-    """What curl got. `location` is empty where nobody is sent elsewhere."""
+    """An answer that curl got. `location` is empty without a redirect."""
 
     status: int
     body: str

@@ -1,4 +1,4 @@
-"""What `make` installs: wheels only, by their hashes, the same for every Python; begun anew when it was interrupted."""
+"""`make`'s installation: wheels only, by their hashes, the same for every Python; begun anew after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new user does first: `make run`, then the lines it prints and the README's snippets."""
+"""First steps of a new user: `make run`, then the lines it prints and the README's snippets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def started(directory: Path, env: dict[str, str]) -> Iterator[subprocess.Popen[s
 
 
 def beside(env: dict[str, str], *command: str) -> str:
-    """What a command of ours prints in another terminal, which knows no more than DATA_DIR."""
+    """Returns the output of one of our commands in another terminal, which has no more than DATA_DIR."""
     env = {name: value for name, value in env.items() if name not in ("PORT", "TLS_PORT", "DEV_API_KEY")}
     flask = [str(Path(sys.executable).parent / "flask"), "--app", "app", *command]
     return subprocess.run(flask, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -206,7 +206,7 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path, variable: str) -> None:
 def test_no_redis_anywhere_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from scripts import executables
 
-    monkeypatch.setattr(executables.shutil, "which", lambda name: None)
+    monkeypatch.setattr("scripts.executables.shutil.which", lambda name: None)
     monkeypatch.setattr(executables, "find_spec", lambda name: None)
     with pytest.raises(executables.CannotStart, match="install redis-server or valkey-server"):
         executables.find_redis()
@@ -219,7 +219,7 @@ def test_no_nginx_anywhere_is_no_tls_and_one_clear_line(
 
     settings = load_settings(environment(tmp_path))
     assert executables.nginx_environment(settings) is not None
-    monkeypatch.setattr(executables.shutil, "which", lambda name: None)
+    monkeypatch.setattr("scripts.executables.shutil.which", lambda name: None)
     monkeypatch.setattr(executables, "find_spec", lambda name: None)
     assert executables.nginx_environment(settings) is None
     assert capsys.readouterr().err == "TLS is off: there is no nginx.\n"

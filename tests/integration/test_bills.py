@@ -1,4 +1,4 @@
-"""What the vendor bills is what the ledger says: for every kind that a price list has, streamed or not."""
+"""The ledger's cost equals the vendor's bill: for every kind of token that a price list has, streamed or not."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class ExactReader(socket.SocketIO):
 
 
 class SingleAnswerSocket:
-    """What `HTTPResponse` wants of a socket."""
+    """The part of a socket that `HTTPResponse` needs."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""What a call costs, so that it does not creep back: a ratio within one run, never a time."""
+"""The CPU cost of a call, as a ratio within one run, never as a time: it must not creep back."""
 
 from __future__ import annotations
 

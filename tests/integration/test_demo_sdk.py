@@ -1,15 +1,16 @@
-"""What the official SDK offers beyond plain chat, offline: parsed answers, tools, text completions."""
+"""The official SDK beyond plain chat, offline: parsed answers, tools, text completions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, Field
 
 from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed
@@ -17,7 +18,9 @@ from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed
 CONFIG = (
     "providers: {demo: {kind: demo, script: {chunk_delay_s: 0.001}}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
 )
-MESSAGES = [{"role": "user", "content": "Alice Liu, 25, and Bob meet in Paris on Friday about the weather."}]
+MESSAGES: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "Alice Liu, 25, and Bob meet in Paris on Friday about the weather."}
+]
 
 
 class Mood(StrEnum):
@@ -83,7 +86,7 @@ def test_an_answer_is_parsed_into_the_callers_own_class(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "GetWeather"}}])
-def test_a_tools_arguments_are_parsed_and_its_result_is_answered(client: OpenAI, choice: object) -> None:
+def test_a_tools_arguments_are_parsed_and_its_result_is_answered(client: OpenAI, choice: Any) -> None:
     tools = [openai.pydantic_function_tool(GetWeather)]
     message = (
         client.chat.completions.parse(model="demo", messages=MESSAGES, tools=tools, tool_choice=choice)
@@ -96,10 +99,9 @@ def test_a_tools_arguments_are_parsed_and_its_result_is_answered(client: OpenAI,
         streamed = stream.get_final_completion().choices[0].message.tool_calls
     assert streamed is not None
     assert streamed[0].function.arguments == call.function.arguments
-    result = {"role": "tool", "tool_call_id": call.id, "content": "Sunny"}
-    answer = client.chat.completions.create(
-        model="demo", messages=[*MESSAGES, message.model_dump(exclude_none=True), result], tools=tools
-    )
+    asked: Any = message.model_dump(exclude_none=True)
+    result: ChatCompletionMessageParam = {"role": "tool", "tool_call_id": call.id, "content": "Sunny"}
+    answer = client.chat.completions.create(model="demo", messages=[*MESSAGES, asked, result], tools=tools)
     assert (answer.choices[0].message.content or "").endswith("Sunny")
 
 

@@ -63,7 +63,7 @@ def sent(target: str, key: str, request_id: str, chunked: bool) -> bytes:
 
 
 def unread_bytes(client: socket.socket) -> int:
-    """What the server's process has not taken of what the client has sent, in bytes."""
+    """Returns the number of bytes that the client has sent and the server's process has not read."""
     ends = client.getpeername()[1], client.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         here, there, _, queues = line.split()[1:5]

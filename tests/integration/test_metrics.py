@@ -40,11 +40,12 @@ def scrape(server: Gateway) -> dict[str, dict[str, float]]:
 def scraped(server: Gateway, name: str, labels: str, value: float) -> dict[str, dict[str, float]]:
     """A scrape in which the series has that value: workers write their figures four times a second."""
 
-    def scraped() -> dict[str, dict[str, float]] | None:
+    def look() -> dict[str, dict[str, float]] | None:
         found = scrape(server)
         return found if found.get(name, {}).get(labels) == value else None
 
-    return wait_for(scraped, timeout_s=5, message=f"{name}{{{labels}}} never was {value}")
+    found: dict[str, dict[str, float]] = wait_for(look, timeout_s=5, message=f"{name}{{{labels}}} never was {value}")
+    return found
 
 
 def test_bug_13_counters_never_run_backwards_and_dead_gauges_go(

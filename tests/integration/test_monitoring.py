@@ -74,7 +74,8 @@ def test_every_alert_is_tested_and_leads_to_a_page_of_the_runbook() -> None:
 
 def told_by_the_rule_tests() -> tuple[set[str], set[str]]:
     """The alerts that a rule test sees firing, and those that one sees silent."""
-    fires, is_silent = set(), set()
+    fires: set[str] = set()
+    is_silent: set[str] = set()
     for case in yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts.yml").read_text())["tests"]:
         for check in case.get("alert_rule_test", ()):
             (fires if check["exp_alerts"] else is_silent).add(check["alertname"])
@@ -202,7 +203,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server: Gateway) -> None:
 
 
 def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
-    from app.api.shared_metrics import certificate_end
+    from app.api.shared_metrics import certificate_expiry
 
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subprocess.run(
@@ -227,7 +228,7 @@ def test_the_certificates_end_is_told(server: Gateway, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    expires = certificate_end(certificate)
+    expires = certificate_expiry(certificate)
     assert expires is not None
     assert 2.9 < (expires - time.time()) / 86400 < 3.1
-    assert certificate_end(tmp_path / "missing.pem") is None
+    assert certificate_expiry(tmp_path / "missing.pem") is None

@@ -1,4 +1,4 @@
-"""What a client meets: TLS, limits by address, closed doors, and errors in one shape, whoever makes them."""
+"""nginx as a client meets it: TLS, limits by address, hidden paths, and errors in one shape, whoever makes them."""
 
 from __future__ import annotations
 

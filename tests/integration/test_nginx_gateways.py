@@ -133,5 +133,5 @@ def posts(gateways: tuple[Backend, ...]) -> int:
 
 
 def named(names: DnsServer, gateways: tuple[Backend, ...]) -> dict[str, str]:
-    """What start.sh is told to find `gateways` by a name."""
+    """Returns start.sh's variables for `gateways` behind one DNS name."""
     return {"GATEWAY": f"gateway.test:{gateways[0].port}", "RESOLVER": names.address}

@@ -67,9 +67,10 @@ def begin(client: OpenAI, lines: Path) -> Batch:
 
 
 def finished_batch(client: OpenAI, batch: Batch, timeout_s: float = 45) -> Batch:
-    return wait_for(
+    ended: Batch = wait_for(
         lambda: found if (found := client.batches.retrieve(batch.id)).status in ENDED else None, timeout_s=timeout_s
     )
+    return ended
 
 
 def rows_of(client: OpenAI, file_id: str | None) -> list[dict[str, object]]:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
 
-MESSAGES = [{"role": "user", "content": "Hello"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 MODELS = (
     "ok",
     "stream-5-60",
@@ -134,18 +136,22 @@ def test_models(client: OpenAI, gateway: Gateway) -> None:
 
 
 def test_tools_and_unknown_fields_pass_through(client: OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    tool: ChatCompletionToolParam = {
+        "type": "function",
+        "function": {"name": "get_weather", "parameters": {"type": "object"}},
+    }
     answer = client.chat.completions.create(model="tools", messages=MESSAGES, tools=[tool])
-    call = answer.choices[0].message.tool_calls[0]
+    [call] = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
     assert (call.function.name, call.function.arguments) == ("get_weather", '{"city":"Ulm"}')
     sent = client.chat.completions.create(
         model="echo", messages=MESSAGES, tools=[tool], extra_body={"brand_new": {"x": 1.50}}
     )
-    assert '"brand_new":{"x":1.5}' in sent.choices[0].message.content.replace(" ", "")
+    assert '"brand_new":{"x":1.5}' in (sent.choices[0].message.content or "").replace(" ", "")
 
 
 def test_each_error_is_the_class_that_clients_expect(gateway: Gateway) -> None:
-    def failing(model: str = "ok", key: str = DEV_KEY, **more: object) -> openai.APIStatusError:
+    def failing(model: str = "ok", key: str = DEV_KEY, **more: Any) -> openai.APIStatusError:
         with sdk(gateway, key) as client, pytest.raises(openai.APIStatusError) as error:
             client.chat.completions.create(**{"model": model, "messages": MESSAGES, **more})
         return error.value

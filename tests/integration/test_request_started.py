@@ -1,4 +1,4 @@
-"""Who began a request, whichever way it takes through the server: plain, or gunicorn's own; and past a proxy."""
+"""The start time of a request, on both paths through the server (fast and gunicorn's own) and behind a proxy."""
 
 from __future__ import annotations
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.support.client import chat, post
 from tests.support.servers import DEV_KEY, Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
 
-MESSAGES = [{"role": "user", "content": "Hello"}]
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 ALONE = ("ok", "status-500", "status-503", "status-401", "status-429", "status-429-20", "garbage", "silent")
 CONFIG = """
 providers:

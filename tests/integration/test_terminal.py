@@ -61,7 +61,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def until(self, text: str, timeout_s: float = 20.0) -> str:
-        """What is shown up to and with `text`; the next call goes on behind it."""
+        """Returns the output up to and including `text`; the next call continues behind it."""
         deadline = time.monotonic() + timeout_s
         while text not in self.shown:
             assert select.select([self._master], [], [], max(deadline - time.monotonic(), 0))[0], (

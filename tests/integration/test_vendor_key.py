@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from openai import InternalServerError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.support.servers import DEV_KEY, Gateway, wait_for
 from tests.support.upstream import Upstream
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
 CODE = [{"role": "user", "content": "```\nprint(1)\n```"}]
 LONG = [{"role": "user", "content": "word " * 201}]
 

@@ -1,4 +1,4 @@
-"""Time passes in Redis. It keeps its own clock, which no test can step: so what is stored there grows older."""
+"""Ageing of what Redis stores, in place of time that passes: it keeps its own clock, which no test can step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gateways, played, at addresses of their own and one port: for what a real one cannot be made to do at will."""
+"""Fake gateways at addresses of their own and one port, for faults that a real one cannot be made to have at will."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from app.config.gateway import GatewayConfig, PriceOverride
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.domain.usage import Usage
@@ -23,6 +24,7 @@ from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
 from app.telemetry.metrics import Metrics
@@ -30,7 +32,7 @@ from tests.support.aging import let_pass
 
 CALLER = Caller("key_1", "test", plan="default", tenant="acme")
 # Dollars per million tokens: 1,000 and 2,000 nano-dollars a token, and so on.
-PRICES = {
+PRICES: dict[str, dict[str, Any]] = {
     "up": {"*": {"prompt": 1, "completion": 2, "cached": "0.25", "reasoning": 3}},
     "dear": {"*": {"prompt": 5, "completion": 50}},
 }
@@ -87,7 +89,7 @@ class FakeAnswerStream:
     def __init__(
         self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float, fails: BaseException | None
     ) -> None:
-        self.usage = None
+        self.usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
@@ -102,7 +104,7 @@ class FakeAnswerStream:
             self._clock.step(self._pause_s)
         if self._fails is not None:
             raise self._fails
-        self.usage = self._usage  # type: ignore[assignment]
+        self.usage = self._usage
         self.complete = True
 
     def close(self) -> None:
@@ -154,13 +156,18 @@ class FakeProvider:
             raise self.fails.pop(0)
 
 
-class NoKeys:
+class NoKeys(Keys):
+    """A key store without a database that knows no key."""
+
+    def __init__(self) -> None:
+        pass
+
     def authenticate(self, key_hash: str) -> Caller | None:
         return None
 
 
 class PipelineHarness:
-    """A gateway's story without its HTTP."""
+    """The pipeline with its parts, without HTTP."""
 
     def __init__(self, redis: Redis, directory: Path) -> None:
         self.redis = redis
@@ -213,7 +220,7 @@ class PipelineHarness:
         return [json.loads(fields[fields.index(b"row") + 1]) for _, fields in entries]
 
     def counted(self, limit: str, key_id: str = "key_1") -> int:
-        """What a window's counter says; 0 when there is none."""
+        """Returns a window's counter; 0 when there is none."""
         keys = self.redis.execute("KEYS", f"penstock:limit:{key_id}:{limit}*")
         return sum(int(self.redis.execute("GET", key)) for key in keys)
 

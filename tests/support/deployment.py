@@ -37,7 +37,7 @@ _EXCEPTION = re.compile(r"^ {0,4}((?:[a-z_]\w*\.)*[A-Z]\w*(?:: .*)?)$", re.MULTI
 
 
 class LedgerTotals(NamedTuple):
-    """What the ledger has for one key."""
+    """The ledger's totals for one key."""
 
     requests: int
     tokens: int
@@ -154,7 +154,7 @@ class Deployment:
         self.wait_until(lambda: not self.unsettled(), timeout_s, lambda: f"unsettled: {self.unsettled()}")
 
     def unsettled(self) -> dict[str, Any]:
-        """What is still on its way to the ledger, by where it is."""
+        """Returns the rows still on their way to the ledger, by place."""
         redis = self.services.redis
         found: dict[str, Any] = {}
         try:

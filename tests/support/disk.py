@@ -1,4 +1,4 @@
-"""A disk, played: for what happens when it is full in the middle of a write."""
+"""Disks that are full in the middle of a write: a fake file, and a small filesystem."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AlmostFullFile:
 
 
 def on_a_small_disk(directory: Path, size_kb: int) -> list[str]:
-    """What to put before a command, so that for it and its children `directory` is a disk of that size.
+    """Returns the prefix of a command that makes `directory` a disk of that size for it and its children.
 
     Skips the test where this machine's kernel lets nobody but root mount, and we are not root.
     """

@@ -1,4 +1,4 @@
-"""A greedy vendor, played: it writes the most that a request lets it, bills all of it, and keeps its own books.
+"""A fake vendor that is greedy: it writes the most that a request allows, bills all of it, and keeps its own accounts.
 
 A process of its own: `python -m tests.support.greedy`, which prints its port. How it reads a body is in
 `tests.support.lenient`. A call is known by a mark anywhere in its body, `[[key-call-manner]]`; the manner is what the
@@ -156,7 +156,7 @@ def _read(reader: Any) -> tuple[bytes, bytes] | None:
 
 
 def _closed(sock: Any) -> bool:
-    """Whether the other side hung up: nothing else can come in the middle of an answer."""
+    """Tells if the other side hung up: nothing else can come in the middle of an answer."""
     sock.setblocking(False)
     try:
         return not sock.recv(1, socket.MSG_PEEK)
@@ -241,7 +241,7 @@ def _refusal(status: int, why: str) -> bytes:
 
 @dataclass(frozen=True)
 class Bill:
-    """What one request that reached the vendor cost there."""
+    """The vendor's cost of one request that reached it."""
 
     nanousd: int
     reported: bool

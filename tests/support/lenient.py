@@ -1,4 +1,4 @@
-"""A request as a lenient vendor understands it, and what the vendor bills for it.
+"""A lenient vendor's reading of a request, and its bill.
 
 Names of fields count in any case, the last of two wins, and so does the larger of two bounds; without a bound the
 vendor writes as much as its model can. The bill is worked out without the gateway's own code: from `PRICED_HERE`, or by
@@ -150,7 +150,7 @@ def _whole_number(value: Any, name: str) -> int | None:
 
 
 def _tier(wanted: Any, chance: int) -> str:
-    """What it bills: what was asked for, its standard, or the dearest, as it likes."""
+    """Returns the tier that it bills: the requested one, the standard one, or the dearest, as it likes."""
     if wanted is not None and not isinstance(wanted, str):
         raise VendorRefusal("service_tier")
     return ("priority", wanted if wanted in ("flex", "priority") else "default", "default")[chance % 3]

@@ -53,7 +53,7 @@ class Nginx:
         return self._process.pid
 
     def check(self, nginx: str, gateway: str) -> str:
-        """What `nginx -t` of another nginx says of the configuration for `gateway`."""
+        """Returns the output of another nginx's `nginx -t` for the configuration for `gateway`."""
         env = {**self.env, "NGINX_BIN": nginx, "GATEWAY": gateway, "RESOLVER": "127.0.0.1"}
         result = subprocess.run(
             ["sh", "nginx/start.sh", "-t"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=30

@@ -1,4 +1,4 @@
-"""Providers and calls for their tests, in one line each."""
+"""Builders of providers and of calls for tests of providers, in one line each."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def text_of(blocks: list[bytes]) -> str:
 
 
 @contextmanager
-def scripted_server(serve: Callable[[Any], None], requests: list[bytes] | None = None) -> Iterator[str]:
+def scripted_server(serve: Callable[..., None], requests: list[bytes] | None = None) -> Iterator[str]:
     """A server in this process that reads a request (into `requests`), then leaves the connection to `serve`.
 
     Yields its URL.

@@ -111,7 +111,7 @@ def installed() -> bool:
 
 def _info(port: int, section: str) -> dict[str, object]:
     with redis.Redis(port=port, socket_timeout=2) as server:
-        found: dict[str, object] = server.info(section)  # type: ignore[assignment]
+        found: dict[str, object] = server.info(section)
         return found
 
 

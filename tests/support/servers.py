@@ -35,7 +35,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: Callable[[], Any], *, timeout_s: float = 20.0, message: str = "it did not happen in time") -> Any:
+def wait_for(what: Callable[..., Any], *, timeout_s: float = 20.0, message: str = "it did not happen in time") -> Any:
     """Polls `what` until it is true, and returns it."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -1,4 +1,4 @@
-"""A disk small enough to be filled while a whole deployment works on it."""
+"""A filesystem small enough to be filled while a whole deployment works on it."""
 
 from __future__ import annotations
 

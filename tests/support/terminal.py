@@ -1,4 +1,4 @@
-"""`make run` as a person has it: below make, on a pseudo-terminal that can be typed at and closed."""
+"""`make run` on a pseudo-terminal, below make, as a person has it: it can be typed at and closed."""
 
 from __future__ import annotations
 

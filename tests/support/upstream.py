@@ -1,4 +1,4 @@
-"""The vendor, played: a server that speaks OpenAI's wire format, faults included, and counts what it served.
+"""A fake vendor: a server that speaks OpenAI's wire format, faults included, and counts the requests it served.
 
 A process of its own: `python -m tests.support.upstream`, which prints its port. What it does is chosen by the
 model's name, parts joined by "-":
@@ -62,7 +62,7 @@ _PLAIN = _OK % (len(_COMPLETION % (b'"Hello there."', _PLAIN_USAGE)), _COMPLETIO
 
 
 class VendorState:
-    """What was served so far, and the rules by which it is served."""
+    """The requests served so far, and the rules by which they are served."""
 
     def __init__(self) -> None:
         self.reset()
@@ -292,7 +292,7 @@ def _error(status: int, headers: bytes = b"") -> bytes:
 
 
 class Upstream:
-    """The vendor's process, for a test: `with Upstream() as upstream: upstream.url`."""
+    """The fake vendor's process, for a test: `with Upstream() as upstream: upstream.url`."""
 
     def __init__(self, *, certificate: tuple[Path, Path] | None = None) -> None:
         command = [sys.executable, "-m", "tests.support.upstream"]

@@ -1,4 +1,4 @@
-"""What admission takes is what its ending gives back, however the call ends and whatever Redis answers."""
+"""Admission takes exactly as much as the call's ending gives back, however the call ends and whatever Redis answers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from app.gateway.admission import Admission, AdmissionRequest, Admitted
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import Amounts
+from app.store.keys import Keys
 from app.store.redis.client import Arg, Redis, Script
 from app.store.spool import Spool
 from tests.support.servers import wait_for
@@ -43,12 +44,12 @@ class LossyRedis(Redis):
 
     losing = False
 
-    def script(self, name: str) -> Script:
-        run = super().script(name)
+    def script(self, *names: str) -> Script:
+        run = super().script(*names)
 
         def lose(keys: Sequence[Arg], args: Sequence[Arg]) -> Any:
             reply = run(keys, args)
-            if self.losing and name == "admit":
+            if self.losing and names == ("admit",):
                 lost = StoreUnavailable("no answer")
                 lost.perhaps_done = True
                 raise lost
@@ -57,7 +58,7 @@ class LossyRedis(Redis):
         return lose  # type: ignore[return-value]
 
 
-class FakeKeyStore:
+class FakeKeyStore(Keys):
     """The key store: what it says of a key, one answer after the other; the last one stays."""
 
     def __init__(self) -> None:
@@ -110,7 +111,7 @@ class AdmissionHarness:
         return {name: value for name, value in found.items() if value != b"0"}
 
     def ahead_ms(self, limit: str) -> float:
-        """How far ahead of now a rate has been used up."""
+        """Returns how far ahead of now a rate has been used up, in milliseconds."""
         until = self.redis.execute("GET", f"penstock:limit:key_1:{limit}")
         seconds, us = self.redis.execute("TIME")
         return max(0.0, (float((until or b"0").partition(b".")[0]) - int(seconds) * 1_000_000 - int(us)) / 1000)
@@ -379,7 +380,13 @@ def test_whoever_holds_the_flight_lets_only_itself_go(harness: Callable[..., Adm
 
 def test_an_admission_that_is_sent_twice_still_flies(harness: Callable[..., AdmissionHarness]) -> None:
     flights = harness(**EVERYTHING)
-    asked = {"cache_key": "c", "read_cache": True, "single_flight": True, "call_id": "same", "tokens": 100}
+    asked: dict[str, Any] = {
+        "cache_key": "c",
+        "read_cache": True,
+        "single_flight": True,
+        "call_id": "same",
+        "tokens": 100,
+    }
     first = flights.admit(**asked)
     held = flights.holdings()
     second = flights.admit(**asked)

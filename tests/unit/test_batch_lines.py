@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.domain import batch
-from app.domain.batch import BadBatchLine, BatchLine, BatchRequest, ExpiresAfter
+from app.domain.batch import BatchLine, BatchRequest, ExpiresAfter, InvalidBatchLine
 from app.errors import InvalidRequest
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
@@ -16,7 +16,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 WANTED = {"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"}
 
 
-def line(endpoint: str = CHAT, **fields: Any) -> BatchLine | BadBatchLine:
+def line(endpoint: str = CHAT, **fields: Any) -> BatchLine | InvalidBatchLine:
     whole = {"custom_id": "a", "method": "POST", "url": CHAT, "body": BODY, **fields}
     return batch.parse_line(7, json.dumps(whole).encode(), endpoint)
 
@@ -44,8 +44,8 @@ def test_a_line_that_can_be_run_is_a_request() -> None:
 )
 def test_a_line_that_cannot_says_why(fields: dict[str, Any], code: str, param: str | None, refused: bool) -> None:
     found = line(**fields)
-    assert isinstance(found, BadBatchLine)
-    assert (found.number, found.code, found.param, found.refused is not None) == (7, code, param, refused)
+    assert isinstance(found, InvalidBatchLine)
+    assert (found.number, found.code, found.param, found.error is not None) == (7, code, param, refused)
     assert found.custom_id == fields.get("custom_id", "a")[:512]
 
 
@@ -59,10 +59,10 @@ def test_a_line_that_is_no_object_is_told_from_one_that_is_no_json() -> None:
         (b'{"custom_id": "b"}', "invalid_line", "b"),
     ):
         found = batch.parse_line(1, raw, CHAT)
-        assert isinstance(found, BadBatchLine)
+        assert isinstance(found, InvalidBatchLine)
         assert (found.code, found.custom_id) == (code, custom_id)
     assert isinstance(line(custom_id="x" * 512), BatchLine)
-    assert not isinstance(line(body={**BODY, "stream": False}), BadBatchLine)
+    assert not isinstance(line(body={**BODY, "stream": False}), InvalidBatchLine)
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_a_batch_may_use_its_bounds_up_to_the_last(endpoint: str, seconds: int) 
 
 
 def test_a_forms_expiry_is_text_and_still_bounded() -> None:
-    assert batch.expires_after({"anchor": "created_at", "seconds": "3600"}).seconds == 3600
+    assert batch.parse_expires_after({"anchor": "created_at", "seconds": "3600"}).seconds == 3600
     for wrong in ({"anchor": "created_at", "seconds": "1"}, {"anchor": "x", "seconds": "3600"}, {}):
         with pytest.raises(InvalidRequest) as caught:
-            batch.expires_after(wrong)
+            batch.parse_expires_after(wrong)
         assert caught.value.param == "expires_after"
 
 
 def test_an_output_line_is_one_line_with_the_answers_own_bytes() -> None:
-    written = batch.answered("e1", "a", "req_1", 200, b'{\n "id": "x",\n "n": 1.50\n}')
+    written = batch.response_line("e1", "a", "req_1", 200, b'{\n "id": "x",\n "n": 1.50\n}')
     assert b"\n" not in written
     assert b'"n":1.50' in written
     assert json.loads(written) == {
@@ -116,7 +116,7 @@ def test_an_output_line_is_one_line_with_the_answers_own_bytes() -> None:
 
 def test_an_error_line_says_what_the_endpoint_would_have_said() -> None:
     exc = InvalidRequest("No.", param="n")
-    found = json.loads(batch.refused("e1", None, "req_1", exc))
+    found = json.loads(batch.error_line("e1", None, "req_1", exc))
     assert found["response"]["status_code"] == 400
     error = {"message": "No.", "type": "invalid_request_error", "param": "n", "code": "INVALID_REQUEST"}
     assert found["response"]["body"] == {"error": error}
@@ -124,7 +124,7 @@ def test_an_error_line_says_what_the_endpoint_would_have_said() -> None:
 
 
 def test_a_line_that_was_never_run_says_which_and_why() -> None:
-    found = json.loads(batch.not_run("e1", "a", 7, "batch_expired", "Too late.", "n"))
+    found = json.loads(batch.unprocessed_line("e1", "a", 7, "batch_expired", "Too late.", "n"))
     assert found == {
         "id": "e1",
         "custom_id": "a",
@@ -135,5 +135,5 @@ def test_a_line_that_was_never_run_says_which_and_why() -> None:
 
 def test_which_batches_are_unfinished_and_how_long_one_may_take() -> None:
     """The words of OpenAI's API, as clients poll for them."""
-    assert batch.UNFINISHED == ("validating", "in_progress", "finalizing", "cancelling")
-    assert batch.WINDOW_S == 24 * 3600
+    assert batch.UNFINISHED_STATUSES == ("validating", "in_progress", "finalizing", "cancelling")
+    assert batch.COMPLETION_WINDOW_S == 24 * 3600

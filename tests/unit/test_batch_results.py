@@ -1,9 +1,10 @@
-"""What is kept of a batch's results through torn writes, full disks and changes of hands."""
+"""A batch's results through torn writes, full disks and changes of worker."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_a_write_that_a_full_disk_cut_short_can_be_repeated(tmp_path: Path, monk
 
 def test_results_are_synced_before_they_count(tmp_path: Path) -> None:
     seen: list[tuple[int, bool]] = []
-    results = BatchResults.claim(
+    results: Any = BatchResults.claim(
         tmp_path, "batch_1", begun=False, sync=lambda fileno: seen.append((os.fstat(fileno).st_size, 1 in results))
     )
     assert results is not None

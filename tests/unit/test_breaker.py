@@ -1,4 +1,4 @@
-"""When a target is left alone, by whom, and for how long; and that no caller can close it to another."""
+"""The circuit breaker: the callers it stops, and for how long; no caller can close a target to another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def breaker(clock: FakeClock) -> Breaker:
 
 def fail(breaker: Breaker, *callers: str) -> None:
     for caller in callers:
-        breaker.failed(caller)
+        breaker.record_failure(caller)
 
 
 def opened(breaker: Breaker) -> Breaker:
@@ -47,7 +47,7 @@ def test_it_opens_after_so_many_failures_in_a_row(breaker: Breaker) -> None:
 
 def test_one_success_in_between_starts_the_count_again(breaker: Breaker) -> None:
     fail(breaker, "a", "b")
-    breaker.succeeded()
+    breaker.record_success()
     fail(breaker, "a", "b")
     assert breaker.state == "closed"
 
@@ -71,7 +71,7 @@ def test_the_only_caller_is_protected_too_and_its_target_counts_as_open(breaker:
 def test_the_success_of_another_says_that_the_vendor_is_well(breaker: Breaker) -> None:
     fail(breaker, "a", "a", "a")
     assert breaker.allows("b")
-    breaker.succeeded()
+    breaker.record_success()
     assert (breaker.state, breaker.allows("a")) == ("closed", True)
 
 
@@ -94,7 +94,7 @@ def test_a_threshold_of_one_closes_it_to_the_caller_and_then_to_all(clock: FakeC
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(1, 8),
-    st.lists(st.sampled_from(["failed", "undecided", "rest", "allows", "later"]), max_size=60),
+    st.lists(st.sampled_from(["record_failure", "release_probe", "hold_off", "allows", "later"]), max_size=60),
 )
 def test_whatever_one_caller_does_the_others_may_call(threshold: int, acts: list[str]) -> None:
     clock = FakeClock()
@@ -102,8 +102,8 @@ def test_whatever_one_caller_does_the_others_may_call(threshold: int, acts: list
     for act in acts:
         if act == "later":
             clock.now += 11
-        elif act == "rest":
-            breaker.rest("a", 60)
+        elif act == "hold_off":
+            breaker.hold_off("a", 60)
         else:
             getattr(breaker, act)("a")
     assert breaker.allows("b")
@@ -115,11 +115,11 @@ def test_it_remembers_no_more_callers_than_the_threshold(threshold: int, callers
     breaker = Breaker(threshold=threshold, cooldown_s=30, clock=FakeClock())
     for caller in callers:
         breaker.allows(caller)
-        breaker.failed(caller)
-        breaker.rest(caller, 5)
+        breaker.record_failure(caller)
+        breaker.hold_off(caller, 5)
         assert len(breaker._failures) <= threshold
-        assert len(breaker._refused) <= 2
-        assert len(breaker._rests) <= 2
+        assert len(breaker._refused_at) <= 2
+        assert len(breaker._hold_off_until) <= 2
 
 
 # Probes
@@ -145,7 +145,7 @@ def test_a_probe_that_succeeds_closes_it(breaker: Breaker, clock: FakeClock, clo
     fail(breaker, "a", "a", "a") if closed_to == "one caller" else opened(breaker)
     clock.now += 30
     assert breaker.allows("a")
-    breaker.succeeded()
+    breaker.record_success()
     assert breaker.state == "closed"
     assert [breaker.allows("a") for _ in range(3)] == [True, True, True]
     fail(breaker, "a", "b")
@@ -183,7 +183,7 @@ def test_a_probe_that_was_hung_up_is_the_next_calls(breaker: Breaker, clock: Fak
     clock.now += 30
     for caller in "abc":
         assert breaker.allows(caller)
-    breaker.undecided("b")
+    breaker.release_probe("b")
     assert [breaker.allows(caller) for caller in "db"] == [True, False]
 
 
@@ -209,30 +209,30 @@ def test_a_call_that_began_before_it_opened_does_not_keep_it_open(breaker: Break
 
 
 def test_a_caller_leaves_a_vendor_alone_for_as_long_as_it_was_told_to(breaker: Breaker, clock: FakeClock) -> None:
-    breaker.rest("a", 7)
-    assert (breaker.allows("a"), breaker.rests_s("a"), breaker.state) == (False, 7, "closed")
+    breaker.hold_off("a", 7)
+    assert (breaker.allows("a"), breaker.hold_off_s("a"), breaker.state) == (False, 7, "closed")
     clock.now += 6.5
-    assert (breaker.allows("a"), breaker.rests_s("a")) == (False, 0.5)
+    assert (breaker.allows("a"), breaker.hold_off_s("a")) == (False, 0.5)
     clock.now += 0.5
-    assert (breaker.allows("a"), breaker.rests_s("a")) == (True, 0)
+    assert (breaker.allows("a"), breaker.hold_off_s("a")) == (True, 0)
 
 
 def test_what_two_callers_were_told_holds_for_all(breaker: Breaker, clock: FakeClock) -> None:
-    breaker.rest("a", 60)
-    assert (breaker.allows("b"), breaker.rests_s("b")) == (True, 0), "it may be about one caller's huge request"
-    breaker.rest("b", 10)
-    assert [breaker.rests_s(caller) for caller in "abc"] == [60, 10, 10]
+    breaker.hold_off("a", 60)
+    assert (breaker.allows("b"), breaker.hold_off_s("b")) == (True, 0), "it may be about one caller's huge request"
+    breaker.hold_off("b", 10)
+    assert [breaker.hold_off_s(caller) for caller in "abc"] == [60, 10, 10]
     clock.now += 10
     assert [breaker.allows(caller) for caller in "abc"] == [False, True, True]
-    breaker.rest("c", 20)
-    assert [breaker.rests_s(caller) for caller in "abc"] == [50, 20, 20]
+    breaker.hold_off("c", 20)
+    assert [breaker.hold_off_s(caller) for caller in "abc"] == [50, 20, 20]
 
 
 def test_a_rest_that_is_over_is_forgotten(breaker: Breaker, clock: FakeClock) -> None:
-    breaker.rest("a", 5)
-    breaker.rest("b", 5)
+    breaker.hold_off("a", 5)
+    breaker.hold_off("b", 5)
     clock.now += 5
     assert breaker.allows("c")
-    assert not breaker._rests, "a call on a healthy target looks nothing up"
-    breaker.rest("b", 5)
+    assert not breaker._hold_off_until, "a call on a healthy target looks nothing up"
+    breaker.hold_off("b", 5)
     assert breaker.allows("c")

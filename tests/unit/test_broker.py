@@ -1,4 +1,4 @@
-"""What the worker's broker makes of a Redis that answers, and refuses."""
+"""The worker's broker on a Redis that answers every command with an error."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ COMMANDS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_redis_that_refuses_is_an_outage_and_no_bug(command: Callable[[Any], Any]) -> None:
-    consumer = RefusingRedis(url="redis://127.0.0.1:1").consume("bells")
+    consumer = RefusingRedis(url="redis://127.0.0.1:1").consume("bells")  # type: ignore[no-untyped-call]
     with pytest.raises(ConnectionClosed, match="BUSY"):
         command(consumer)

@@ -59,7 +59,7 @@ class WaitingCalls:
         )
 
     def wait(self, call_id: str = "call_1", *, deadline: float = 600.0, cancel: CancelToken | None = None) -> Any:
-        return self.cache.answer(self.call(call_id), deadline, cancel or CancelToken())
+        return self.cache.lookup(self.call(call_id), deadline, cancel or CancelToken())
 
     def at(self, when: float, event: Callable[[], Any]) -> None:
         self.events.append((when, event))
@@ -94,7 +94,7 @@ def test_a_call_that_waits_gets_the_answer_when_it_is_there(queue: WaitingCalls)
 
 def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue: WaitingCalls) -> None:
     def too_long() -> None:
-        assert queue.cache.keepable(queue.call(LEADER), b"x" * 1025) == b""
+        assert queue.cache.cacheable(queue.call(LEADER), b"x" * 1025) == b""
         queue.lands()
 
     queue.at(1.0, too_long)
@@ -108,7 +108,7 @@ def test_all_who_wait_go_at_once_when_the_answer_turns_out_not_to_be_kept(queue:
 
 
 def test_an_answer_that_may_be_kept_lets_nobody_go(queue: WaitingCalls) -> None:
-    assert queue.cache.keepable(queue.call(LEADER), b"x" * 1024) == b"x" * 1024
+    assert queue.cache.cacheable(queue.call(LEADER), b"x" * 1024) == b"x" * 1024
     queue.at(1.0, lambda: queue.lands(b"kept"))
     assert queue.wait() == b"kept"
 
@@ -116,7 +116,7 @@ def test_an_answer_that_may_be_kept_lets_nobody_go(queue: WaitingCalls) -> None:
 def test_a_call_that_bypasses_the_cache_says_nothing_about_its_answer(queue: WaitingCalls) -> None:
     call = queue.call()
     call.ask.single_flight = False
-    queue.cache.keepable(call, b"x" * 1025)
+    queue.cache.cacheable(call, b"x" * 1025)
     assert queue.redis.execute("KEYS", "penstock:unkept:*") == []
 
 

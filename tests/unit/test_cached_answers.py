@@ -1,4 +1,4 @@
-"""Which answers are kept under which key, and how identical calls wait for one of them."""
+"""The cache: the key of each answer that is kept, and the waiting of identical calls for the first of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import ClientGone
 from app.gateway.admission import AdmissionRequest, Admitted
-from app.gateway.cache import Cache, marked
+from app.gateway.cache import Cache, as_cache_hit
 from app.gateway.limits import Amounts
 from app.providers.base import CancelToken
 from app.store.redis.client import Redis
@@ -40,7 +40,7 @@ class FollowingCall:
         self.cancel = CancelToken()
 
     def wait(self, for_s: float = 5.0, *, follows: bool = True, cached: bytes | None = None) -> bytes | None:
-        return self.cache.answer(self.call(follows, cached), self.now + for_s, self.cancel)
+        return self.cache.lookup(self.call(follows, cached), self.now + for_s, self.cancel)
 
     def call(self, follows: bool = True, cached: bytes | None = None, **ask: Any) -> Admitted:
         asked = AdmissionRequest(
@@ -117,7 +117,7 @@ def test_an_entry_has_a_most_and_a_time() -> None:
 
 def test_an_answer_not_kept_is_remembered_as_long_as_it_would_be_kept(redis: Redis) -> None:
     waiting = FollowingCall(redis, ttl_s=7)
-    waiting.cache.not_kept(waiting.call(single_flight=True))
+    waiting.cache.mark_uncacheable(waiting.call(single_flight=True))
     [key] = redis.execute("KEYS", "penstock:unkept:*")
     assert 6000 < redis.execute("PTTL", key) <= 7000
     waiting.wait()
@@ -133,7 +133,7 @@ def test_an_answer_not_kept_is_remembered_as_long_as_it_would_be_kept(redis: Red
     ],
 )
 def test_a_cached_answer_says_so_and_has_an_id_of_its_own(answer: bytes) -> None:
-    found = marked(answer, call_id="req_b", created=7)
+    found = as_cache_hit(answer, call_id="req_b", created=7)
     expected = {"id": "chatcmpl-req_b", "created": 7, "cached": True, "x": [1.5, {"id": "kept"}]}
     assert json.loads(found) == expected
     assert found.count(b'"id"') == 2, "one of the answer, one within"
@@ -144,7 +144,7 @@ def test_what_is_kept_is_found_and_without_a_key_nobody_looks(redis: Redis) -> N
     found = FollowingCall(redis).cache
     redis.execute("SET", ENTRY, "{}")
     redis.execute("SET", "penstock:none", "{}")
-    assert (found.kept("c"), found.kept("other"), found.kept("")) == (b"{}", None, None)
+    assert (found.get("c"), found.get("other"), found.get("")) == (b"{}", None, None)
 
 
 def test_who_has_an_answer_or_follows_nobody_does_not_wait(waiting: FollowingCall) -> None:

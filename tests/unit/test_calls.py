@@ -158,7 +158,7 @@ def test_an_answer_without_usage_is_estimated_from_both_texts(harness: PipelineH
     vendor.usage, vendor.text_bytes = None, 81
     request = chat()
     harness.pipeline.chat(CALLER, request, harness.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     assert_row_has(only_row(harness), prompt_tokens=prompt, completion_tokens=20, estimated=True, unpriced=False)
 
     vendor.blocks = [b"x" * 40, b"y" * 43]
@@ -178,7 +178,7 @@ def test_a_stream_that_the_client_gives_up_is_charged_for_what_came(harness: Pip
     assert next(iter(stream)) == b"0123"
     stream.close()
     stream.close()
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     assert_row_has(
         only_row(harness),
         status="aborted",
@@ -219,7 +219,7 @@ def test_a_bug_leaves_a_row_with_the_possible_bill_and_nothing_reserved(harness:
     request = chat(max_tokens=9)
     with pytest.raises(ZeroDivisionError):
         harness.pipeline.chat(CALLER, request, harness.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     assert_row_has(
         only_row(harness),
         status="error",
@@ -256,7 +256,7 @@ def test_while_a_call_runs_its_tokens_are_reserved_as_likely(harness: PipelineHa
     vendor = harness.vendors["up"]
     seen: list[int] = []
     vendor.meanwhile = lambda: seen.append(harness.counted("tokens_per_day"))
-    requests = [chat(), chat(max_tokens=7), chat(max_tokens=7, n=3), chat(n=2), embeddings()]
+    requests: list[Any] = [chat(), chat(max_tokens=7), chat(max_tokens=7, n=3), chat(n=2), embeddings()]
     for request in requests:
         run: Callable[..., Any] = harness.pipeline.embed if request is requests[-1] else harness.pipeline.chat
         run(CALLER, request, harness.context())
@@ -277,7 +277,7 @@ def test_while_a_call_runs_a_budget_holds_its_most_at_the_dearest_target(harness
         asked, (100, 50, 100, 50), (5000, 5000, 5000, 1000), (50_000, 50_000, 50_000, 3000), strict=True
     ):
         harness.pipeline.chat(POOR, request, harness.context())
-        prompt = len(request.understood().raw) + 8
+        prompt = len(request.canonical().raw) + 8
         assert seen.pop() - spent == prompt * prompt_rate + bound * rate
         assert harness.counted("budget_usd_per_month") - spent == 10 * 1000 + 20 * 2000
         spent = harness.counted("budget_usd_per_month")
@@ -461,7 +461,7 @@ def test_an_attempt_that_may_be_billed_is_charged_beside_the_answer(harness: Pip
     harness.vendors["up"].fails = [UpstreamTimeout("slow", provider="up", kind="timeout_first_byte", billable=True)]
     request = chat("safe", max_tokens=9)
     harness.pipeline.chat(CALLER, request, harness.context())
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     row = only_row(harness)
     lost_cost, cost = prompt * 1000 + 9 * 2000, 10 * 5000 + 20 * 50_000
     assert [ChargedAttempt(*attempt) for attempt in row["charged_attempts"]] == [
@@ -496,7 +496,7 @@ def test_a_client_that_hangs_up_on_a_provider_at_work_pays_for_it(harness: Pipel
         with pytest.raises(ClientGone):
             harness.pipeline.chat(CALLER, request, harness.context())
     paid, free = harness.rows()
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     assert_row_has(
         paid,
         status="aborted",
@@ -520,7 +520,7 @@ def test_a_job_pays_for_every_time_that_a_provider_worked_in_vain(harness: Pipel
     assert harness.rows() == []
     again = type(held).decode(held.encode())
     harness.pipeline.resume(CALLER, request, again, harness.context().cancel, stays_open=lambda _: False)
-    prompt = request.prompt_likely()
+    prompt = request.estimate_prompt_tokens_closely()
     assert_row_has(only_row(harness), status="ok", prompt_tokens=prompt + 10, completion_tokens=29, estimated=True)
     assert [attempt[2] for attempt in only_row(harness)["charged_attempts"]] == ["timeout_first_byte", "ok"]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.usage import Usage
-from app.gateway.chunks import as_completion, as_stream
+from app.gateway.chunks import from_completion, to_completion
 
 USAGE = Usage(10, 5, cached_tokens=4, reasoning_tokens=2)
 
@@ -25,12 +25,12 @@ def piece(delta: dict[str, Any], finish: str | None = None, index: int = 0, **mo
 
 
 def whole(*blocks: bytes) -> Any:
-    kept = as_completion(blocks, USAGE)
+    kept = to_completion(blocks, USAGE)
     return None if kept is None else json.loads(kept)
 
 
 def events(completion: Any, *, include_usage: bool = False) -> list[Any]:
-    blocks = as_stream(json.dumps(completion).encode(), include_usage=include_usage)
+    blocks = from_completion(json.dumps(completion).encode(), include_usage=include_usage)
     assert all(block.startswith(b"data: ") and block.endswith(b"\n\n") for block in blocks)
     return [json.loads(block[6:]) for block in blocks]
 
@@ -170,5 +170,5 @@ messages = st.one_of(
 def test_streamed_and_put_together_again_it_is_the_same_answer(said: list[Any]) -> None:
     choices = [{"index": i, "message": message, "finish_reason": "stop"} for i, message in enumerate(said)]
     completion = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
-    again = whole(*as_stream(json.dumps(completion).encode(), include_usage=False))
+    again = whole(*from_completion(json.dumps(completion).encode(), include_usage=False))
     assert again["choices"] == choices

@@ -17,7 +17,7 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import one_line_errors, register
-from app.cli.rendering import moment
+from app.cli.rendering import moment_option
 from app.domain.identity import Role, hash_key, is_well_formed
 from app.errors import ConfigError
 from app.settings import load_settings
@@ -263,8 +263,8 @@ def test_a_wrong_moment_is_one_line(shell: Shell) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("24h", DAY), ("7d", 7 * DAY), ("2w", 14 * DAY)])
 def test_a_distance_counts_from_now(text: str, seconds: int) -> None:
-    assert moment(text, option="--since", now=NOON, direction=-1) == NOON - seconds
-    assert moment(text, option="--expires", now=NOON, direction=1) == NOON + seconds
+    assert moment_option(text, option="--since", now=NOON, direction=-1) == NOON - seconds
+    assert moment_option(text, option="--expires", now=NOON, direction=1) == NOON + seconds
 
 
 def test_csv_never_holds_a_formula(used: SimpleNamespace) -> None:

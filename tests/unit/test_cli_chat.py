@@ -18,9 +18,9 @@ from click.testing import Result
 from flask import Flask
 
 from app.cli import register
-from app.cli.chat import _Screen, own_url
+from app.cli.chat import _ChatSession, own_url
 from app.cli.chat_client import ChatClient
-from app.cli.rendering import harmless
+from app.cli.rendering import terminal_safe
 from app.runfile import RunFile, RunningGateway
 from app.services import build_services
 from app.settings import load_settings
@@ -34,7 +34,7 @@ PRICES = "demo: {f1: {prompt: 1, completion: 2}}"
 
 
 class FakeGateway:
-    """A gateway that streams `pieces`, and remembers what it was asked."""
+    """A gateway that streams `pieces`, and records the requests it received."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = ["Hello", " there."]
@@ -99,7 +99,7 @@ def fake_gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture
 def chat(tmp_path: Path, fake_gateway: FakeGateway) -> Iterator[Callable[..., Result]]:
-    """Runs the command with the settings' gateway played."""
+    """Runs the command against the fake gateway."""
     (tmp_path / "gateway.yaml").write_text(CONFIG)
     (tmp_path / "prices.yaml").write_text(PRICES)
     env = {
@@ -286,7 +286,7 @@ def test_nothing_in_an_error_steers_the_terminal(chat: Callable[..., Result], fa
 
 @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2066, 0xD800])
 def test_no_control_character_is_left(code: int) -> None:
-    left = harmless(f"a{chr(code)}b")
+    left = terminal_safe(f"a{chr(code)}b")
     assert chr(code) not in left or chr(code) in "\n\t"
     left.encode()
 
@@ -298,7 +298,7 @@ def test_a_conversation_remembers_what_was_said_and_forgets_what_failed(
     shown: list[str] = []
     talk.ask("One", shown.append)
     assert shown == ["Hello", " there."]
-    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign, assignment]
+    finish, fake_gateway.events = fake_gateway.events, lambda: iter(())  # type: ignore[method-assign]
     with pytest.raises(click.ClickException, match="broke off"):
         talk.ask("Lost", shown.append)
     fake_gateway.events = finish  # type: ignore[method-assign]
@@ -367,7 +367,7 @@ def test_ctrl_c_stops_the_answer_also_where_its_exception_got_lost(capsys: pytes
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as ended:
-        _Screen(Forgetful(), None, verbose=False).answer_once("Hi")  # type: ignore[arg-type]
+        _ChatSession(Forgetful(), None, verbose=False).answer_once("Hi")  # type: ignore[arg-type]
     assert ended.value.code == 130
     assert capsys.readouterr().out == "before\n"
     assert signal.getsignal(signal.SIGINT) is before

@@ -1,14 +1,14 @@
-"""What the command line shows while something changes."""
+"""The command line's view of progress."""
 
 from __future__ import annotations
 
 import io
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from app.cli.progress import ProgressBar, StatusLine, depth_text, has_ended
+from app.store.batches import Batch
 from app.store.job_records import QueueDepth
 
 
@@ -17,8 +17,10 @@ class Screen(io.StringIO):
         return True
 
 
-def batch(completed: int, failed: int = 0, total: int = 100, status: str = "in_progress") -> SimpleNamespace:
-    return SimpleNamespace(status=status, total=total, completed=completed, failed=failed)
+def batch(completed: int, failed: int = 0, total: int = 100, status: str = "in_progress") -> Batch:
+    unset = dict.fromkeys(Batch._fields)
+    values = {"batch_id": "batch_1", "status": status, "total": total, "completed": completed, "failed": failed}
+    return Batch._make((unset | values).values())
 
 
 def test_on_a_terminal_one_line_is_written_over(monkeypatch: pytest.MonkeyPatch) -> None:

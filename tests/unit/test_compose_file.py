@@ -1,4 +1,4 @@
-"""`docker-compose up` with nothing prepared: what the containers are told, read from the file itself."""
+"""The containers' environment after `docker-compose up` with nothing prepared, read from the file itself."""
 
 from __future__ import annotations
 

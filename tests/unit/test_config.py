@@ -1,4 +1,4 @@
-"""What gateway.yaml may say: the value of each number that is left out, and the smallest and largest it may have.
+"""The schema of gateway.yaml: the default of each number, and the smallest and largest value it may have.
 
 A default that changes silently changes what installed gateways do; a bound is what keeps a slip of the pen from it.
 """
@@ -18,7 +18,6 @@ from app.config.gateway import (
     GatewayConfig,
     ModelConfig,
     Plan,
-    PriceOverride,
     ProviderConfig,
     ReserveConfig,
     RetryConfig,
@@ -26,6 +25,7 @@ from app.config.gateway import (
     TargetConfig,
     Timeouts,
 )
+from app.config.prices import PriceOverride
 from app.config.section import Section
 
 COUNT = (1, 10**12)
@@ -169,7 +169,8 @@ def test_the_default_plan_is_there_beside_others_and_can_be_set() -> None:
     assert given.plans == {"default": Plan(), "free": Plan(concurrency=1)}
     given = GatewayConfig.model_validate({**whole, "plans": {"default": {"concurrency": 2}}})
     assert given.plans == {"default": Plan(concurrency=2)}
-    for empty in (None, {}):
+    nothing: tuple[Any, ...] = (None, {})
+    for empty in nothing:
         assert GatewayConfig.model_validate({**whole, "plans": empty}).plans == {"default": Plan()}
 
 
@@ -254,7 +255,7 @@ def test_a_plan_has_a_budget_when_it_names_one() -> None:
 
 def test_a_price_is_in_dollars_and_has_bounds() -> None:
     price = PriceOverride(prompt=Decimal("0.5"))
-    assert (price.prompt, price.completion, price.cached, price.reasoning) == (Decimal("0.5"), 0, None, None)
+    assert (price.prompt, price.completion, price.cached, price.reasoning) == (Decimal("0.5"), Decimal(0), None, None)
     for name, most in (("prompt", 1_000_000), ("request", 1_000_000_000)):
         assert not is_refused(PriceOverride, **{name: most})
         assert not is_refused(PriceOverride, **{name: 0})

@@ -1,4 +1,4 @@
-"""What processes print is shown with their names, whatever becomes of the standard output."""
+"""The output of processes is shown with their names, whatever becomes of the standard output."""
 
 from __future__ import annotations
 

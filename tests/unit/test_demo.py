@@ -8,8 +8,8 @@ import math
 import struct
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.usage import Usage
@@ -77,9 +77,10 @@ def test_each_choice_is_counted() -> None:
 )
 def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason: str) -> None:
     provider = demo(reply="a b c")
-    choice = choices_of(provider, **{field: most})[0]
+    bound: dict[str, Any] = {field: most}
+    choice = choices_of(provider, **bound)[0]
     assert (choice["message"]["content"], choice["finish_reason"]) == (words, reason)
-    stream = provider.stream(chat_call("m", stream=True, **{field: most}))
+    stream = provider.stream(chat_call("m", stream=True, **bound))
     blocks = list(stream)
     assert text_of(blocks) == words
     assert payloads(blocks)[-1]["choices"][0]["finish_reason"] == reason
@@ -87,7 +88,7 @@ def test_it_stops_at_the_callers_bound(field: str, most: int, words: str, reason
 
 
 def test_it_keeps_to_the_bound_that_the_callers_money_sets() -> None:
-    call = msgspec.structs.replace(chat_call(max_tokens=3), max_output_tokens=1)
+    call = replace(chat_call(max_tokens=3), max_output_tokens=1)
     assert demo(reply="a b c").chat(call).usage == Usage(1, 1)
 
 

@@ -44,7 +44,8 @@ def message_of(**fields: Any) -> dict[str, Any]:
     """The message of the first choice; a stream's, put together, must be the same."""
     completion = json.loads(demo().chat(chat_call(**fields)).body)["choices"][0]
     message: dict[str, Any] = completion["message"]
-    text, calls, finished = "", {}, None
+    text, finished = "", None
+    calls: dict[int, Any] = {}
     for chunk in payloads(list(demo().stream(chat_call(stream=True, **fields)))):
         choice = chunk["choices"][0]
         finished = choice["finish_reason"] or finished
@@ -358,7 +359,7 @@ def message_of_body(raw: bytes) -> dict[str, Any]:
 
 
 def test_the_older_functions_are_called_too() -> None:
-    fields = {"functions": [WEATHER["function"]], "prompt": "How is the weather in Ulm?"}
+    fields: dict[str, Any] = {"functions": [WEATHER["function"]], "prompt": "How is the weather in Ulm?"}
     for choice in ("auto", {"name": "get_weather"}):
         choices = json.loads(demo().chat(chat_call(function_call=choice, **fields)).body)["choices"]
         assert choices[0]["message"]["function_call"] == {"name": "get_weather", "arguments": '{"city":"Ulm"}'}

@@ -15,7 +15,7 @@ from app.telemetry.logging import configure_logging
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """What was logged since it was asked last."""
+    """Returns the lines logged since the last call."""
     read, write = os.pipe()
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     root = logging.getLogger()

@@ -57,7 +57,7 @@ def stream_of(*blocks: bytes, include_usage: bool = False) -> OpenAIStream:
 
 
 def received(*blocks: bytes, include_usage: bool = False) -> bytes:
-    """What the client gets of a stream that comes in these blocks."""
+    """Returns the client's part of a stream that comes in these blocks."""
     stream = stream_of(*blocks, include_usage=include_usage)
     stream.wait_for_first_chunk()
     passed_on = b"".join(stream)
@@ -163,7 +163,7 @@ def test_an_unusual_chunk_is_the_clients_to_understand(text: bytes) -> None:
 
 
 def broken(stream: OpenAIStream) -> tuple[bytes, UpstreamError]:
-    """What the client gets before the error, and the error."""
+    """Returns the blocks that the client gets before the error, and the error."""
     passed_on: list[bytes] = []
     with pytest.raises(UpstreamError) as caught:
         passed_on.extend(stream)

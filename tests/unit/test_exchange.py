@@ -251,7 +251,7 @@ def test_bug_01_a_stream_that_nobody_reads_on_is_closed(provider: OpenAIProvider
 
 
 def gone_after(cancel: CancelToken, ask: Callable[[], Any]) -> float:
-    """How long `ask` takes to end with `ClientGone` once the client hung up."""
+    """Returns the time `ask` takes to end with `ClientGone` once the client hung up."""
     hung_up: list[float] = []
 
     def hang_up() -> None:

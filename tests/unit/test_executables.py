@@ -1,4 +1,4 @@
-"""`make run` and the tests start the wheel's Redis, else one of the machine, if it is new enough."""
+"""The Redis that `make run` and the tests start: the wheel's, else one of the machine, if it is new enough."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def server(tmp_path: Path) -> Server:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """What is installed: programs of the PATH by name, and the wheel's `__init__.py`."""
+    """Installs programs on the PATH by name, and the wheel's `__init__.py`."""
 
     def has(wheel: Path | None = None, **programs_by_name: str) -> None:
         spec = SimpleNamespace(origin=str(wheel / "__init__.py")) if wheel else None
         monkeypatch.delenv("REDIS_SERVER", raising=False)
         monkeypatch.setattr(executables, "find_spec", lambda name: spec)
-        monkeypatch.setattr(executables.shutil, "which", lambda name: programs_by_name.get(name.replace("-", "_")))
+        monkeypatch.setattr(
+            "scripts.executables.shutil.which", lambda name: programs_by_name.get(name.replace("-", "_"))
+        )
 
     return has
 

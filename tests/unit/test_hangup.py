@@ -1,4 +1,4 @@
-"""Who hangs up is noticed in each of their calls, and in no other."""
+"""A client that hangs up is noticed in each of its calls, and in no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a poll is told of a job: each field in each state, its place, its estimate and its times, on a real Redis."""
+"""A poll's view of a job: each field in each state, its place, its estimate and its times, on a real Redis."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class FakeClock:
 
 
 class InterruptedRedis(Redis):
-    """Runs something of somebody else's right before a command is sent."""
+    """A Redis client that runs another client's step right before a command is sent."""
 
     def __init__(self, url: str, before: Callable[[tuple[Any, ...]], None]) -> None:
         super().__init__(url)

@@ -69,7 +69,7 @@ def all_of(database: Database, table: sa.Table) -> list[dict[str, Any]]:
 
 
 def rolled_up(rows: list[dict[str, Any]]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """What the roll-up must be, computed from the rows in another way than the ledger does."""
+    """Returns the expected roll-up, computed from the rows in another way than the ledger does."""
     with_day = [{**r, "day": f"2026-11-{1 + int((r['ts'] - (NOON - DAY / 2)) // DAY):02}"} for r in rows]
     names = ("day", "key_id", "model", "provider")
     order = sorted(with_day, key=lambda r: [r[name] for name in names])
@@ -87,7 +87,7 @@ def roll_up(database: Database) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def test_a_row_is_stored_as_it_came(database: Database, ledger: Ledger) -> None:
     odd: dict[str, Any] = {"ttft_ms": 3.25, "streamed": True, "unpriced": True, "job_id": "job_1", "status": "aborted"}
-    details = {name: place + 1 for place, name in enumerate(Details._fields)}
+    details: dict[str, Any] = {name: place + 1 for place, name in enumerate(Details._fields)}
     sent = row(user="ann", tags='{"team":"a"}', service_tier="flex", **odd, **details)
     assert ledger.write([json.dumps(sent).encode()]) == 1
     assert all_of(database, usage) == [sent]

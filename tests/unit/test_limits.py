@@ -20,7 +20,8 @@ from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
 from app.gateway.limits import LIMITS, Amounts, bind, counters, window_end
 from app.gateway.reaper import Reaper
-from app.store.redis.client import Redis
+from app.store.keys import Keys
+from app.store.redis.client import Arg, Redis
 from app.store.redis.keys import reservation_key
 from app.store.spool import Spool
 from tests.support.aging import let_pass, set_clock_back
@@ -29,7 +30,10 @@ NOON = datetime(2026, 2, 28, 12, tzinfo=UTC).timestamp()
 CALLER = Caller("key_1", "test")
 
 
-class NoKeys:
+class NoKeys(Keys):
+    def __init__(self) -> None:
+        pass
+
     def authenticate(self, key_hash: str) -> Caller | None:
         return None
 
@@ -114,7 +118,7 @@ def test_what_a_refusal_says_to_wait_is_enough_and_not_much_more(admission_with:
         try:
             limited.admit()
         except RateLimited as exc:
-            asked_at, wait_s = time.monotonic(), exc.retry_after_s
+            asked_at, wait_s = time.monotonic(), exc.retry_after_s or 0.0
             break
     assert 0 < wait_s <= 0.1
     while time.monotonic() < asked_at + wait_s + 0.002:
@@ -349,7 +353,7 @@ def test_reservations_outlive_their_deadline_and_settled_ones_two_minutes(admiss
 def test_only_an_open_call_can_be_lost(redis: Redis) -> None:
     script = redis.script("settle")
     keys = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox")]
-    lost = ["call_1", "lost", "{}", "", 1, 60_000]
+    lost: list[Arg] = ["call_1", "lost", "{}", "", 1, 60_000]
     assert script(keys, lost) == 0, "one that nobody knows"
     redis.execute("HSET", "penstock:reservation", "s", "open")
     assert [script(keys, lost), script(keys, lost)] == [1, 0]

@@ -1,4 +1,4 @@
-"""What is gathered and then written is what would have been written at once."""
+"""Commands gathered in a batch have the effect of commands sent one by one."""
 
 from __future__ import annotations
 

@@ -13,13 +13,13 @@ from app.domain.chat import ChatRequest, Draft
 from app.domain.identity import Caller
 from app.errors import Forbidden
 from app.gateway import model_picker
-from app.gateway.model_picker import Choice, Facts
+from app.gateway.model_picker import Facts, Pick
 
 EVERYTHING = frozenset({"code", "tools", "images"})
 ANYONE = Caller("key_1", "test")
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4000}}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-OTHERWISE = Choice("small", "default")
+OTHERWISE = Pick("small", "default")
 
 
 def draft(*contents: Any, **more: Any) -> Draft:
@@ -98,18 +98,20 @@ def test_prose_is_not_code(text: str) -> None:
     ],
 )
 def test_what_a_request_has(request_: Draft, expected: set[str]) -> None:
-    assert model_picker.facts_of(request_, "default", EVERYTHING).has == expected
+    assert model_picker.collect_facts(request_, "default", EVERYTHING).has == expected
 
 
 def test_only_what_rules_ask_for_is_looked_up() -> None:
-    assert model_picker.facts_of(draft("import os", tools=[TOOL]), "default", frozenset({"tools"})).has == {"tools"}
+    assert model_picker.collect_facts(draft("import os", tools=[TOOL]), "default", frozenset({"tools"})).has == {
+        "tools"
+    }
 
 
 def test_the_newest_of_a_long_text_is_what_is_read() -> None:
     prose = "word " * 4000
-    assert model_picker.facts_of(draft("import os", prose), "default", EVERYTHING).has == set()
-    assert model_picker.facts_of(draft(prose, "import os"), "default", EVERYTHING).has == {"code"}
-    assert model_picker.facts_of(draft("import os", "short"), "default", EVERYTHING).has == {"code"}
+    assert model_picker.collect_facts(draft("import os", prose), "default", EVERYTHING).has == set()
+    assert model_picker.collect_facts(draft(prose, "import os"), "default", EVERYTHING).has == {"code"}
+    assert model_picker.collect_facts(draft("import os", "short"), "default", EVERYTHING).has == {"code"}
 
 
 def test_a_prompts_characters_are_those_that_users_wrote() -> None:
@@ -118,12 +120,12 @@ def test_a_prompts_characters_are_those_that_users_wrote() -> None:
     asked.set("model", "m")
     system = {"role": "system", "content": "Be kind."}
     told = ChatRequest.parse(json.dumps({"messages": [system, {"role": "user", "content": "Hello"}]}).encode())
-    assert model_picker.facts_of(asked, "free", frozenset()).prompt_characters == 11
-    assert model_picker.facts_of(Draft(told), "free", frozenset()).prompt_characters == 5
+    assert model_picker.collect_facts(asked, "free", frozenset()).prompt_characters == 11
+    assert model_picker.collect_facts(Draft(told), "free", frozenset()).prompt_characters == 5
 
 
 def test_a_pictures_bytes_are_not_its_tokens() -> None:
-    assert model_picker.facts_of(draft([PICTURE]), "free", frozenset()).prompt_tokens < 1100
+    assert model_picker.collect_facts(draft([PICTURE]), "free", frozenset()).prompt_tokens < 1100
 
 
 CODE = Facts(10, 1, "free", frozenset({"code"}))
@@ -155,7 +157,7 @@ LONG = Facts(9000, 40, "paid")
 )
 def test_a_rule_holds_when_all_its_conditions_do(rule: dict[str, Any], facts: Facts, holds: bool) -> None:
     picked = model_picker.pick(rules({"name": "it", "model": "big", **rule}), OTHERWISE, facts, ANYONE)
-    assert picked == (Choice("big", "it") if holds else OTHERWISE)
+    assert picked == (Pick("big", "it") if holds else OTHERWISE)
 
 
 def test_the_first_rule_that_holds_decides() -> None:
@@ -210,8 +212,8 @@ def test_without_rules_it_is_the_first_model_of_the_file() -> None:
 )
 def test_auto_is_open_to_keys_for_which_something_can_be_picked(caller: Caller, expected: bool) -> None:
     rule = {"name": "paid", "model": "big", "plans": ["paid"], "has": ["code"]}
-    assert model_picker.is_open(config(rules=[rule]), caller) is expected
+    assert model_picker.offers_auto(config(rules=[rule]), caller) is expected
 
 
 def test_a_model_of_that_name_is_no_pick() -> None:
-    assert not model_picker.is_open(config(("small", "auto")), ANYONE)
+    assert not model_picker.offers_auto(config(("small", "auto")), ANYONE)

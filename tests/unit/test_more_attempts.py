@@ -11,9 +11,9 @@ from app.errors import BudgetExceeded, ClientGone, UpstreamError, UpstreamTimeou
 from tests.support.calls import CALLER, POOR, PipelineHarness, chat
 
 REQUEST = chat("safe", max_tokens=9)
-PROMPT = REQUEST.understood().prompt_likely()
+PROMPT = REQUEST.canonical().estimate_prompt_tokens_closely()
 # The most that an attempt can cost: at the dearest target; and what one is charged of which nothing is known.
-CEILING = (len(REQUEST.understood().raw) + 8) * 5000 + 9 * 50_000
+CEILING = (len(REQUEST.canonical().raw) + 8) * 5000 + 9 * 50_000
 CHARGED = PROMPT * 1000 + 9 * 3000
 BUDGET = 1_000_000_000
 
@@ -79,7 +79,7 @@ def test_a_worker_that_dies_in_its_second_attempt_is_charged_for_both(harness: P
         harness.pipeline.chat(POOR, REQUEST, harness.context())
     lost = harness.rows()[0]
     assert [attempt[2] for attempt in lost["charged_attempts"]] == ["timeout_first_byte", "lost"]
-    estimate = REQUEST.understood().prompt_estimate()
+    estimate = REQUEST.canonical().estimate_prompt_tokens()
     assert (lost["status"], lost["prompt_tokens"], lost["completion_tokens"]) == ("lost", PROMPT + estimate, 18)
     assert lost["cost_nanousd"] == CHARGED + estimate * 1000 + 9 * 3000
 
@@ -140,6 +140,6 @@ def test_without_a_budget_attempts_need_no_money_and_are_still_charged(harness: 
     with pytest.raises(ClientGone):
         harness.pipeline.chat(CALLER, REQUEST, harness.context())
     [row] = harness.rows()
-    prompt = REQUEST.prompt_likely()
+    prompt = REQUEST.estimate_prompt_tokens_closely()
     assert row["cost_nanousd"] == prompt * 6000 + 9 * 52_000
     assert (row["status"], harness.counted("tokens_per_day")) == ("aborted", 2 * (prompt + 9))

@@ -1,4 +1,4 @@
-"""What the optimiser takes away and what it never does: whole old turns, never a result without its call."""
+"""The optimiser removes whole old turns, and never leaves a result without its call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def result(call: str | None, role: str = "tool") -> dict[str, Any]:
 
 
 def optimized(messages: ChatClient, *, more: dict[str, Any] | None = None, **config: Any) -> tuple[str, dict[str, Any]]:
-    """What was done, and the body that goes out; the parsed request must say the same as the body."""
+    """Returns the optimisation and the body that goes out; the parsed request must say the same as the body."""
     request = ChatRequest.parse(json.dumps({"model": "m", "messages": messages, **(more or {})}).encode())
     draft = Draft(request)
     done = Optimizer(OptimizerConfig(enabled=True, **config)).optimize(draft)
@@ -159,7 +159,8 @@ def conversations(draw: st.DrawFn) -> ChatClient:
 
 def by_its_call(talk: ChatClient) -> dict[int, int]:
     """Each result's number, and the number of the message that made its call."""
-    found, asked = {}, {}
+    found: dict[int, int] = {}
+    asked: dict[str, int] = {}
     for message in talk:
         asked |= {call["id"]: message["n"] for call in message.get("tool_calls", ())}
         if message["role"] == "tool":

@@ -22,7 +22,7 @@ ParsedRequest = tuple[dict[str, str], bytes]
 
 
 def parsed_request(environ: dict[str, Any]) -> ParsedRequest:
-    """What an application is told, and the body."""
+    """The request line, headers and body that an application receives."""
     return {name: value for name, value in environ.items() if isinstance(value, str)}, environ["wsgi.input"].read()
 
 
@@ -47,7 +47,7 @@ class BothParsers:
         return []
 
     def short(self, packets: tuple[bytes, ...]) -> tuple[list[ParsedRequest], bytes]:
-        """What the short way serves, and what it hands over."""
+        """Returns the requests that the fast path serves, and the bytes that it hands over."""
         self._found = []
         server, client = socket.socketpair()
         with server, client:
@@ -61,7 +61,7 @@ class BothParsers:
             return self._found, serving.get(timeout=5) or b""
 
     def general(self, data: bytes) -> tuple[list[ParsedRequest], str]:
-        """What gunicorn makes of the same bytes, and why it stops."""
+        """Returns gunicorn's reading of the same bytes, and its reason to stop."""
         found: list[ParsedRequest] = []
         sock = SimpleNamespace(send=len)
         try:
@@ -74,7 +74,7 @@ class BothParsers:
         return found, "ended"
 
     def agree(self, *packets: bytes) -> int:
-        """How many requests the short way served: each as gunicorn does, and left it all of the others."""
+        """Returns the number of requests that the fast path served, each as gunicorn does."""
         served, rest = self.short(packets)
         expected, end = self.general(b"".join(packets))
         assert served == expected[: len(served)]

@@ -1,4 +1,4 @@
-"""What a call becomes before it is admitted: the model in place of `auto`, the shorter conversation, and the notes."""
+"""Preprocessing of a call before its admission: the model in place of `auto`, the shorter conversation, the notes."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def request(model: str = "auto", messages: Any = None) -> ChatRequest:
 def preprocessed(
     found: Preprocessor, asked: ChatRequest, caller: Caller = ANYBODY, **context: Any
 ) -> tuple[str, tuple[tuple[str, str], ...], ChatRequest]:
-    changed, told = found.steer(caller, asked, CallContext("req_1", "call_1", **context))
+    changed, told = found.preprocess(caller, asked, CallContext("req_1", "call_1", **context))
     assert json.loads(changed.raw)["model"] == changed.model, "what is sent is what is priced"
     return changed.model, told.notes, changed
 
 
 def test_a_call_that_names_its_model_stays_as_it_is() -> None:
     asked, context = request("small", CODE), CallContext("req_1", "call_1")
-    assert preprocessor_with(RULES).steer(ANYBODY, asked, context) == (asked, context)
-    assert preprocessor_with(RULES).steer(ANYBODY, asked, context)[0] is asked
+    assert preprocessor_with(RULES).preprocess(ANYBODY, asked, context) == (asked, context)
+    assert preprocessor_with(RULES).preprocess(ANYBODY, asked, context)[0] is asked
 
 
 def test_auto_becomes_what_the_first_rule_that_holds_says_or_the_default() -> None:

@@ -6,6 +6,7 @@ import random
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from genai_prices.data_units import unit_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.config.gateway import GatewayConfig, PriceOverride
-from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, Tier
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
+from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
 
@@ -67,7 +69,7 @@ def unread_fields(price: types.ModelPrice) -> set[str]:
 def test_every_kind_of_price_that_the_package_knows_is_read() -> None:
     unknown = {key for _, model in models() for price in prices_of(model) for key in unread_fields(price)}
     assert unknown == set(), "add it to RATES or FEES of app/gateway/pricing.py, or say why it cannot be billed"
-    assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=types.Decimal(1))) == {"input_smell_mtok"}
+    assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=Decimal(1))) == {"input_smell_mtok"}
     assert set(RATES) == {*PROMPT_KINDS, *COMPLETION_KINDS}
 
 
@@ -79,7 +81,7 @@ def test_every_service_tier_that_the_package_prices_is_known() -> None:
 
 
 def counted(usage: Usage) -> types.Usage:
-    """What genai-prices would have counted for `usage`: each of its units has the tokens of every narrower kind."""
+    """Returns the count of genai-prices for `usage`: each of its units has the tokens of every narrower kind."""
     parts = usage.prompt_parts() | usage.completion_parts()
     found = {}
     for name, unit in unit_data.items():
@@ -112,7 +114,7 @@ def test_the_cost_is_that_of_genai_prices_for_every_model_it_knows() -> None:
         tiers = [{}, *(variant.when for variant in model.price_variants or () if variant.when in CONTEXTS.values())]
         for context in tiers:
             tier = next((tier for tier, each in CONTEXTS.items() if each == context), "")
-            card = mine.card("up", model.id, tier)
+            card = mine.rate_card("up", model.id, tier)
             price = model.get_prices(NOW, context)
             if card is None:
                 assert price.input_mtok is price.output_mtok is None, model.id
@@ -131,7 +133,7 @@ def test_the_cost_is_that_of_genai_prices_for_every_model_it_knows() -> None:
 @cache
 def everything_priced() -> list[tuple[Pricing, str]]:
     found = [(pricing(provider.id), model.id) for provider, model in models()]
-    return [(mine, name) for mine, name in found if mine.ceiling_nanousd("up", name, 0, 0, 1) is not None]
+    return [(mine, name) for mine, name in found if mine.max_cost_nanousd("up", name, 0, 0, 1) is not None]
 
 
 counts = st.integers(0, 2_000_000)
@@ -141,13 +143,13 @@ counts = st.integers(0, 2_000_000)
 @given(st.data(), st.builds(Usage, counts, counts, counts, counts, details=st.builds(Details, *[counts] * 11)), counts)
 def test_no_call_costs_more_than_its_ceiling(data: st.DataObject, usage: Usage, searches: int) -> None:
     mine, model = data.draw(st.sampled_from(everything_priced()))
-    card = mine.card("up", model, data.draw(st.sampled_from(["", *SERVICE_TIERS])))
-    ceiling = mine.ceiling_nanousd("up", model, usage.prompt_tokens, usage.completion_tokens, searches)
+    card = mine.rate_card("up", model, data.draw(st.sampled_from(["", *SERVICE_TIERS])))
+    ceiling = mine.max_cost_nanousd("up", model, usage.prompt_tokens, usage.completion_tokens, searches)
     assert card is not None
     assert ceiling is not None
     usage = usage._replace(details=(usage.details or Details())._replace(searches=searches))
     assert card.cost_nanousd(usage) <= ceiling
-    assert card.ceiling_nanousd(usage.prompt_tokens, usage.completion_tokens, searches) >= card.cost_nanousd(usage)
+    assert card.max_cost_nanousd(usage.prompt_tokens, usage.completion_tokens, searches) >= card.cost_nanousd(usage)
 
 
 @given(st.builds(Usage))
@@ -159,17 +161,17 @@ def test_the_parts_of_a_usage_are_the_whole_whatever_was_reported(usage: Usage) 
 
 
 def test_a_kind_without_a_rate_of_its_own_costs_what_the_wider_kind_costs() -> None:
-    tier = Tier.of(0, {"prompt": 10, "completion": 20})
+    tier = TokenRates.from_kinds(0, {"prompt": 10, "completion": 20})
     assert {kind: tier.rate(kind) for kind in PROMPT_KINDS} == dict.fromkeys(PROMPT_KINDS, 10)
     assert {kind: tier.rate(kind) for kind in COMPLETION_KINDS} == dict.fromkeys(COMPLETION_KINDS, 20)
-    tier = Tier.of(0, {"prompt": 10, "cached": 1, "cache_write": 12})
+    tier = TokenRates.from_kinds(0, {"prompt": 10, "cached": 1, "cache_write": 12})
     assert (tier.rate("audio_cached"), tier.rate("audio_prompt"), tier.rate("cache_write_1h")) == (1, 10, 12)
-    assert Tier.of(0, {"prompt": 10, "cached": 1, "audio_prompt": 100}).rate("audio_cached") == 100
+    assert TokenRates.from_kinds(0, {"prompt": 10, "cached": 1, "audio_prompt": 100}).rate("audio_cached") == 100
 
 
 def test_every_kind_can_be_priced_in_the_configuration() -> None:
     price = {kind: place + 1 for place, kind in enumerate(RATES)} | {"request": 3_000_000, "search": 25_000}
-    card = pricing(overrides={"m": price}).card("up", "m")
+    card = pricing(overrides={"m": price}).rate_card("up", "m")
     assert card is not None
     assert [card.tiers[0].rate(kind) for kind in RATES] == [(place + 1) * NANO for place in range(len(RATES))]
     assert (card.per_request, card.search) == (3 * NANO, 25_000 * NANO)
@@ -179,11 +181,11 @@ def test_every_kind_can_be_priced_in_the_configuration() -> None:
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "nobody-knows-it"])
 def test_what_a_caller_or_a_vendor_calls_a_service_tier_is_not_kept(model: str) -> None:
     mine = pricing()
-    usual = mine.card("up", model)
+    usual = mine.rate_card("up", model)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(1000):
-        assert mine.card("up", model, f"{number:0>100000}") is usual
+        assert mine.rate_card("up", model, f"{number:0>100000}") is usual
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 1_000_000

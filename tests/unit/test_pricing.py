@@ -13,8 +13,9 @@ from genai_prices import types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.config.gateway import GatewayConfig, PriceOverride
-from app.domain.money import NANO, RateCard, Tier, nanousd, usd
+from app.config.gateway import GatewayConfig
+from app.config.prices import PriceOverride
+from app.domain.money import NANO, RateCard, TokenRates, format_usd, parse_usd
 from app.domain.usage import Usage
 from app.gateway.pricing import Pricing
 
@@ -36,7 +37,7 @@ def pricing(now: Any = lambda: NOON.timestamp(), **overrides: Any) -> Pricing:
 
 
 def rate_card(provider: str, model: str, tier: str = "", **overrides: Any) -> RateCard:
-    found = pricing(**overrides).card(provider, model, tier)
+    found = pricing(**overrides).rate_card(provider, model, tier)
     assert found is not None
     return found
 
@@ -74,11 +75,11 @@ def test_a_long_prompt_pays_the_higher_tier_for_everything() -> None:
 
 
 def test_overrides_win_by_name_then_by_star() -> None:
-    mine = {
+    mine: dict[str, Any] = {
         "openai": {"gpt-4.1-mini": {"prompt": 7, "cached": "0.5"}, "*": {"prompt": 1, "completion": 2, "request": 3}}
     }
     named, star = rate_card("openai", "gpt-4.1-mini", **mine), rate_card("openai", "gpt-4o", **mine)
-    assert named.tiers == (Tier(0, 7 * NANO, 0, NANO // 2, 0),)
+    assert named.tiers == (TokenRates(0, 7 * NANO, 0, NANO // 2, 0),)
     assert star.cost_nanousd(Usage(10, 10)) == 10 * 1000 + 10 * 2000 + 3000
     assert star.cost_nanousd(Usage(10, 10, cached_tokens=10, reasoning_tokens=10)) == 10 * 1000 + 10 * 2000 + 3000
 
@@ -91,8 +92,8 @@ def test_a_price_a_call_is_in_dollars_per_million_calls() -> None:
 
 
 def test_an_unknown_model_has_no_price_and_the_demo_is_free() -> None:
-    assert pricing().card("openai", "nobody-knows-it") is None
-    assert pricing().card("local", "qwen3") is None, "a host of one's own is not a vendor"
+    assert pricing().rate_card("openai", "nobody-knows-it") is None
+    assert pricing().rate_card("local", "qwen3") is None, "a host of one's own is not a vendor"
     assert rate_card("demo", "anything").cost_nanousd(Usage(10**9, 10**9)) == 0
 
 
@@ -106,23 +107,25 @@ def test_another_service_tier_has_its_own_price_where_the_vendor_has_one() -> No
 def test_prices_are_read_anew_once_a_minute() -> None:
     now = [NOON.timestamp()]
     priced = pricing(lambda: now[0])
-    first = priced.card("openai", "gpt-4.1-mini")
+    first = priced.rate_card("openai", "gpt-4.1-mini")
     now[0] += 59
-    assert priced.card("openai", "gpt-4.1-mini") is first
+    assert priced.rate_card("openai", "gpt-4.1-mini") is first
     now[0] += 2
-    assert priced.card("openai", "gpt-4.1-mini") is not first
+    assert priced.rate_card("openai", "gpt-4.1-mini") is not first
 
 
 rates = st.integers(0, 10**12)
 counts = st.integers(0, 10**7)
-tiers = st.lists(st.builds(Tier, st.integers(1, 10**6), rates, rates, rates, rates), max_size=3).map(
-    lambda more: (Tier(0, 400, 1600, 100, 1600), *sorted(more, key=lambda tier: tier.above))
+tiers = st.lists(st.builds(TokenRates, st.integers(1, 10**6), rates, rates, rates, rates), max_size=3).map(
+    lambda more: (TokenRates(0, 400, 1600, 100, 1600), *sorted(more, key=lambda tier: tier.above))
 )
 usages = st.builds(Usage, counts, counts, counts, counts, details=st.none())
 
 
 @given(tiers, usages)
-def test_a_cost_is_exact_rounded_up_once_and_never_above_its_ceiling(rows: tuple[Tier, ...], usage: Usage) -> None:
+def test_a_cost_is_exact_rounded_up_once_and_never_above_its_ceiling(
+    rows: tuple[TokenRates, ...], usage: Usage
+) -> None:
     price = RateCard(rows)
     tier = [row for row in rows if row.above == 0 or usage.prompt_tokens > row.above][-1]
     cached = min(usage.cached_tokens, usage.prompt_tokens)
@@ -138,13 +141,13 @@ def test_a_cost_is_exact_rounded_up_once_and_never_above_its_ceiling(rows: tuple
     )
     cost = price.cost_nanousd(usage)
     assert 0 <= cost - exact < 1
-    assert price.ceiling_nanousd(usage.prompt_tokens, usage.completion_tokens) >= cost
+    assert price.max_cost_nanousd(usage.prompt_tokens, usage.completion_tokens) >= cost
 
 
 def test_the_cheapest_token_there_can_be_still_costs_something() -> None:
-    assert RateCard((Tier(0, 1, 0, 0, 0),)).cost_nanousd(Usage(1, 0)) == 1
+    assert RateCard((TokenRates(0, 1, 0, 0, 0),)).cost_nanousd(Usage(1, 0)) == 1
 
 
 @given(st.integers(-(10**18), 10**18))
 def test_dollars_shown_outside_are_the_same_money(amount: int) -> None:
-    assert nanousd(usd(amount)) == amount
+    assert parse_usd(format_usd(amount)) == amount

@@ -1,4 +1,4 @@
-"""What the queue holds of Redis's memory: its bound, each key's share, and that everything is given back."""
+"""The queue's part of Redis's memory: its bound, each key's share, and the return of everything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def jobs(redis: Redis) -> Jobs:
 def submit(redis: Redis, jobs: Jobs) -> Callable[..., str]:
     def submit(job_id: str, owner: str = "a", size: int = 10, **more: Any) -> str:
         redis.execute("HSET", reservation_key(job_id), "s", "open")
-        fields = {
+        fields: dict[str, str | bytes | int] = {
             "key_hash": "h",
             "endpoint": "chat.completions",
             "model": "m",

@@ -82,7 +82,7 @@ class QueueMachine:
         self.ids.append(job_id)
         self.redis.execute("HSET", reservation_key(job_id), "s", "open")
         self.redis.execute("ZADD", WORKER, 1, job_id)
-        fields = {
+        fields: dict[str, str | bytes | int] = {
             "key_hash": "h",
             "endpoint": "chat.completions",
             "model": "m",
@@ -180,7 +180,7 @@ class QueueMachine:
         return (self.redis.execute("HGET", keys.JOB + job_id, "owner") or b"a").decode()
 
     def check(self) -> None:
-        """What holds at any moment."""
+        """Checks the invariants that hold at any moment."""
         redis = self.redis
         hashes = {}
         for job_id in self.ids:

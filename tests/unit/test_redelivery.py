@@ -15,7 +15,7 @@ from app.gateway.limits import LIMITS, Amounts
 from app.store.ledger import Ledger, UsageRow
 from app.store.outbox import Outbox
 from app.store.redelivery import Redelivery, charged_for
-from app.store.redis.client import Redis
+from app.store.redis.client import Arg, Redis
 from app.store.redis.keys import NOTHING, OUTBOX, reservation_key
 from app.store.spool import Spool
 from app.store.sql.database import Database
@@ -50,7 +50,7 @@ class RedeliveryHarness:
 
     def settle(self, script: Callable[[Any, Any], Any]) -> None:
         keys = [reservation_key("call_1"), "penstock:reservations:w", NOTHING, NOTHING, NOTHING, OUTBOX, COUNTER]
-        limit = ["window", 70, 1_000_000, 86_400_000]
+        limit: list[Arg] = ["window", 70, 1_000_000, 86_400_000]
         self.spool.settle(script, keys, ["call_1", "settled", json.dumps(ROW), "", 1, 120_000, *limit])  # type: ignore[arg-type]
 
     def runs_unanswered(self, keys: Any, args: Any) -> int:
@@ -103,12 +103,12 @@ def test_a_line_of_the_previous_version_is_read_as_it_was_meant(harness: Redeliv
     harness.redis.execute("SET", COUNTER, 200, "PX", 86_400_000)
     harness.redis.execute("HSET", reservation_key("call_1"), "s", "open", "h", "0", "d", json.dumps(for_reaper))
     harness.redis.execute("ZADD", "penstock:reservations:w", 9e12, "call_1")
-    used = ["window", 200, 70, 1_000_000, 86_400_000]
+    used: list[Arg] = ["window", 200, 70, 1_000_000, 86_400_000]
     keys = [reservation_key("call_1"), "penstock:reservations:w", NOTHING, NOTHING, NOTHING, OUTBOX, COUNTER]
-    args = ["call_1", "settled", json.dumps(ROW), "", 1, 120_000, *used]
-    keys, args = ([base64.b64encode(str(each).encode()).decode() for each in part] for part in (keys, args))
+    args: list[Arg] = ["call_1", "settled", json.dumps(ROW), "", 1, 120_000, *used]
+    encoded = [[base64.b64encode(str(each).encode()).decode() for each in part] for part in (keys, args)]
     harness.directory.mkdir()
-    line = {"keys": keys, "args": args}
+    line = dict(zip(("keys", "args"), encoded, strict=True))
     (harness.directory / "old.jsonl").write_text(json.dumps(line, separators=(",", ":")) + "\n")
     assert harness.spool.replay(harness.script) == 1
     assert harness.charged() == 70

@@ -1,4 +1,4 @@
-"""What a Redis that cannot serve looks like to a caller: always `StoreUnavailable`, soon, and never a stale reply.
+"""A Redis that cannot serve, for its caller: always `StoreUnavailable`, soon, and never a stale reply.
 
 Everything twice: with a connection for each caller, and with the one that greenlets share.
 """

@@ -1,4 +1,4 @@
-"""What REDIS_URL may say, and what it becomes: with Sentinels, the master that they name each time."""
+"""The forms of REDIS_URL and their meaning: with Sentinels, the master that they name each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may ask for: the bounds of each field, what the gateway makes of it, and which bytes go on."""
+"""Requests of callers: the bounds of each field, the gateway's reading of them, and the bytes that go on."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_every_role_of_the_api_is_known(role: str) -> None:
 def test_embeddings_take_a_text_many_texts_or_tokens(given: Any) -> None:
     request = EmbedRequest.parse(json.dumps({"model": "m", "input": given}).encode())
     assert request.input == given
-    assert request.prompt_estimate() == len(request.raw) // 4 + 1
-    assert request.prompt_ceiling() == len(request.raw)
+    assert request.estimate_prompt_tokens() == len(request.raw) // 4 + 1
+    assert request.prompt_tokens_upper_bound() == len(request.raw)
 
 
 @pytest.mark.parametrize("given", ["", [], ["x"] * 2049, None, 7])
@@ -122,18 +122,18 @@ def test_the_bounds_and_choices_that_a_caller_sets() -> None:
 
 def test_a_prompts_length_is_told_from_its_bytes_and_pictures() -> None:
     plain = ChatRequest.parse(body(messages=[HELLO, HELLO]))
-    assert plain.prompt_estimate() == len(plain.raw) // 4 + 1
-    assert plain.prompt_ceiling() == len(plain.raw) + 2 * 8
+    assert plain.estimate_prompt_tokens() == len(plain.raw) // 4 + 1
+    assert plain.prompt_tokens_upper_bound() == len(plain.raw) + 2 * 8
     text = {"type": "text", "text": "What is this?"}
     pictures = ChatRequest.parse(body(messages=[{"role": "user", "content": [text, PICTURE, LINKED]}]))
     size = len(pictures.raw) - len(INLINE)
     assert pictures.images == 2
-    assert pictures.prompt_estimate() == size // 4 + 2 * 1000 + 1
-    assert pictures.prompt_ceiling() == size + 2 * IMAGE_CEILING_TOKENS + 8
+    assert pictures.estimate_prompt_tokens() == size // 4 + 2 * 1000 + 1
+    assert pictures.prompt_tokens_upper_bound() == size + 2 * IMAGE_CEILING_TOKENS + 8
     assert IMAGE_CEILING_TOKENS == 50_000
     [message] = pictures.messages
-    assert message.prompt_estimate(5000) == (5000 - len(INLINE)) // 4 + 2 * 1000 + 1
-    assert plain.messages[0].prompt_estimate(40) == 11
+    assert message.estimate_tokens(5000) == (5000 - len(INLINE)) // 4 + 2 * 1000 + 1
+    assert plain.messages[0].estimate_tokens(40) == 11
     assert message.texts == ["What is this?"]
     assert plain.messages[0].texts == ["Hello"]
 
@@ -157,4 +157,4 @@ def test_a_draft_that_drops_messages_forgets_their_pictures() -> None:
     assert draft.request.images == 0
     assert [message.texts for message in draft.request.messages] == [["Hello"]]
     assert json.loads(draft.request.raw)["messages"] == [HELLO]
-    assert draft.request.prompt_estimate() == len(draft.request.raw) // 4 + 1
+    assert draft.request.estimate_prompt_tokens() == len(draft.request.raw) // 4 + 1

@@ -1,4 +1,4 @@
-"""What a call took is given back exactly, whichever of its messages are lost, late, repeated or out of order."""
+"""A call's reservation is given back exactly, whichever of its messages are lost, late, repeated or out of order."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOTHING = Amounts(0)
 
 
 class FaultyNetwork:
-    """The way to Redis. `admitting` does with an admission's message what the test wants."""
+    """A network to Redis whose `admitting` drops, delays or repeats an admission's message."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -376,7 +376,7 @@ def test_amounts_of_any_size_come_back_to_the_nanodollar(harness: ReservationHar
 def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness: ReservationHarness) -> None:
     """It has no `c`; what it reserved stands second of five in what its reaper was to be told."""
     harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
-    old = {
+    old: dict[str, Any] = {
         "row": {"call_id": "old", "model": "m"},
         "leases": "penstock:none",
         "flight": "penstock:none",
@@ -393,14 +393,14 @@ def test_a_reservation_of_the_version_before_is_settled_as_it_was_taken(harness:
             harness.redis.execute("DEL", reservation_key("old"))
             harness.redis.execute("INCRBY", "penstock:limit:key_1:tokens_per_day:x", 60)
         else:
-            keys = [
+            keys: list[Arg] = [
                 reservation_key("old"),
                 reservations_of(QUEUE),
                 *["penstock:none"] * 3,
                 "penstock:outbox",
                 *old["keys"],
             ]
-            args = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
+            args: list[Arg] = ["old", "settled", "{}", "", 1, 60_000, "window", 60, 7, "1000", "60000"]
             assert harness.redis.script("settle")(keys, args) == 1
             assert harness.counted().tokens == 57
 
@@ -440,7 +440,7 @@ class BadNetwork:
             self.late.append(send)
 
     def meanwhile(self) -> None:
-        """What happens between two messages: others arrive, answers come into the cache and expire, calls are lost."""
+        """Events between two messages: others arrive, answers come into the cache and expire, calls are lost."""
         while self.late and self.chance.random() < 0.5:
             self.late.pop(self.chance.randrange(len(self.late)))()
         what = self.chance.random()

@@ -29,7 +29,7 @@ OTHER = Caller("key_2", "other")
 
 
 class NamedProvider:
-    """A provider that is only asked who it is."""
+    """A provider of which only the name is used."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class NamedProvider:
 
 
 class RouterHarness:
-    """A router whose pauses only move its clock, and whose targets fail as told."""
+    """A router whose pauses only step its clock, and whose targets fail as scripted."""
 
     def __init__(self, models: dict[str, Any], *, draw: Any = lambda targets: targets[0], **retry: Any) -> None:
         names = ("a", "b", "c")
@@ -95,8 +95,8 @@ class RouterHarness:
         assert self.router.run(route, attempts, deadline, cancel or CancelToken(), call) == self.asked[-1]
         return attempts
 
-    def error_of(self, failure: Any, **call: Any) -> BaseException:
-        """What a call raises that ends with `failure`, whoever is asked."""
+    def error_of(self, failure: Any, **call: Any) -> Any:
+        """Returns the error of a call whose targets all fail with `failure`."""
         with pytest.raises((UpstreamError, ClientGone)) as caught:
             self.run(dict.fromkeys(("a/m", "b/m"), failure), **call)
         return caught.value

@@ -1,4 +1,4 @@
-"""Which models can be served: what a missing key is, what it takes with it, and what is the default then."""
+"""Availability of models: the effect of a missing vendor key on models, fallbacks and the default."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from app.config import serving
+from app.config.files import load_config
 from app.config.gateway import GatewayConfig, ProviderConfig
 from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
-from app.settings import load_config, load_settings
+from app.settings import load_settings
 
 UP = {"kind": "openai", "base_url": "http://127.0.0.1/v1"}
 
@@ -71,11 +72,11 @@ def test_a_key_is_what_is_left_without_the_space_around_it() -> None:
 def test_a_model_can_be_served_by_whoever_needs_no_key_or_has_one(model: Any, served: bool) -> None:
     found = config(m=model, lent=["demo"])
     assert serving.can_serve(found, "m") is served
-    assert serving.why_not(found, "m") == ("" if served else "up has no API key: set UP_KEY")
+    assert serving.unavailable_reason(found, "m") == ("" if served else "up has no API key: set UP_KEY")
 
 
 def test_without_a_variable_the_field_is_named() -> None:
-    assert serving.why_not(config(m=["other"]), "m") == "other has no API key: set providers.other.api_key"
+    assert serving.unavailable_reason(config(m=["other"]), "m") == "other has no API key: set providers.other.api_key"
 
 
 def test_the_default_is_the_first_chat_model_that_can_be_served() -> None:
@@ -119,7 +120,7 @@ def test_the_variable_is_known_that_a_key_was_to_come_from(
 ) -> None:
     (tmp_path / "gateway.yaml").write_text(KEYED % written)
     found, _ = load_config(tmp_path / "gateway.yaml", env)
-    assert (serving.default_model(found), serving.why_not(found, "m")) == (default, reason)
+    assert (serving.default_model(found), serving.unavailable_reason(found, "m")) == (default, reason)
 
 
 def test_a_key_that_must_be_set_must_not_be_blank(tmp_path: Path) -> None:
@@ -173,9 +174,9 @@ def test_shipped_models_are_those_people_type_priced_and_described() -> None:
     for alias, model in shipped.config.models.items():
         assert (model.name, model.description) != (None, None), alias
         for tier in ("", *SERVICE_TIERS):
-            card = pricing.card(model.targets[0].provider, alias, tier)
+            card = pricing.rate_card(model.targets[0].provider, alias, tier)
             assert card is not None, alias
-        assert (pricing.ceiling_nanousd(model.targets[0].provider, alias, 1000, 1000) or 0) > 0 or alias == "demo"
+        assert (pricing.max_cost_nanousd(model.targets[0].provider, alias, 1000, 1000) or 0) > 0 or alias == "demo"
 
 
 @pytest.mark.parametrize(("env", "default"), [({}, "demo"), ({"OPENAI_API_KEY": "sk-test"}, "gpt-4.1-mini")])
@@ -190,7 +191,7 @@ def test_shipped_rules_send_premium_code_and_long_to_the_strong_model() -> None:
     pricing = Pricing(config=shipped.config, overrides=shipped.prices)
 
     def price(model: str) -> int:
-        return pricing.ceiling_nanousd("openai", model, 1000, 1000) or 0
+        return pricing.max_cost_nanousd("openai", model, 1000, 1000) or 0
 
     assert all(price(model) > price(cheap) > 0 for model in strong)
     assert shipped.config.plans["premium"].has_budget

@@ -12,13 +12,13 @@ import pytest
 from app.config_snapshot import adopt
 from app.errors import ConfigError
 from app.runfile import RunFile, RunningGateway
-from app.settings import load_settings, sensible_workers
+from app.settings import Settings, default_worker_count, load_settings
 
 GOOD = "providers: {demo: {kind: demo}}\nmodels: {demo: {targets: [{provider: demo}]}}\n"
 RULES = "smart: {rules: [%s]}\n"
 
 
-def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str):
+def load(tmp_path: Path, text: str = GOOD, prices: str = "", **env: str) -> Settings:
     config = tmp_path / "gateway.yaml"
     config.write_text(text)
     if prices:
@@ -259,4 +259,4 @@ def test_workers_fit_into_what_the_container_may_use(
     for name, limit in (("cpu.max", cpu), ("memory.max", memory)):
         if limit is not None:
             (tmp_path / name).write_text(limit + "\n")
-    assert 1 <= sensible_workers(tmp_path) <= min(at_most, len(os.sched_getaffinity(0)))
+    assert 1 <= default_worker_count(tmp_path) <= min(at_most, len(os.sched_getaffinity(0)))

@@ -19,7 +19,7 @@ from redis import ResponseError
 from structlog.testing import capture_logs
 
 from app.errors import StoreUnavailable
-from app.store.redis.client import Arg, Redis
+from app.store.redis.client import Arg, Redis, Script
 from app.store.spool import Spool
 from app.store.spool_files import Writer
 from tests.support.servers import ROOT, wait_for
@@ -27,8 +27,8 @@ from tests.support.servers import ROOT, wait_for
 KEYS = [f"penstock:{name}" for name in ("reservation", "open", "cache", "flight", "running", "outbox", "limit")]
 
 
-class FakeSettleScript:
-    """Stands for the settle script: away until it is told otherwise, and remembers what it settled."""
+class FakeSettleScript(Script):
+    """A fake settle script: unavailable until `away` is cleared, and records the calls it settled."""
 
     def __init__(self) -> None:
         self.away = True

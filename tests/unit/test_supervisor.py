@@ -1,4 +1,4 @@
-"""The supervisor with small programs: who is stopped when, what is started again, and that nobody stays."""
+"""The supervisor with small programs: their stops and restarts in order, and no process left behind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Supervised:
 
 @pytest.fixture
 def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
-    started = []
+    started: list[Supervised] = []
 
     def start(programs: str, *, is_ready: bool = True) -> Supervised:
         started.append(Supervised(tmp_path / f"output-{len(started)}", programs, is_ready))

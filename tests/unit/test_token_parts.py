@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, RateCard, Tier
+from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import Details, Usage
 
 OF_PROMPT = Details(
@@ -44,7 +44,7 @@ def test_a_prompts_parts_do_not_overlap_and_make_up_the_whole() -> None:
         "video_prompt": 3000,
         "prompt": 93_430,
     }
-    assert (sum(parts.values()), parts.keys()) == (100_000, PROMPT_KINDS.keys())
+    assert (sum(parts.values()), set(parts)) == (100_000, set(PROMPT_KINDS))
 
 
 def test_a_completions_parts_do_not_overlap_and_make_up_the_whole() -> None:
@@ -57,7 +57,7 @@ def test_a_completions_parts_do_not_overlap_and_make_up_the_whole() -> None:
         "video_completion": 4000,
         "completion": 45_679,
     }
-    assert (sum(parts.values()), parts.keys()) == (100_000, COMPLETION_KINDS.keys())
+    assert (sum(parts.values()), set(parts)) == (100_000, set(COMPLETION_KINDS))
 
 
 @pytest.mark.parametrize("tokens", [0, 5, 130, 1500, 50_001])
@@ -69,7 +69,7 @@ def test_parts_that_add_up_to_more_than_the_whole_are_cut_to_it(tokens: int) -> 
 
 
 def rate_card(rates: dict[str, int]) -> RateCard:
-    return RateCard((Tier.of(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
+    return RateCard((TokenRates.from_kinds(0, {kind: rate * 1_000_000 for kind, rate in rates.items()}),))
 
 
 def test_every_kind_is_priced_at_its_own_rate() -> None:

@@ -1,4 +1,4 @@
-"""Who a client is: what our own proxy says, and nobody else."""
+"""The address of a client: taken from our own proxy, and from nobody else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_known_of_peers_is_bounded() -> None:
     peers = TrustedProxies(OURS)
     for number in range(3000):
         peers.client_ip({"REMOTE_ADDR": f"10.0.{number // 250}.{number % 250}", "HTTP_X_FORWARDED_FOR": "a"})
-    assert len(peers._known) == 1000
+    assert len(peers._trusted_peers) == 1000
 
 
 @pytest.mark.parametrize(

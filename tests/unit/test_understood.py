@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.body import rebuilt
+from app.domain.body import encode_fields
 from app.domain.chat import ChatRequest
 from app.errors import InvalidRequest
 
@@ -29,8 +29,8 @@ def request(*parts: Any, **message: Any) -> ChatRequest:
 )
 def test_what_is_bounded_goes_on_as_it_was(parts: tuple[Any, ...]) -> None:
     asked = request(*parts)
-    understood = asked.understood()
-    assert json.loads(rebuilt(understood.fields, {})) == json.loads(asked.raw)
+    understood = asked.canonical()
+    assert json.loads(encode_fields(understood.fields, {})) == json.loads(asked.raw)
     assert understood.messages == asked.messages
 
 
@@ -48,15 +48,15 @@ def test_what_is_bounded_goes_on_as_it_was(parts: tuple[Any, ...]) -> None:
 )
 def test_what_is_not_is_refused_where_it_stands(asked: ChatRequest, param: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        asked.understood()
+        asked.canonical()
     assert refusal.value.param == param
 
 
 def test_a_message_that_names_a_field_twice_has_it_once() -> None:
     """Parsers differ in which one they take."""
     twice = b'{"model":"m","messages":[{"role":"user","content":"a","content":"' + b"b" * 50 + b'"}]}'
-    understood = ChatRequest.parse(twice).understood()
-    sent = rebuilt(understood.fields, {})
+    understood = ChatRequest.parse(twice).canonical()
+    sent = encode_fields(understood.fields, {})
     assert sent.count(b'"content"') == 1
     assert json.loads(sent)["messages"][0]["content"] == understood.messages[0].content
 
@@ -76,6 +76,6 @@ def test_what_only_we_know_of_a_request_is_not_read_from_its_body(name: str) -> 
     plain = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     found = ChatRequest.parse(json.dumps({**plain, name: value}).encode())
     assert found.images == 0
-    assert found.prompt_ceiling() > 0
+    assert found.prompt_tokens_upper_bound() > 0
     assert len(found.raw) > 60
     assert set(found.fields) == {"model", "messages", name}

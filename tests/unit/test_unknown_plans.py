@@ -37,7 +37,7 @@ def logged(clock: FakeClock) -> Callable[..., list[str]]:
         with capture_logs() as logs:
             for key_id in key_ids:
                 with pytest.raises(Forbidden):
-                    plans.of(Caller(key_id, "test", plan="gone"))
+                    plans.plan_of(Caller(key_id, "test", plan="gone"))
         return [f"{log['key_id']} {log['plan']}" for log in logs if log["event"] == "plan_unknown"]
 
     return refuse
@@ -46,8 +46,8 @@ def logged(clock: FakeClock) -> Callable[..., list[str]]:
 def test_a_plan_that_is_there_is_the_callers() -> None:
     plans = Plans({"default": Plan(), "free": FREE}, callers=Callers(keys=NoKeys()), clock=FakeClock())
     caller = Caller("key_1", "test", plan="free")
-    assert plans.of(caller) is FREE
-    assert plans.checked(caller) is caller
+    assert plans.plan_of(caller) is FREE
+    assert plans.verify(caller) is caller
 
 
 def test_one_that_is_not_is_logged_once_an_hour_a_key(logged: Callable[..., list[str]], clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""What vendors report, read once and for all kinds: nothing twice, nothing negative, nothing lost to an odd detail."""
+"""Vendors' usage reports, read in one place for all kinds: nothing twice, nothing negative, nothing lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.usage import Details, Usage
-from app.gateway.chunks import as_completion
-from app.gateway.implied_usage import MOST_SEARCHES, billed, most_searches
+from app.gateway.chunks import to_completion
+from app.gateway.implied_usage import MAX_SEARCHES, max_searches, with_implied_usage
 from app.providers.reported_usage import WireUsage, to_usage
 
-DETAILS = {
+DETAILS: dict[str, Any] = {
     "prompt_tokens_details": {
         "cached_tokens": 1,
         "cache_write_tokens": 2,
@@ -112,12 +112,12 @@ def chat(**fields: Any) -> ChatRequest:
     ("model", "fields", "charged", "reserved"),
     [
         ("gpt-4.1", {}, 0, 0),
-        ("gpt-4.1", {"web_search_options": {}}, 1, MOST_SEARCHES),
+        ("gpt-4.1", {"web_search_options": {}}, 1, MAX_SEARCHES),
         ("gpt-4.1", {"web_search_options": None, "plugins": None, "tools": None}, 0, 0),
-        ("gpt-4o-search-preview-2025-03-11", {}, 1, MOST_SEARCHES),
-        ("openai/gpt-4o:online", {}, 1, MOST_SEARCHES),
-        ("gpt-4.1", {"plugins": [{"id": "web"}]}, 0, MOST_SEARCHES),
-        ("gpt-4.1", {"tools": [{"type": "openrouter:web_search"}]}, 0, MOST_SEARCHES),
+        ("gpt-4o-search-preview-2025-03-11", {}, 1, MAX_SEARCHES),
+        ("openai/gpt-4o:online", {}, 1, MAX_SEARCHES),
+        ("gpt-4.1", {"plugins": [{"id": "web"}]}, 0, MAX_SEARCHES),
+        ("gpt-4.1", {"tools": [{"type": "openrouter:web_search"}]}, 0, MAX_SEARCHES),
         ("gpt-4.1", {"tools": [{"type": "function", "function": {"name": "web_search"}}]}, 0, 0),
     ],
 )
@@ -125,24 +125,26 @@ def test_a_search_that_is_not_reported_is_charged_as_the_request_implies(
     model: str, fields: dict[str, Any], charged: int, reserved: int
 ) -> None:
     request = chat(**fields)
-    assert billed(Usage(1, 1), request, model).searches == charged
-    assert most_searches(request, model) == reserved
-    assert billed(Usage(1, 1, details=Details(searches=4)), request, model).searches == 4, "what is reported counts"
+    assert with_implied_usage(Usage(1, 1), request, model).searches == charged
+    assert max_searches(request, model) == reserved
+    assert with_implied_usage(Usage(1, 1, details=Details(searches=4)), request, model).searches == 4, (
+        "what is reported counts"
+    )
 
 
 def test_a_cache_write_lasts_as_long_as_was_asked_for() -> None:
     written = Usage(9, 1, details=Details(cache_write_tokens=5))
-    assert billed(written, chat(), "m") is written
-    asked = billed(written, chat(cache_control={"type": "ephemeral", "ttl": "1h"}), "m").details
+    assert with_implied_usage(written, chat(), "m") is written
+    asked = with_implied_usage(written, chat(cache_control={"type": "ephemeral", "ttl": "1h"}), "m").details
     assert asked == Details(cache_write_tokens=5, cache_write_1h_tokens=5)
     embedding = EmbedRequest.parse(b'{"model":"m","input":"1h"}')
-    assert billed(written, embedding, "gpt-4o-search-preview") is written
-    assert most_searches(embedding, "gpt-4o-search-preview") == 0
+    assert with_implied_usage(written, embedding, "gpt-4o-search-preview") is written
+    assert max_searches(embedding, "gpt-4o-search-preview") == 0
 
 
 def test_a_cached_stream_tells_the_usage_that_the_stream_had() -> None:
     usage = Usage(100, 50, 1, 6, details=READ._replace(searches=2))
     chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
-    kept = as_completion([b"data: %b\n\n" % json.dumps(chunk).encode()], usage)
+    kept = to_completion([b"data: %b\n\n" % json.dumps(chunk).encode()], usage)
     assert kept is not None
     assert to_usage(msgspec.convert(json.loads(kept)["usage"], WireUsage)) == usage

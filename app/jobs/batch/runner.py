@@ -1,311 +1,247 @@
-"""One batch on its way through the queue: its lines go in a few at a time, and what they come to is kept.
+"""Batch runner: moves one batch forward, step by step, from its input file through the queue to its output files.
 
-Nothing is remembered but what is safe elsewhere: the results on disk, and in Redis which line was submitted as which
-job. A line is always submitted under the same idempotency key and the same call id. So another worker can go on at any
-point, and no line is lost, run twice or charged twice: it asks what was submitted (`_recover`) and reads on.
+It remembers nothing but what is safe elsewhere: the results on disk, and in Redis which line was submitted as which job
+(`in_flight`). So another worker process can go on at any point.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 import structlog
 
-from app.config.gateway import GatewayConfig
-from app.domain.batch import UNFINISHED, WINDOW_S, BadBatchLine, BatchLine, parse_line
+from app.domain.batch import UNFINISHED_STATUSES, InvalidBatchLine, parse_line
 from app.domain.identity import Caller
-from app.errors import Conflict, GatewayError, NotFound, NotReady, RateLimited, StoreUnavailable
-from app.gateway.call import CallContext
-from app.gateway.callers import Callers
-from app.jobs.batch.input_file import CheckedFile, RemainingLines, check
-from app.jobs.batch.output_files import OutputFiles
-from app.jobs.batch.output_lines import OutputLines
-from app.jobs.queue import JobQueue
+from app.errors import GatewayError, NotReady, RateLimited, StoreUnavailable
+from app.jobs.batch.in_flight import LinesInFlight
+from app.jobs.batch.input_file import FileCheck, LineIds, RemainingLines, check_file
+from app.jobs.batch.output_files import OutputFiles, OutputLines
+from app.jobs.batch.services import BatchServices
 from app.store.batch_results import BatchResults, LineResult
-from app.store.batches import Batch, Batches
-from app.store.files import Files
+from app.store.batches import Batch
 
 log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
 _BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
-_TELL_S = 1.0  # between two updates of the counts that callers see
+_COUNTS_EVERY_S = 1.0  # between two updates of the counts that callers see
 _LONGEST_WAIT_S = 60.0
 _CHUNK = 500
-_FINAL = {"": "completed", "batch_cancelled": "cancelled", "batch_expired": "expired"}
+_FINAL_STATUS = {"": "completed", "batch_cancelled": "cancelled", "batch_expired": "expired"}
 
 
-class _Job(NamedTuple):
-    job_id: str
-    custom_id: str | None
+class Step(NamedTuple):
+    """The outcome of a step. `wait_s`: seconds until the next one; `done`: this process has nothing left to do."""
+
+    wait_s: float = 0.0
+    done: bool = False
+
+
+_AGAIN, _DONE = Step(), Step(done=True)
 
 
 class BatchRunner:
     """Holds the batch's results, and with them its lock, until `release`."""
 
-    def __init__(
-        self,
-        *,
-        batch_id: str,
-        results: BatchResults,
-        queue: JobQueue,
-        callers: Callers,
-        batches: Batches,
-        files: Files,
-        ending: OutputFiles,
-        config: GatewayConfig,
-        share: Callable[[str, str], int],
-        clock: Callable[[], float] = time.time,
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.batch_id = batch_id
-        self._entries = OutputLines(batch_id)
+    def __init__(self, batch: Batch, results: BatchResults, services: BatchServices, output_files: OutputFiles) -> None:
+        self.batch_id = batch.batch_id
+        self.key_id = batch.key_id
         self._results = results
-        self._queue = queue
-        self._callers = callers
-        self._batches = batches
-        self._files = files
-        self._ending = ending
-        self._config = config
-        self._share = share  # of a key on a plan: how many lines of each of its batches may be in the queue
-        self._clock = clock
-        self._pause = pause
-        self._in_flight: dict[int, _Job] = {}
+        self._services = services
+        self._batches = services.batches
+        self._output_files = output_files
+        ids = LineIds(batch.batch_id)
+        self._lines = OutputLines(ids)
+        self._in_flight = LinesInFlight(ids, services.queue)
         self._recovered = False
-        self._lines: RemainingLines | None = None
-        self._refusals: dict[int, int] = {}  # how often the queue did not take a line
-        self._wait_until = self._told = 0.0
-        self._waits_for = ""
+        self._unread: RemainingLines | None = None
+        self._wait_until = self._counts_written_at = 0.0
+        self._waits_for = ""  # the code of the last temporary refusal
         self._pause_s = _BUSY_S
 
-    def step(self) -> float | None:
-        """Does what can be done now. Returns when to come again, in seconds; None when there is nothing left to do.
-        Raises `NotReady` for what may pass, and `OSError` of the disk."""
+    def step(self, queue_share: int) -> Step:
+        """Moves the batch on as far as it goes now; at most `queue_share` of its lines may be in the queue after that.
+
+        Raises `NotReady` for what may pass, and `OSError` of the disk.
+        """
         batch = self._batches.find(self.batch_id)
-        if batch is None or batch.status not in UNFINISHED:
-            return self._over()
-        if not self._files.path(batch.input_file_id).exists():
+        if batch is None or batch.status not in UNFINISHED_STATUSES:
+            return self._close_ended()
+        if not self._services.files.path(batch.input_file_id).exists():
             raise NotReady("The content of the batch's input file is not on this disk.")
         if batch.status == "validating":
             return self._begin(batch)
         if batch.in_progress_at is None:  # cancelled before anything was submitted
-            ended = self._batches.finish(batch, "cancelled", [], cancelled_at=self._clock())
-            return self._over() if ended else 0.0
+            ended = self._batches.finish(batch, "cancelled", [], cancelled_at=self._services.clock())
+            return self._close_ended() if ended else _AGAIN
         if not self._recovered:
             if self._results.created:  # begun on another disk: what has been run is known there
                 self._results.remove()
-                return None
+                return _DONE
             self._recover(batch)
-        return self._go_on(batch)
+        return self._advance(batch, queue_share)
 
     def release(self) -> None:
+        """Lets the results go, for the next process that claims the batch."""
         self._results.close()
 
-    def _go_on(self, batch: Batch) -> float | None:
-        why = self._why_end(batch)
+    def _advance(self, batch: Batch, queue_share: int) -> Step:
+        stop_reason = self._stop_reason(batch)
         before = len(self._results), len(self._in_flight)
-        self._collect(batch, why)
-        if why:
-            self._cancel(batch)
+        self._collect(batch, stop_reason)
+        if stop_reason:
+            self._in_flight.cancel(batch)
             if self._in_flight:
-                return _CANCEL_S
-            self._give_up(batch, why)
-        elif self._clock() >= self._wait_until:
-            self._submit(batch)
+                return Step(_CANCEL_S)
+            self._abandon_unread(batch, stop_reason)
+        elif self._services.clock() >= self._wait_until:
+            self._submit(batch, queue_share)
         if len(self._results) >= batch.total and not self._in_flight:
-            return self._finalize(batch, why)
-        self._tell(batch)
+            return self._finalize(batch, stop_reason)
+        self._write_counts(batch)
         moved = before != (len(self._results), len(self._in_flight))
         longest_s = _WATCHING_S if self._in_flight else _IDLE_S
         self._pause_s = _BUSY_S if moved else min(self._pause_s * 2, longest_s)
-        return self._pause_s
+        return Step(self._pause_s)
 
-    def _begin(self, batch: Batch) -> float | None:
-        """Looks at the whole file: a line that cannot be used fails, a file without any that can fails the batch."""
-        found = check(
-            self._files.path(batch.input_file_id),
+    def _begin(self, batch: Batch) -> Step:
+        """Checks the whole file: a line that cannot be used fails, a file without any that can fails the batch."""
+        found = check_file(
+            self._services.files.path(batch.input_file_id),
             batch.endpoint,
-            most_lines=self._config.batch.max_lines,
-            longest=self._config.server.max_body_bytes,
-            pause=self._pause,
+            max_lines=self._services.config.batch.max_lines,
+            max_body_bytes=self._services.config.server.max_body_bytes,
+            pause=self._services.pause,
         )
         if found.errors:
             return self._fail(batch, found)
-        self._results.add([self._entries.bad(line) for line in found.bad])
+        self._results.add([self._lines.bad(line) for line in found.bad_lines])
         self._results.sync()
-        failed = self._results.failed
-        begun = {"status": "in_progress", "in_progress_at": self._clock(), "total": found.total, "failed": failed}
-        if not self._batches.update(self.batch_id, ("validating",), **begun):
-            return 0.0  # cancelled just now, or begun on another disk
+        failed, now = self._results.failed, self._services.clock()
+        changes = {"status": "in_progress", "in_progress_at": now, "total": found.total, "failed": failed}
+        if not self._batches.update(self.batch_id, ("validating",), **changes):
+            return _AGAIN  # cancelled just now, or begun on another disk
         self._recovered = True
         log.info("batch_started", batch_id=self.batch_id, lines=found.total, failed=failed)
-        return 0.0
+        return _AGAIN
 
-    def _fail(self, batch: Batch, found: CheckedFile) -> float | None:
+    def _fail(self, batch: Batch, found: FileCheck) -> Step:
         log.warning("batch_failed", batch_id=self.batch_id, code=found.errors[0]["code"])
         errors = msgspec.json.encode(found.errors).decode()
-        return self._over() if self._ending.end(batch, self._results, "failed", errors=errors) else 0.0
+        ended = self._output_files.publish(batch, self._results, "failed", errors=errors)
+        return self._close_ended() if ended else _AGAIN
 
-    def _over(self) -> float | None:
-        """The batch has ended. Results stay if its files do not hold them: it may have been ended by somebody else."""
+    def _finalize(self, batch: Batch, stop_reason: str) -> Step:
+        if batch.status == "in_progress" and not stop_reason:
+            changes = {"status": "finalizing", "finalizing_at": self._services.clock()}
+            if not self._batches.update(self.batch_id, ("in_progress",), **changes):
+                return _AGAIN  # cancelled just now
+            batch = batch._replace(status="finalizing")
+        ended = self._output_files.publish(batch, self._results, _FINAL_STATUS[stop_reason])
+        return self._close_ended() if ended else _AGAIN
+
+    def _close_ended(self) -> Step:
+        """Removes the results of a batch that has ended, unless its files do not hold them: it may have been ended by
+        an operator, and they are paid for."""
         if len(self._results) and not self._batches.has_output(self.batch_id):
             log.error("batch_ended_elsewhere", batch_id=self.batch_id, results=len(self._results))
         else:
             self._results.remove()
-        return None
+        return _DONE
 
     def _recover(self, batch: Batch) -> None:
-        """Finds the jobs that another worker, or this one in an earlier life, has submitted.
-
-        Lines are submitted in order, so those whose job has no result yet are among the first without one.
-        """
-        for chunk in self._rest(batch).chunks(_CHUNK):
-            jobs = self._queue.submitted(batch.key_id, [self._entries.key(number) for number, _ in chunk])
-            for (number, raw), job_id in zip(chunk, jobs, strict=True):
-                if job_id is not None:
-                    self._in_flight[number] = _Job(job_id, parse_line(number, raw, batch.endpoint).custom_id)
-            if not any(jobs):
-                break
+        self._in_flight.recover(batch, self._unread_lines(batch).chunks(_CHUNK))
         self._recovered = True
         log.info("batch_taken_over", batch_id=self.batch_id, ended=len(self._results), in_flight=len(self._in_flight))
 
-    def _why_end(self, batch: Batch) -> str:
-        """Why the rest is not to be run; "" while it is."""
+    def _stop_reason(self, batch: Batch) -> str:
+        """The code with which the lines that are left fail; "" while they are to be run."""
         if batch.status == "cancelling":
             return "batch_cancelled"
-        return "batch_expired" if batch.status == "in_progress" and self._clock() >= batch.expires_at else ""
+        expired = batch.status == "in_progress" and self._services.clock() >= batch.expires_at
+        return "batch_expired" if expired else ""
 
-    def _collect(self, batch: Batch, why_cancelled: str) -> None:
+    def _collect(self, batch: Batch, stop_reason: str) -> None:
         """Keeps the results of jobs that have ended; only then are the jobs dropped."""
         if not self._in_flight:
             return
-        ended: list[LineResult] = []
-        gone: list[int] = []
-        outcomes = self._queue.jobs.outcomes([job.job_id for job in self._in_flight.values()])
-        for (number, job), outcome in zip(self._in_flight.items(), outcomes, strict=True):
-            if outcome is None:
-                gone.append(number)
-            elif outcome.state not in ("queued", "processing"):
-                why = why_cancelled or "request_cancelled"
-                ended.append(self._entries.outcome(number, job.custom_id, outcome, why))
-        ended += self._of_gone(batch, gone)
-        self._results.add(ended)
-        jobs = {self._entries.key(result.line): self._in_flight[result.line].job_id for result in ended}
-        self._queue.forget(batch.key_id, jobs)
-        for result in ended:
-            del self._in_flight[result.line]
+        collected = self._in_flight.collect(batch, self._lines, stop_reason or "request_cancelled")
+        if collected.lost:
+            self._unread_lines(batch).restart()
+        self._results.add(collected.results)
+        self._in_flight.forget(batch, collected.results)
 
-    def _of_gone(self, batch: Batch, numbers: list[int]) -> list[LineResult]:
-        """Jobs that are not there. If their submission is forgotten too, Redis lost it: they are submitted again."""
-        lost = []
-        jobs = self._queue.submitted(batch.key_id, [self._entries.key(number) for number in numbers])
-        for number, job_id in zip(numbers, jobs, strict=True):
-            if job_id is not None:
-                lost.append(self._entries.not_run(number, self._in_flight[number].custom_id, "result_lost"))
-            else:
-                del self._in_flight[number]
-                self._rest(batch).start_over()
-        return lost
+    def _submit(self, batch: Batch, queue_share: int) -> None:
+        caller = self._caller(batch)
+        most = queue_share if isinstance(caller, GatewayError) else self._most_in_flight(caller, queue_share)
+        failed: list[LineResult] = []
+        while len(self._in_flight) < most and len(failed) < _CHUNK:
+            raw = self._unread_lines(batch).next()
+            if raw is None:
+                if not self._in_flight:
+                    self._unread_lines(batch).restart()  # whatever is still without a result is found next time
+                break
+            line = parse_line(*raw, batch.endpoint)
+            if isinstance(line, InvalidBatchLine):
+                failed.append(self._lines.bad(line))
+                continue
+            try:
+                if isinstance(caller, GatewayError):
+                    raise caller
+                self._in_flight.submit(caller, line)
+                self._waits_for = ""
+            except GatewayError as exc:
+                if _is_temporary(exc):
+                    self._unread_lines(batch).push_back(raw)
+                    self._wait(line.number, exc)
+                    break
+                failed.append(self._lines.refused(line, exc))
+        self._results.add(failed)
 
-    def _submit(self, batch: Batch) -> None:
+    def _caller(self, batch: Batch) -> Caller | GatewayError:
+        """The batch's owner; or the error that each line which is left is answered with."""
         try:
-            caller: Caller | GatewayError = self._callers.of(batch.key_hash)
+            return self._services.callers.by_hash(batch.key_hash)
         except StoreUnavailable:
             raise
         except GatewayError as exc:
-            caller = exc  # every line that is left gets to hear it
-        most = self._share(batch.key_id, caller.plan if isinstance(caller, Caller) else "")
-        failed: list[LineResult] = []
-        while len(self._in_flight) < most and len(failed) < _CHUNK:
-            raw = self._rest(batch).next()
-            if raw is None:
-                if not self._in_flight:
-                    self._rest(batch).start_over()  # whatever is still without a result is found next time
-                break
-            line = parse_line(*raw, batch.endpoint)
-            if isinstance(line, BadBatchLine):
-                failed.append(self._entries.bad(line))
-                continue
-            try:
-                self._hand_in(caller, line)
-            except GatewayError as exc:
-                if self._passes(exc, line.number):
-                    self._rest(batch).hold_back(raw)
-                    break
-                failed.append(self._entries.refused(line, exc))
-        self._results.add(failed)
+            return exc
 
-    def _hand_in(self, caller: Caller | GatewayError, line: BatchLine) -> None:
-        if isinstance(caller, GatewayError):
-            raise caller
-        number = line.number
-        # A call that the queue did not take was settled; to be admitted again it needs another id.
-        call_id = self._entries.call_id(number, self._refusals.get(number, 0))
-        submitted = self._queue.submit(
-            caller,
-            line.request,
-            CallContext(self._entries.call_id(number), call_id),
-            idempotency_key=self._entries.key(number),
-            repeatable=True,
-            keep_s=WINDOW_S,
-        )
-        self._in_flight[number] = _Job(submitted.job_id, line.custom_id)
-        self._refusals.pop(number, None)
-        self._waits_for = ""
+    def _most_in_flight(self, caller: Caller, queue_share: int) -> int:
+        """`queue_share`, but not more than the caller's plan would let wait there."""
+        plan = self._services.config.plans.get(caller.plan)  # of an unknown one every line is refused
+        return min(queue_share, 2 * plan.concurrency) if plan is not None and plan.concurrency else queue_share
 
-    def _passes(self, exc: GatewayError, number: int) -> bool:
-        """Whether a refusal is only for now: the line then waits."""
-        if isinstance(exc, NotReady):
-            self._refusals[number] = self._refusals.get(number, 0) + 1
-        elif not (isinstance(exc, RateLimited) and exc.retryable):
-            return False
-        self._wait_until = self._clock() + min(exc.retry_after_s or 1.0, _LONGEST_WAIT_S)
+    def _wait(self, number: int, exc: GatewayError) -> None:
+        """Submits nothing for as long as a temporary refusal says."""
+        self._wait_until = self._services.clock() + min(exc.retry_after_s or 1.0, _LONGEST_WAIT_S)
         if exc.code != self._waits_for:
             self._waits_for = exc.code
             log.info("batch_waits", batch_id=self.batch_id, line=number, reason=exc.message)
-        return True
 
-    def _cancel(self, batch: Batch) -> None:
-        """Waiting jobs end at once, running ones within a second; those are told again until they have."""
-        owner = Caller(batch.key_id, "")
-        for job in self._in_flight.values():
-            try:
-                self._queue.cancel(owner, job.job_id)
-            except (Conflict, NotFound):
-                pass  # it has ended: it is collected next time
+    def _abandon_unread(self, batch: Batch, stop_reason: str) -> None:
+        for chunk in self._unread_lines(batch).chunks(_CHUNK):
+            lines = [parse_line(number, raw, batch.endpoint) for number, raw in chunk]
+            self._results.add([self._lines.not_run(line.number, line.custom_id, stop_reason) for line in lines])
 
-    def _give_up(self, batch: Batch, why: str) -> None:
-        for chunk in self._rest(batch).chunks(_CHUNK):
-            self._results.add(
-                [
-                    self._entries.not_run(number, parse_line(number, raw, batch.endpoint).custom_id, why)
-                    for number, raw in chunk
-                ]
-            )
-
-    def _finalize(self, batch: Batch, why: str) -> float | None:
-        if batch.status == "in_progress" and not why:
-            begun = {"status": "finalizing", "finalizing_at": self._clock()}
-            if not self._batches.update(self.batch_id, ("in_progress",), **begun):
-                return 0.0  # cancelled just now
-            batch = batch._replace(status="finalizing")
-        return self._over() if self._ending.end(batch, self._results, _FINAL[why]) else 0.0
-
-    def _tell(self, batch: Batch) -> None:
+    def _write_counts(self, batch: Batch) -> None:
         counts = (self._results.completed, self._results.failed)
-        if counts != (batch.completed, batch.failed) and self._clock() - self._told >= _TELL_S:
-            self._told = self._clock()
-            self._batches.update(self.batch_id, UNFINISHED, completed=counts[0], failed=counts[1])
+        now = self._services.clock()
+        if counts != (batch.completed, batch.failed) and now - self._counts_written_at >= _COUNTS_EVERY_S:
+            self._counts_written_at = now
+            self._batches.update(self.batch_id, UNFINISHED_STATUSES, completed=counts[0], failed=counts[1])
 
-    def _rest(self, batch: Batch) -> RemainingLines:
+    def _unread_lines(self, batch: Batch) -> RemainingLines:
         """The lines that have no result and are not in flight."""
-        if self._lines is None:
-            self._lines = RemainingLines(
-                self._files.path(batch.input_file_id),
-                self._config.server.max_body_bytes,
-                pause=self._pause,
+        if self._unread is None:
+            self._unread = RemainingLines(
+                self._services.files.path(batch.input_file_id),
+                self._services.config.server.max_body_bytes,
+                pause=self._services.pause,
                 done=lambda number: number in self._results or number in self._in_flight,
             )
-        return self._lines
+        return self._unread
+
+
+def _is_temporary(exc: GatewayError) -> bool:
+    return isinstance(exc, NotReady) or (isinstance(exc, RateLimited) and exc.retryable)

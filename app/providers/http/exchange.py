@@ -14,7 +14,7 @@ from geventhttpclient.response import HTTPParseError
 
 from app.config.gateway import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
-from app.net.sockets import arrived, receive, send
+from app.net.sockets import receive, receive_available, send
 from app.providers.base import CancelToken
 from app.providers.http.parser import IncrementalParser, parse_complete
 
@@ -147,7 +147,7 @@ class Exchange:
         """Returns what of the body has come unread, for the bill: the provider wrote it. Never waits."""
         unread, self._unread = self._unread, b""
         if self._sock is not None:
-            unread += arrived(self._sock, _MAX_UNREAD_BYTES)
+            unread += receive_available(self._sock, _MAX_UNREAD_BYTES)
         if unread:
             try:
                 self._parser.feed(unread)
@@ -185,7 +185,7 @@ class Exchange:
     def _on_cancel(self) -> None:
         """Closes the socket, which wakes the greenlet that waits on it."""
         if self._parser is not None:
-            self._unread = arrived(self._sock, _MAX_UNREAD_BYTES)
+            self._unread = receive_available(self._sock, _MAX_UNREAD_BYTES)
         self._sock.close()
 
     def _close_unstarted(self) -> None:

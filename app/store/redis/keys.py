@@ -53,7 +53,7 @@ def flight_key(cache_key: str) -> str:
     return f"penstock:flight:{cache_key}" if cache_key else NOTHING
 
 
-def unkept_key(cache_key: str) -> str:
+def uncacheable_key(cache_key: str) -> str:
     """Returns the key that exists while an answer is known not to be kept."""
     return f"penstock:unkept:{cache_key.partition('@')[0]}"
 

@@ -169,7 +169,7 @@ class Backups:
         now = self._clock()
         with closing(sqlite3.connect(staged)) as connection, connection:
             changed = connection.executemany(
-                # `updated_at` is what tells the mirror in Redis.
+                # By `updated_at` the mirror in Redis gets it, too.
                 "UPDATE api_keys SET revoked_at = ?, updated_at = ? WHERE key_id = ? AND revoked_at IS NULL",
                 [(when, now, key_id) for key_id, when in revoked],
             ).rowcount
@@ -228,7 +228,7 @@ def _checked(path: Path, check: Literal["quick_check", "integrity_check"]) -> Co
 
 
 def _create_private(path: Path) -> None:
-    # Only for the owner: it tells who may call, and what calls cost.
+    # Readable by its owner only: it holds keys and costs.
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 

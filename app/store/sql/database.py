@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from app.store.sql.threads import SqliteThreads, threaded_connection_class
 
 _BUSY_TIMEOUT_MS = 5000
 _CONNECT_TIMEOUT_S = 5
+_IDS_A_STATEMENT = 500
 _MIGRATE_TIMEOUT_S = 60.0
 _STEPS_BETWEEN_CHECKS = 100_000  # of SQLite's virtual machine: about a millisecond
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -161,6 +162,12 @@ class Database:
                 yield
         except OSError as exc:
             raise StoreUnavailable(f"The database's directory cannot be written: {exc.strerror}.") from exc
+
+
+def id_chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields `ids` in parts that fit into one statement: SQLite before 3.32 takes 999 parameters."""
+    for start in range(0, len(ids), _IDS_A_STATEMENT):
+        yield ids[start : start + _IDS_A_STATEMENT]
 
 
 def _upgrade(connection: Connection) -> None:

@@ -63,7 +63,7 @@ usage = Table(
     Column("cache", Text, nullable=False),  # hit, miss, bypass
     Column("streamed", Boolean, nullable=False),
     Column("estimated", Boolean, nullable=False),  # the provider sent no usage: counted by us
-    Column("unpriced", Boolean, nullable=False),  # nobody knows the price: the cost of 0 is not a fact
+    Column("unpriced", Boolean, nullable=False),  # without a known price: the cost of 0 is not a fact
     Column("job_id", Text),
     Column("tags", Text, nullable=False),  # what was done to the call, as in `route=code optimized=trimmed`, or empty
     # The rest of what its cost was computed from, beside the tokens above: see `domain.usage.Usage`.

@@ -20,7 +20,7 @@ WORDS = " ".join(f"word{number}" for number in range(200))  # the demo model tak
 
 @dataclass
 class Load:
-    """What callers saw. Lists, since they are threads: adding to a counter at the same time can count one for two."""
+    """The outcomes of callers. Lists, since callers are threads: two that add to a counter at once can count as one."""
 
     statuses: list[int] = field(default_factory=list)
     ends: list[bytes] = field(default_factory=list)

@@ -1,14 +1,14 @@
--- Appends one exchange to a conversation and forgets the oldest ones beyond its bounds, in one atomic step.
--- Running it twice with the same exchange appends it once.
+-- Appends one turn to a conversation and forgets the oldest ones beyond its bounds, in one atomic step.
+-- Running it twice with the same turn appends it once.
 --
--- KEYS  1 the conversation (list of exchanges, oldest first)
+-- KEYS  1 the conversation (list of turns, oldest first)
 --       2 open conversations (zset: their keys → when they are forgotten, ms by Redis's clock)
--- ARGV  1 the exchange, its unique id included   2 most exchanges   3 most bytes   4 time to live, ms
--- returns how many exchanges are kept
+-- ARGV  1 the turn, its unique id included   2 most turns   3 most bytes   4 time to live, ms
+-- returns how many turns are kept
 
 local kept = redis.call('LRANGE', KEYS[1], 0, -1)
-for _, exchange in ipairs(kept) do
-  if exchange == ARGV[1] then return #kept end
+for _, turn in ipairs(kept) do
+  if turn == ARGV[1] then return #kept end
 end
 
 local most, room, count = tonumber(ARGV[2]), tonumber(ARGV[3]) - #ARGV[1], 1

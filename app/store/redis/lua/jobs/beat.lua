@@ -1,19 +1,20 @@
--- A worker's sign of life, for itself and each job it runs; and the queue is put in order: jobs whose worker died and
--- jobs whose pause is over go back to their place, and where jobs wait with no bell that rings for them one is rung.
+-- Heartbeat of a worker, one atomic step: renews its sign of life and the leases of the jobs it runs, and puts the queue
+-- in order: jobs whose worker died and jobs whose pause is over go back to their place, expired results are no longer
+-- counted, and a bell is rung if jobs wait without one.
 --
 -- KEYS  1 workers   2 running   3 cancels   4 later   5 waiting   6 turns   7 bell's list   8 bell's messages
 --       9 unsettled   and those of bytes.lua
--- ARGV  1 worker   2 ms of the lease   3 prefix of jobs   4 prefix of the keys' own jobs   5 message id   6 message
+-- ARGV  1 worker:slots   2 ms of the lease   3 prefix of jobs   4 prefix of the keys' own jobs   5 message id   6 message
 --       7 ms after which a silent worker is forgotten   8 prefix of the keys' running calls   9 prefix of claims
---       10 ms after which what a cancelled job has reserved is settled here   11 how many claims went unanswered
+--       10 ms after which a cancelled job's reservation is for a worker to settle   11 number of unanswered claims
 --       12… their names, then job id, attempt, …
--- returns two lists: those attempts that are to end, each an id, its number and why: "cancelled", or "lost" to a later
---         attempt; and those cancelled jobs whose reservation the worker is to settle, each an id and the reservation
+-- returns two lists: the attempts that are to end, each as id, number and reason ("cancelled", or "lost" to a later
+--         attempt); and the cancelled jobs that the worker is to settle, each as id and deferred call
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local claims = tonumber(ARGV[11])
--- First of all something that only removes: a script that has begun to write is not refused by a Redis that is full.
+-- The first write only removes: a full Redis refuses none of a script's writes after its first one.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - tonumber(ARGV[7]))
 redis.call('ZADD', KEYS[1], now_ms, ARGV[1])
 
@@ -30,7 +31,7 @@ for i = 12 + claims, #ARGV, 2 do
   end
 end
 
-local function again(id)
+local function requeue(id)
   local job = ARGV[3] .. id
   local facts = redis.call('HMGET', job, 'owner', 'number', 'submitted')
   if not facts[2] then return end
@@ -39,27 +40,27 @@ local function again(id)
   redis.call('ZADD', ARGV[4] .. facts[1], facts[2], id)
   redis.call('ZADD', KEYS[6], 'NX', redis.call('HGET', FACTS, 'clock') or 0, facts[1])
 end
-local function ended(id)
+local function give_up(id)
   redis.call('ZREM', KEYS[2], id)
   redis.call('ZREM', ARGV[8] .. (redis.call('HGET', ARGV[3] .. id, 'owner') or ''), id)
-  again(id)
+  requeue(id)
 end
--- Jobs that were given to this worker and never arrived: nobody has run them. The claim may yet come in: it is void.
+-- Jobs that this worker claimed without getting the reply: no worker has run them. The claim may still arrive: void it.
 for i = 12, 11 + claims do
   local id, attempt = string.match(redis.call('GET', ARGV[9] .. ARGV[i]) or '', '^(%S+) (%S+)$')
   if id then
     local state, attempts = unpack(redis.call('HMGET', ARGV[3] .. id, 'state', 'attempts'))
     if state == 'processing' and attempts == attempt then
       redis.call('HINCRBY', ARGV[3] .. id, 'attempts', -1)
-      ended(id)
+      give_up(id)
     end
   end
   redis.call('SET', ARGV[9] .. ARGV[i], 'void', 'PX', ARGV[2])
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms, 'LIMIT', 0, 200)) do ended(id) end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms, 'LIMIT', 0, 200)) do give_up(id) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now_ms, 'LIMIT', 0, 200)) do
   redis.call('ZREM', KEYS[4], id)
-  again(id)
+  requeue(id)
 end
 
 drop_expired(ARGV[3], now_ms, 500)
@@ -69,7 +70,7 @@ local overdue = redis.call('ZRANGEBYSCORE', KEYS[9], '-inf', now_ms - tonumber(A
 for _, id in ipairs(overdue) do
   local held = redis.call('HGET', ARGV[3] .. id, 'held')
   if held then
-    redis.call('ZADD', KEYS[9], now_ms, id)  -- not every worker's beat at once
+    redis.call('ZADD', KEYS[9], now_ms, id)  -- so that the next workers' beats do not get it, too
     unsettled[#unsettled + 1] = id
     unsettled[#unsettled + 1] = held
   else

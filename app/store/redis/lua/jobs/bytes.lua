@@ -1,12 +1,12 @@
--- What the queue takes of Redis's memory: a job's request until it has ended, then what it came to, until that expires.
--- No script of its own: the beginning of those that change it.
+-- Accounting of the memory that the queue takes: a job's request until it ends, then its result until that expires.
+-- Not a script of its own: the beginning of the scripts that change it.
 --
 -- KEYS  the last four of each: facts   sizes (hash: job → "bytes owner")   shares (hash: key id → bytes)
 --       results (zset: jobs that have ended, by when they expire)
 -- `bytes` of the facts is the sum of the sizes, and each share that of its key's jobs: all three only change in `count`.
 
 local FACTS, SIZES, SHARES, RESULTS = KEYS[#KEYS - 3], KEYS[#KEYS - 2], KEYS[#KEYS - 1], KEYS[#KEYS]
--- Of a job besides its texts, in Redis and on a 64-bit machine: its hash, and its places in sorted sets.
+-- Bytes of a job besides its texts, in a Redis on a 64-bit machine: its hash, and its places in sorted sets.
 local OVERHEAD = 2000
 local TEXTS = {request = true, held = true, response = true, about = true, error = true}
 
@@ -15,7 +15,7 @@ local function counted(id)
   return tonumber(bytes or 0), owner
 end
 
--- From now on the job takes so many bytes; 0: it is no more.
+-- Sets the bytes that the job takes; 0 when it is gone.
 local function count(id, owner, bytes)
   local before, whose = counted(id)
   owner = whose or owner
@@ -31,7 +31,7 @@ local function measured(job)
   return bytes
 end
 
--- Of fields and values that are yet to be written.
+-- Measures fields and values that are yet to be written.
 local function measured_of(fields)
   local bytes = OVERHEAD
   for i = 1, #fields, 2 do
@@ -40,7 +40,7 @@ local function measured_of(fields)
   return bytes
 end
 
--- What has expired by itself, or is gone for another reason, takes nothing any more.
+-- Stops counting jobs that have expired, or are gone for another reason.
 local function drop_expired(prefix, now_ms, most)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', RESULTS, '-inf', now_ms, 'LIMIT', 0, most)) do
     local left_ms = redis.call('PTTL', prefix .. id)
@@ -53,8 +53,8 @@ local function drop_expired(prefix, now_ms, most)
   end
 end
 
--- Whether the job may take so many bytes of `most`: its key may hold `part` times what is then still free. One key can
--- thus never fill the queue, and whoever comes later finds room, however many have come before.
+-- Returns true if the job may take so many bytes of `most`: its key may hold `part` times what is then still free. So
+-- one key can never fill the queue, and a key that comes later finds room, however many have come before.
 local function fits(id, owner, bytes, most, part)
   local before = counted(id)
   local own = tonumber(redis.call('HGET', SHARES, owner) or 0) + bytes - before

@@ -1,21 +1,21 @@
--- Gives a worker the next job, one atomic step. Whose: of the keys with jobs that may run, the one whose turn it is.
--- A key's turn comes later by 1/priority with each job it gets, so that keys share in proportion to their priority and
--- a flood of one does not hold up another. Jobs of one key run in the order in which they came.
+-- Gives a worker the next job, one atomic step: of the keys with jobs that may run, the first one by virtual time.
+-- A key's virtual time advances by 1/priority with each job it gets, so that keys share in proportion to their priority
+-- and a flood of one does not hold up another. Jobs of one key run in the order in which they came.
 --
--- Sent once more, with the same name, it gives the same job and never another one. A claim whose answer never came is
--- void: see beat.lua.
+-- Sent again with the same name it gives the same job and never another one. A claim whose reply was lost is voided by
+-- beat.lua.
 --
 -- KEYS  1 waiting   2 turns   3 running (zset: job by the end of its lease)   4 bell's list   5 bell's messages
---       6 cancels   7 the claim, by its name: "void", or the job and its attempt   and those of bytes.lua
+--       6 cancels   7 the claim: "void", or "<job> <attempt>"   and those of bytes.lua
 -- ARGV  1 prefix of jobs   2 prefix of the keys' own jobs   3 prefix of the keys' running calls   4 ms of the lease
---       5 ms that a call may run   6 worker   7 message id   8 message: a bell to ring when more jobs wait than ring
+--       5 ms that a call may run   6 worker   7 message id   8 message: a bell, rung when more jobs wait than bells
 --       9 prefix of reservations
--- returns {} if none may run, else {job id, is it to be cancelled, its reservation's state or "", the job's fields and
---         values…}
+-- returns {} if none may run, else {job id, 1 if it is to be cancelled, its reservation's state or "", the job's fields
+--         and values…}
 
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local function given(id)
+local function reply_of(id)
   local reservation = redis.call('HGET', ARGV[9] .. id, 's') or ''
   return {id, redis.call('SISMEMBER', KEYS[6], id), reservation, unpack(redis.call('HGETALL', ARGV[1] .. id))}
 end
@@ -26,7 +26,7 @@ if claim then
   if not id then return {} end
   local state, attempts = unpack(redis.call('HMGET', ARGV[1] .. id, 'state', 'attempts'))
   if state == 'processing' and attempts == attempt then
-    return given(id)
+    return reply_of(id)
   end
   return {}
 end
@@ -81,10 +81,10 @@ local attempts = redis.call('HINCRBY', job, 'attempts', 1)
 redis.call('SET', KEYS[7], found .. ' ' .. attempts, 'PX', ARGV[4])
 redis.call('HSET', job, 'state', 'processing', 'worker', ARGV[6], 'started', now_ms)
 
--- Bells that are not heard by a running job; one may have been lost with a worker.
+-- Bells that no running job has answered; one may have been lost with a worker.
 local idle = redis.call('HLEN', KEYS[5]) - redis.call('ZCARD', KEYS[3])
 if redis.call('ZCARD', KEYS[1]) > idle then
   redis.call('HSET', KEYS[5], ARGV[7], ARGV[8])
   redis.call('RPUSH', KEYS[4], ARGV[7])
 end
-return given(found)
+return reply_of(found)

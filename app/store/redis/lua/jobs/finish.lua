@@ -1,8 +1,8 @@
--- Ends an attempt: the job has its final state, or goes back into the queue. Only the attempt that the queue knows of
--- may: a worker that was stalled past its lease has lost the job to another one. Sent once more it answers as it did.
+-- Ends an attempt, one atomic step: the job gets its final state, or goes back into the queue. Only the job's current
+-- attempt may: a worker that was stalled past its lease has lost the job to another one. Sent again it replies the same.
 --
--- An answer for which there is no room is not taken, and nothing has changed then; any other end always is, also by a
--- Redis that is full: what goes first makes room.
+-- A response for which there is no room is refused, and nothing changes; any other end is always taken, also by a full
+-- Redis: the script's first writes make room.
 --
 -- KEYS  1 job   2 running   3 cancels   4 later (zset: job by when it may run again)
 --       5 callbacks' list   6 callbacks' messages   and those of bytes.lua

@@ -1,9 +1,9 @@
--- Counts anew what the queue takes of Redis's memory, from the jobs themselves: after an upgrade, a hand at work, a Redis
--- that lost its last second. All of it in one step, a few microseconds a job.
+-- Recounts the memory that the queue takes, from the jobs themselves: after an upgrade, a manual change, a Redis that
+-- lost its last second. One atomic step, a few microseconds a job.
 --
 -- KEYS  1 waiting   2 running   3 later   and those of bytes.lua
 -- ARGV  1 prefix of jobs
--- returns the bytes
+-- returns the bytes of all jobs
 
 redis.call('DEL', SIZES, SHARES)
 redis.call('HSET', FACTS, 'bytes', 0)

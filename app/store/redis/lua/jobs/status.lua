@@ -1,12 +1,12 @@
--- What a poll shows: the job's fields, and for one that waits how many will run before it.
+-- Status of a job for its owner: its fields, and for one that waits the number of jobs that will run before it.
 --
--- Of another key's jobs as many come first as its priority earns it while the job's own key gets its turns.
+-- That number is an estimate: of each other key as many jobs come first as the own key has up to this one.
 --
 -- KEYS  1 job   2 turns   3 facts   4 workers (zset: worker by its last sign of life; its name ends in :slots)
 -- ARGV  1 key id that it must belong to   2 prefix of the keys' own jobs   3 job id   4 ms after which a worker is dead
---       5 tags that the caller has seen   6… fields to show
--- returns {} for an unknown or foreign job, else {before it or -1, slots, mean ms, tag, the fields' values…}; after the
---         tag, which changes with everything that is shown but estimates, only the state if the caller has seen that tag
+--       5 ETags that the caller has, as in If-None-Match   6… fields to show, the first one is "state"
+-- returns {} for an unknown or foreign job, else {jobs before it or -1, slots, mean ms, ETag, the fields' values…}. The
+--         ETag changes with everything that is shown but estimates; a caller that has it gets only the state after it
 
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return {} end
 local clock = redis.call('TIME')
@@ -25,9 +25,9 @@ if state == 'queued' then
   end
 end
 local facts = redis.call('HMGET', KEYS[1], 'attempts', 'started', 'finished')
-local tag = table.concat({'"' .. state, facts[1], facts[2] or '', facts[3] or '', before .. '"'}, '-')
-local reply = {before, slots, redis.call('HGET', KEYS[3], 'mean_ms') or '', tag}
-if string.find(ARGV[5], tag, 1, true) then
+local etag = table.concat({'"' .. state, facts[1], facts[2] or '', facts[3] or '', before .. '"'}, '-')
+local reply = {before, slots, redis.call('HGET', KEYS[3], 'mean_ms') or '', etag}
+if string.find(ARGV[5], etag, 1, true) then
   reply[5] = state
   return reply
 end

@@ -1,9 +1,9 @@
--- Takes a job into the queue, one atomic step: it is stored, its reservation passes from the gateway's worker to the
--- queue, and a worker's bell is rung. Or nothing happens: the queue is full, or the job is there already. Sent once more
--- it answers as it did, and does nothing.
+-- Takes a job into the queue, one atomic step: stores it, passes its reservation from the gateway's worker to the queue,
+-- and rings a bell for the workers. Or does nothing: the queue is full, or has the job already. Sent again it replies
+-- the same, and does nothing.
 --
 -- KEYS  1 job   2 waiting (zset by time)   3 turns (zset: key id by virtual time)   4 the key's own jobs (zset by number)
---       5 idempotency entry, or a placeholder   6 its worker's open reservations   7 the queue's   8 reservation
+--       5 idempotency entry, or a placeholder   6 the worker's open reservations   7 the queue's   8 reservation
 --       9 bell's list   10 bell's messages   and those of bytes.lua
 -- ARGV  1 job id   2 key id   3 most jobs   4 most bytes   5 bytes of its request   6 idempotency value, "" for none
 --       7 ms to remember it   8 ms that the reservation is held   9 message id   10 message   11 prefix of jobs
