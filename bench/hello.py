@@ -1,4 +1,4 @@
-"""The yardstick: a bare Flask "hello" under the gateway's own gunicorn settings."""
+"""Yardstick of the benchmark: a bare Flask "hello" under the gateway's own gunicorn settings."""
 
 from flask import Flask
 

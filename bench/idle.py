@@ -1,4 +1,4 @@
-"""`python -m bench.idle [STREAMS]`: memory of two workers that hold 10,000 streams, with a chunk a minute on each."""
+"""Idle streams, `python -m bench.idle [STREAMS]`: memory of two workers with 10,000, each with a chunk a minute."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ timeouts: {{total_s: 900}}
 """
 
 
-def opened(port: int, key: str) -> Any:
-    """A stream whose first chunk has come; None if it did not come."""
+def open_stream(port: int, key: str) -> Any:
+    """Returns the socket of a stream whose first chunk has come; None if it did not come."""
     body = json.dumps(question("stream-9-60000", stream=True)).encode()
     sock: Any = socket.create_connection(("127.0.0.1", port), timeout=180)
     sock.sendall(
@@ -62,9 +62,9 @@ def main() -> None:
         gateway = stack.enter_context(Gateway(directory / "gateway", config, redis_url=redis.url))
         master = psutil.Process(gateway.master_pid)
         key = gateway.create_key("idle")
-        opened(gateway.port, key).close()
+        open_stream(gateway.port, key).close()
         before, started = memory_mb(master), time.perf_counter()
-        streams = Pool(200).map(lambda _: opened(gateway.port, key), range(wanted))
+        streams = Pool(200).map(lambda _: open_stream(gateway.port, key), range(wanted))
         held = [stream for stream in streams if stream is not None]
         seconds = time.perf_counter() - started
         after = memory_mb(master)

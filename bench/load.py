@@ -1,8 +1,8 @@
-"""A load generator on raw gevent sockets, cheap enough not to be what is measured. One JSON line of results.
+"""Load generator on raw gevent sockets, cheap enough not to be what is measured. Prints one JSON line of results.
 
-`python -m bench.load PORT CALLS CONCURRENCY CHUNK_MS EVERY_MS [tls]`, the request's head and body on stdin. EVERY_MS:
-each client makes a call that often; 0: one after the other. Of a stream it also tells when its first chunk came, and
-how late each chunk was: after the first, one is due every CHUNK_MS.
+`python -m bench.load PORT CALLS CONCURRENCY CHUNK_MS EVERY_MS [tls]`, with the request's head and body on stdin. Each
+client makes a call every EVERY_MS; with 0, one after the other. Results of streams include the time of the first chunk,
+and the lateness of each: after the first, one is due every CHUNK_MS.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from gevent.pool import Group
 _TEXT = b'"tok "'  # of the vendor's chunks, see tests.support.upstream
 
 
-class Load:
+class LoadGenerator:
+    """Clients that make the same request again and again, and what they have seen so far."""
+
     def __init__(self, port: int, message: bytes, *, chunk_ms: int = 0, every_ms: int = 0, tls: bool = False) -> None:
         self._port = port
         self._message = message
         self._chunk_s = chunk_ms / 1000
         self._every_s = every_ms / 1000
-        self._tls = _trusting() if tls else None
+        self._tls = _unverified_tls() if tls else None
         self.left = 0
         self.statuses: dict[str, int] = {}
         self.chunks = 0
@@ -35,6 +37,7 @@ class Load:
         self.lateness: list[float] = []
 
     def run(self, calls: int, concurrency: int) -> dict[str, Any]:
+        """Makes `calls` calls with `concurrency` clients. Returns the results."""
         self.left = calls
         started, cpu = time.perf_counter(), time.process_time()
         group = Group()
@@ -63,7 +66,7 @@ class Load:
                 sock = self._connect()
             started = time.perf_counter()
             sock.sendall(self._message)
-            if not self._answer(sock, started):
+            if not self._read_response(sock, started):
                 sock.close()
                 sock = None
             took_s = time.perf_counter() - started
@@ -76,8 +79,8 @@ class Load:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock if self._tls is None else self._tls.wrap_socket(sock)
 
-    def _answer(self, sock: Any, started: float) -> bool:
-        """Reads one answer; whether the connection can be used again."""
+    def _read_response(self, sock: Any, started: float) -> bool:
+        """Reads one response. Returns True if the connection can be used again."""
         data = b""
         while b"\r\n\r\n" not in data:
             more = sock.recv(65536)
@@ -89,7 +92,7 @@ class Load:
         self._count(head[9:12].decode())
         lower = head.lower()
         if b"transfer-encoding: chunked" in lower:
-            return self._stream(sock, body, started) and b"connection: close" not in lower
+            return self._read_stream(sock, body, started) and b"connection: close" not in lower
         length = int(lower.split(b"content-length:")[1].split(b"\r\n", 1)[0])
         size = len(body)
         while size < length:
@@ -100,7 +103,8 @@ class Load:
             size += len(more)
         return b"connection: close" not in lower
 
-    def _stream(self, sock: Any, data: bytes, started: float) -> bool:
+    def _read_stream(self, sock: Any, data: bytes, started: float) -> bool:
+        """Reads the rest of a stream. Returns False if it is cut."""
         end = b""
         seen = 0
         first = 0.0
@@ -129,7 +133,7 @@ class Load:
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
-def _trusting() -> Any:
+def _unverified_tls() -> Any:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -146,8 +150,8 @@ def _quantiles(name: str, seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     port, calls, concurrency, chunk_ms, every_ms = (int(argument) for argument in sys.argv[1:6])
     message, tls = sys.stdin.buffer.read(), sys.argv[6:] == ["tls"]
-    load = Load(port, message, chunk_ms=chunk_ms, every_ms=every_ms, tls=tls)
-    print(json.dumps(load.run(calls, concurrency)))
+    generator = LoadGenerator(port, message, chunk_ms=chunk_ms, every_ms=every_ms, tls=tls)
+    print(json.dumps(generator.run(calls, concurrency)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One measurement: a load on a port, whether its results can be believed, and what they say in figures."""
+"""One measurement: runs the load generator, checks its results, and records them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import psutil
 from bench.scenarios import Scenario
 from tests.support.servers import ROOT
 
-Figures = dict[str, dict[str, list[float]]]  # scenario, figure, a value for each round
+Figures = dict[str, dict[str, list[float]]]  # by scenario and figure, a value for each round
 
 
 def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers: str = "") -> dict[str, Any]:
-    """One run of the load generator. Its results, see `bench.load`."""
+    """Runs the load generator. Returns its results, see `bench.load`."""
     body = b"" if scenario.body is None else json.dumps(scenario.body).encode()
     described = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
     head = (
@@ -39,8 +39,8 @@ def load(port: int, scenario: Scenario, key: str, *, tls: bool = False, headers:
     return found
 
 
-def problem(scenario: Scenario, result: dict[str, Any]) -> str:
-    """What makes `result` unfit to be believed; "" when nothing does."""
+def find_problem(scenario: Scenario, result: dict[str, Any]) -> str:
+    """Returns the reason why `result` is not to be believed; "" if there is none."""
     if result["statuses"] != {scenario.status: scenario.calls}:
         return f"expected {scenario.calls} × {scenario.status}, got {result['statuses']}"
     if scenario.is_stream and (result["chunks"], result["done"]) != (scenario.chunks * scenario.calls, scenario.calls):
@@ -50,7 +50,7 @@ def problem(scenario: Scenario, result: dict[str, Any]) -> str:
 
 
 def is_void(scenario: Scenario, result: dict[str, Any]) -> bool:
-    """Whether calls or chunks are missing, so that its cost says nothing: an error is cheaper than an answer."""
+    """Returns True if calls or chunks are missing: the cost then says nothing, as errors are cheaper."""
     return bool(
         result["statuses"] != {scenario.status: scenario.calls}
         or (scenario.is_stream and result["chunks"] != scenario.chunks * scenario.calls)
@@ -58,21 +58,22 @@ def is_void(scenario: Scenario, result: dict[str, Any]) -> bool:
 
 
 def timings(result: dict[str, Any], direct: dict[str, Any] | None) -> dict[str, float]:
-    """As measured, and what was added to the same load on the vendor itself."""
+    """Returns the times as measured, and what they add to those of the same load on the vendor itself."""
     names = [name for name in result if name.endswith("_ms") or name == "per_second"]
-    found = {name: float(result[name]) for name in names}
+    times = {name: float(result[name]) for name in names}
     if direct is not None:
-        found |= {f"added_{name}": result[name] - direct[name] for name in names if name != "per_second"}
-    return found
+        times |= {f"added_{name}": result[name] - direct[name] for name in names if name != "per_second"}
+    return times
 
 
-def note(figures: Figures, scenario: Scenario, row: dict[str, float]) -> None:
+def record(figures: Figures, scenario: Scenario, row: dict[str, float]) -> None:
+    """Adds a round's figures."""
     for name, value in row.items():
         figures.setdefault(scenario.name, {}).setdefault(name, []).append(value)
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """User and system time of a process and its children."""
+    """Returns the user and system time of a process and its children."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         times = each.cpu_times()
@@ -81,5 +82,5 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def memory_mb(process: psutil.Process) -> float:
-    """Of a process and its children; what they share is counted once (PSS)."""
+    """Returns the memory of a process and its children; what they share is counted once (PSS)."""
     return sum(float(each.memory_full_info().pss) for each in [process, *process.children(recursive=True)]) / 1e6

@@ -1,4 +1,4 @@
-"""`python -m bench.memory`: memory of the gateway's tree after 20,000 and after 200,000 calls, every tenth a stream."""
+"""Memory growth, `python -m bench.memory`: the gateway's tree after 20,000 and 200,000 calls, every tenth a stream."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.measure import load, problem
+from bench.environment import Environment
+from bench.measure import find_problem, load
 from bench.scenarios import LIMITED, VALID, Scenario, question
-from bench.site import WorkerState
 
 _MIX = (
     Scenario(name="completion", body=question("plain"), calls=1200),
@@ -22,15 +22,15 @@ _ROUND = sum(scenario.calls for scenario in _MIX)
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        site = WorkerState(stack, Path(name))
+        env = Environment(stack, Path(name))
         print(f"{'calls':>8} {'MB (PSS)':>9}")
         for done in range(0, 200_000 + _ROUND, _ROUND):
             if done in (0, 20_000) or done % 40_000 == 0:
-                site.gateway.drained(120)
-                print(f"{done:8} {site.memory_mb():9.1f}")
+                env.gateway.drained(120)
+                print(f"{done:8} {env.memory_mb():9.1f}")
                 sys.stdout.flush()
             for scenario in _MIX:
-                wrong = problem(scenario, load(site.gateway.port, scenario, site.keys.get(scenario.key, VALID)))
+                wrong = find_problem(scenario, load(env.gateway.port, scenario, env.keys.get(scenario.key, VALID)))
                 if wrong:
                     raise SystemExit(f"{scenario.name}: {wrong}")
 

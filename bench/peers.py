@@ -1,7 +1,7 @@
-"""Other gateways, measured in the same run (`make bench-peers`): how each is installed, configured and started.
+"""Peers: other gateways that `make bench-peers` installs, configures and measures in the same run as ours.
 
-Each lives in an environment of its own below `.bench/`; none is a dependency. What does not install or start is a line
-in the report. Traps: compiled bytecode, telemetry off, no rate limits, as many workers as ours.
+Each lives in an environment of its own below `.bench/`; none is a dependency. One that does not install or start is a
+line in the report. Traps: compiled bytecode, telemetry off, no rate limits, as many workers as ours.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from tests.support.servers import ROOT, free_port, wait_for
 
 HOME = ROOT / ".bench"
 _MASTER_KEY = "sk-" + secrets.token_hex(24)  # LiteLLM does not start without one
-_FEW = {"completion": 400, "50 chunks, 200 streams at once": 200}
+_FEW_CALLS = {"completion": 400, "50 chunks, 200 streams at once": 200}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
+    """Another gateway, with the commands that install and start it, and the calls that it gets."""
+
     name: str
     install: tuple[tuple[str, ...], ...]
     command: Callable[[Path, int, str], list[str]]  # directory for its files, port, vendor's URL
@@ -36,7 +38,7 @@ class Peer:
     path: str = "/v1/chat/completions"
     headers: Callable[[str], str] = lambda _: ""
     key: str = "sk-bench"  # what calls authenticate with, where the gateway looks at it
-    scenarios: Mapping[str, int] = field(default_factory=lambda: _FEW)  # with how many calls
+    scenarios: Mapping[str, int] = field(default_factory=lambda: _FEW_CALLS)  # with how many calls
 
 
 def _python(name: str, package: str) -> tuple[tuple[str, ...], ...]:
@@ -135,14 +137,14 @@ PEERS = (
 
 
 def install(peer: Peer) -> None:
-    """Raises `OSError`, `CalledProcessError`."""
+    """Runs the peer's installation commands. Raises `OSError`, `CalledProcessError`."""
     for command in peer.install:
         subprocess.run(command, check=True, timeout=1800, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
 def running(peer: Peer, vendor_url: str, directory: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """The peer's process and port. Raises `AssertionError` when it does not come up."""
+    """Runs the peer. Yields its process and port. Raises `AssertionError` when it does not come up."""
     port = free_port()
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     kept["HOME"] = str(directory)  # some write sockets and caches there

@@ -1,7 +1,7 @@
-"""What the queue costs: submitting a job, running it, and asking how it is, next to asking a bare Flask "hello".
+"""Queue benchmark: CPU of submitting, running and polling a job, next to polling a bare Flask "hello".
 
 `python -m bench.queue`, after `bench.run`, whose report gets a section more. 500 clients ask once a second each, while
-jobs of twenty keys wait, so that a position has to be worked out. CPU milliseconds, medians of the rounds.
+jobs of twenty keys wait, so that a position has to be worked out. Results are CPU milliseconds, medians of the rounds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from bench.measure import cpu_s, load, problem
+from bench.environment import run_hello
+from bench.measure import cpu_s, find_problem, load
 from bench.report import add_section
 from bench.scenarios import CONFIG, PRICES, Scenario, question
-from bench.site import started_hello
 from tests.support.client import ask, post
 from tests.support.servers import Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream
@@ -26,10 +26,12 @@ from tests.support.workers import QueueWorker
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 CLIENTS, SECONDS, JOBS, KEYS = 500, 8, 2000, 20
 HELLO, SUBMIT, RUN = "bare Flask hello, polled", "submit a job", "run a job"
-Costs = dict[str, dict[str, list[float]]]  # what, whose CPU, a value for each round
+Costs = dict[str, dict[str, list[float]]]  # by operation and process, a value for each round
 
 
-class Bench:
+class QueueBenchmark:
+    """The running processes, and the CPU that jobs and polls have cost."""
+
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         upstream = stack.enter_context(Upstream())
         self.redis = RedisServer(directory)
@@ -40,27 +42,27 @@ class Bench:
         self.gateway = stack.enter_context(
             Gateway(directory / "gateway", config, redis_url=self.redis.url, prices=PRICES, env=env)
         )
-        self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
+        self.hello, self.hello_port = stack.enter_context(run_hello(self.gateway.env))
         self.key = self.gateway.create_key("bench")
         self.costs: Costs = {}
 
     def measure(self, scenario: Scenario, *, keep: bool, headers: str = "") -> None:
-        """`scenario`'s calls, and what they cost."""
+        """Makes `scenario`'s calls, and records their CPU if `keep`."""
         at_hello = scenario.at == "hello"
         trees = {"gateway": self.hello if at_hello else psutil.Process(self.gateway.master_pid)}
         trees |= {"redis": psutil.Process(self.redis.pid)}
         before = {name: cpu_s(tree) for name, tree in trees.items()}
         port = self.hello_port if at_hello else self.gateway.port
-        wrong = problem(scenario, load(port, scenario, self.key, headers=headers))
+        wrong = find_problem(scenario, load(port, scenario, self.key, headers=headers))
         if wrong:
             raise SystemExit(f"{scenario.name}: {wrong}")
         if keep:
-            self.note(
+            self.record(
                 scenario.name, {n: (cpu_s(tree) - before[n]) * 1000 / scenario.calls for n, tree in trees.items()}
             )
 
     def run_all(self, *, keep: bool) -> None:
-        """Has a worker run every job that waits."""
+        """Runs a worker until no job waits, and records its CPU if `keep`."""
         jobs, redis = self.gateway.services.queue.depth().waiting, psutil.Process(self.redis.pid)
         with QueueWorker(self.gateway, threads=50) as worker:
             before = cpu_s(worker.process), cpu_s(redis)
@@ -68,9 +70,9 @@ class Bench:
             self.gateway.drained(60)
             if keep:
                 used = {"worker": cpu_s(worker.process) - before[0], "redis": cpu_s(redis) - before[1]}
-                self.note(RUN, {name: spent * 1000 / jobs for name, spent in used.items()})
+                self.record(RUN, {name: spent * 1000 / jobs for name, spent in used.items()})
 
-    def note(self, name: str, figures: dict[str, float]) -> None:
+    def record(self, name: str, figures: dict[str, float]) -> None:
         for whose, value in figures.items():
             self.costs.setdefault(name, {}).setdefault(whose, []).append(value)
 
@@ -94,7 +96,7 @@ def polls(name: str, path: str, *, status: str = "200", at: str = "gateway") -> 
 def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        bench = Bench(stack, Path(name))
+        bench = QueueBenchmark(stack, Path(name))
         done = bench.submit(bench.key)
         submits = Scenario(name=SUBMIT, body=question("plain"), calls=JOBS, path="/v1/chat/async", status="202")
         for number in range(ROUNDS + 1):

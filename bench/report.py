@@ -1,4 +1,4 @@
-"""The figures as a page, as JSON, and as bars: `bench/report.{md,json,svg}`."""
+"""Benchmark report: the figures as a page, as JSON, and as a bar chart, `bench/report.{md,json,svg}`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from bench.compare import Compared
+from bench.compare import Comparison
 from bench.scenarios import SCENARIOS
 from tests.support.servers import ROOT
 
@@ -20,9 +20,9 @@ _HELLO = SCENARIOS[0].name
 _PROCESSES = ("gateway", "nginx", "redis", "ledger", "vendor", "generator")
 
 
-def write(
+def write_report(
     figures: dict[str, dict[str, list[float]]],
-    peers: dict[str, Compared],
+    peers: dict[str, Comparison],
     *,
     start_s: float,
     memory_mb: dict[str, float],
@@ -63,12 +63,12 @@ def write(
     (ROOT / "bench" / "report.md").write_text(text)
     known = {"figures": figures, "peers": {name: asdict(found) for name, found in peers.items()}}
     (ROOT / "bench" / "report.json").write_text(json.dumps(known, indent=1) + "\n")
-    (ROOT / "bench" / "report.svg").write_text(_bars({name: row["gateway"] for name, row in medians.items()}))
+    (ROOT / "bench" / "report.svg").write_text(_bar_chart({name: row["gateway"] for name, row in medians.items()}))
     print(text)
 
 
 def add_section(title: str, lines: list[str]) -> None:
-    """Puts a section at the report's end, in the place of an older one with this title."""
+    """Appends a section to the report, in place of an older one with this title."""
     path = ROOT / "bench" / "report.md"
     text = path.read_text().partition(f"\n## {title}\n")[0]
     path.write_text("\n".join([text.rstrip("\n"), "", f"## {title}", "", *lines]) + "\n")
@@ -96,7 +96,7 @@ def _time_row(name: str, row: dict[str, float]) -> str:
     return f"| {name} | {own} | {added[0]} | {added[1]} | {first} | {late} |"
 
 
-def _peers(peers: dict[str, Compared]) -> list[str]:
+def _peers(peers: dict[str, Comparison]) -> list[str]:
     if not peers:
         return []
     return [
@@ -119,7 +119,7 @@ def _peers(peers: dict[str, Compared]) -> list[str]:
     ]
 
 
-def _peer_rows(peer: str, found: Compared) -> list[str]:
+def _peer_rows(peer: str, found: Comparison) -> list[str]:
     if found.failure:
         return [f"| {peer} | | | | | | | | {found.failure} |"]
     lines = []
@@ -137,8 +137,8 @@ def _peer_rows(peer: str, found: Compared) -> list[str]:
     return lines
 
 
-def _bars(values: dict[str, float]) -> str:
-    """A bar a scenario."""
+def _bar_chart(values: dict[str, float]) -> str:
+    """Returns an SVG with a bar for each scenario."""
     most = max(values.values())
     height = 24 * len(values) + 10
     parts: list[Any] = [

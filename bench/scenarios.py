@@ -1,4 +1,4 @@
-"""What is measured: each scenario is one kind of call, made again and again."""
+"""Scenarios of the benchmark: each is one kind of call, made again and again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ VALID, LIMITED, WRONG = "valid", "limited", "wrong"
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
+    """One kind of call: the request, the load, and the answer that is expected."""
+
     name: str
     body: dict[str, Any] | None  # none: a GET
     calls: int

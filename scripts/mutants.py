@@ -1,9 +1,9 @@
-"""Mutation sample: are there quick tests that fail when one operator, constant or statement is wrong?
+"""Mutation testing by sample: runs the quick tests with one operator, constant or statement made wrong.
 
     python -m scripts.mutants --sample 60 --seed 2
 
 Each mutant is one small change in one file, made in a copy of the tree; it is killed when a quick test then fails.
-What survives is code that nothing quick checks, or a change that changes nothing.
+A survivor is code that no quick test checks, or a change without effect.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
-from scripts.mutations import Mutant, PythonMutants, lua_mutants
+from scripts.mutation_operators import Mutant, PythonMutants, lua_mutants
 
 ROOT = Path(__file__).parents[1]
 FILES = (
@@ -40,28 +40,30 @@ FILES = (
     "app/store/spool.py",
 )
 QUICK = ("tests/unit/test_*.py", "tests/api/test_chat.py", "tests/api/test_routing.py", "tests/api/test_jobs.py")
-_ONE_TEST_S = 60
-_FIRST = 4
-_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
+_TEST_TIMEOUT_S = 60
+_FIRST_FILES = 4
+_NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "data")
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """The outcome of the tests with one mutant."""
+
     outcome: str  # killed | survived | timeout
     by: str  # the test that failed
     took_s: float
 
 
-def mutants_of(root: Path, patterns: list[str]) -> list[Mutant]:
+def find_mutants(root: Path, patterns: list[str]) -> list[Mutant]:
     found: list[Mutant] = []
     for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
         name, text = str(path.relative_to(root)), path.read_text(encoding="utf-8")
-        found += PythonMutants(name, text).found() if path.suffix == ".py" else lua_mutants(name, text)
+        found += PythonMutants(name, text).mutants if path.suffix == ".py" else lua_mutants(name, text)
     return found
 
 
 def sample(found: list[Mutant], size: int, seed: int) -> list[Mutant]:
-    """`size` of them, no two on one line."""
+    """Draws `size` mutants, no two on one line."""
     shuffled = random.Random(seed).sample(found, len(found))
     drawn = {(mutant.path, mutant.line): mutant for mutant in reversed(shuffled)}
     order = [mutant for mutant in shuffled if drawn[mutant.path, mutant.line] is mutant]
@@ -69,43 +71,43 @@ def sample(found: list[Mutant], size: int, seed: int) -> list[Mutant]:
 
 
 class Tree:
-    """A copy of the working tree in which one mutant at a time lives."""
+    """A copy of the working tree, with one mutant at a time."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "tree"
         self._temporary = directory / "t"  # short: Unix sockets' paths are
-        shutil.copytree(ROOT, self.root, ignore=_COPIED, symlinks=True)
+        shutil.copytree(ROOT, self.root, ignore=_NOT_COPIED, symlinks=True)
         (self.root / ".venv").symlink_to((ROOT / ".venv").resolve())
         self._writes = itertools.count(int(time.time()))
 
-    def judge(self, mutant: Mutant, bound_s: float) -> Verdict:
+    def judge(self, mutant: Mutant, timeout_s: float) -> Verdict:
         path = self.root / mutant.path
         text = path.read_bytes()
         self._write(path, text[: mutant.start] + mutant.new.encode() + text[mutant.end :])
         started = time.monotonic()
         try:
-            outcome, by = self._verdict(quick_tests(self.root, mutant.path), bound_s)
+            outcome, by = self._verdict(quick_tests(self.root, mutant.path), timeout_s)
         finally:
             self._write(path, text)
         return Verdict(outcome, by, time.monotonic() - started)
 
-    def _verdict(self, tests: list[str], bound_s: float) -> tuple[str, str]:
-        unsteady: list[str] = []
+    def _verdict(self, tests: list[str], timeout_s: float) -> tuple[str, str]:
+        flaky: list[str] = []
         while True:
-            but = [f"--deselect={test}" for test in unsteady]
+            deselected = [f"--deselect={test}" for test in flaky]
             # Most mutants die in the first files: the others are not even collected for those.
-            failed = self.first_failure([*tests[:_FIRST], *but], bound_s)
+            failed = self.first_failure([*tests[:_FIRST_FILES], *deselected], timeout_s)
             if failed == "":
-                failed = self.first_failure([*tests[_FIRST:], *but], bound_s)
+                failed = self.first_failure([*tests[_FIRST_FILES:], *deselected], timeout_s)
             if failed is None:
                 return "timeout", ""
             # A test that fails once and then passes has failed for another reason.
-            if not failed or "::" not in failed or self.first_failure([failed], bound_s) != "":
+            if not failed or "::" not in failed or self.first_failure([failed], timeout_s) != "":
                 return ("killed", failed) if failed else ("survived", "")
-            unsteady.append(failed)
+            flaky.append(failed)
 
-    def first_failure(self, tests: list[str], bound_s: float) -> str | None:
-        """The first test that fails; "" when all pass, None when they do not end within `bound_s`."""
+    def first_failure(self, tests: list[str], timeout_s: float) -> str | None:
+        """Returns the first test that fails; "" when all pass, None when they do not end within `timeout_s`."""
         command = [
             ".venv/bin/python",
             "-m",
@@ -117,7 +119,7 @@ class Tree:
             "-p",
             "no:cacheprovider",
             "--hypothesis-profile=no-shrinking",
-            f"--timeout={_ONE_TEST_S}",
+            f"--timeout={_TEST_TIMEOUT_S}",
             f"--basetemp={self._temporary}",
             *tests,
         ]
@@ -125,13 +127,13 @@ class Tree:
             command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ) as process:
             try:
-                told, _ = process.communicate(timeout=bound_s)
+                output, _ = process.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 return None
         if process.returncode == 0:
             return ""
-        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", told, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)
         return failed[1] if failed else "the tests' start"
 
     def _write(self, path: Path, text: bytes) -> None:
@@ -141,21 +143,21 @@ class Tree:
 
 
 def quick_tests(root: Path, mutated: str) -> list[str]:
-    """The quick tests that can get to the mutated file, those that speak of it first."""
+    """Returns the quick tests that can reach the mutated file, those that name it most often first."""
     modules = _modules_of(root, mutated)
     name = re.compile(rf"\b({'|'.join(re.escape(path.stem) for path in modules)})\b")
     imports: dict[Path, set[Path]] = {}
     ranked = []
     for path in (path for pattern in QUICK for path in root.glob(pattern)):
         text = path.read_text(encoding="utf-8")
-        if path.parent.name == "api" or "create_app" in text or not modules.isdisjoint(_reached(root, path, imports)):
+        if path.parent.name == "api" or "create_app" in text or not modules.isdisjoint(_reachable(root, path, imports)):
             other = not name.fullmatch(path.stem.removeprefix("test_"))
             ranked.append((other, -len(name.findall(text)), path.parent.name, path.name, path))
     return [str(path.relative_to(root)) for *_, path in sorted(ranked)]
 
 
 def _modules_of(root: Path, mutated: str) -> set[Path]:
-    """The mutated module; of a script, those that load it."""
+    """Returns the mutated module; for a Lua script, the modules that load it."""
     path = root / mutated
     if path.suffix == ".py":
         return {path}
@@ -163,18 +165,18 @@ def _modules_of(root: Path, mutated: str) -> set[Path]:
     return {user for user in (root / "app").rglob("*.py") if f'"{script}"' in user.read_text(encoding="utf-8")}
 
 
-def _reached(root: Path, path: Path, imports: dict[Path, set[Path]]) -> set[Path]:
-    """The files that importing `path` imports. `imports` remembers what each file names."""
+def _reachable(root: Path, path: Path, imports: dict[Path, set[Path]]) -> set[Path]:
+    """Returns the files that importing `path` imports. `imports` caches the imports of each file."""
     reached: set[Path] = set()
-    ahead = [path]
-    while ahead:
-        here = ahead.pop()
-        if here in reached:
+    queue = [path]
+    while queue:
+        file = queue.pop()
+        if file in reached:
             continue
-        reached.add(here)
-        if here not in imports:
-            imports[here] = set(_imported(root, here))
-        ahead += imports[here]
+        reached.add(file)
+        if file not in imports:
+            imports[file] = set(_imported(root, file))
+        queue += imports[file]
     return reached
 
 
@@ -228,7 +230,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
     parser.add_argument("--list", action="store_true", help="only show what would be changed")
     options = parser.parse_args()
-    found = mutants_of(ROOT, options.files)
+    found = find_mutants(ROOT, options.files)
     drawn = sample(found, options.sample, options.seed)
     print(f"{len(drawn)} of {len(found)} mutants, seed {options.seed}", flush=True)
     if options.list:
@@ -236,9 +238,9 @@ def main() -> None:
         return
     started = time.monotonic()
     outcomes = run(drawn, options.jobs)
-    told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
     share = (outcomes["killed"] + outcomes["timeout"]) / max(len(drawn), 1)
-    print(f"{told}: {share:.0%} noticed, {time.monotonic() - started:.0f} s")
+    print(f"{summary}: {share:.0%} noticed, {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`make run`: the whole shape on one machine for development — Redis, gateway, worker, ledger, nginx, stopped together.
+"""Development server, `make run`: Redis, gateway, worker, ledger and nginx, started and stopped together.
 
-Everything written goes below DATA_DIR. Every failure to start is one clear line and exit code 1.
+Everything it writes goes below DATA_DIR. Every failure to start is one clear line and exit code 1.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from app.errors import ConfigError
 from app.runfile import RunFile, RunFileLocked, RunningGateway
 from app.settings import Settings, load_settings
 from scripts.console import Console
-from scripts.programs import CannotStart, edge_environment, find_redis
-from scripts.session import in_own_session
+from scripts.executables import CannotStart, find_redis, nginx_environment
+from scripts.process_lifetime import run_in_session
 from scripts.supervisor import Program, Supervisor
 
 _START_TIMEOUT_S = 60.0
-_ENDING_S = 15  # after the time that running calls get: to settle those that were left, and to end
-_SHOWN_S = 2.0  # for the last lines to be shown
+_SHUTDOWN_S = 15  # after the time that running calls get: to settle those that are left, and to end
+_CONSOLE_CLOSE_S = 2.0
 _BIN = Path(sys.executable).parent
 _REDIS_CONFIG = Path("redis/redis.conf")  # below DATA_DIR
 
@@ -56,7 +56,7 @@ def check_port(variable: str, host: str, port: int) -> None:
 
 
 def ensure_dev_key(settings: Settings) -> str:
-    """The development key: DEV_API_KEY, or one kept in DATA_DIR/dev-key."""
+    """Returns the development key: DEV_API_KEY, or a new one, written to DATA_DIR/dev-key."""
     if settings.dev_api_key:
         return settings.dev_api_key
     key = new_key()
@@ -108,7 +108,7 @@ Ctrl-C stops everything.
 
 def wait_until_ready(settings: Settings, supervisor: Supervisor) -> bool:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and not supervisor.stopping:
+    while time.monotonic() < deadline and not supervisor.is_stopping:
         connection = http.client.HTTPConnection(settings.host, settings.port, timeout=2)
         try:
             connection.request("GET", "/ready")
@@ -122,40 +122,40 @@ def wait_until_ready(settings: Settings, supervisor: Supervisor) -> bool:
     return False
 
 
-def hold(data_dir: Path) -> RunFile:
-    """DATA_DIR for this run alone. Raises `CannotStart`."""
+def lock_data_dir(data_dir: Path) -> RunFile:
+    """Takes DATA_DIR for this run alone. Raises `CannotStart`."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    by = None
+    user = None
     try:
-        held = RunFile(data_dir)
-        pid = redis_left_behind(data_dir / _REDIS_CONFIG)
-        by = pid and f"a Redis that an earlier `make run` has left (pid {pid})"
+        run_file = RunFile(data_dir)
+        pid = find_leftover_redis(data_dir / _REDIS_CONFIG)
+        user = pid and f"a Redis that an earlier `make run` has left (pid {pid})"
     except RunFileLocked as exc:
-        by = "another process"
+        user = "another process"
         if exc.run is not None:
-            by = f"another `make run` (pid {exc.run.pid})"
+            user = f"another `make run` (pid {exc.run.pid})"
             if not psutil.pid_exists(exc.run.pid):
-                by = f"what a `make run` that has ended (pid {exc.run.pid}) has left running"
-    if by:
-        raise CannotStart(f"DATA_DIR: {data_dir.absolute()} is in use by {by}; stop it, or set another DATA_DIR")
-    held.write(RunningGateway(os.getppid()))
-    return held
+                user = f"what a `make run` that has ended (pid {exc.run.pid}) has left running"
+    if user:
+        raise CannotStart(f"DATA_DIR: {data_dir.absolute()} is in use by {user}; stop it, or set another DATA_DIR")
+    run_file.write(RunningGateway(os.getppid()))
+    return run_file
 
 
-def redis_left_behind(config: Path) -> int | None:
-    """The pid of the Redis that was started with `config`, if it still runs: two would spoil each other's file."""
+def find_leftover_redis(config: Path) -> int | None:
+    """Returns the pid of the Redis that was started with `config`, if it runs: two would spoil each other's file."""
     try:
-        told = dict(line.split(" ", 1) for line in config.read_text(encoding="utf-8").splitlines())
-        with socket.create_connection(("127.0.0.1", int(told["port"])), 2) as asked:
-            asked.sendall(f"AUTH {told['requirepass']}\r\nINFO server\r\nQUIT\r\n".encode())
-            found = re.search(rb"process_id:(\d+)", b"".join(iter(lambda: asked.recv(4096), b"")))
+        options = dict(line.split(" ", 1) for line in config.read_text(encoding="utf-8").splitlines())
+        with socket.create_connection(("127.0.0.1", int(options["port"])), 2) as connection:
+            connection.sendall(f"AUTH {options['requirepass']}\r\nINFO server\r\nQUIT\r\n".encode())
+            found = re.search(rb"process_id:(\d+)", b"".join(iter(lambda: connection.recv(4096), b"")))
             return int(found[1]) if found else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def schema_is_current(database_url: str) -> bool:
-    """Whether there is nothing to migrate, as far as can be told without the two seconds that migrating takes."""
+    """Returns True if nothing is to be migrated. False may be wrong: migrating takes two seconds, and finds out."""
     newest = max(path.name.partition("_")[0] for path in Path("app/store/sql/migrations/versions").glob("[0-9]*.py"))
     path = database_url.removeprefix("sqlite:///")
     if path == database_url or not Path(path).exists():
@@ -168,6 +168,7 @@ def schema_is_current(database_url: str) -> bool:
 
 
 def migrate(env: dict[str, str]) -> None:
+    """Prepares the database. Raises `CannotStart`."""
     done = subprocess.run(
         [_BIN / "flask", "--app", "app", "ledger", "migrate"], env=env, capture_output=True, text=True, check=False
     )
@@ -176,48 +177,48 @@ def migrate(env: dict[str, str]) -> None:
         raise CannotStart(f"The database could not be prepared: {reason.removeprefix('Error: ')}")
 
 
-def programs(settings: Settings, env: dict[str, str], edge: dict[str, str] | None) -> list[Program]:
-    """All but Redis. The ledger writes what the gateway and the worker leave: it ends after them."""
-    patience_s = settings.config.server.drain_s + _ENDING_S
+def build_programs(settings: Settings, env: dict[str, str], edge: dict[str, str] | None) -> list[Program]:
+    """Returns all but Redis. The ledger writes the rows that gateway and worker leave: it ends after them."""
+    stop_timeout_s = settings.config.server.drain_s + _SHUTDOWN_S
     gateway = [f"{_BIN}/gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
     worker = [f"{_BIN}/dramatiq-gevent", "app.jobs.worker", "--processes", "1", "--threads", "50"]
     ledger = [f"{_BIN}/flask", "--app", "app", "ledger", "run"]
-    found = [
-        Program(name="gateway", command=gateway, env=env, hurry=signal.SIGINT, patience_s=patience_s),
-        Program(name="worker", command=worker, env=env, hurry=signal.SIGTERM, patience_s=patience_s),
+    programs = [
+        Program(name="gateway", command=gateway, env=env, hurry_signal=signal.SIGINT, stop_timeout_s=stop_timeout_s),
+        Program(name="worker", command=worker, env=env, hurry_signal=signal.SIGTERM, stop_timeout_s=stop_timeout_s),
         Program(name="ledger", command=ledger, env=env, stage=1, defers_stop=True),
     ]
     if edge is not None:
-        found.append(
+        programs.append(
             Program(
                 name="nginx",
                 command=["sh", "nginx/start.sh"],
                 env={**env, **edge},
-                stop=signal.SIGQUIT,
-                hurry=signal.SIGTERM,
-                patience_s=patience_s,
+                stop_signal=signal.SIGQUIT,
+                hurry_signal=signal.SIGTERM,
+                stop_timeout_s=stop_timeout_s,
             )
         )
-    return found
+    return programs
 
 
 def start() -> int:
     settings = load_settings()
     try:
-        held = hold(settings.data_dir)
+        run_file = lock_data_dir(settings.data_dir)
         try:
-            return run_all(settings, held)
+            return run_all(settings, run_file)
         finally:
-            held.write(None)
+            run_file.write(None)
     except OSError as exc:
         where = exc.filename or settings.data_dir.absolute()
         raise CannotStart(f"DATA_DIR: {where}: {exc.strerror}") from None
 
 
-def run_all(settings: Settings, held: RunFile) -> int:
-    """Everything, until it is told to stop. Returns the exit code."""
+def run_all(settings: Settings, run_file: RunFile) -> int:
+    """Runs everything until it is told to stop. Returns the exit code."""
     check_port("PORT", settings.host, settings.port)
-    edge = edge_environment(settings)
+    edge = nginx_environment(settings)
     if edge is not None:
         check_port("TLS_PORT", settings.host, settings.tls_port)
     key = ensure_dev_key(settings)
@@ -226,42 +227,42 @@ def run_all(settings: Settings, held: RunFile) -> int:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "DEV_API_KEY": key,
-        **({"FORCE_COLOR": "1"} if console.colour else {}),
+        **({"FORCE_COLOR": "1"} if console.is_coloured else {}),
     }
     own_redis = not (os.environ.get("REDIS_URL") or os.environ.get("REDIS_URL_FILE"))
-    started = []
+    programs = []
     if own_redis:
         port, password = free_port(), secrets.token_urlsafe(24)
         env["REDIS_URL"] = f"redis://:{password}@127.0.0.1:{port}/0"
         command = redis_command(find_redis(), port, settings.data_dir / _REDIS_CONFIG, password)
-        started.append(Program(name="redis", command=command, env=env, stage=2, quiet=True))
+        programs.append(Program(name="redis", command=command, env=env, stage=2, quiet=True))
     if not schema_is_current(settings.database_url):
         migrate(env)
-    held.write(
+    run_file.write(
         RunningGateway(os.getppid(), settings.host, settings.port, key, env.get("REDIS_URL") or settings.redis_url)
     )
 
-    def tell(text: str) -> None:
-        console.say(text.encode() + b"\n")
+    def report(text: str) -> None:
+        console.write(text.encode() + b"\n")
 
-    started += programs(settings, env, edge)
-    supervisor = Supervisor(started, console=console, tell=tell, inherited=[held.fd])
+    programs += build_programs(settings, env, edge)
+    supervisor = Supervisor(programs, console=console, report=report, inherited=[run_file.fd])
 
     def announce() -> None:
         if wait_until_ready(settings, supervisor):
-            supervisor.settled = True
-            tell(banner(settings, key, tls=edge is not None))
-        elif not supervisor.stopping:
+            supervisor.is_ready = True
+            report(banner(settings, key, tls=edge is not None))
+        elif not supervisor.is_stopping:
             supervisor.fail(f"Penstock did not become ready within {_START_TIMEOUT_S:.0f} seconds.")
 
     Thread(target=announce, daemon=True).start()
     try:
         return supervisor.run()
     finally:
-        console.close(_SHOWN_S)
+        console.close(_CONSOLE_CLOSE_S)
 
 
-def guarded() -> int:
+def main() -> int:
     try:
         return start()
     except (ConfigError, CannotStart) as exc:
@@ -272,4 +273,4 @@ def guarded() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(in_own_session(guarded))
+    sys.exit(run_in_session(main))

@@ -21,7 +21,7 @@ from typing import Any
 from app import create_app
 from app.services import build_services
 from app.settings import load_settings
-from scripts.programs import find_redis
+from scripts.executables import find_redis
 
 _CONFIG = "providers: {demo: {kind: demo}}\nmodels: {m: {targets: [{provider: demo, model: m}]}}\n"
 _KEY = "dev-key-for-structure"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from scripts.mutants import FILES, ROOT, mutants_of, quick_tests, sample
-from scripts.mutations import Mutant, PythonMutants, lua_mutants
+from scripts.mutants import FILES, ROOT, find_mutants, quick_tests, sample
+from scripts.mutation_operators import Mutant, PythonMutants, lua_mutants
 
 PYTHON = '''
 """A docstring with 1 + 1."""
@@ -43,7 +43,7 @@ def made(text: str, mutants: list[Mutant]) -> set[str]:
 
 
 def test_python_is_changed_where_it_acts() -> None:
-    mutants = PythonMutants("x.py", PYTHON).found()
+    mutants = PythonMutants("x.py", PYTHON).mutants
     assert made(PYTHON, mutants) >= {
         "def f(a: int, b: int = 3, *, c: bool = True) -> int:",
         "def f(a: int, b: int = 2, *, c: bool = False) -> int:",
@@ -81,13 +81,13 @@ def test_lua_is_changed_where_it_acts() -> None:
 
 
 def test_every_python_mutant_of_the_product_is_still_python() -> None:
-    found = [mutant for mutant in mutants_of(ROOT, list(FILES)) if mutant.path.endswith(".py")]
+    found = [mutant for mutant in find_mutants(ROOT, list(FILES)) if mutant.path.endswith(".py")]
     for mutant in sample(found, 300, seed=1):
         ast.parse(applied((ROOT / mutant.path).read_text(encoding="utf-8"), mutant))
 
 
 def test_a_sample_is_the_same_for_the_same_seed_and_takes_a_line_once() -> None:
-    found = mutants_of(ROOT, ["app/gateway/limits.py", "app/store/redis/lua/settle.lua"])
+    found = find_mutants(ROOT, ["app/gateway/limits.py", "app/store/redis/lua/settle.lua"])
     drawn = sample(found, 50, seed=3)
     assert drawn == sample(found, 50, seed=3) != sample(found, 50, seed=4)
     assert len({(mutant.path, mutant.line) for mutant in drawn}) == len(drawn) == 50

@@ -1,4 +1,4 @@
-"""gunicorn's own messages as our log lines (`logger_class` in gunicorn.conf.py), without its access log."""
+"""Logger class for gunicorn (`logger_class` in gunicorn.conf.py): its messages become our log lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from gunicorn import glogging
 
 
 class GunicornLogger(glogging.Logger):
-    """Hands everything to standard logging's root, which `configure_logging` must have set up."""
+    """A logger that passes everything to standard logging's root, which `configure_logging` must have set up.
+
+    There is no access log.
+    """
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)

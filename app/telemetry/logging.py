@@ -1,7 +1,7 @@
-"""Log lines: one event a line, JSON in production and readable in development, whoever wrote it.
+"""Structured logging: one event a line, as JSON in production and readable in development.
 
-Our own events (structlog) and those of libraries (standard logging, gunicorn included) go through one renderer
-and one redaction. Logging never fails a call: what cannot be rendered is rendered poorly, what cannot be
+Our own events (structlog) and those of libraries (standard logging, gunicorn included) go through one renderer and one
+redaction. Logging never fails a call: a value that cannot be rendered is shown as its type, and a line that cannot be
 written is dropped.
 """
 
@@ -22,11 +22,11 @@ import structlog
 from structlog.typing import EventDict
 
 from app.domain.printable import printable
-from app.telemetry.redaction import redactor
+from app.telemetry.redaction import build_redactor
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-# At debug level these write whole requests and answers: prompts and keys.
-_TALKATIVE = (
+# At debug level these write whole requests and responses: prompts and keys.
+_VERBOSE_LIBRARIES = (
     "openai",
     "httpx",
     "httpcore",
@@ -37,8 +37,8 @@ _TALKATIVE = (
     "alembic.runtime.plugins",
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-_PLAIN_TYPES = frozenset({int, float, bool, type(None)})
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_UNQUOTED_TYPES = frozenset({int, float, bool, type(None)})
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 
 Render = Callable[[EventDict], bytes]
@@ -49,71 +49,74 @@ def configure_logging(level: str, json: bool, secrets: frozenset[str], *, fd: in
 
     Lines go to the file descriptor `fd`: 1 for servers; 2 for commands, whose standard output is their result.
     """
-    redact = redactor(secrets)
-    plain: Render = _json_line if json else _console(colors=os.isatty(fd) or "FORCE_COLOR" in os.environ)
-    output = Output(fd)
+    redact = build_redactor(secrets)
+    render_plain: Render = (
+        _render_json if json else _console_renderer(colors=os.isatty(fd) or "FORCE_COLOR" in os.environ)
+    )
+    writer = LineWriter(fd)
 
     def render(event: EventDict) -> bytes:
-        return redact(plain(event))
+        return redact(render_plain(event))
 
-    def tell(method: str, event: str, fields: EventDict) -> None:
-        output.write(render(_stamp(method, event, fields)))
+    def emit(level: str, event: str, fields: EventDict) -> None:
+        writer.write(render(_build_event(level, event, fields)))
 
     structlog.configure(
-        wrapper_class=_bound_logger(_LEVELS[level], tell),
-        logger_factory=lambda *_: output,
+        wrapper_class=_bound_logger(_LEVELS[level], emit),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
-    root.handlers = [_LibraryHandler(render, output)]
+    root.handlers = [_LibraryHandler(render, writer)]
     root.setLevel(max(_LEVELS[level], logging.INFO))
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 
-def _bound_logger(least: int, tell: Callable[[str, str, EventDict], None]) -> type[structlog.BoundLoggerBase]:
-    """structlog's logger with methods that lead straight to `tell`: its own way through processors takes as long as
-    making the line does (0.006 ms a completion)."""
+def _bound_logger(min_level: int, emit: Callable[[str, str, EventDict], None]) -> type[structlog.BoundLoggerBase]:
+    """Returns a structlog logger class whose methods call `emit` directly: structlog's own way through processors takes
+    as long as rendering the line does (0.006 ms a completion)."""
 
     def method(name: str) -> Callable[..., None]:
         def log(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
-            tell(name, event, {**self._context, **fields} if self._context else fields)
+            emit(name, event, {**self._context, **fields} if self._context else fields)
 
         return log
 
     def exception(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
-        tell("error", event, {**self._context, "exc_info": True, **fields})
+        emit("error", event, {**self._context, "exc_info": True, **fields})
 
-    def nothing(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
-        """Below the level."""
+    def ignore(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
+        """Drops an event below the level."""
 
-    methods = {name: method(name) if level >= least else nothing for name, level in _LEVELS.items()}
+    methods = {name: method(name) if level >= min_level else ignore for name, level in _LEVELS.items()}
     return type("Events", (structlog.BoundLoggerBase,), {**methods, "exception": exception})
 
 
-class Output:
-    """Writes lines to a file descriptor, each with one system call so that workers' lines do not mix."""
+class LineWriter:
+    """A writer of lines to a file descriptor: one system call a line, so that workers' lines do not mix."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def write(self, line: bytes) -> None:
+        """Writes `line` and a line feed. Never raises."""
         rest = line + b"\n"
         try:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError:
-            pass  # The reader is gone or the disk is full: there is nobody left to tell.
+            pass  # The reader is gone or the disk is full: no error could be reported either.
 
 
 class _LibraryHandler(logging.Handler):
-    """Standard logging records as our lines: the message is the event, the logger's name a field."""
+    """A handler that writes standard logging's records as our lines: the message is the event."""
 
-    def __init__(self, render: Render, output: Output) -> None:
+    def __init__(self, render: Render, writer: LineWriter) -> None:
         super().__init__()
         self._render = render
-        self._output = output
+        self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: EventDict = {"logger": record.name}
@@ -122,32 +125,32 @@ class _LibraryHandler(logging.Handler):
             fields["exc_info"] = record.exc_info
         except Exception:  # noqa: BLE001 - the boundary: arguments that do not fit the message
             event = _safe_text(record.msg)
-        self._output.write(self._render(_stamp(record.levelname.lower(), event, fields)))
+        self._writer.write(self._render(_build_event(record.levelname.lower(), event, fields)))
 
 
 def timestamp() -> str:
-    """Now, UTC, as in logs and answers: `2026-11-20T23:00:00.123Z`."""
+    """Returns the time now in UTC, as in logs and answers: `2026-11-20T23:00:00.123Z`."""
     second, nanos = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_second(second)}.{nanos // 1_000_000:03d}Z"
+    return f"{_format_second(second)}.{nanos // 1_000_000:03d}Z"
 
 
 @lru_cache(maxsize=2)
-def _second(unix_s: int) -> str:
+def _format_second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _stamp(level: str, event: str, fields: EventDict) -> EventDict:
-    """Time, level and event come first, so that lines can be read down the screen."""
-    stamped: EventDict = {"timestamp": timestamp(), "level": level, "event": event, **fields}
-    if "exc_info" in stamped:
-        error = stamped.pop("exc_info")
+def _build_event(level: str, event: str, fields: EventDict) -> EventDict:
+    """Returns the fields of a line. Time, level and event come first, so that lines can be read down the screen."""
+    line: EventDict = {"timestamp": timestamp(), "level": level, "event": event, **fields}
+    if "exc_info" in line:
+        error = line.pop("exc_info")
         if error:
-            stamped["exception"] = _traceback(error)
-    return stamped
+            line["exception"] = _format_traceback(error)
+    return line
 
 
-def _traceback(error: Any) -> str:
-    """The traceback without local variables: they hold prompts."""
+def _format_traceback(error: Any) -> str:
+    """Returns the traceback without local variables: they hold prompts."""
     if isinstance(error, BaseException):
         lines = traceback.format_exception(error)
     elif isinstance(error, tuple) and error[0] is not None:
@@ -157,7 +160,7 @@ def _traceback(error: Any) -> str:
     return "".join(lines).rstrip()
 
 
-def _json_line(event: EventDict) -> bytes:
+def _render_json(event: EventDict) -> bytes:
     try:
         return _encode(event)
     except Exception:  # noqa: BLE001 - the boundary: a lone surrogate or a cycle must not fail the call
@@ -171,34 +174,37 @@ def _safe_text(value: Any) -> str:
         return f"<{type(value).__name__}: {type(exc).__name__}>"
 
 
-def _console(*, colors: bool) -> Render:
-    """Readable lines: `12:00:00.123Z info  event name=value`, in UTC. structlog's own takes four times as long."""
-    dim, plain = (_DIM, _PLAIN) if colors else ("", "")
-    levels = {level: f"{colour}{level:<5}{plain}" if colors else f"{level:<5}" for level, colour in _COLOURS.items()}
+def _console_renderer(*, colors: bool) -> Render:
+    """Returns a renderer of readable lines, `12:00:00.123Z info  event name=value`, in UTC.
+
+    structlog's own takes four times as long.
+    """
+    dim, reset = (_DIM, _RESET) if colors else ("", "")
+    levels = {level: f"{colour}{level:<5}{reset}" if colors else f"{level:<5}" for level, colour in _COLOURS.items()}
 
     def render(event: EventDict) -> bytes:
         fields = iter(event.items())
-        moment, level, name = (_one_line(next(fields)[1]) for _ in range(3))  # as `_stamp` puts them
+        moment, level, name = (_escape(next(fields)[1]) for _ in range(3))  # in the order of `_build_event`
         text = f"{moment[11:]} {levels.get(level, level)} {name}"
         for name, value in fields:
             if name != "exception":
-                text += f" {dim}{name}={plain}{_shown(value)}"
+                text += f" {dim}{name}={reset}{_format_value(value)}"
         # Indented, so that a line break inside a message cannot pass for a line of its own.
         for line in event.get("exception", "").splitlines():
-            text += "\n    " + _one_line(line)
+            text += "\n    " + _escape(line)
         return text.encode("utf-8", "backslashreplace")
 
     return render
 
 
-def _shown(value: Any) -> str:
-    """A value of a readable line: in quotes where it would be taken for several."""
-    if type(value) in _PLAIN_TYPES:
+def _format_value(value: Any) -> str:
+    """Returns a value of a readable line, in quotes where it would be taken for several."""
+    if type(value) in _UNQUOTED_TYPES:
         return str(value)
-    text = _one_line(value)
+    text = _escape(value)
     return repr(text) if " " in text or "=" in text or not text else text
 
 
-def _one_line(value: Any) -> str:
-    """Without line breaks and terminal escapes: values may come from callers."""
+def _escape(value: Any) -> str:
+    """Returns the value's text without line breaks and terminal escapes: it may come from a caller."""
     return printable(_safe_text(value))

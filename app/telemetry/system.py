@@ -1,7 +1,7 @@
-"""Memory, CPU and disk, read when they are asked for: of this process and its siblings, and of what they run in.
+"""Resource usage: memory, CPU and disk of this process and its siblings, and of the container or machine they run in.
 
-A container's figures are measured against the container's limits (cgroup v2): how full the machine is says nothing to
-somebody who is about to be killed for his own limit.
+A container's figures are measured against the container's limits (cgroup v2): how full the machine is says nothing of
+a process that is about to be killed for its own limit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_LOOKS = 5
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_MAX_READS = 5
 
 
 class Memory(NamedTuple):
@@ -32,25 +32,28 @@ class Cpu(NamedTuple):
 
 
 class System:
-    """What limits these processes. `cgroup`: where the kernel tells of theirs; none where it does not."""
+    """The container, or machine, in which these processes run.
+
+    `cgroup` is the directory of the container's figures, by default that of this process; None if there is none.
+    """
 
     def __init__(self, *, data_dir: Path, cgroup: Path | None = None) -> None:
         self._data_dir = data_dir
         self._cgroup = cgroup or _own_cgroup()
 
     def memory(self) -> Memory:
-        """Of the container if its memory is limited, else of the machine."""
-        limit, used = self._number("memory.max"), self._number("memory.current")
+        """Returns the container's memory if it is limited, else the machine's."""
+        limit, used = self._read_int("memory.max"), self._read_int("memory.current")
         machine = psutil.virtual_memory()
         if limit is None or used is None or limit >= machine.total:
             return Memory(machine.total - machine.available, machine.total)
-        return Memory(max(used - int(self._named("memory.stat").get("inactive_file", 0)), 0), limit)
+        return Memory(max(used - int(self._read_fields("memory.stat").get("inactive_file", 0)), 0), limit)
 
     def cpu(self) -> Cpu:
-        """Of the container if its CPU is limited, else of the machine."""
-        quota, _, period = self._text("cpu.max").partition(" ")
+        """Returns the container's CPU if it is limited, else the machine's."""
+        quota, _, period = self._read("cpu.max").partition(" ")
         cores = float(os.cpu_count() or 1)
-        used = self._named("cpu.stat").get("usage_usec")
+        used = self._read_fields("cpu.stat").get("usage_usec")
         if used is not None and quota.isdigit() and period.isdigit() and int(quota) < cores * int(period):
             return Cpu(used / 1e6, int(quota) / int(period))
         times = psutil.cpu_times()
@@ -60,7 +63,7 @@ class System:
         return Cpu(round(sum(busy), 2), cores)
 
     def disk(self) -> tuple[int, int] | None:
-        """Of the disk of DATA_DIR: bytes used, and all that there are for who is not root; none if it is not there."""
+        """Returns the used bytes of DATA_DIR's disk, and all of them but root's reserve; None if it is not there."""
         try:
             disk = psutil.disk_usage(str(self._data_dir))
         except OSError:
@@ -68,42 +71,43 @@ class System:
         return disk.used, disk.used + disk.free
 
     def figures(self) -> dict[str, float]:
-        """For a scrape; by the names of OpenTelemetry's conventions."""
+        """Returns the values for a scrape, by the names of OpenTelemetry's conventions."""
         memory, cpu, disk = self.memory(), self.cpu(), self.disk()
-        found = {
+        values = {
             "system_memory_usage_bytes": memory.used,
             "system_memory_limit_bytes": memory.limit,
             "system_cpu_time_seconds_total": cpu.seconds,
             "system_cpu_limit_cores": cpu.cores,
         }
         if disk is not None:
-            found |= {"system_filesystem_usage_bytes": disk[0], "system_filesystem_limit_bytes": disk[1]}
-        return found
+            values |= {"system_filesystem_usage_bytes": disk[0], "system_filesystem_limit_bytes": disk[1]}
+        return values
 
-    def _text(self, name: str) -> str:
+    def _read(self, name: str) -> str:
         try:
             return (self._cgroup / name).read_text().strip() if self._cgroup is not None else ""
         except OSError:
             return ""
 
-    def _number(self, name: str) -> int | None:
-        text = self._text(name)
+    def _read_int(self, name: str) -> int | None:
+        text = self._read(name)
         return int(text) if text.isdigit() else None
 
-    def _named(self, name: str) -> dict[str, int]:
-        rows = (line.split(" ", 1) for line in self._text(name).splitlines() if " " in line)
+    def _read_fields(self, name: str) -> dict[str, int]:
+        rows = (line.split(" ", 1) for line in self._read(name).splitlines() if " " in line)
         return {key: int(value) for key, value in rows if value.isdigit()}
 
 
 def process_figures(*, siblings: bool) -> dict[str, float]:
-    """For a scrape: this process, or with its parent and `siblings` where they are one program; the usual names.
+    """Returns the values for a scrape of this process, with `siblings` of it, its parent and all its siblings.
 
-    Memory that forked processes share is counted in each. CPU time is also that of those that have ended.
+    The names are Prometheus' usual ones. Memory that forked processes share is counted in each. CPU time includes that
+    of processes that have ended.
     """
     try:
         parent = psutil.Process(os.getppid()) if siblings else psutil.Process()
         processes, seconds = _cpu_time(parent, siblings=siblings)
-    except psutil.Error:  # the parent ends, or children do again and again: the next scrape will tell
+    except psutil.Error:  # the parent ends, or children do again and again: the next scrape will show it
         return {}
     resident, descriptors = 0, 0
     for process in processes:
@@ -120,14 +124,14 @@ def process_figures(*, siblings: bool) -> dict[str, float]:
 
 
 def _cpu_time(parent: psutil.Process, *, siblings: bool) -> tuple[list[psutil.Process], float]:
-    """The processes, and the CPU time of them and of the parent's dead children. Raises `psutil.NoSuchProcess`.
+    """Returns the processes, and the CPU time of them and of the parent's dead children. Raises `psutil.NoSuchProcess`.
 
-    A child that ends while one looks would be counted twice or not at all, and a counter must not run backwards: then
-    one looks again.
+    A child that ends during the reading would be counted twice or not at all, and a counter must not run backwards:
+    the reading is then repeated.
     """
     if not siblings:
         return [parent], _own_time(parent)
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_READS):
         times = parent.cpu_times()
         of_dead = times.children_user + times.children_system
         try:
@@ -142,10 +146,10 @@ def _cpu_time(parent: psutil.Process, *, siblings: bool) -> tuple[list[psutil.Pr
 
 
 def _children(pid: int) -> list[psutil.Process]:
-    """Raises `psutil.NoSuchProcess`."""
+    """Returns the live children. Raises `psutil.NoSuchProcess`."""
     try:
         pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # this kernel does not tell: then every process is looked at
+    except OSError:  # this kernel does not list them: then every process is looked at
         return psutil.Process(pid).children()
     return [psutil.Process(int(child)) for child in pids]
 
@@ -155,10 +159,11 @@ def _own_time(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def _own_cgroup(told: Iterable[str] | None = None) -> Path | None:
+def _own_cgroup(listed: Iterable[str] | None = None) -> Path | None:
+    """Returns this process's cgroup directory; None without cgroup v2. `listed` replaces the kernel's list."""
     try:
-        lines = list(told) if told is not None else Path("/proc/self/cgroup").read_text().splitlines()
+        lines = list(listed) if listed is not None else Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
     own = next((line[3:] for line in lines if line.startswith("0::/")), None)
-    return None if own is None else _CGROUPS / own.lstrip("/")
+    return None if own is None else _CGROUP_ROOT / own.lstrip("/")

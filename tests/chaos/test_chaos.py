@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import pytest
 
-from scripts.programs import find_redis
+from scripts.executables import find_redis
 from tests.chaos.faults import Faults
 from tests.support.client import Answer, ask, chat, post
 from tests.support.deployment import Deployment

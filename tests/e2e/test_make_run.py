@@ -20,8 +20,8 @@ import pytest
 
 from app.settings import load_settings
 from app.store.sql.database import Database
-from scripts.programs import find_redis
-from scripts.run import redis_command, redis_left_behind, schema_is_current
+from scripts.executables import find_redis
+from scripts.run import find_leftover_redis, redis_command, schema_is_current
 from tests.support.servers import ROOT, free_port, need, wait_for
 from tests.support.small_disk import SmallDisk
 
@@ -141,7 +141,7 @@ def test_a_redis_that_an_earlier_one_has_left_is_named(tmp_path: Path) -> None:
     config = tmp_path / "data" / "redis" / "redis.conf"
     redis = subprocess.Popen(redis_command(find_redis(), free_port(), config, "secret"), stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: redis_left_behind(config) == redis.pid)
+        wait_for(lambda: find_leftover_redis(config) == redis.pid)
         line = refusal(tmp_path, environment(tmp_path))
     finally:
         redis.terminate()
@@ -204,24 +204,24 @@ def test_a_busy_port_is_one_clear_line(tmp_path: Path, variable: str) -> None:
 
 
 def test_no_redis_anywhere_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts import programs
+    from scripts import executables
 
-    monkeypatch.setattr("scripts.programs.shutil.which", lambda name: None)
-    monkeypatch.setattr(programs, "find_spec", lambda name: None)
-    with pytest.raises(programs.CannotStart, match="install redis-server or valkey-server"):
-        programs.find_redis()
+    monkeypatch.setattr("scripts.executables.shutil.which", lambda name: None)
+    monkeypatch.setattr(executables, "find_spec", lambda name: None)
+    with pytest.raises(executables.CannotStart, match="install redis-server or valkey-server"):
+        executables.find_redis()
 
 
 def test_no_nginx_anywhere_is_no_tls_and_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from scripts import programs
+    from scripts import executables
 
     settings = load_settings(environment(tmp_path))
-    assert programs.edge_environment(settings) is not None
-    monkeypatch.setattr("scripts.programs.shutil.which", lambda name: None)
-    monkeypatch.setattr(programs, "find_spec", lambda name: None)
-    assert programs.edge_environment(settings) is None
+    assert executables.nginx_environment(settings) is not None
+    monkeypatch.setattr("scripts.executables.shutil.which", lambda name: None)
+    monkeypatch.setattr(executables, "find_spec", lambda name: None)
+    assert executables.nginx_environment(settings) is None
     assert capsys.readouterr().err == "TLS is off: there is no nginx.\n"
 
 

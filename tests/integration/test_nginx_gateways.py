@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.programs import find_nginx
+from scripts.executables import find_nginx
 from tests.integration.test_nginx import call, is_ours, plain
 from tests.support.backends import Backend
 from tests.support.dns import DnsServer

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from scripts.programs import find_nginx
+from scripts.executables import find_nginx
 from tests.support.servers import ROOT, free_port, wait_for
 
 

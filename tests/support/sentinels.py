@@ -11,7 +11,7 @@ from pathlib import Path
 
 import redis
 
-from scripts.programs import find_redis
+from scripts.executables import find_redis
 from tests.support.servers import free_port, wait_for
 
 DOWN_AFTER_MS = 1000  # thirty seconds unless it is said; this is what one would set

@@ -22,7 +22,7 @@ import pytest
 from app.services import Services, build_services
 from app.settings import load_settings
 from app.store.redis.client import Redis
-from scripts.programs import find_redis
+from scripts.executables import find_redis
 
 ROOT = Path(__file__).parents[2]
 DEV_KEY = "dev-key-for-tests"

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from scripts.console import Console, Printed
+from scripts.console import Console, ProcessOutput
 from tests.support.servers import wait_for
 
 
@@ -24,11 +24,11 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_each_line_is_shown_with_its_process_and_a_partial_one_waits(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
-    printed = Printed(console, "worker", width=7, number=0)
+    printed = ProcessOutput(console, "worker", width=7, number=0)
     printed.feed(b"one\ntw")
     printed.feed(b"o\n\nth")
     printed.feed(b"ree")
-    printed.end()
+    printed.flush()
     console.close(5)
     assert os.read(pipe[0], 1000) == b"worker  | one\nworker  | two\nworker  | \nworker  | three\n"
     assert printed.last_lines().endswith(b"worker  | two\nworker  | \nworker  | three\n")
@@ -44,14 +44,14 @@ def test_a_block_of_lines_is_one_write(pipe: tuple[int, int], monkeypatch: pytes
         return write(fd, data)
 
     monkeypatch.setattr(os, "write", counted)
-    Printed(console, "gateway", width=7, number=0).feed(b"line\n" * 1000)
+    ProcessOutput(console, "gateway", width=7, number=0).feed(b"line\n" * 1000)
     console.close(5)
     assert sizes == [1000 * len("gateway | line\n")]
 
 
 def test_a_line_without_end_is_shown_in_pieces_and_not_kept(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
-    printed = Printed(console, "nginx", width=5, number=0)
+    printed = ProcessOutput(console, "nginx", width=5, number=0)
     read: list[bytes] = []
     reader = threading.Thread(target=lambda: read.extend(iter(lambda: os.read(pipe[0], 65536), b"")))
     reader.start()
@@ -65,7 +65,7 @@ def test_a_line_without_end_is_shown_in_pieces_and_not_kept(pipe: tuple[int, int
 
 def test_a_reader_that_pauses_stops_nobody_and_learns_how_much_it_missed(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
-    printed = Printed(console, "gateway", width=7, number=0)
+    printed = ProcessOutput(console, "gateway", width=7, number=0)
     for _ in range(300):  # three megabytes; a pipe holds 64 KB
         printed.feed(b"a line of a hundred bytes".ljust(99, b".") + b"\n")
         for _ in range(99):
@@ -84,7 +84,7 @@ def test_a_reader_that_pauses_stops_nobody_and_learns_how_much_it_missed(pipe: t
 def test_a_reader_that_is_gone_stops_nobody(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
     os.close(pipe[0])
-    printed = Printed(console, "gateway", width=7, number=0)
+    printed = ProcessOutput(console, "gateway", width=7, number=0)
     for _ in range(100):
         printed.feed(b"line\n" * 1000)
     console.close(10)
@@ -93,7 +93,7 @@ def test_a_reader_that_is_gone_stops_nobody(pipe: tuple[int, int]) -> None:
 
 def test_what_a_quiet_one_said_is_kept_for_when_it_fails(pipe: tuple[int, int]) -> None:
     console = Console(pipe[1])
-    printed = Printed(console, "redis", width=5, number=0, quiet=True)
+    printed = ProcessOutput(console, "redis", width=5, number=0, quiet=True)
     printed.feed(b"It does not start.\n")
     console.close(5)
     os.set_blocking(pipe[0], False)

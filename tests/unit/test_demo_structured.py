@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from app.errors import UpstreamRejected
-from app.providers.demo.filler import filled
-from app.providers.demo.numbers import Unfillable
+from app.providers.demo.json_generator import generate_json
+from app.providers.demo.numbers import Unsatisfiable
 from tests.support.providers import chat_call, demo, payloads, text_of
 
 TREE = {
@@ -33,7 +33,7 @@ def objects(**properties: Any) -> dict[str, Any]:
 
 
 def value_of(schema: Any, message: str = "Hello") -> Any:
-    return filled(schema, message, pause=lambda: None)
+    return generate_json(schema, message, pause=lambda: None)
 
 
 def function(name: str, parameters: Any = None, description: str = "") -> dict[str, Any]:
@@ -173,7 +173,7 @@ def test_what_need_not_be_there_is_left_out_unless_nothing_need_be() -> None:
     ],
 )
 def test_a_schema_that_nothing_fits_is_refused_by_name(schema: Any) -> None:
-    with pytest.raises(Unfillable):
+    with pytest.raises(Unsatisfiable):
         value_of(schema)
     with pytest.raises(UpstreamRejected) as caught:
         demo().stream(
@@ -226,8 +226,8 @@ def test_a_hostile_schema_holds_nobody_up(name: str) -> None:
     pauses: list[float] = [time.process_time()]
     began = time.process_time()
     try:
-        made = filled(schema, "Hello", pause=lambda: pauses.append(time.process_time()))
-    except Unfillable:
+        made = generate_json(schema, "Hello", pause=lambda: pauses.append(time.process_time()))
+    except Unsatisfiable:
         made = None
     pauses.append(time.process_time())
     # 0.3 s at the most when measured, 0.13 between two pauses: other calls of the worker run in them.

@@ -26,7 +26,7 @@ def program(name, code, **more):
     return Program(name=name, command=[sys.executable, "-uc", code], env=os.environ, **more)
 
 supervisor = Supervisor(
-    [%s], console=console, tell=lambda text: console.say(text.encode() + b"\\n"), settled=%s)
+    [%s], console=console, report=lambda text: console.write(text.encode() + b"\\n"), is_ready=%s)
 code = supervisor.run()
 console.close(5)
 sys.exit(code)
@@ -35,11 +35,11 @@ LOOP = "import time; print('runs')\nwhile True: time.sleep(0.1)"
 
 
 class Supervised:
-    def __init__(self, output: Path, programs: str, settled: bool) -> None:
+    def __init__(self, output: Path, programs: str, is_ready: bool) -> None:
         self._output = output
         with output.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER % (programs, settled)], cwd=ROOT, stdout=file, stderr=file
+                [sys.executable, "-c", DRIVER % (programs, is_ready)], cwd=ROOT, stdout=file, stderr=file
             )
 
     def shown(self) -> str:
@@ -60,8 +60,8 @@ class Supervised:
 def supervised(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     started: list[Supervised] = []
 
-    def start(programs: str, *, settled: bool = True) -> Supervised:
-        started.append(Supervised(tmp_path / f"output-{len(started)}", programs, settled))
+    def start(programs: str, *, is_ready: bool = True) -> Supervised:
+        started.append(Supervised(tmp_path / f"output-{len(started)}", programs, is_ready))
         return started[-1]
 
     yield start
@@ -83,7 +83,7 @@ def test_a_stage_is_stopped_when_the_one_before_has_ended(supervised: Callable[.
 
 def test_what_does_not_end_is_killed_after_its_time(supervised: Callable[..., Supervised]) -> None:
     deaf = "import signal; signal.signal(15, signal.SIG_IGN)\n" + LOOP
-    run = supervised(f"program('deaf', {deaf!r}, patience_s=0.5)")
+    run = supervised(f"program('deaf', {deaf!r}, stop_timeout_s=0.5)")
     run.says("runs")
     run.process.send_signal(signal.SIGINT)
     code, lines = run.ends()
@@ -95,7 +95,7 @@ def test_ctrl_c_again_hurries_and_sigterm_again_does_not(supervised: Callable[..
         "import signal; signal.signal(15, lambda *_: print('finishes'));"
         "signal.signal(2, lambda *_: (print('hurries'), exit()))\n" + LOOP
     )
-    run = supervised(f"program('a', {code!r}, hurry=signal.SIGINT)")
+    run = supervised(f"program('a', {code!r}, hurry_signal=signal.SIGINT)")
     run.says("runs")
     run.process.send_signal(signal.SIGTERM)
     run.says("finishes")
@@ -115,7 +115,7 @@ def test_a_program_is_started_again_three_times_a_minute_and_no_more(supervised:
 
 
 def test_a_program_that_cannot_start_stops_everything_at_once(supervised: Callable[..., Supervised]) -> None:
-    code, lines = supervised(f"program('a', 'exit(7)'), program('b', {LOOP!r})", settled=False).ends()
+    code, lines = supervised(f"program('a', 'exit(7)'), program('b', {LOOP!r})", is_ready=False).ends()
     assert code == 1
     assert "a ended with exit code 7." in lines
     assert not any("again" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Numbers that a JSON Schema allows."""
+"""Numeric ranges of a JSON Schema, computed in exact fractions."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from fractions import Fraction
 from typing import Any
 
-_MOST_INT = 2**63
+_MAX_INT = 2**63
 _Bound = tuple[Fraction, bool] | None  # and whether it is excluded itself
 
 
-class Unfillable(Exception):
-    """No value that we know of fits the schema."""
+class Unsatisfiable(Exception):
+    """The schema allows no value, or none that was found."""
 
 
 class Range:
-    """The numbers that a schema allows."""
+    """The range of numbers that a schema allows: bounds, and a step. `whole`: integers only."""
 
     def __init__(self, schema: dict[str, Any], *, whole: bool) -> None:
         self.low = _bound(schema, "minimum", "exclusiveMinimum")
         self.high = _bound(schema, "maximum", "exclusiveMaximum")
         self.step = _fraction(schema.get("multipleOf"))
         if self.step is not None and self.step <= 0:
-            raise Unfillable
+            raise Unsatisfiable
         if whole:
             self.step = Fraction(1) if self.step is None else Fraction(self.step.numerator)
 
@@ -39,7 +39,7 @@ class Range:
         return number is not None and number in self
 
     def pick(self, nth: int) -> Fraction:
-        """A small number of them. Raises `Unfillable`."""
+        """Returns the `nth` small number of the range. Raises `Unsatisfiable`."""
         low, high, unit = self.low, self.high, self.step or Fraction(1)
         if low is None and high is not None and high[0] < unit:
             start, unit = math.floor(high[0] / unit) * unit, -unit
@@ -56,13 +56,13 @@ class Range:
         for candidate in candidates:
             if candidate in self:
                 return candidate
-        raise Unfillable
+        raise Unsatisfiable
 
 
 def as_number(value: Fraction) -> int | float:
-    """Raises `Unfillable`."""
-    if abs(value) >= _MOST_INT:
-        raise Unfillable
+    """Returns `value` as JSON writes it. Raises `Unsatisfiable` for one that is too large."""
+    if abs(value) >= _MAX_INT:
+        raise Unsatisfiable
     return int(value) if value.denominator == 1 else float(value)
 
 

@@ -1,6 +1,6 @@
-"""A text that a regular expression matches, for the demo model's structured answers.
+"""Generator of a text that a regular expression matches, for the demo model's structured answers.
 
-The pattern is read, never run: one from a caller can take for ever to match.
+The pattern is parsed, never run: one from a caller can take for ever to match.
 """
 
 from __future__ import annotations
@@ -10,48 +10,48 @@ import warnings
 from re import _parser  # type: ignore[attr-defined]  # no public module reads a pattern without compiling it
 from typing import Any
 
-_MOST_PATTERN_CHARS = 500
-_MOST_STEPS = 20_000
-_CHARS_A_STEP = 16
+_MAX_PATTERN_CHARS = 500
+_MAX_STEPS = 20_000
+_CHARS_PER_STEP = 16
 
 
-class _Unreadable(Exception):
-    """No text that we know of matches."""
+class _Unsupported(Exception):
+    """The pattern is too long, or has a part that the generator does not know."""
 
 
-def matching(pattern: str, least: int) -> str | None:
-    """A short text that `pattern` finds itself in, of `least` characters if it can be; None for what we cannot read."""
-    if len(pattern) > _MOST_PATTERN_CHARS:
+def generate_match(pattern: str, min_chars: int) -> str | None:
+    """Returns a short text that matches `pattern`, of `min_chars` if possible; None for an unsupported pattern."""
+    if len(pattern) > _MAX_PATTERN_CHARS:
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of syntax that Python means to change
             tree = _parser.parse(pattern)
-        short = _Writer(0).text(tree)
-        return short if len(short) >= least else _Writer(least - len(short)).text(tree)
-    except (re.error, RecursionError, OverflowError, _Unreadable):
+        short = _MatchBuilder(0).text(tree)
+        return short if len(short) >= min_chars else _MatchBuilder(min_chars - len(short)).text(tree)
+    except (re.error, RecursionError, OverflowError, _Unsupported):
         return None
 
 
-class _Writer:
-    """Writes a text that a parsed pattern matches; repeats are as few as can be, and `spare` more."""
+class _MatchBuilder:
+    """Builds a text that a parsed pattern matches; repeats are as few as possible, and `spare` more."""
 
     def __init__(self, spare: int) -> None:
         self._spare = spare
-        self._steps = _MOST_STEPS
+        self._steps = _MAX_STEPS
         self._groups: dict[Any, str] = {}
 
     def text(self, tree: Any) -> str:
-        text = "".join([self._one(str(op), given) for op, given in tree])
-        self._step(len(text) // _CHARS_A_STEP)
+        text = "".join([self._element(str(op), given) for op, given in tree])
+        self._step(len(text) // _CHARS_PER_STEP)
         return text
 
     def _step(self, steps: int = 1) -> None:
         self._steps -= steps
         if self._steps < 0:
-            raise _Unreadable
+            raise _Unsupported
 
-    def _one(self, op: str, given: Any) -> str:
+    def _element(self, op: str, given: Any) -> str:
         self._step()
         if op == "LITERAL":
             return chr(given)
@@ -68,19 +68,19 @@ class _Writer:
             return self.text(given[1][0])
         if op == "GROUPREF":
             text = self._groups.get(given, "")
-            self._step(len(text) // _CHARS_A_STEP)
+            self._step(len(text) // _CHARS_PER_STEP)
             return text
         if op == "ATOMIC_GROUP":
             return self.text(given)
         if op in ("AT", "ASSERT", "ASSERT_NOT"):
-            return ""  # a place: what an assertion asks of the rest is beyond us
-        raise _Unreadable
+            return ""  # a position: what an assertion asks of the rest is not looked into
+        raise _Unsupported
 
     def _repeated(self, least: int, most: Any, tree: Any) -> str:
         more = min(self._spare, int(most) - least)
         self._spare -= more
-        if least + more > _MOST_STEPS:
-            raise _Unreadable
+        if least + more > _MAX_STEPS:
+            raise _Unsupported
         return "".join([self.text(tree) for _ in range(least + more)])
 
 
@@ -96,13 +96,13 @@ _IS_CATEGORY = {"DIGIT": str.isdigit, "WORD": lambda char: char.isalnum() or cha
 
 
 def _member(items: Any) -> str:
-    """A character of a set such as `[a-z_]`."""
+    """Returns a character of a set such as `[a-z_]`."""
     op, given = str(items[0][0]), items[0][1]
     if op == "NEGATE":
         for char in "a0A -_.é中":
             if not any(_is_in(char, str(op), given) for op, given in items[1:]):
                 return char
-        raise _Unreadable
+        raise _Unsupported
     if op == "CATEGORY":
         return _CATEGORIES[str(given)]
     return chr(given[0] if op == "RANGE" else given)

@@ -1,4 +1,4 @@
-"""The demo model as a provider: deterministic, tokens are words.
+"""Provider of the demo model: deterministic, and its tokens are words.
 
 A script (`config.gateway.DemoScript`) adds delays, faults and token counts.
 """
@@ -20,16 +20,16 @@ from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.usage import Usage
 from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
 from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
-from app.providers.demo.reply import Reply
+from app.providers.demo.completion import DemoCompletion
 from app.providers.upstream_errors import error_from_status
 
 _encode = msgspec.json.Encoder().encode
 _DIMENSIONS = 64
-_MOST_DIMENSIONS = 3072
+_MAX_DIMENSIONS = 3072
 
 
 class DemoProvider:
-    """See `providers.base.Provider`."""
+    """The demo model. See `providers.base.Provider`."""
 
     def __init__(
         self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
@@ -43,31 +43,31 @@ class DemoProvider:
         self._failures = 0
 
     def chat(self, call: ChatCall) -> ProviderResponse:
-        self._begin(call)
-        reply = Reply(call, self._script, self.name)
-        return ProviderResponse(
-            _encode(reply.completion()), None if self._script.omit_usage else reply.usage, reply.text_bytes
-        )
+        self._simulate_start(call)
+        completion = DemoCompletion(call, self._script, self.name)
+        usage = None if self._script.omit_usage else completion.usage
+        return ProviderResponse(_encode(completion.to_openai()), usage, completion.text_bytes)
 
     def stream(self, call: ChatCall) -> DemoStream:
-        self._begin(call)
+        self._simulate_start(call)
         if self._script.cut_after_chunks == 0:
-            raise _cut(self.name)
+            raise _cut_error(self.name)
         return DemoStream(
             call, self._script, provider=self.name, heartbeat_s=self._heartbeat_s, timeouts=self._timeouts
         )
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
-        self._begin(call)
+        self._simulate_start(call)
         return _embeddings(call)
 
     def check(self, timeout_s: float) -> None:
-        """It is always there."""
+        """Succeeds: the demo model is always there."""
 
     def stats(self) -> dict[str, Any]:
         return {"failures": self._failures}
 
-    def _begin(self, call: ChatCall | EmbedCall) -> None:
+    def _simulate_start(self, call: ChatCall | EmbedCall) -> None:
+        """Waits and fails as the script says. Raises `UpstreamTimeout`, `ClientGone` and the scripted error."""
         script = self._script
         delay_s = script.delay_s
         first_byte_s = self._timeouts.first_byte_s
@@ -80,7 +80,7 @@ class DemoProvider:
 
 
 class DemoStream:
-    """See `providers.base.ProviderStream`: a chunk a word."""
+    """A stream with a word a chunk. See `providers.base.ProviderStream`."""
 
     def __init__(
         self, call: ChatCall, script: DemoScript, *, provider: str, heartbeat_s: float, timeouts: Timeouts
@@ -94,41 +94,42 @@ class DemoStream:
         self._provider = provider
         self._heartbeat_s = heartbeat_s
         self._idle_s = timeouts.idle_s
-        self._reply = Reply(call, script, provider)
+        self._completion = DemoCompletion(call, script, provider)
 
     def __iter__(self) -> Iterator[bytes]:
-        reply, script = self._reply, self._script
+        completion, script = self._completion, self._script
         cut_at = script.cut_after_chunks
-        for sent, (index, delta, size) in enumerate(reply.deltas()):
+        for sent, (index, delta, size) in enumerate(completion.deltas()):
             if sent == cut_at:
-                raise _cut(self._provider)
+                raise _cut_error(self._provider)
             if sent and index == 0:
-                yield from self._think(script.chunk_delay_s)
+                yield from self._wait(script.chunk_delay_s)
             self.chunks += 1
             self.text_bytes += size
             yield self._event({"choices": [{"index": index, "delta": delta, "finish_reason": None}]})
         if cut_at is not None and cut_at <= self.chunks:
-            raise _cut(self._provider)
+            raise _cut_error(self._provider)
         for index in range(self._call.request.choices):
-            done = {"index": index, "delta": {}, "finish_reason": reply.finish_reason}
+            done = {"index": index, "delta": {}, "finish_reason": completion.finish_reason}
             yield self._event({"choices": [done]})
         if not script.omit_usage:
-            self.usage = reply.usage
+            self.usage = completion.usage
             if self._call.request.include_usage:
-                yield self._event({"choices": [], "usage": reply.wire_usage()})
+                yield self._event({"choices": [], "usage": completion.wire_usage()})
         self.complete = True
 
     def close(self) -> None:
-        """Nothing runs behind it."""
+        """Returns at once: no upstream call runs."""
 
     def _event(self, fields: dict[str, Any]) -> bytes:
         base = {
-            **self._reply.base("chat.completion.chunk"),
+            **self._completion.base("chat.completion.chunk"),
             **({"usage": None} if self._call.request.include_usage else {}),
         }
         return b"data: " + _encode(base | fields) + b"\n\n"
 
-    def _think(self, delay_s: float) -> Iterator[bytes]:
+    def _wait(self, delay_s: float) -> Iterator[bytes]:
+        """Waits, with a heartbeat now and then."""
         silent_s = 0.0
         while silent_s < delay_s:
             step_s = min(self._heartbeat_s, delay_s - silent_s, self._idle_s - silent_s)
@@ -159,7 +160,7 @@ def pause(delay_s: float, deadline: float, cancel: CancelToken, provider: str) -
         raise UpstreamTimeout("The demo model took too long.", provider=provider, kind="timeout_total")
 
 
-def _cut(provider: str) -> UpstreamError:
+def _cut_error(provider: str) -> UpstreamError:
     return UpstreamError("The demo model broke off its answer.", provider=provider, kind="cut")
 
 
@@ -170,8 +171,8 @@ def _embeddings(call: EmbedCall) -> ProviderResponse:
     if given_size != b"null":
         # Its digits before its value: there are numbers that no decoder takes.
         size = int(given_size) if given_size.isdigit() and len(given_size) < 6 else 0
-    if not 1 <= size <= _MOST_DIMENSIONS:
-        raise InvalidRequest(f"Expected 1 to {_MOST_DIMENSIONS}: `dimensions`.", param="dimensions")
+    if not 1 <= size <= _MAX_DIMENSIONS:
+        raise InvalidRequest(f"Expected 1 to {_MAX_DIMENSIONS}: `dimensions`.", param="dimensions")
     as_base64 = bytes(fields.get("encoding_format", b"")) == b'"base64"'
     given = call.request.input
     inputs = given if isinstance(given, list) and not all(isinstance(i, int) for i in given) else [given]
@@ -187,7 +188,7 @@ def _embeddings(call: EmbedCall) -> ProviderResponse:
 
 
 def _vector(text: str, size: int) -> list[float]:
-    """A unit vector that only depends on `text`."""
+    """Returns a unit vector that depends on `text` alone."""
     raw = b""
     while len(raw) < size * 2:
         raw += hashlib.sha256(text.encode("utf-8", "surrogatepass") + len(raw).to_bytes(4, "big")).digest()

@@ -1,4 +1,4 @@
-"""Which tools the demo model calls: those it is made to call, and those that the user's words speak of."""
+"""Tool choice of the demo model: the tools it is made to call, and those that the user's words are about."""
 
 from __future__ import annotations
 
@@ -7,51 +7,17 @@ from typing import Any
 
 import msgspec
 
+from app.providers.demo.vocabulary import COMMON_WORDS
+
 _WORD = re.compile(r"[a-z]{3,}")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_COMMON = frozenset(
-    {
-        "about",
-        "and",
-        "any",
-        "are",
-        "can",
-        "for",
-        "from",
-        "get",
-        "give",
-        "has",
-        "have",
-        "into",
-        "list",
-        "not",
-        "one",
-        "out",
-        "set",
-        "tell",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "this",
-        "tool",
-        "use",
-        "user",
-        "when",
-        "which",
-        "with",
-        "you",
-        "your",
-    }
-)
-_MOST_TOOLS = 128
-_MOST_CALLS = 8
-_MOST_READ_CHARS = 2_000
+_MAX_TOOLS = 128
+_MAX_CALLS = 8
+_MAX_READ_CHARS = 2_000
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function that the caller offers; `legacy` as in `functions`, `custom`: it takes a text."""
+    """A tool that the caller offers. `legacy`: it came in `functions`; `custom`: it takes a text, not JSON."""
 
     name: str
     description: str = ""
@@ -59,36 +25,36 @@ class Tool(msgspec.Struct, frozen=True):
     legacy: bool = False
     custom: bool = False
 
-    def speaks_of(self, words: set[str]) -> int:
-        """How many of a message's words its name has, and (less) its description."""
+    def relevance(self, words: set[str]) -> int:
+        """Returns 10 for each of a message's words in the tool's name, and 1 for each in its description."""
         return 10 * len(words & _words(_CAMEL.sub(" ", self.name))) + len(words & _words(self.description))
 
 
-def chosen(fields: dict[str, Any], message: str, called: set[str], *, answered: bool) -> list[Tool]:
-    """The tools to call, none for an answer in text.
+def choose_tools(fields: dict[str, Any], message: str, called: set[str], *, answered: bool) -> list[Tool]:
+    """Returns the tools to call, none for an answer in text.
 
-    `called` was called before in this conversation; `answered`: the last message is a tool's result.
+    `called` are the names called before in this conversation; `answered`: the last message is a tool's result.
     """
-    offered = [*_offered(fields.get("tools"), legacy=False), *_offered(fields.get("functions"), legacy=True)]
-    mode, wanted = _choice(fields)
+    offered = [*_parse_tools(fields.get("tools"), legacy=False), *_parse_tools(fields.get("functions"), legacy=True)]
+    mode, wanted = _parse_choice(fields)
     if wanted is not None:
         offered = [tool for tool in offered if tool.name in wanted]
-    words = _words(message[:_MOST_READ_CHARS])
-    liked = sorted((tool for tool in offered if tool.speaks_of(words) > 1), key=lambda tool: -tool.speaks_of(words))
+    words = _words(message[:_MAX_READ_CHARS])
+    relevant = sorted((tool for tool in offered if tool.relevance(words) > 1), key=lambda tool: -tool.relevance(words))
     if mode == "none" or (mode == "auto" and answered):
         return []
     if mode == "auto":
-        several = fields.get("parallel_tool_calls") is not False and not any(tool.legacy for tool in liked)
-        named = [tool for tool in offered if tool.speaks_of(words) >= 10]
-        return (named[:_MOST_CALLS] if several else []) or liked[:1]
+        several = fields.get("parallel_tool_calls") is not False and not any(tool.legacy for tool in relevant)
+        named = [tool for tool in offered if tool.relevance(words) >= 10]
+        return (named[:_MAX_CALLS] if several else []) or relevant[:1]
     # It must call one: rather one that it has not called yet.
-    fresh = [tool for tool in (*liked, *offered) if tool.name not in called]
+    fresh = [tool for tool in (*relevant, *offered) if tool.name not in called]
     legacy = fields.get("tool_choice") is None
     return (fresh or offered)[:1] or [Tool(name, legacy=legacy) for name in (wanted or ())][:1]
 
 
-def _choice(fields: dict[str, Any]) -> tuple[str, list[str] | None]:
-    """What the caller says of calling tools: auto, none or required, and among which; None: all of them."""
+def _parse_choice(fields: dict[str, Any]) -> tuple[str, list[str] | None]:
+    """Returns the caller's choice: auto, none or required, and the names to choose from; None for all of them."""
     choice = fields.get("tool_choice")
     legacy = choice is None
     if legacy:
@@ -98,15 +64,15 @@ def _choice(fields: dict[str, Any]) -> tuple[str, list[str] | None]:
     allowed = choice.get("allowed_tools")
     if isinstance(allowed, dict):
         given = allowed.get("tools")
-        names = [_name(tool) for tool in (given if isinstance(given, list) else ())[:_MOST_TOOLS]]
+        names = [_name(tool) for tool in (given if isinstance(given, list) else ())[:_MAX_TOOLS]]
         return ("required" if allowed.get("mode") == "required" else "auto"), [name for name in names if name]
     name = _name({"function": choice} if legacy else choice)
     return ("auto", None) if name is None else ("required", [name])
 
 
-def _offered(given: Any, *, legacy: bool) -> list[Tool]:
+def _parse_tools(given: Any, *, legacy: bool) -> list[Tool]:
     tools = []
-    for item in given[:_MOST_TOOLS] if isinstance(given, list) else ():
+    for item in given[:_MAX_TOOLS] if isinstance(given, list) else ():
         item = {"function": item} if legacy else item
         name = _name(item)
         if name is None:
@@ -137,4 +103,4 @@ def _name(tool: Any) -> str | None:
 
 
 def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text[:_MOST_READ_CHARS].lower())) - _COMMON
+    return set(_WORD.findall(text[:_MAX_READ_CHARS].lower())) - COMMON_WORDS

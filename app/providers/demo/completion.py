@@ -1,6 +1,6 @@
-"""What the demo model says to one request: text, JSON that fits a schema, or calls of tools.
+"""Completion of the demo model: text, JSON that fits a schema, or tool calls, whole or in deltas.
 
-Each choice says the same. What it says is a list of pieces, its tokens: a word each, or a bit of JSON.
+All choices are the same. A text is a list of pieces, its tokens: a word each, or a bit of JSON.
 """
 
 from __future__ import annotations
@@ -19,63 +19,61 @@ from app.domain.chat import Message
 from app.domain.usage import Usage
 from app.errors import UpstreamRejected
 from app.providers.base import ChatCall
-from app.providers.demo.filler import filled
-from app.providers.demo.numbers import Unfillable
-from app.providers.demo.tools import Tool, chosen
-from app.providers.demo.values import shortened
+from app.providers.demo.json_generator import generate_json
+from app.providers.demo.message_hints import shorten
+from app.providers.demo.numbers import Unsatisfiable
+from app.providers.demo.tools import Tool, choose_tools
 
 _GREETING = "This is Penstock's offline demo model."
 _HINT = "For real answers, set a vendor's key, such as OPENAI_API_KEY."
-_MOST_ECHO_CHARS = 1_000
-_MOST_NODES, _FEWEST_NODES = 10_000, 500
-_MOST_STOPS, _MOST_STOP_CHARS = 16, 1_000
-_MOST_CHUNKS = 200
-_MOST_PROMPT_SCHEMA_CHARS, _MOST_PROMPT_OBJECTS = 100_000, 20
+_MAX_ECHO_CHARS = 1_000
+_MAX_NODES, _MIN_NODES = 10_000, 500
+_MAX_STOPS, _MAX_STOP_CHARS = 16, 1_000
+_MAX_CHUNKS = 200
+_MAX_PROMPT_SCHEMA_CHARS, _MAX_PROMPT_OBJECTS = 100_000, 20
 _FIELDS = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls", "response_format", "stop")
-_ACTED_ON = frozenset({"tool", "function"})
+_TOOL_RESULT_ROLES = frozenset({"tool", "function"})
 _JSON_PIECE = re.compile(r"[^,: ]*[,: ]*")
 _encode = msgspec.json.Encoder().encode
 
 
-class Reply:
-    """Raises `UpstreamRejected` for a schema that nothing fits."""
+class DemoCompletion:
+    """The completion of one call. Raises `UpstreamRejected` for a schema that no value fits."""
 
     def __init__(self, call: ChatCall, script: DemoScript, provider: str) -> None:
         self._call = call
         self._provider = provider
         request = call.request
-        fields = {name: self._decoded(name) for name in _FIELDS if name in request.fields}
+        fields = {name: self._decode_field(name) for name in _FIELDS if name in request.fields}
         last = request.messages[-1]
         self._prompt = _text(next((m for m in reversed(request.messages) if m.role == "user"), last))
-        self.tools = self._chosen(fields, answered=last.role in _ACTED_ON)
+        self.tools = self._choose_tools(fields, answered=last.role in _TOOL_RESULT_ROLES)
         if self.tools:
             texts = [self._arguments(tool) for tool in self.tools]
             self.finish_reason = "function_call" if self.tools[0].legacy else "tool_calls"
         elif script.reply is not None:
             texts, self.finish_reason = [script.reply], "stop"
         else:
-            texts, self.finish_reason = [self._said(fields.get("response_format"), last)], "stop"
+            texts, self.finish_reason = [self._answer_text(fields.get("response_format"), last)], "stop"
         if not self.tools:
-            texts = [self._before(texts[0], fields.get("stop"))]
+            texts = [self._cut_at_stop(texts[0], fields.get("stop"))]
         structured = bool(self.tools) or texts[0][:1] == "{"
-        self._most_chunk = 1
+        self._pieces_per_chunk = 1
         self.pieces = [_json_pieces(text) if structured else _words(text) for text in texts]
         if structured:
-            self._most_chunk += max(len(pieces) for pieces in self.pieces) // _MOST_CHUNKS
-        self._bound(call)
-        said = sum(len(pieces) for pieces in self.pieces)
+            self._pieces_per_chunk += max(len(pieces) for pieces in self.pieces) // _MAX_CHUNKS
+        self._cut_at_max_tokens(call)
+        completion_tokens = sum(len(pieces) for pieces in self.pieces)
         prompt_tokens = sum(len(_text(message).split()) for message in request.messages)
         self.usage = Usage(
             prompt_tokens if script.prompt_tokens is None else script.prompt_tokens,
-            said * request.choices if script.completion_tokens is None else script.completion_tokens,
+            completion_tokens * request.choices if script.completion_tokens is None else script.completion_tokens,
         )
         self._created = int(time.time())
 
     @property
     def text_bytes(self) -> int:
-        return sum(_size("".join(pieces)) for pieces in self.pieces) * self._call.request.choices
-
-    # As it goes out
+        return sum(_utf8_bytes("".join(pieces)) for pieces in self.pieces) * self._call.request.choices
 
     def base(self, kind: str) -> dict[str, Any]:
         return {
@@ -93,7 +91,7 @@ class Reply:
             "total_tokens": usage.total_tokens,
         }
 
-    def completion(self) -> dict[str, Any]:
+    def to_openai(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
         calls = [self._tool_call(i, "".join(pieces)) for i, pieces in enumerate(self.pieces)] if self.tools else []
         if not self.tools:
@@ -109,7 +107,7 @@ class Reply:
         return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
 
     def deltas(self) -> Iterator[tuple[int, dict[str, Any], int]]:
-        """A choice's index, its next delta, and how many bytes that says. The choices take turns, as with vendors."""
+        """Yields a choice's index, its next delta, and that delta's bytes of text. Choices take turns."""
         role = {"role": "assistant"}
         for delta, size in self._deltas():
             for index in range(self._call.request.choices):
@@ -120,12 +118,12 @@ class Reply:
         for i, pieces in enumerate(self.pieces):
             if self.tools:
                 yield {"content": None, **self._call_delta(i, None)}, 0
-            for at in range(0, len(pieces), self._most_chunk):
-                text = "".join(pieces[at : at + self._most_chunk])
-                yield self._call_delta(i, text) if self.tools else {"content": text}, _size(text)
+            for at in range(0, len(pieces), self._pieces_per_chunk):
+                text = "".join(pieces[at : at + self._pieces_per_chunk])
+                yield self._call_delta(i, text) if self.tools else {"content": text}, _utf8_bytes(text)
 
     def _call_delta(self, i: int, text: str | None) -> dict[str, Any]:
-        """A piece of the arguments of call `i`; None: its head."""
+        """Returns a piece of the arguments of tool call `i`; its head if `text` is None."""
         if self.tools[i].legacy:
             return {"function_call": {"arguments": text} if text else {"name": self.tools[i].name, "arguments": ""}}
         if text is None:
@@ -140,81 +138,79 @@ class Reply:
             return {"id": name, "type": "custom", "custom": {"name": tool.name, "input": text}}
         return {"id": name, "type": "function", "function": {"name": tool.name, "arguments": text}}
 
-    # What it is
-
-    def _chosen(self, fields: dict[str, Any], *, answered: bool) -> list[Tool]:
+    def _choose_tools(self, fields: dict[str, Any], *, answered: bool) -> list[Tool]:
         if "tools" not in fields and "functions" not in fields and "tool_choice" not in fields:
             return []
-        called = _called(self._decoded("messages"))
-        return chosen(fields, self._prompt, called, answered=answered)
+        called = _called_tools(self._decode_field("messages"))
+        return choose_tools(fields, self._prompt, called, answered=answered)
 
     def _arguments(self, tool: Tool) -> str:
         if tool.custom:
-            return self._prompt[:_MOST_ECHO_CHARS]
+            return self._prompt[:_MAX_ECHO_CHARS]
         parameters = {"type": "object", **(tool.parameters if isinstance(tool.parameters, dict) else {})}
-        return self._filled(parameters, "functions" if tool.legacy else "tools", tool.name)
+        return self._json_for(parameters, "functions" if tool.legacy else "tools", tool.name)
 
-    def _said(self, response_format: Any, last: Message) -> str:
+    def _answer_text(self, response_format: Any, last: Message) -> str:
         kind = response_format.get("type") if isinstance(response_format, dict) else response_format
         if kind == "json_schema":
             given = response_format.get("json_schema")
             schema = given.get("schema", {"type": "object"}) if isinstance(given, dict) else None
             if not isinstance(schema, dict):
                 self._reject("Expected a JSON Schema: `response_format.json_schema.schema`.", "response_format")
-            return self._filled(schema, "response_format", "json_schema")
+            return self._json_for(schema, "response_format", "json_schema")
         if kind == "json_object":
-            schema = _schema_in(self._call.request.messages)
+            schema = _find_schema(self._call.request.messages)
             if schema is None:
-                return _json({"message": _GREETING, "you_said": shortened(self._prompt, _MOST_ECHO_CHARS)})
-            return self._filled(schema, "messages", "messages")
+                return _json({"message": _GREETING, "you_said": shorten(self._prompt, _MAX_ECHO_CHARS)})
+            return self._json_for(schema, "messages", "messages")
         if kind not in (None, "text"):
             self._reject(
                 "The demo model knows text, json_object and json_schema: `response_format`.", "response_format"
             )
-        schema = _schema_in(self._call.request.messages)
+        schema = _find_schema(self._call.request.messages)
         if schema is not None:
-            return f"```json\n{self._filled(schema, 'messages', 'messages')}\n```"
-        if last.role in _ACTED_ON:
-            return f"{_GREETING} The tool returned: {shortened(_text(last), _MOST_ECHO_CHARS)}"
-        said = f"{_GREETING} You said: {shortened(_text(last), _MOST_ECHO_CHARS)}"
+            return f"```json\n{self._json_for(schema, 'messages', 'messages')}\n```"
+        if last.role in _TOOL_RESULT_ROLES:
+            return f"{_GREETING} The tool returned: {shorten(_text(last), _MAX_ECHO_CHARS)}"
+        text = f"{_GREETING} You said: {shorten(_text(last), _MAX_ECHO_CHARS)}"
         first = not any(message.role == "assistant" for message in self._call.request.messages)
-        return f"{said}\n\n{_HINT}" if first else said
+        return f"{text}\n\n{_HINT}" if first else text
 
-    def _filled(self, schema: Any, param: str, name: str) -> str:
-        """JSON that fits `schema`."""
-        most_nodes = max(_MOST_NODES // self._call.request.choices, _FEWEST_NODES)
+    def _json_for(self, schema: Any, param: str, name: str) -> str:
+        """Returns JSON that fits `schema`."""
+        max_nodes = max(_MAX_NODES // self._call.request.choices, _MIN_NODES)
         try:
-            return _json(filled(schema, self._prompt, pause=lambda: gevent.sleep(0), most_nodes=most_nodes))
-        except Unfillable:
+            return _json(generate_json(schema, self._prompt, pause=lambda: gevent.sleep(0), max_nodes=max_nodes))
+        except Unsatisfiable:
             self._reject(f"The demo model found nothing that fits the JSON Schema of {name[:64]}: `{param}`.", param)
 
-    def _before(self, text: str, stop: Any) -> str:
-        """`text` up to the first of the caller's stop sequences."""
+    def _cut_at_stop(self, text: str, stop: Any) -> str:
+        """Returns `text` up to the first of the caller's stop sequences."""
         stops = [stop] if isinstance(stop, str) else stop or []
         if (
             not isinstance(stops, list)
-            or len(stops) > _MOST_STOPS
-            or not all(isinstance(s, str) and len(s) <= _MOST_STOP_CHARS for s in stops)
+            or len(stops) > _MAX_STOPS
+            or not all(isinstance(s, str) and len(s) <= _MAX_STOP_CHARS for s in stops)
         ):
-            self._reject(f"Expected a text, or up to {_MOST_STOPS} of them: `stop`.", "stop")
+            self._reject(f"Expected a text, or up to {_MAX_STOPS} of them: `stop`.", "stop")
         found = [at for at in (text.find(s) for s in stops if s) if at >= 0]
         return text[: min(found)] if found else text
 
-    def _bound(self, call: ChatCall) -> None:
-        """Keeps to the caller's bound on tokens, or to the lower one that its money allows."""
-        most = call.request.max_output_tokens if call.max_output_tokens is None else call.max_output_tokens
-        if most is None or sum(len(pieces) for pieces in self.pieces) <= most:
+    def _cut_at_max_tokens(self, call: ChatCall) -> None:
+        """Cuts the pieces to the caller's bound on tokens, or to the lower one that its money allows."""
+        limit = call.request.max_output_tokens if call.max_output_tokens is None else call.max_output_tokens
+        if limit is None or sum(len(pieces) for pieces in self.pieces) <= limit:
             return
         self.finish_reason = "length"
-        left = most
+        left = limit
         for i, pieces in enumerate(self.pieces):
             self.pieces[i] = pieces[:left]
             left -= len(self.pieces[i])
         if self.tools:
-            said = max(sum(1 for pieces in self.pieces if pieces), 1)
-            self.tools, self.pieces = self.tools[:said], self.pieces[:said]
+            kept = max(sum(1 for pieces in self.pieces if pieces), 1)
+            self.tools, self.pieces = self.tools[:kept], self.pieces[:kept]
 
-    def _decoded(self, name: str) -> Any:
+    def _decode_field(self, name: str) -> Any:
         try:
             return msgspec.json.decode(self._call.request.fields[name])
         except (ValueError, RecursionError):  # numbers that no machine has
@@ -243,12 +239,12 @@ def _json_pieces(text: str) -> list[str]:
     return [piece for piece in _JSON_PIECE.findall(text) if piece]
 
 
-def _size(text: str) -> int:
+def _utf8_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def _called(messages: list[dict[str, Any]]) -> set[str]:
-    """The names of the tools that were called since the user's last message."""
+def _called_tools(messages: list[dict[str, Any]]) -> set[str]:
+    """Returns the names of the tools that were called since the user's last message."""
     called: set[str] = set()
     for message in reversed(messages):
         if message["role"] == "user":
@@ -262,14 +258,14 @@ def _called(messages: list[dict[str, Any]]) -> set[str]:
     return called
 
 
-def _schema_in(messages: list[Message]) -> dict[str, Any] | None:
-    """The JSON Schema that a prompt asks an answer for, as instructor and LangChain write it: the last one is it."""
+def _find_schema(messages: list[Message]) -> dict[str, Any] | None:
+    """Returns the last JSON Schema in the first prompt that has one, as instructor and LangChain write it."""
     for message in messages:
         text = _text(message)
-        if '"properties"' not in text or "json" not in text.lower() or len(text) > _MOST_PROMPT_SCHEMA_CHARS:
+        if '"properties"' not in text or "json" not in text.lower() or len(text) > _MAX_PROMPT_SCHEMA_CHARS:
             continue
         schema, at = None, text.find("{")
-        for _ in range(_MOST_PROMPT_OBJECTS):
+        for _ in range(_MAX_PROMPT_OBJECTS):
             if at < 0:
                 break
             try:

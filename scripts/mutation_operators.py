@@ -1,6 +1,6 @@
-"""What can be changed in a file: each mutant is one operator, constant, argument, element or statement made wrong.
+"""Mutation operators: the mutants of a file, each with one operator, constant, argument, element or statement wrong.
 
-Python is taken apart by its syntax tree, Lua by its tokens.
+Python is parsed to its syntax tree, Lua to its tokens.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _LUA_PAIRS = _PYTHON_PAIRS | {
     "floor": "ceil",
     "ceil": "floor",
 }
-_Placed = ast.expr | ast.stmt | ast.keyword  # what knows where in the file it stands
+_Located = ast.expr | ast.stmt | ast.keyword  # nodes with a position
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`text[start:end]` of `path` becomes `new`; offsets are in bytes. `change` is what a person is told."""
+    """`text[start:end]` of `path` becomes `new`; offsets are in bytes. `change` describes it to a reader."""
 
     path: str
     line: int
@@ -65,18 +65,15 @@ class Mutant:
 
 
 class PythonMutants:
-    """Every mutant of one Python file. Left alone is what only a reader sees: annotations, docstrings, log lines,
+    """The mutants of one Python file. Parts that only a reader sees are left alone: annotations, docstrings, log lines,
     sentences for people, `__slots__`, imports, decorators."""
 
     def __init__(self, path: str, text: str) -> None:
         self._path = path
         self._bytes = text.encode()
         self._starts = [0, *itertools.accumulate(len(line) for line in self._bytes.splitlines(keepends=True))]
-        self._found: list[Mutant] = []
+        self.mutants: list[Mutant] = []
         self._visit(ast.parse(text))
-
-    def found(self) -> list[Mutant]:
-        return self._found
 
     def _visit(self, node: ast.AST) -> None:
         if _is_for_readers(node):
@@ -172,7 +169,7 @@ class PythonMutants:
 
     _of_break = _of_continue = _of_delete = _of_raise
 
-    def _operator(self, left: _Placed, right: _Placed) -> None:
+    def _operator(self, left: _Located, right: _Located) -> None:
         start, end = self._span(left)[1], self._span(right)[0]
         found = re.search(r"\b(?:is\s+not|not\s+in|is|in|and|or)\b|[<>=!+\-*/%|&]+", self._slice(start, end))
         if found and found[0] in _PYTHON_PAIRS:
@@ -180,28 +177,28 @@ class PythonMutants:
             change = f"{found[0]} → {new}  in  {self._slice(self._span(left)[0], self._span(right)[1])}"
             self._add(at, at, at + len(found[0]), new, change)
 
-    def _without(self, gone: _Placed, among: Sequence[_Placed], tail: str = "") -> None:
-        rest = ", ".join(self._text(each) for each in among if each is not gone) + tail
+    def _without(self, removed: _Located, among: Sequence[_Located], tail: str = "") -> None:
+        rest = ", ".join(self._text(each) for each in among if each is not removed) + tail
         start, end = self._span(among[0])[0], self._span(among[-1])[1]
-        self._add(self._span(gone)[0], start, end, rest, f"without {self._text(gone)}")
+        self._add(self._span(removed)[0], start, end, rest, f"without {self._text(removed)}")
 
-    def _replace(self, node: _Placed, new: str) -> None:
+    def _replace(self, node: _Located, new: str) -> None:
         self._replace_from_to(node, node, new)
 
-    def _replace_from_to(self, first: _Placed, last: _Placed, new: str) -> None:
+    def _replace_from_to(self, first: _Located, last: _Located, new: str) -> None:
         start, end = self._span(first)[0], self._span(last)[1]
         self._add(start, start, end, new, f"{self._slice(start, end)} → {new}")
 
     def _add(self, shown_at: int, start: int, end: int, new: str, change: str) -> None:
         if self._slice(start, end) != new:
             line = self._bytes[:shown_at].count(b"\n") + 1
-            self._found.append(Mutant(self._path, line, start, end, new, " ".join(change.split())[:160]))
+            self.mutants.append(Mutant(self._path, line, start, end, new, " ".join(change.split())[:160]))
 
-    def _span(self, node: _Placed) -> tuple[int, int]:
+    def _span(self, node: _Located) -> tuple[int, int]:
         last_line, last_column = node.end_lineno or 0, node.end_col_offset or 0
         return self._starts[node.lineno - 1] + node.col_offset, self._starts[last_line - 1] + last_column
 
-    def _text(self, node: _Placed) -> str:
+    def _text(self, node: _Located) -> str:
         return self._slice(*self._span(node))
 
     def _slice(self, start: int, end: int) -> str:
@@ -241,7 +238,7 @@ _LUA_STATEMENT = re.compile(
 
 
 def lua_mutants(path: str, text: str) -> Iterator[Mutant]:
-    """Every mutant of one script. Redis's command names stay: a wrong one fails in any test."""
+    """Yields the mutants of one script. Redis's command names stay: a wrong one fails in any test."""
     lines = text.splitlines()
 
     def mutant(start: int, end: int, new: str, change: str) -> Mutant:

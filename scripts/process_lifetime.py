@@ -1,4 +1,4 @@
-"""How long processes live: a child ends with its parent, and a terminal's signals reach one process alone."""
+"""Process lifetime: children that end with their parent, and a session in which one process gets all signals."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PDEATHSIG, _SUBREAPER = 1, 36  # of prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def adopt_orphans() -> None:
-    """What a child of this process leaves when it is killed becomes this one's, to end and to reap."""
+    """Makes this process the parent of its descendants whose own parent ends: it stops and reaps them."""
     _prctl(_SUBREAPER, 1)
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux alone has it. Elsewhere a supervisor that is killed leaves its programs."""
+    """Calls prctl(2), which Linux alone has. Elsewhere a supervisor that is killed leaves its programs."""
     if sys.platform == "linux":
         _libc.prctl(option, value, 0, 0, 0)
 
 
 def end_with_parent(parent: int, *, block: bool = False) -> Callable[[], None]:
-    """For a child before its exec: it gets SIGTERM when `parent` ends, however that ends. `block`: but waits for it."""
+    """Returns a function for a child to call before its exec: the child then gets SIGTERM when `parent` ends.
+
+    With `block`, the signal waits until the child unblocks it.
+    """
 
     def prepare() -> None:
         if block:
@@ -38,28 +41,28 @@ def end_with_parent(parent: int, *, block: bool = False) -> Callable[[], None]:
     return prepare
 
 
-def in_own_session(work: Callable[[], int]) -> int:
-    """Runs `work` in a process and session of its own, which ends in good order even if this process is killed.
+def run_in_session(work: Callable[[], int]) -> int:
+    """Runs `work` in a process and session of its own, which ends in order even if this process is killed.
 
     SIGINT, SIGTERM and SIGHUP are passed on to it. Returns its exit code.
     """
     parent = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     worker = os.fork()
     if worker == 0:
         os.setsid()
         end_with_parent(parent)()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         raise SystemExit(work())
 
-    def pass_on(number: int, _frame: object) -> None:
+    def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):  # it has just ended
             os.kill(worker, number)
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+            signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if os.environ.get("MAKELEVEL"):
         end_with_parent(os.getppid())()  # make may be killed
     code = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])

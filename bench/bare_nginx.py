@@ -1,4 +1,4 @@
-"""The floor: a bare nginx `proxy_pass` to the vendor, kept connections, no TLS, no log, as many workers as ours."""
+"""Bare nginx, the floor of the benchmark: `proxy_pass` to the vendor, kept connections, no TLS, no log, two workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from scripts.programs import find_nginx
+from scripts.executables import find_nginx
 from tests.support.servers import free_port, wait_for
 
 _CONFIG = """
@@ -33,8 +33,8 @@ http {{
 
 
 @contextmanager
-def started_proxy(directory: Path, vendor_port: int) -> Iterator[tuple[psutil.Process, int]]:
-    """Its process and port."""
+def run_bare_nginx(directory: Path, vendor_port: int) -> Iterator[tuple[psutil.Process, int]]:
+    """Runs it. Yields its process and port."""
     port = free_port()
     directory.mkdir()
     (directory / "nginx.conf").write_text(_CONFIG.format(work=directory, vendor=vendor_port, port=port))
