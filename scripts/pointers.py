@@ -8,6 +8,7 @@ It reads the comments and docstrings of Python, Lua, YAML, nginx, shell and Make
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -35,6 +36,7 @@ _FOREIGN = {
     "Date",  # HTTP
     "NAME_FILE",  # a pattern: any setting's name before _FILE
 }
+_BASES_WITHOUT_NAMES = {"msgspec.Struct", "NamedTuple", "Protocol"}
 _LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
 _COMMENT = {
     ".lua": "--",
@@ -98,6 +100,16 @@ class Tree:
     def tests(self) -> set[str]:
         modules = [path for name, path in self.files.items() if re.search(r"(^|/)test_\w+\.py$", name)]
         return {name for path in modules for name in [path.stem, *_defined_tests(path)]}
+
+    @cached_property
+    def members(self) -> dict[str, set[str]]:
+        """The methods and attributes by class; of classes that share a name, those of all. Subclasses are left out."""
+        found: dict[str, set[str]] = {}
+        trees = [ast.parse(path.read_text()) for name, path in self.files.items() if name.endswith(".py")]
+        for node in [node for tree in trees for node in ast.walk(tree)]:
+            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} <= _BASES_WITHOUT_NAMES:
+                found.setdefault(node.name, set()).update(_defined_members(node))
+        return found
 
     @cached_property
     def settings(self) -> set[str]:
@@ -188,6 +200,17 @@ def _python(path: Path) -> tuple[str, list[tuple[int, str]]]:
     return " ".join(code), prose
 
 
+def _defined_members(node: ast.ClassDef) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store):
+            yield part.attr
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        else:
+            yield from (name.id for name in ast.walk(part) if isinstance(name, ast.Name))
+
+
 def _is_code(name: str) -> bool:
     return not name.endswith(".md") and not name.startswith("tests/data/") and not name.startswith("bench/report")
 
@@ -242,6 +265,8 @@ def _is_named(tree: Tree, name: str) -> bool:
         return True
     if rest and first in tree.rooms and not {first, rest.split(".")[0]} <= tree.settings:
         return tree.has_module(name) or name in tree.suffixes
+    if rest and first in tree.members and rest.split(".")[0] not in tree.members[first]:
+        return False
     return name in tree.suffixes or tree.words.issuperset(re.findall(r"\w+", name))
 
 

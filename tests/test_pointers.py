@@ -49,6 +49,7 @@ def test_a_tree_without_dead_pointers_has_none(tree: Path) -> None:
             "app/gateway/cache.py:1 gateway.store.Cache",
         ),
         ("app/gateway/cache.py", "`Cache.get`", "`Cache.fetch`", "app/gateway/cache.py:1 Cache.fetch"),
+        ("app/gateway/cache.py", "`Cache.get`", "`Cache.Cache`", "app/gateway/cache.py:1 Cache.Cache"),
         ("app/gateway/cache.py", "store/redis.py", "store/client.py", "app/gateway/cache.py:3 store/client.py"),
         ("app/gateway/cache.py", "A cache (", "A cache (DESIGN §6, ", "app/gateway/cache.py:1 DESIGN"),
         ("app/store/redis.py", "test_a_hit", "test_a_miss", "app/store/redis.py:1 tests/test_cache.py::test_a_miss"),
