@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 _FORGET_S = 3600.0
 # By so much, Redis's time may go ahead of ours between two looks without its clock having been set.
 _STEP_S = 1.0
+_MAX_UNREADABLE = 1000  # calls whose unreadable record is logged once only
 
 
 class Reaper:
@@ -41,6 +43,7 @@ class Reaper:
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._judge_after = 0.0
+        self._unreadable: set[str] = set()  # calls whose record was logged as unreadable
         self._ahead_s: float | None = None  # of our own time, Redis's at the last look
 
     def run_once(self) -> int:
@@ -95,7 +98,16 @@ class Reaper:
             # Ended, or so old that Redis forgot it: only its name is left in the worker's list.
             self._redis.execute("ZREM", reservations_key(owner), call_id)
             return 0
-        reservation = recorded(data, owner=owner)
+        try:
+            reservation = recorded(data, owner=owner)
+        except (msgspec.DecodeError, LookupError, ValueError) as exc:
+            if call_id not in self._unreadable:
+                # Of another version, or damaged: it must not keep the others' calls from being settled.
+                log.error("reservation_unreadable", call_id=call_id, reason=str(exc))
+                if len(self._unreadable) >= _MAX_UNREADABLE:
+                    self._unreadable.clear()
+                self._unreadable.add(call_id)
+            return 0
         if not self._settle(*lose_call(reservation, from_cache=hit == b"1")):
             return 0  # it ended just now
         log.warning("call_lost", call_id=call_id, model=reservation.row.model)

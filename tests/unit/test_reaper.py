@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -169,6 +170,25 @@ def test_a_name_whose_reservation_redis_forgot_is_dropped(harness: ReaperHarness
     harness.wait(TIMEOUT_S + 1)
     assert harness.reaper.run_once() == 0
     assert (harness.rows(), harness.open_calls()) == ([], 0)
+
+
+@pytest.mark.parametrize("damage", ["", '"keys":["penstock:limit:key_1:tokens_per_aeon:x"],', '"status":"unheard-of",'])
+def test_a_record_that_cannot_be_read_keeps_no_other_call_open(harness: ReaperHarness, damage: str) -> None:
+    """It may be of a version that knows more limits: it stays, and is told once."""
+    harness.admit("call_a")
+    harness.admit("call_b")
+    record = harness.redis.execute("HGET", "penstock:reservation:call_a", "d").decode()
+    name = damage.partition(":")[0]
+    damaged = re.sub(name + r":(\[[^]]*\]|\"\w+\"),", damage, record, count=1) if damage else record[:-1]
+    assert damaged != record
+    harness.redis.execute("HSET", "penstock:reservation:call_a", "d", damaged)
+    harness.wait(TIMEOUT_S + 1)
+    with capture_logs() as logs:
+        assert (harness.reaper.run_once(), harness.reaper.run_once()) == (1, 0)
+    assert [row["call_id"] for row in harness.rows()] == ["call_b"]
+    assert [line["call_id"] for line in logs if line["event"] == "reservation_unreadable"] == ["call_a"]
+    harness.redis.execute("HSET", "penstock:reservation:call_a", "d", record)
+    assert harness.reaper.run_once() == 1, "nothing is forgotten meanwhile"
 
 
 def test_a_worker_on_a_machine_whose_clock_is_an_hour_slow_keeps_its_calls(
