@@ -23,6 +23,9 @@ SOURCES = sorted(
     [ROOT / "gunicorn.conf.py", *(path for room in ("app", "bench", "scripts") for path in (ROOT / room).rglob("*.py"))]
 )
 LONGEST_FILE = 340
+QUESTION = re.compile(
+    r"(What|How|Which|Whether|Who|Whose|Whom|When|Where|Why|Is|Are|Does|Do|Can|Would|May)\b",
+)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -89,6 +92,17 @@ def test_functions_fit_on_a_screen() -> None:
         if isinstance(node, Function) and (node.end_lineno or 0) - node.lineno > 60
     ]
     assert too_long == []
+
+
+def test_a_docstring_names_a_thing_or_tells_what_is_done_and_asks_nothing() -> None:
+    asking = [
+        f"{path}:{getattr(node, 'lineno', 1)} {text.splitlines()[0]}"
+        for path, tree in parsed(SOURCES)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | Function)
+        if QUESTION.match(text := ast.get_docstring(node) or "")
+    ]
+    assert asking == []
 
 
 def test_no_line_asks_the_formatter_to_look_away() -> None:
