@@ -20,8 +20,7 @@ def create(
     """Completes a chat, whole or as a stream."""
     parsed = ChatRequest.parse(body)
     cancel = CancelToken()
-    context = http_request.call_context(cancel)
-    context.smart = smart
+    context = http_request.call_context(cancel, smart=smart)
     pipeline = services.pipeline
     if parsed.stream:
         return stream_response(http_request, cancel, partial(pipeline.stream, caller, parsed, context))

@@ -28,8 +28,7 @@ def create(services: Services, caller: Caller, http_request: HttpRequest, body: 
     """Completes a prompt, whole or as a stream."""
     parsed = CompletionRequest.parse(body)
     cancel = CancelToken()
-    context = http_request.call_context(cancel)
-    context.endpoint = "completions"
+    context = http_request.call_context(cancel, endpoint="completions")
     pipeline = services.pipeline
     if parsed.chat.stream:
 

@@ -52,14 +52,16 @@ class HttpRequest:
         """Returns the API key. Raises `InvalidApiKey` when there is none."""
         return api_key(self.environ)
 
-    def call_context(self, cancel: CancelToken) -> CallContext:
-        """Returns this request's part of a model call, `Cache-Control` included."""
+    def call_context(
+        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions"
+    ) -> CallContext:
+        """Returns this request's part of a model call, `Cache-Control` included. See `CallContext`."""
         control = self.environ.get("HTTP_CACHE_CONTROL", "").lower()
         read = write = True
         if control:
             write = "no-store" not in control
             read = write and "no-cache" not in control
-        return CallContext(self.request_id, self.call_id, cancel, read, write)
+        return CallContext(self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint)
 
     def log_started(self, route: str, proxies: TrustedProxies) -> None:
         """Logs the request, once its head has arrived. `route` is a rule, never a path."""

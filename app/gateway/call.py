@@ -17,7 +17,7 @@ from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.store.reservations import Reservation
 
 
-class CallContext(msgspec.Struct):
+class CallContext(msgspec.Struct, frozen=True):
     """A call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
