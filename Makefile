@@ -17,10 +17,9 @@ TESTS := -n $(TEST_WORKERS) --dist loadscope
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
 
-# What needs Redis or another process is marked by tests/conftest.py; mutants have their own tests, of the tool.
+# Without what needs Redis or another process (marked by tests/conftest.py) and what takes half a second or more.
 unit: .venv/stamp-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not server' tests/unit tests/test_docs.py tests/test_names.py tests/test_pointers.py \
-	    tests/test_structure.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not server and not slow' tests/unit tests/test_docs.py tests/test_names.py
 
 fmt: .venv/stamp-dev
 	$(BIN)/ruff format .

@@ -225,6 +225,7 @@ except CallbackUndelivered as exc:
 """
 
 
+@pytest.mark.slow
 def test_an_answer_that_drips_is_given_up() -> None:
     run = subprocess.run([sys.executable, "-c", DRIP], capture_output=True, text=True, timeout=30, check=True)
     assert run.stdout == "The callback took too long.\n"
@@ -273,6 +274,7 @@ wake()
 """
 
 
+@pytest.mark.slow
 def test_a_resolver_that_hangs_holds_a_callback_briefly_and_no_provider() -> None:
     command = [sys.executable, "-c", HANGING_RESOLVER]
     found = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)

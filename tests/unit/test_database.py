@@ -83,6 +83,7 @@ def test_a_schema_newer_than_the_code_is_one_clear_line(database: Database) -> N
         database.migrate()
 
 
+@pytest.mark.slow
 def test_bug_10_a_writer_and_four_readers_never_see_a_locked_database(database: Database, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     failures: list[StoreUnavailable] = []

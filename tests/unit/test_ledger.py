@@ -140,6 +140,7 @@ _rows = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(_rows, max_size=6), max_size=6))
 def test_for_any_sequence_of_rows_the_roll_up_equals_the_rows(
@@ -160,6 +161,7 @@ def test_for_any_sequence_of_rows_the_roll_up_equals_the_rows(
     assert roll_up(database) == rolled_up(stored)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     times=st.lists(st.integers(0, 24), max_size=12),

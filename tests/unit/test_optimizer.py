@@ -177,6 +177,7 @@ def by_its_call(messages: Messages) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(conversations(), st.integers(1, 12) | st.none(), st.integers(1, 400) | st.none())
 def test_whatever_is_trimmed_what_is_left_is_a_conversation(

@@ -221,6 +221,7 @@ def test_a_hostile_request_is_gunicorns_to_refuse(parsers: BothParsers, data: by
     assert parsers.agree(PLAIN["an SDK's"] + data) == 1
 
 
+@pytest.mark.slow
 def test_a_connection_may_be_cut_into_packets_anywhere(parsers: BothParsers) -> None:
     data = PLAIN["an SDK's"] + PLAIN["no body"] + ODD["chunked"] + PLAIN["nginx's"]
     assert parsers.agree(data) == 2
@@ -296,6 +297,7 @@ def mangled(chance: random.Random) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_whatever_comes_is_read_as_gunicorn_does_or_left_to_it(parsers: BothParsers) -> None:
     chance = random.Random(11)
     served = [parsers.agree(mangled(chance)) for _ in range(5000)]

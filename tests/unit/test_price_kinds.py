@@ -106,6 +106,7 @@ def some_usage(draw: random.Random, prompt: int) -> Usage:
     return Usage(prompt, completion, part(prompt), part(completion), details=details)
 
 
+@pytest.mark.slow
 def test_the_cost_is_that_of_genai_prices_for_every_model_it_knows() -> None:
     draw = random.Random(3)
     priced = 0
@@ -139,6 +140,7 @@ def everything_priced() -> list[tuple[Pricing, str]]:
 counts = st.integers(0, 2_000_000)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)  # the first example reads all prices
 @given(st.data(), st.builds(Usage, counts, counts, counts, counts, details=st.builds(Details, *[counts] * 11)), counts)
 def test_no_call_costs_more_than_its_ceiling(data: st.DataObject, usage: Usage, searches: int) -> None:

@@ -447,6 +447,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_slow_disk_stops_no_other_call_and_one_sync_serves_many(tmp_path: Path) -> None:
     """In a process of its own, patched as a worker is."""
     command = [sys.executable, "-c", _SLOW_DISK, str(tmp_path)]
