@@ -96,4 +96,4 @@ def test_a_sample_is_the_same_for_the_same_seed_and_takes_a_line_once() -> None:
 def test_the_tests_that_speak_of_a_file_come_first() -> None:
     assert quick_tests(ROOT, "app/gateway/limits.py")[0] == "tests/unit/test_limits.py"
     assert "tests/unit/test_admission.py" in quick_tests(ROOT, "app/store/redis/lua/settle.lua")[:4]
-    assert Path("tests/unit/test_pace.py").as_posix() not in quick_tests(ROOT, "app/gateway/limits.py")
+    assert Path("tests/unit/test_pacing.py").as_posix() not in quick_tests(ROOT, "app/gateway/limits.py")
