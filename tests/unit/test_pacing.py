@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from types import SimpleNamespace
 
 import gevent
+import pytest
 
+from app.providers import pacing as pacing_module
 from app.providers.pacing import Pacing
 
 
@@ -16,15 +20,19 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_a_loop_that_keeps_up_passes_every_chunk_as_it_comes() -> None:
+def test_a_loop_that_keeps_up_passes_every_chunk_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each sample ends when it is due, however busy this machine is.
+    samples = itertools.count()
+    monkeypatch.setattr(pacing_module, "time", SimpleNamespace(monotonic=lambda: next(samples) * 0.05))
     pauses: list[float] = []
     pacing = Pacing(pause=pauses.append)
     pacing.add_stream()
-    for _ in range(5):
-        gevent.sleep(0.02)
+    for _ in range(6):
+        gevent.sleep(0.03)
         pacing.pause_if_lagging()
     pacing.remove_stream()
     assert pauses == []
+    assert next(samples) >= 4, "it was watched"
 
 
 def test_a_loop_that_lags_makes_streams_pause_until_the_last_one_has_ended() -> None:
