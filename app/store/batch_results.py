@@ -121,7 +121,7 @@ class BatchResults:
                     yield file.readline()
 
     def close(self) -> None:
-        """Unlocks the results, for the next process that feeds the batch."""
+        """Unlocks the results, for the next process that runs the batch."""
         self._file.close()
 
     def remove(self) -> None:

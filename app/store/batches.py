@@ -1,7 +1,7 @@
 """Batches in the database: their requests, their status and counts, their output files.
 
 A batch belongs to its key; for any other it does not exist (docs/clients.md, bug 7). Its status is changed only from an
-expected one, so that a cancellation and the worker that feeds the batch cannot overwrite each other.
+expected one, so that a cancellation and the worker that runs the batch cannot overwrite each other.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Batches:
         return [Batch._make(row) for row in rows[:limit]], len(rows) > limit
 
     def cancel(self, key_id: str, batch_id: str) -> Batch:
-        """Tells the worker that feeds the batch to end it. Raises `NotFound`, and `Conflict` when it is too late."""
+        """Tells the worker that runs the batch to end it. Raises `NotFound`, and `Conflict` when it is too late."""
         with self._database.write() as connection:
             batch = _owned(connection, key_id, batch_id)
             _update(connection, batch_id, _CANCELLABLE, status="cancelling", cancelling_at=self._clock())
@@ -117,13 +117,13 @@ class Batches:
         return batch
 
     def list_unfinished(self) -> Sequence[Batch]:
-        """Returns the batches that workers are to feed, oldest first."""
+        """Returns the batches that workers are to run, oldest first."""
         query = sa.select(batches).where(batches.c.status.in_(UNFINISHED_STATUSES)).order_by(batches.c.batch_id)
         with self._database.read() as connection:
             return [Batch._make(row) for row in connection.execute(query)]
 
     def find(self, batch_id: str) -> Batch | None:
-        """Returns a batch of any key, for the worker that feeds it."""
+        """Returns a batch of any key, for the worker that runs it."""
         with self._database.read() as connection:
             row = connection.execute(sa.select(batches).where(batches.c.batch_id == batch_id)).one_or_none()
         return None if row is None else Batch._make(row)
