@@ -54,7 +54,7 @@ def revoke_key(key_id: str) -> None:
 
 
 def _check_plan(config: GatewayConfig, plan: str) -> None:
-    if plan not in config.plans:
+    if config.plan_of(plan) is None:
         raise click.ClickException(f"--plan: no plan {plan!r}; expected one of: {', '.join(sorted(config.plans))}")
 
 

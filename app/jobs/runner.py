@@ -17,6 +17,7 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Scope
 from app.domain.money import format_usd
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import (
     ClientGone,
     Forbidden,
@@ -175,7 +176,7 @@ class JobRunner:
             if self._is_repeated(job, attempt, exc):
                 pause_s = self._config.queue.retry_backoff_s * 2 ** (job.attempt - 1)
                 fields = _error_fields(exc) | {"held": call.encode()}
-                return _Result("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, 60.0)))
+                return _Result("queued", fields, max(pause_s, min(exc.retry_after_s or 0.0, MAX_RETRY_AFTER_S)))
             return _Result("failed", _error_fields(exc), keep_s)
         except Exception as exc:  # boundary: a bug ends this job, and no other
             log.error("unexpected_error", job_id=job.id, exc_info=exc)

@@ -13,6 +13,7 @@ import structlog
 
 from app.domain.batch import UNFINISHED_STATUSES, InvalidBatchLine, parse_line
 from app.domain.identity import Caller
+from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import GatewayError, NotReady, RateLimited, StoreUnavailable
 from app.jobs.batch.in_flight import LinesInFlight
 from app.jobs.batch.input_file import FileCheck, LineIds, RemainingLines, check_file
@@ -25,7 +26,6 @@ log = structlog.get_logger()
 # Between two steps: doubled while nothing happens, up to the one, or the other when nothing is in flight.
 _BUSY_S, _WATCHING_S, _CANCEL_S, _IDLE_S = 0.02, 0.2, 0.2, 1.0
 _COUNTS_EVERY_S = 1.0  # between two updates of the counts that callers see
-_LONGEST_WAIT_S = 60.0
 _CHUNK = 500
 _FINAL_STATUS = {"": "completed", "batch_cancelled": "cancelled", "batch_expired": "expired"}
 
@@ -209,12 +209,12 @@ class BatchRunner:
 
     def _most_in_flight(self, caller: Caller, queue_share: int) -> int:
         """`queue_share`, but not more than the caller's plan would let wait there."""
-        plan = self._services.config.plans.get(caller.plan)  # of an unknown one every line is refused
+        plan = self._services.config.plan_of(caller.plan)  # of an unknown one every line is refused
         return min(queue_share, 2 * plan.concurrency) if plan is not None and plan.concurrency else queue_share
 
     def _wait(self, number: int, exc: GatewayError) -> None:
         """Submits nothing for as long as a temporary refusal says."""
-        self._wait_until = self._services.clock() + min(exc.retry_after_s or 1.0, _LONGEST_WAIT_S)
+        self._wait_until = self._services.clock() + min(exc.retry_after_s or 1.0, MAX_RETRY_AFTER_S)
         if exc.code != self._waits_for:
             self._waits_for = exc.code
             log.info("batch_waits", batch_id=self.batch_id, line=number, reason=exc.message)
