@@ -34,6 +34,7 @@ from app.store.redis.keys import NOTHING, RUNNING_CALLS
 from app.store.reservations import (
     AdmitReply,
     Reservation,
+    UnreadableRecord,
     admit_call,
     cancel_call,
     extend_call,
@@ -189,8 +190,12 @@ class Admission:
         """Cancels a call that was admitted before and has ended, or that cannot be answered the same again."""
         log.warning("admission_repeated_too_late", call_id=reservation.call_id)
         if record:
-            before = recorded(record, owner=reservation.owner)
-            self._spool.settle(self._settle, *cancel_call(replace(before, row=reservation.row)))
+            try:
+                before = recorded(record, owner=reservation.owner)
+            except UnreadableRecord as exc:
+                log.error("reservation_unreadable", call_id=reservation.call_id, reason=str(exc))
+            else:
+                self._spool.settle(self._settle, *cancel_call(replace(before, row=reservation.row)))
         raise StoreUnavailable("The limits store is not answering.", retry_after_s=1)
 
     def _bind(self, caller: Caller, now: float) -> Binding:

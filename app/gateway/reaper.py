@@ -12,13 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from app.errors import StoreUnavailable
 from app.store.redis.client import Redis
 from app.store.redis.keys import QUEUE, WORKERS, reservation_key, reservations_key
-from app.store.reservations import lose_call, recorded
+from app.store.reservations import UnreadableRecord, lose_call, recorded
 
 log = structlog.get_logger()
 # How long a dead worker is still watched: one that was only stalled may admit calls before its next heartbeat.
@@ -100,7 +99,7 @@ class Reaper:
             return 0
         try:
             reservation = recorded(data, owner=owner)
-        except (msgspec.DecodeError, LookupError, ValueError) as exc:
+        except UnreadableRecord as exc:
             if call_id not in self._unreadable:
                 # Of another version, or damaged: it must not keep the others' calls from being settled.
                 log.error("reservation_unreadable", call_id=call_id, reason=str(exc))

@@ -87,12 +87,23 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
         return _encode(_Record(self.row, self.leases, flight_key(self.cache_key), keys, args, cached_args))
 
 
+class UnreadableRecord(Exception):
+    """A record of a reservation in Redis that is damaged, or of a version that knows more than this one."""
+
+
 def recorded(data: bytes, *, owner: str) -> Reservation:
     """Returns the reservation that `Reservation.record` described, as far as ending its call needs it.
 
-    Reads also records of the version that sent five arguments a counter, the second being what was reserved.
+    Reads also records of the version that sent five arguments a counter, the second being what was reserved. Raises
+    `UnreadableRecord`.
     """
-    record = _decode_record(data)
+    try:
+        return _reservation_of(_decode_record(data), owner)
+    except (msgspec.DecodeError, LookupError, ValueError) as exc:
+        raise UnreadableRecord(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _reservation_of(record: _Record, owner: str) -> Reservation:
     step = len(record.args) // len(record.keys) if record.keys else 0
     amounts = {"requests": 1, "tokens": 0, "nanousd": 0}
     counters = []

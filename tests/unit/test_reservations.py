@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from app.config.gateway import Plan
 from app.domain.identity import Caller
@@ -250,6 +251,18 @@ def test_a_hit_that_expired_before_its_repeated_admission_is_not_free(harness: R
         harness.admit("call")
     assert harness.counted() == NOTHING
     assert harness.open_calls() == []
+
+
+def test_a_repeated_admission_of_an_unreadable_record_is_a_503(harness: ReservationHarness) -> None:
+    harness.cached(there=True)
+    harness.admit("call_1")
+    harness.redis.execute(
+        "HSET", reservation_key("call_1"), "d", b'{"keys":["penstock:limit:key_1:tokens_per_aeon:x"]}'
+    )
+    harness.cached(there=False)
+    with pytest.raises(StoreUnavailable), capture_logs() as logs:
+        harness.admit("call_1")
+    assert "reservation_unreadable" in [line["event"] for line in logs]
 
 
 def test_a_repeated_admission_keeps_its_flight_and_its_slot(harness: ReservationHarness) -> None:
