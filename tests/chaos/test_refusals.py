@@ -37,15 +37,6 @@ PRICES = 'up: {"*": {prompt: 1, completion: 2}}'
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    (tmp_path / "redis").mkdir()
-    server = RedisServer(tmp_path / "redis")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def server(tmp_path: Path, own_redis: RedisServer, upstream: Upstream) -> Iterator[Gateway]:
     config = CONFIG.format(url=upstream.url)
     with Gateway(tmp_path / "gateway", config, redis_url=own_redis.url, prices=PRICES) as gateway:

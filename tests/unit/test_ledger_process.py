@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from app.gateway.reaper import Reaper
@@ -22,19 +20,7 @@ from app.store.outbox import Outbox
 from app.store.redis.client import Redis
 from app.store.redis.keys import OUTBOX
 from app.store.sql.database import Database
-from app.store.sql.tables import usage
-
-
-def send(redis: Redis, *request_ids: str) -> None:
-    for request_id in request_ids:
-        call = {"request_id": request_id, "ts": 1.0, "key_id": "key_1", "model": "fast", "status": "ok"}
-        row = {**call, "cost_nanousd": 7}
-        redis.execute("XADD", OUTBOX, "*", "row", json.dumps(row))
-
-
-def stored(database: Database) -> list[str]:
-    with database.read() as connection:
-        return list(connection.execute(sa.select(usage.c.request_id).order_by(usage.c.request_id)).scalars())
+from tests.support.rows import send, stored
 
 
 def clock(step_s: float = 1.0) -> Callable[[], float]:

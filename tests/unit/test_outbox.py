@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import threading
 import time
 from typing import Any
@@ -15,19 +14,8 @@ from app.store.outbox import Outbox
 from app.store.redis.client import Redis
 from app.store.redis.keys import OUTBOX
 from app.store.sql.database import Database
-from app.store.sql.tables import dead_letter, usage, usage_daily
-
-
-def send(redis: Redis, *request_ids: str) -> None:
-    for request_id in request_ids:
-        call = {"request_id": request_id, "ts": 1.0, "key_id": "key_1", "model": "fast", "status": "ok"}
-        row = {**call, "cost_nanousd": 7}
-        redis.execute("XADD", OUTBOX, "*", "row", json.dumps(row))
-
-
-def stored(database: Database) -> list[str]:
-    with database.read() as connection:
-        return list(connection.execute(sa.select(usage.c.request_id).order_by(usage.c.request_id)).scalars())
+from app.store.sql.tables import dead_letter, usage_daily
+from tests.support.rows import send, stored
 
 
 @pytest.fixture
