@@ -61,8 +61,8 @@ def _venv_is_current() -> bool:
     """Returns True if `.venv` was made by the Python that runs this, and works."""
     command = [_PYTHON, "-c", "import sys; print(sys.version, sys.base_prefix)"]
     try:
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
         return False
     return output.strip() == f"{sys.version} {sys.base_prefix}"
 

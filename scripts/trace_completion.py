@@ -60,7 +60,7 @@ def main() -> None:
             print(json.dumps(_traced(Path(directory), f"redis://127.0.0.1:{port}/0")))
         finally:
             redis.terminate()
-            redis.wait()
+            redis.wait(10)
 
 
 def _traced(directory: Path, redis_url: str) -> dict[str, Any]:
