@@ -58,6 +58,13 @@ class InvalidRequest(GatewayError):
     code = "INVALID_REQUEST"
 
 
+class Untranslatable(InvalidRequest):
+    """The request says something that the target's dialect has no word for. `param` is its path in the request.
+
+    Another target of the model may have one: the router goes on to it.
+    """
+
+
 class RequestTooLarge(InvalidRequest):
     status = 413
     code = "REQUEST_TOO_LARGE"
