@@ -31,6 +31,7 @@ _PROBED_ROUTES = frozenset(
 )
 _MAX_USER_AGENT_CHARS = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[529] = "529 Overloaded"  # Anthropic's
 _STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
