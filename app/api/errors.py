@@ -41,7 +41,7 @@ _MAX_CONTENT_TYPE_CHARS = 64
 
 
 def error_response(error: GatewayError, request_id: str, dialect: DialectName = "chat") -> HttpResponse:
-    """Returns the error in the caller's dialect; a vendor's own refusal as the vendor wrote it, if it speaks the same."""
+    """Returns the error in the caller's dialect; a vendor's own refusal in its own words, if it speaks the same."""
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.001), MAX_RETRY_AFTER_S)

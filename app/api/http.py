@@ -54,7 +54,7 @@ class HttpRequest:
         return api_key(self.environ)
 
     def call_context(
-        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions"
+        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions", headers: bytes = b""
     ) -> CallContext:
         """Returns this request's part of a model call, `Cache-Control` included. See `CallContext`."""
         control = self.environ.get("HTTP_CACHE_CONTROL", "").lower()
@@ -62,7 +62,9 @@ class HttpRequest:
         if control:
             write = "no-store" not in control
             read = write and "no-cache" not in control
-        return CallContext(self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint)
+        return CallContext(
+            self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint, headers=headers
+        )
 
     def log_started(self, route: str, proxies: TrustedProxies) -> None:
         """Logs the request, once its head has arrived. `route` is a rule, never a path."""

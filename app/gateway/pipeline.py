@@ -10,7 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from app.config.gateway import GatewayConfig
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.domain.usage import Status, UsageRow

@@ -147,9 +147,7 @@ class Router:
             if len(attempts.unanswered) >= attempts.reserved and not _try_reserve(reserve_attempt, failure):
                 break
             if not target.breaker.allows(attempts.key_id):
-                if failure is None and untranslatable is not None:
-            raise untranslatable
-        failure = failure or _refused_by_breaker(target, attempts.key_id)
+                failure = failure or _refused_by_breaker(target, attempts.key_id)
                 continue
             try:
                 return self._attempt(target, attempts, call)
@@ -163,6 +161,8 @@ class Router:
                     raise
                 if self._clock() >= deadline:
                     break
+        if failure is None and untranslatable is not None:
+            raise untranslatable
         failure = failure or _refused_by_breaker(route.targets[0], attempts.key_id)
         if did_work and (attempts.count > 1 or _is_final(failure)):
             failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills

@@ -1,5 +1,6 @@
-"""The kinds of providers. To add a wire dialect: a codec in `providers.dialects`, a row in `DIALECTS` and one in `KINDS`,
-and its cases in `tests/contract/`."""
+"""Kinds of providers. To add a wire dialect: a codec in `providers.dialects`, a row in `DIALECTS`, one in `WIRE_KINDS`,
+and its cases in `tests/contract/`.
+"""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class EventStream:
         self._unread_chunks = unread.count(b"\ndata:", _MAX_PARSED_BYTES)
 
     def _failure(self) -> UpstreamError:
-        """Closes the upstream call, and returns the error for what ended its events: before any text nobody bills it."""
+        """Closes the upstream call, and returns the error of its events. Before any text nobody bills it."""
         failure = self._events.failure
         if isinstance(failure, StreamReported):
             error = self._close_with_error("reported an error in its answer", "stream_error", billable=self.chunks > 0)

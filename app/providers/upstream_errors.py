@@ -26,9 +26,7 @@ _KEY_SHAPED = re.compile(r"(?i)\b(?:sk|pk|pstk|key|api)[-_][A-Za-z0-9*_-]{6,}|\b
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def error_from_response(
-    provider: str, exchange: Exchange, secrets: frozenset[str], dialect: str = ""
-) -> UpstreamError:
+def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[str], dialect: str = "") -> UpstreamError:
     """Returns the error that `exchange`'s status stands for. Reads its body; one that breaks off is ignored.
 
     `dialect` is the vendor's: callers of the same one get the vendor's own refusal of what they wrote.

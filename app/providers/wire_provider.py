@@ -7,7 +7,6 @@ is never changed. Everybody else's calls are translated, by way of `domain.conte
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -17,14 +16,14 @@ import msgspec
 
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
-from app.domain.content import Prompt
 from app.domain.generation import DialectName
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.dialects import DIALECTS
 from app.providers.dialects.chat.usage import WireUsage, to_usage
-from app.providers.dialects.dialect import Dialect, Framing, Outgoing
+from app.providers.dialects.dialect import Dialect, Outgoing
 from app.providers.event_stream import EventStream
+from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
@@ -101,7 +100,7 @@ class WireProvider:
         with closing(self._post(vendor, body, call)) as exchange:
             raw = exchange.read_all()
         translated = self._read(lambda body: vendor.decode_answer(body, self.name), raw)
-        answer = caller.encode_answer(translated, _framing(call, prompt))
+        answer = caller.encode_answer(translated, framing_of(call, prompt))
         text_bytes = 0 if translated.usage is not None else self._read(vendor.read_answer, raw).text_bytes
         return ProviderResponse(answer, translated.usage, text_bytes, tuple(outgoing.dropped))
 
@@ -115,7 +114,7 @@ class WireProvider:
         else:
             prompt = caller.decode_request(call.request)
             body = encode(vendor.encode_request(prompt, outgoing))
-            encoder = caller.stream_encoder(_framing(call, prompt))
+            encoder = caller.stream_encoder(framing_of(call, prompt))
             events = TranslatedEvents(caller, vendor.stream_decoder(self.name), encoder)
         exchange = self._post(vendor, body, call)
         try:
@@ -201,16 +200,6 @@ class WireProvider:
         raise UpstreamError(
             f"The provider {self.name} sent no valid answer.", provider=self.name, kind="bad_body", billable=True
         )
-
-
-def _framing(call: ChatCall, prompt: Prompt) -> Framing:
-    return Framing(
-        call_id=call.call_id.removeprefix("req_") or call.request_id,
-        created=int(time.time()),
-        prompt=prompt,
-        fields=call.request.fields,
-        include_usage=call.request.include_usage,
-    )
 
 
 def _headers(kind: Kind, config: ProviderConfig) -> dict[str, str]:

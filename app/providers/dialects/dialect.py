@@ -142,7 +142,7 @@ class Watch(Protocol):
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """The cost that a whole answer reports. `text_bytes` is the UTF-8 length of what was generated, if usage is None."""
+    """What a whole answer costs. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
 
     usage: Usage | None
     text_bytes: int = 0
