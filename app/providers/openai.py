@@ -68,6 +68,8 @@ class OpenAIProvider:
             max_connections=config.max_connections,
             max_idle=config.max_idle_connections,
             ca_file=config.ca_file,
+            kind=config.kind,
+            query=config.query,
         )
         self._max_tokens_field = config.max_tokens_field or _max_tokens_field(config.base_url)
 
@@ -138,7 +140,7 @@ class OpenAIProvider:
         return self._client.stats()
 
     def _post(self, path: str, body: bytes, call: ChatCall | EmbedCall) -> Exchange:
-        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel)
+        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel, model=call.model)
         if exchange.status != 200:
             with closing(exchange):
                 raise error_from_response(self.name, exchange, self._secrets)
