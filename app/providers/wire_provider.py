@@ -83,6 +83,8 @@ class WireProvider:
             max_connections=config.max_connections,
             max_idle=config.max_idle_connections,
             ca_file=config.ca_file,
+            kind=config.kind,
+            query=config.query,
         )
         self._max_tokens_field = config.max_tokens_field or _max_tokens_field(base_url)
 

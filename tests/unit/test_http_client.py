@@ -315,3 +315,31 @@ def test_an_interim_answer_and_one_ended_by_the_connection_are_understood() -> N
         provider = openai(url)
         assert provider.chat(chat_call()).body == b'{"choices":[]}'
         assert provider.stats()["idle"] == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "fields", "target"),
+    [
+        ("/v1/", {}, "/v1/chat/completions"),
+        ("/ä/v1%20", {}, "/%C3%A4/v1%20/chat/completions"),
+        (
+            "",
+            {"query": {"api-version": "2024-10-21", "x": "ü&?"}},
+            "/chat/completions?api-version=2024-10-21&x=%C3%BC%26%3F",
+        ),
+        ("/openai/deployments/{model}", {"query": {"v": "1"}}, "/openai/deployments/gpt%204o/chat/completions?v=1"),
+    ],
+)
+def test_the_request_target_is_made_of_path_model_and_query(base: str, fields: dict[str, Any], target: str) -> None:
+    requests: list[bytes] = []
+    with scripted_server(lambda sock: sock.sendall(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"), requests) as url:
+        failure(openai(url.removesuffix("/v1") + base, **fields), target="gpt 4o")
+    assert requests[0].split(b" HTTP/1.1")[0].decode() == f"POST {target}"
+
+
+def test_the_list_of_models_is_asked_for_beside_the_deployments() -> None:
+    requests: list[bytes] = []
+    with scripted_server(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), requests) as url:
+        azure = url.removesuffix("/v1") + "/openai/deployments/{model}"
+        openai(azure, query={"api-version": "2024-10-21"}).check(5)
+    assert requests[0].split(b" HTTP/1.1")[0] == b"GET /openai/models?api-version=2024-10-21"
