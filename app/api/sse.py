@@ -34,7 +34,7 @@ class ReplyStream(Protocol):
 
     @property
     def ending(self) -> bytes:
-        """What the client gets last, when the iteration has ended."""
+        """The last bytes for the client, when the iteration has ended."""
 
     def __iter__(self) -> Iterator[bytes]: ...
 

@@ -58,7 +58,7 @@ class LiveStream:
 
     @property
     def ending(self) -> bytes:
-        """What the client gets when the iteration has ended: the dialect's terminal event."""
+        """The last bytes for the client, when the iteration has ended: the dialect's terminal event."""
         return self._upstream.ending
 
     def close(self) -> None:

@@ -88,7 +88,7 @@ def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None
         decoded: Any = msgspec.json.decode(body)
         error: Any = (decoded[0] if isinstance(decoded, list) else decoded)["error"]
         message, param = error["message"], error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", None
     if not isinstance(message, str):
         return "", None

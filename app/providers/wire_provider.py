@@ -37,7 +37,6 @@ class Kind(NamedTuple):
     """A kind of vendor. `wires` are its dialects, the one that all of its models speak first."""
 
     wires: tuple[DialectName, ...]
-    base_url: str | None = None
     key_header: str = "Authorization"
     key_prefix: str = ""
     headers: tuple[tuple[str, str], ...] = ()
@@ -45,10 +44,8 @@ class Kind(NamedTuple):
 
 WIRE_KINDS = {
     "openai": Kind(("chat", "responses"), key_prefix="Bearer "),
-    "anthropic": Kind(
-        ("messages",), "https://api.anthropic.com", "x-api-key", headers=(("anthropic-version", "2023-06-01"),)
-    ),
-    "gemini": Kind(("gemini",), "https://generativelanguage.googleapis.com", "x-goog-api-key"),
+    "anthropic": Kind(("messages",), "x-api-key", headers=(("anthropic-version", "2023-06-01"),)),
+    "gemini": Kind(("gemini",), "x-goog-api-key"),
 }
 
 
@@ -67,7 +64,7 @@ class WireProvider:
         self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
     ) -> None:
         kind = WIRE_KINDS[config.kind]
-        base_url = config.base_url or kind.base_url
+        base_url = config.base_url
         if base_url is None:
             raise ConfigError("base_url: expected the URL up to and without /chat/completions")
         self.name = name

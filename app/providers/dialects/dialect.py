@@ -138,11 +138,11 @@ class Watch(Protocol):
 
     @property
     def ending(self) -> bytes:
-        """What the client gets when the call is settled."""
+        """The last bytes for the client, once the call is settled."""
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What a whole answer costs. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
+    """Cost of a whole answer, as reported. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
 
     usage: Usage | None
     text_bytes: int = 0

@@ -100,6 +100,7 @@ class ChatWatch:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.usage: Usage | None = None
+        self.prompt_usage: Usage | None = None  # usage comes at the end, or not at all
         self.text_bytes = 0
         self.chunks = 0
         self.started = False
