@@ -16,10 +16,9 @@ from app.providers.dialects.chat.parts import source_url, url_source
 from app.providers.dialects.chat.request import TOOL_IDS
 from app.providers.dialects.chat.stops import FAILURES, decode_stop, encode_stop
 from app.providers.dialects.chat.thinking import decode_thinking, encode_block
-from app.providers.dialects.chat.usage_out import encode_usage
+from app.providers.dialects.chat.usage import WireUsage, encode_usage, to_usage
 from app.providers.dialects.dialect import Framing
 from app.providers.dialects.tool_ids import AnswerIds
-from app.providers.reported_usage import WireUsage, to_usage
 
 SERVICE_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
 
