@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
+from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, ReasoningConfig, SmartConfig, SupportConfig
 from app.config.section import Count, Name, Seconds, Section
 from app.domain.identity import DEFAULT_PLAN
 
@@ -283,6 +283,7 @@ class GatewayConfig(Section):
     reserve: ReserveConfig = ReserveConfig()
     queue: QueueConfig = QueueConfig()
     batch: BatchConfig = BatchConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
     support: SupportConfig = SupportConfig()
     smart: SmartConfig = SmartConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
