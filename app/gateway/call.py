@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 
+from app.domain.attribution import NOBODY, Attribution
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.errors import Remaining
@@ -21,7 +22,7 @@ class CallContext(msgspec.Struct, frozen=True):
     """A call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
-    `endpoint`: the name of a chat call's endpoint in the ledger. Not frozen: the view adds what its path says.
+    `endpoint`: the name of a chat call's endpoint in the ledger. `attribution`: as headers say.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class CallContext(msgspec.Struct, frozen=True):
     smart: bool = False
     notes: tuple[tuple[str, str], ...] = ()
     endpoint: str = "chat.completions"
+    attribution: Attribution = NOBODY
 
     @property
     def tags(self) -> str:
