@@ -22,8 +22,8 @@ from app.gateway.router import Router
 from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
-from app.providers.reasoning import ReasoningMemory
 from app.providers.base import Provider
+from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
 from app.store.files import Files
@@ -32,8 +32,8 @@ from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
-from app.store.redelivery import Redelivery
 from app.store.reasoning import Reasoning
+from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
 from app.store.spool import Spool
 from app.store.sql.database import Database

@@ -1,8 +1,8 @@
 """Reasoning of vendors on behalf of callers that do not send it back.
 
 Many clients of chat completions leave out every field that they do not know, and with them the signatures that vendors
-want to see again in a tool loop. The reasoning before a tool call is therefore kept under the call's id, and put back in
-its place when the call comes again without it. It goes to the provider that wrote it, and to no other.
+want to see again in a tool loop. The reasoning before a tool call is therefore kept under the call's id, and put back
+in its place when the call comes again without it. It goes to the provider that wrote it, and to no other.
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from app.domain.content import Answer, Block, BlockStarted, Delta, Event, Message, Opaque, Prompt, Signed, Thinking
-from app.domain.content import ToolCall as Call
+from app.domain.content import (
+    Answer,
+    Block,
+    BlockStarted,
+    Delta,
+    Event,
+    Message,
+    Opaque,
+    Prompt,
+    Signed,
+    Thinking,
+    ToolCall,
+)
 from app.providers.dialects.tool_ids import AnswerIds, IdRule
 
 # Ids that every vendor of chat completions takes.
@@ -51,7 +62,7 @@ def recalled(prompt: Prompt, key_id: str, memory: ReasoningMemory) -> Prompt:
         for message in prompt.messages
         if not _has_reasoning(message)
         for block in message.blocks
-        if isinstance(block, Call)
+        if isinstance(block, ToolCall)
     ]
     kept = memory.recall(key_id, missing[-_MAX_RECALLED:]) if missing else {}
     if not kept:
@@ -62,7 +73,7 @@ def recalled(prompt: Prompt, key_id: str, memory: ReasoningMemory) -> Prompt:
 def _has_reasoning(message: Message) -> bool:
     return any(
         (isinstance(block, Thinking) and block.signature is not None)
-        or (isinstance(block, Call) and block.signature is not None)
+        or (isinstance(block, ToolCall) and block.signature is not None)
         for block in message.blocks
     )
 
@@ -72,8 +83,8 @@ def _with_reasoning(message: Message, kept: Mapping[str, bytes]) -> Message:
         return message
     blocks: list[Block] = []
     for block in message.blocks:
-        data = kept.get(block.id) if isinstance(block, Call) else None
-        if isinstance(block, Call) and data is not None:
+        data = kept.get(block.id) if isinstance(block, ToolCall) else None
+        if isinstance(block, ToolCall) and data is not None:
             try:
                 found = _decode(data)
             except ValueError:
@@ -131,7 +142,7 @@ class ReasoningCollector:
             if self._open is None and block.signature is not None:
                 self._thinking.append(block)
             return block
-        if not isinstance(block, Call):
+        if not isinstance(block, ToolCall):
             return block
         self._call_id = self._ids.next(block.id)
         if self._thinking or block.signature is not None:

@@ -92,6 +92,7 @@ class GeminiWatch:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.usage: Usage | None = None
+        self.prompt_usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.started = False
