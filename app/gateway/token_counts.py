@@ -53,9 +53,9 @@ class Family(NamedTuple):
     own_vocabulary: bool = False
 
 
-# The first that matches. Pictures: OpenAI scales to 8 tiles of 170 tokens or 1536 patches times 2.46 (gpt-4o-mini counts
-# each tile at 5667); Anthropic to 1568 pixels and later 2576, Gemini to its highest media resolution, Qwen's models to
-# 16,384 patches. Claude's tokens became shorter with version 4.7, and so did its list of tools longer.
+# The first that matches. Pictures: OpenAI scales to 8 tiles of 170 tokens or 1536 patches times 2.46 (gpt-4o-mini
+# counts each tile at 5667); Anthropic to 1568 pixels and later 2576, Gemini to its highest media resolution, Qwen's
+# models to 16,384 patches. Claude's tokens became shorter with version 4.7, and so did its list of tools longer.
 FAMILIES = (
     Family(r"gpt-4o-mini", 1.02, 0.98, IMAGE_CEILING_TOKENS, own_vocabulary=True),
     Family(
@@ -101,11 +101,17 @@ def most_tokens(prompt: Prompt, model: str) -> int:
     return total + sum(_most_of_media(block, family) for block in blocks)
 
 
-def least_tokens(prompt: Prompt, model: str) -> int:
-    """Returns a count that the vendor's own is not below: of the text alone, without reasoning, which vendors may leave
-    out, and without tools, which each writes in its own way."""
-    family = family_of(model)
-    return int(sum(count_tokens(piece, family.vocabulary) for piece in slices(_plain_texts(prompt))) * family.least)
+def least_tokens(prompt: Prompt, models: Iterable[str]) -> int:
+    """Returns a count that no vendor's own, for any of the models, is below: of the text alone, without reasoning, which
+    vendors may leave out, and without tools, which each writes in its own way."""
+    factors: dict[Vocabulary, float] = {}
+    for family in map(family_of, models):
+        factors[family.vocabulary] = min(family.least, factors.get(family.vocabulary, 1.0))
+    texts = list(_plain_texts(prompt))
+    return min(
+        int(sum(count_tokens(piece, vocabulary) for piece in slices(texts)) * factor)
+        for vocabulary, factor in factors.items()
+    )
 
 
 def _most_of_texts(texts: Iterable[str], family: Family) -> int:
