@@ -159,6 +159,9 @@ class TargetConfig(Section):
     wire: Wire | None = Field(None, description="By default the model's.")
 
 
+Capability = Literal["tools", "vision", "json_schema", "thinking", "audio", "pdf"]
+
+
 class ModelConfig(Section):
     """An alias: the name that callers use for a model, and what serves it."""
 
@@ -173,6 +176,14 @@ class ModelConfig(Section):
     )
     max_output_tokens: Count = Field(
         16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
+    )
+    context_window: Count | None = Field(
+        None,
+        description="The longest prompt, in tokens: a longer one is refused before it is sent. By default as "
+        "genai-prices says, if it does.",
+    )
+    capabilities: tuple[Capability, ...] | None = Field(
+        None, description="What the model can do, of tools, vision, json_schema, thinking, audio, pdf: for /models."
     )
     owned_by: str = Field("penstock", description="Shown in /models.")
     wire: Wire | None = Field(
