@@ -46,7 +46,7 @@ _BASE_URLS = {"anthropic": "https://api.anthropic.com", "gemini": "https://gener
 class ProviderConfig(Section):
     """A vendor's API, or the built-in demo."""
 
-    kind: str = Field(description="Wire dialect: openai, demo.")
+    kind: str = Field(description="The vendor's API: openai, anthropic, gemini, demo.")
     base_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/?#@{}]+(/[^\s?#]*)?$",
@@ -126,6 +126,10 @@ class ProviderConfig(Section):
         return self
 
 
+# A wire of a provider of kind openai.
+Wire = Literal["chat", "responses"]
+
+
 class TargetConfig(Section):
     """One provider's model, as a target or fallback of an alias."""
 
@@ -136,6 +140,7 @@ class TargetConfig(Section):
     weight: float = Field(
         1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets."
     )
+    wire: Wire | None = Field(None, description="By default the model's.")
 
 
 class ModelConfig(Section):
@@ -154,6 +159,16 @@ class ModelConfig(Section):
         16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
     )
     owned_by: str = Field("penstock", description="Shown in /models.")
+    wire: Wire | None = Field(
+        None,
+        description="The API that providers of kind openai serve the model by: chat completions or responses. By "
+        "default chat; at OpenAI and Azure the one that the caller speaks.",
+    )
+    drop: tuple[str, ...] = Field(
+        (),
+        description="Fields of requests that are left out where the provider's API has no word for them, such as "
+        "logit_bias or tools.web_search. Others are refused.",
+    )
 
     @field_validator("targets", mode="before")
     @classmethod

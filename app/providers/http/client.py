@@ -80,10 +80,13 @@ class HttpClient:
         self._opened = self._reused = 0
         self._round_trip_s = math.inf  # an upper bound: the least time that a connection took to be made
 
-    def post(self, path: str, body: bytes, *, deadline: float, cancel: CancelToken, model: str = "") -> Exchange:
+    def post(
+        self, path: str, body: bytes, *, deadline: float, cancel: CancelToken, model: str = "", headers: bytes = b""
+    ) -> Exchange:
         """Sends `body` to `path`, and returns when the response's headers are there.
 
-        `model` is the provider's name for it, which the base URL may have a place for.
+        `model` is the provider's name for it, which the base URL may have a place for. `headers` are further ones, as
+        lines that end in CRLF.
         """
         head = self._request_heads.get((path, model))
         if head is None:
@@ -91,7 +94,7 @@ class HttpClient:
                 self._request_target(path, model),
                 self._headers,
             )
-        message = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        message = b"%b%d\r\n%b\r\n%b" % (head, len(body), headers, body)
         if not self._slots.acquire(blocking=False) and not self._slots.acquire(
             timeout=self._connect_timeout_s(deadline)
         ):
