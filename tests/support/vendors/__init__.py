@@ -1,4 +1,4 @@
-"""Played vendors: one server that speaks four dialects, as strict with a request as the real ones, and keeps each request.
+"""Played vendors: a server of four dialects, as strict with a request as the real ones; it keeps each request.
 
 What it does is chosen by the model's name, parts joined by "-": first what is played, then its numbers and flags.
 
