@@ -140,8 +140,8 @@ class Pricing:
     def context_window(self, provider: str, model: str) -> int | None:
         """Returns the longest prompt that `model` at `provider` takes, in tokens, if genai-prices says."""
         config = self._providers[provider]
-        info = None if config.is_built_in else _model_info(config, model)
-        return None if info is None else info.context_window
+        found = None if config.is_built_in else _model_info(config, model)
+        return None if found is None else found[1].context_window
 
     def _prices_of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
