@@ -93,8 +93,8 @@ class GeminiStreamDecoder:
         if not self._started:
             self._started = True
             yield Started(
-                id=wire.response_id,
-                model=wire.model_version,
+                id=wire.response_id or "",
+                model=wire.model_version or "",
                 created=read_time(wire.create_time),
                 usage=self._usage,
                 service_tier=self._usage.service_tier if self._usage is not None else "",
@@ -158,7 +158,7 @@ class GeminiStreamDecoder:
     def _function_call(self, call: WireCall, signature: Opaque | None) -> Iterator[Event]:
         if self._call is None:
             yield from self._close()
-            block = ToolCall(id=call.id or "", name=call.name)
+            block = ToolCall(id=call.id or "", name=call.name or "")
             self._has_calls = True
             yield self._start(block)
             if signature is not None:
