@@ -31,6 +31,7 @@ _PROBED_ROUTES = frozenset(
 )
 _MAX_USER_AGENT_CHARS = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[529] = "529 Overloaded"  # Anthropic's
 _STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
@@ -53,7 +54,7 @@ class HttpRequest:
         return api_key(self.environ)
 
     def call_context(
-        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions"
+        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions", headers: bytes = b""
     ) -> CallContext:
         """Returns this request's part of a model call, `Cache-Control` included. See `CallContext`."""
         control = self.environ.get("HTTP_CACHE_CONTROL", "").lower()
@@ -61,7 +62,9 @@ class HttpRequest:
         if control:
             write = "no-store" not in control
             read = write and "no-cache" not in control
-        return CallContext(self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint)
+        return CallContext(
+            self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint, headers=headers
+        )
 
     def log_started(self, route: str, proxies: TrustedProxies) -> None:
         """Logs the request, once its head has arrived. `route` is a rule, never a path."""

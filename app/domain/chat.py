@@ -11,21 +11,17 @@ Source of names and ranges: OpenAI API reference, "Create chat completion" and "
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import msgspec
 
 from app.domain.body import check_field_names, decode_body, decode_fields, encode, missing_field
 from app.domain.cost_bounds import check_message
+from app.domain.generation import IMAGE_ESTIMATE_TOKENS, DialectName, GenerationRequest
 from app.domain.suggestions import closest_match, suggest_field
 from app.domain.tokens import BYTES_PER_TOKEN, estimate_tokens
 from app.errors import InvalidRequest
 
-# The most that a picture can cost: OpenAI's tile pricing for a high-detail image on the models that count it dearest.
-IMAGE_CEILING_TOKENS = 50_000
-_IMAGE_ESTIMATE_TOKENS = 1_000
-# Chat templates add a few tokens a message ("<|im_start|>role …"); vendors document 3 to 5.
-_TOKENS_PER_MESSAGE = 8
 # No model's longest answer comes near; the ledger's numbers have room for 128 of them.
 _MAX_OUTPUT_TOKENS = 10_000_000
 _Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -60,23 +56,20 @@ class Message(msgspec.Struct, frozen=True):
         parts = self.content if isinstance(self.content, list) else ()
         images = [part.image_url.url for part in parts if part.image_url is not None]
         inline = sum(len(url) for url in images if url.startswith("data:"))
-        return (size - inline) // BYTES_PER_TOKEN + len(images) * _IMAGE_ESTIMATE_TOKENS + 1
+        return (size - inline) // BYTES_PER_TOKEN + len(images) * IMAGE_ESTIMATE_TOKENS + 1
 
 
 class _StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat completion request.
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
+    """A chat completion request. See `GenerationRequest`."""
 
-    `raw` is the body as it came, `fields` are its top-level fields as they go out; the others are those that the
-    gateway acts on. `model` is "" when the body names none: preprocessing then picks one.
-    """
+    dialect: ClassVar[DialectName] = "chat"
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = ""
-    stream: bool | None = None
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
@@ -84,17 +77,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: _OutputTokens | None = None
     max_completion_tokens: _OutputTokens | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
-    service_tier: str | None = None
-    # Fields that make a vendor search the web, which it bills by the search: OpenAI's, xAI's, OpenRouter's, and tools.
-    web_search_options: msgspec.Raw = msgspec.Raw(b"")
-    search_parameters: msgspec.Raw = msgspec.Raw(b"")
-    plugins: msgspec.Raw = msgspec.Raw(b"")
-    tools: msgspec.Raw = msgspec.Raw(b"")
     prediction: msgspec.Raw = msgspec.Raw(b"")
-    # Never read from the body: `parse` sets them, whatever a body has under these names.
-    raw: bytes = msgspec.field(default=b"", name="(raw)")
-    fields: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict, name="(fields)")
-    images: int = msgspec.field(default=0, name="(images)")
 
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
@@ -103,9 +86,18 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         if not request.model:
             _check_model(fields)
         _check_contents(request, raw)
+        images, inline_bytes = _measure_images(request.messages)
         return msgspec.structs.replace(
-            request, model=request.model or "", raw=raw, fields=fields, images=_count_images(request.messages)
+            request, model=request.model or "", raw=raw, fields=fields, images=images, inline_bytes=inline_bytes
         )
+
+    @property
+    def message_count(self) -> int:
+        return len(self.messages)
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for message in self.messages for text in message.texts]
 
     @property
     def include_usage(self) -> bool:
@@ -122,12 +114,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
             return self.max_completion_tokens
         return max(self.max_tokens, self.max_completion_tokens or 0)
 
-    def canonical(self) -> ChatRequest:
-        """Returns the same request with its messages, too, encoded anew: for a caller with a budget.
+    def with_model(self, model: str) -> ChatRequest:
+        draft = Draft(self)
+        draft.set("model", model)
+        return draft.request
 
-        Nothing in it can cost more than its bytes, its pictures and its bounds allow. Raises `InvalidRequest` for
-        content of unknown cost (a file, sound that the provider stores), and for a field name in an odd spelling.
-        """
+    def canonical(self) -> ChatRequest:
         messages = decode_body(_OBJECTS, bytes(self.fields["messages"]))
         for i, message in enumerate(messages):
             check_message(message, f"messages[{i}]")
@@ -139,30 +131,6 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         Rejected tokens of a prediction are billed besides (OpenAI, "Predicted Outputs").
         """
         return (bound + len(bytes(self.prediction))) * self.choices
-
-    def estimate_prompt_tokens(self) -> int:
-        """Returns a likely count of prompt tokens, from the length of the body: good enough for a reservation."""
-        size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
-        return size // BYTES_PER_TOKEN + self.images * _IMAGE_ESTIMATE_TOKENS + 1
-
-    def estimate_prompt_tokens_closely(self) -> int:
-        """Returns a better estimate, from the body's characters: for a call whose provider reports no usage."""
-        estimate = self.estimate_prompt_tokens()
-        return estimate if self.images else max(estimate_tokens(self.raw), estimate)
-
-    def prompt_tokens_upper_bound(self) -> int:
-        """Returns a count of prompt tokens that no byte-level tokenizer can exceed for this body."""
-        size = len(self.raw) - (self._inline_image_bytes() if self.images else 0)
-        return size + self.images * IMAGE_CEILING_TOKENS + len(self.messages) * _TOKENS_PER_MESSAGE
-
-    def _inline_image_bytes(self) -> int:
-        return sum(
-            len(part.image_url.url)
-            for message in self.messages
-            if isinstance(message.content, list)
-            for part in message.content
-            if part.image_url is not None and part.image_url.url.startswith("data:")
-        )
 
 
 class _ChatBody(ChatRequest, frozen=True, kw_only=True):
@@ -259,12 +227,17 @@ def _check_contents(request: ChatRequest, raw: bytes) -> None:
             return  # the first one is telling enough: each costs another look at the body
 
 
-def _count_images(messages: list[Message]) -> int:
-    count = 0
+def _measure_images(messages: list[Message]) -> tuple[int, int]:
+    """Returns the number of pictures, and the length of those that are in the body itself."""
+    images = inline_bytes = 0
     for message in messages:
         if type(message.content) is list:
-            count += sum(part.image_url is not None for part in message.content)
-    return count
+            for part in message.content:
+                if part.image_url is not None:
+                    images += 1
+                    if part.image_url.url.startswith("data:"):
+                        inline_bytes += len(part.image_url.url)
+    return images, inline_bytes
 
 
 class Draft:
@@ -291,4 +264,5 @@ class Draft:
     def _change(self, name: str, value: Any, encodable: Any) -> None:
         fields = {**self.request.fields, name: msgspec.Raw(encode(encodable))}
         changed = msgspec.structs.replace(self.request, **{name: value}, raw=encode(fields), fields=fields)
-        self.request = msgspec.structs.replace(changed, images=_count_images(changed.messages))
+        images, inline_bytes = _measure_images(changed.messages)
+        self.request = msgspec.structs.replace(changed, images=images, inline_bytes=inline_bytes)

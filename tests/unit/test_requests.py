@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.domain.chat import IMAGE_CEILING_TOKENS, ChatRequest, Draft, EmbedRequest
+from app.domain.chat import ChatRequest, Draft, EmbedRequest
+from app.domain.generation import IMAGE_CEILING_TOKENS
 from app.errors import InvalidRequest
 
 HELLO = {"role": "user", "content": "Hello"}
