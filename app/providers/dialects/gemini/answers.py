@@ -124,13 +124,12 @@ def decode_wire(payload: bytes) -> WireAnswer:
 
 
 def count_searches(wire: WireAnswer) -> int:
-    """Returns the number of web searches that are billed: each query, or before Gemini 3 each answer with any."""
-    count = sum(
+    """Returns the number of web searches."""
+    return sum(
         len(each.grounding_metadata.web_search_queries or ())
         for each in wire.candidates or ()
         if each.grounding_metadata is not None
     )
-    return min(count, 1) if (wire.model_version or "").startswith(("gemini-2", "gemini-1")) else count
 
 
 def decode_answer(body: bytes, origin: str) -> Answer:

@@ -15,7 +15,7 @@ from app.providers.dialects.dialect import Outgoing, Reported
 from app.providers.dialects.gemini import signatures
 from app.providers.dialects.gemini.answers import WireAnswer, count_searches, decode_wire
 from app.providers.dialects.gemini.stream_reading import has_error, reported
-from app.providers.dialects.gemini.usage import read_usage
+from app.providers.dialects.gemini.usage import prompt_usage, read_usage
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Any] | dict[str, Any])
@@ -92,10 +92,12 @@ class GeminiWatch:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.usage: Usage | None = None
+        self.prompt_usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.started = False
         self.complete = False
+        self._last_usage: Usage | None = None
         self._choices = request.choices
         self._finished: set[int] = set()
         self._blocked = False
@@ -110,7 +112,8 @@ class GeminiWatch:
         if has_error(wire):
             raise reported(wire.error, payload)
         if wire.usage_metadata is not None:
-            self.usage = read_usage(wire.usage_metadata, count_searches(wire))
+            self._last_usage = read_usage(wire.usage_metadata, count_searches(wire))
+            self.prompt_usage = prompt_usage(self._last_usage)
         size = _text_bytes(wire)
         if size:
             self.chunks += 1
@@ -120,6 +123,7 @@ class GeminiWatch:
         self._finished.update(each.index or 0 for each in wire.candidates or () if each.finish_reason)
         if self._blocked or len(self._finished) >= self._choices:
             self._held.append(payload)
+            self.usage = self._last_usage
             return False
         return True
 
@@ -136,6 +140,7 @@ class GeminiWatch:
     def end(self) -> None:
         """Records that the body has ended."""
         self.complete = bool(self._finished) or self._blocked
+        self.usage = self._last_usage if self.complete else None
 
     @property
     def ending(self) -> bytes:
