@@ -2,6 +2,7 @@
 
     GatewayError                    500 INTERNAL_ERROR
     ├── InvalidRequest              400 INVALID_REQUEST         the caller's input; `param` names the field
+    │   ├── Untranslatable          400 INVALID_REQUEST         no word for it in the dialect of the model's vendor
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
     │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
     │   ├── MethodNotAllowed        405 INVALID_REQUEST
@@ -179,7 +180,13 @@ class UpstreamError(GatewayError):
 
     `retry_here` says whether the same target may be tried again, `fall_back` whether another one may. `billable`: the
     request was sent whole and no refusal came back, so that the provider may have worked, and bills it.
+
+    `native` is the vendor's own error, clean of secrets, where the caller may see it: the body of its answer with the
+    status `upstream_status`, or the data of an event. Only a caller of the dialect `native_dialect` is shown it.
     """
+
+    native: bytes = b""
+    native_dialect: str = ""
 
     status = 502
     code = "MODEL_ERROR"

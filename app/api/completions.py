@@ -56,6 +56,8 @@ class TextStream:
 
     def __init__(self, chunks: ReplyStream, echoed: str) -> None:
         self.report: Report = chunks.report
+        self.heartbeat = chunks.heartbeat
+        self.error_event = chunks.error_event
         self._chunks = chunks
         self._echoed = echoed
         self._started_choices: set[Any] = set()  # by their index
@@ -71,6 +73,10 @@ class TextStream:
                 raise _bad_body(self.report.provider) from None
             if events:
                 yield events
+
+    @property
+    def ending(self) -> bytes:
+        return self._chunks.ending
 
     def close(self) -> None:
         self._chunks.close()

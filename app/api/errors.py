@@ -14,6 +14,7 @@ from app.api.context import request_id
 from app.api.headers import limit_headers
 from app.api.http import HttpResponse
 from app.api.paths import Suggestions, printable_path
+from app.domain.generation import DialectName
 from app.domain.printable import printable
 from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import (
@@ -24,8 +25,9 @@ from app.errors import (
     RateLimited,
     RequestTooLarge,
     UnsupportedMediaType,
+    UpstreamError,
 )
-from app.net.error_body import error_body
+from app.providers.dialects import DIALECTS
 
 log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
@@ -38,7 +40,8 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 _MAX_CONTENT_TYPE_CHARS = 64
 
 
-def error_response(error: GatewayError, request_id: str) -> HttpResponse:
+def error_response(error: GatewayError, request_id: str, dialect: DialectName = "chat") -> HttpResponse:
+    """Returns the error in the caller's dialect; a vendor's own refusal in its own words, if it speaks the same."""
     headers = [("Content-Type", "application/json")]
     if error.retry_after_s is not None:
         wait_s = min(max(error.retry_after_s, 0.001), MAX_RETRY_AFTER_S)
@@ -52,7 +55,17 @@ def error_response(error: GatewayError, request_id: str) -> HttpResponse:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
-    return HttpResponse(error.status, headers, _encode(error_body(error, request_id)))
+    if isinstance(error, UpstreamError) and error.native and error.native_dialect == dialect != "chat":
+        return HttpResponse(error.upstream_status or error.status, headers, error.native)
+    body = DIALECTS[dialect].error_body(error, request_id)
+    return HttpResponse(_status(error, dialect), headers, _encode(body))
+
+
+def _status(error: GatewayError, dialect: DialectName) -> int:
+    """Returns the error's status. Anthropic's clients know an overloaded vendor by a status of its own."""
+    if dialect == "messages" and isinstance(error, UpstreamError) and error.upstream_status in (503, 529):
+        return 529
+    return error.status
 
 
 def unsupported_media_type(expected: str, content_type: str) -> UnsupportedMediaType:

@@ -18,13 +18,14 @@ from app.api.errors import error_response, unexpected_error, unsupported_media_t
 from app.api.http import HttpRequest, HttpResponse
 from app.api.paths import ClientPaths
 from app.api.request_body import read_body
-from app.api.routes import PREFIXES, BodyRoute, JobRoute, Routes
+from app.api.routes import MODEL_PREFIXES, PREFIXES, BodyRoute, JobRoute, ModelRoute, Routes
 from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller
 from app.errors import GatewayError, InvalidRequest, RequestTooLarge
 from app.services import Services
 
 log = structlog.get_logger()
+_FastRoute = BodyRoute | ModelRoute | JobRoute
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
@@ -43,6 +44,9 @@ class FastPath:
         self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=server.max_body_bytes)
         self._body_routes: dict[str, BodyRoute] = {}  # by path; all are POST
         self._job_routes: dict[tuple[str, str], JobRoute] = {}  # by method, and path without the job's id
+        self._model_routes: dict[tuple[str, str], ModelRoute] = {}  # by prefix and verb; all are POST
+        for prefix in MODEL_PREFIXES:
+            self._model_routes |= {(prefix, route.verb): route for route in routes if isinstance(route, ModelRoute)}
         for prefix in PREFIXES:
             for route in routes:
                 if isinstance(route, BodyRoute):
@@ -56,6 +60,12 @@ class FastPath:
         body_route = self._body_routes.get(path) if method == "POST" else None
         if body_route is not None:
             return self._respond(environ, start_response, path, body_route, "")
+        prefix, _, rest = path.partition("/models/")
+        if rest and method == "POST":
+            model, _, verb = rest.rpartition(":")
+            model_route = self._model_routes.get((prefix, verb))
+            if model_route is not None and model:
+                return self._respond(environ, start_response, f"{prefix}/models/<model>:{verb}", model_route, model)
         parent, _, job_id = path.rpartition("/")
         job_route = self._job_routes.get((method, parent))
         if job_route is not None:
@@ -67,33 +77,39 @@ class FastPath:
         return self(environ, start_response)
 
     def _respond(
-        self, environ: dict[str, Any], start_response: Any, rule: str, route: BodyRoute | JobRoute, job_id: str
+        self, environ: dict[str, Any], start_response: Any, rule: str, route: _FastRoute, name: str
     ) -> Iterable[bytes]:
+        """`name` is what the path ends in or names: a job's id, a model, or nothing."""
+        dialect = route.dialect if not isinstance(route, JobRoute) else "chat"
         http_request = HttpRequest(environ)
         http_request.log_started(rule, self._proxies)
         try:
-            response = self._handle(http_request, route, job_id)
+            response = self._handle(http_request, route, name)
         except GatewayError as exc:
-            response = error_response(exc, http_request.request_id)
+            response = error_response(exc, http_request.request_id, dialect)
         except Exception as exc:  # noqa: BLE001 - the boundary for bugs: `unexpected_error` logs it
-            response = error_response(unexpected_error(exc, http_request.request_id), http_request.request_id)
+            error = unexpected_error(exc, http_request.request_id)
+            response = error_response(error, http_request.request_id, dialect)
         response.headers.append(("X-Request-ID", http_request.request_id))
         http_request.record_completed(self._services.metrics, rule, response.status)
         if http_request.body_allocation is not None and isinstance(response.body, bytes):
             http_request.release_body()  # a stream keeps its body until it is closed
         return response.send(start_response)
 
-    def _handle(self, http_request: HttpRequest, route: BodyRoute | JobRoute, job_id: str) -> HttpResponse:
+    def _handle(self, http_request: HttpRequest, route: _FastRoute, name: str) -> HttpResponse:
         services = self._services
         key = http_request.api_key()
         if isinstance(route, JobRoute):
             caller = services.callers.verify(key)
             check_scope(caller, route.scope)
-            return route.handler(services, caller, http_request, job_id)
+            return route.handler(services, caller, http_request, name)
         # The caller is perhaps one from memory: admission verifies the key in its own round trip.
         caller = services.callers.lookup(key)
         check_scope(caller, route.scope)
-        return route.handler(services, caller, http_request, self._body(http_request, caller))
+        body = self._body(http_request, caller)
+        if isinstance(route, ModelRoute):
+            return route.handler(services, caller, http_request, body, name)
+        return route.handler(services, caller, http_request, body)
 
     def _body(self, http_request: HttpRequest, caller: Caller) -> bytes:
         """Returns the request's body. Raises `UnsupportedMediaType`, `RequestTooLarge`, `InvalidRequest` (too slow,

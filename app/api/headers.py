@@ -11,7 +11,11 @@ _LIMIT_NAMES = {
     for unit in ("requests", "tokens")
 }
 
-_NOTE_HEADERS = {"route": "x-penstock-route-reason", "optimized": "x-penstock-optimized"}
+_NOTE_HEADERS = {
+    "route": "x-penstock-route-reason",
+    "optimized": "x-penstock-optimized",
+    "dropped": "x-penstock-dropped",
+}
 
 
 def call_headers(report: Report) -> list[tuple[str, str]]:

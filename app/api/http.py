@@ -32,6 +32,7 @@ _PROBED_ROUTES = frozenset(
 )
 _MAX_USER_AGENT_CHARS = 200
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_STATUS_LINES[529] = "529 Overloaded"  # Anthropic's
 _STATUS_LINES[499] = "499 Client Closed Request"  # nginx's: nobody is left to read it
 
 
@@ -54,7 +55,7 @@ class HttpRequest:
         return api_key(self.environ)
 
     def call_context(
-        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions"
+        self, cancel: CancelToken, *, smart: bool = False, endpoint: str = "chat.completions", headers: bytes = b""
     ) -> CallContext:
         """Returns this request's part of a model call, `Cache-Control` included. See `CallContext`."""
         control = self.environ.get("HTTP_CACHE_CONTROL", "").lower()
@@ -70,6 +71,7 @@ class HttpRequest:
             write,
             smart=smart,
             endpoint=endpoint,
+            headers=headers,
             attribution=stated_in_headers(self.environ),
         )
 

@@ -1,5 +1,8 @@
-"""Path normalisation: the paths that clients make of a base URL, without `/v1`, with two of them, with a slash too many
-or in Azure's form, become the path of a route; for an unknown one the nearest route is suggested.
+"""Path normalisation: the paths that clients make of a base URL, without `/v1`, with two of them, with a slash too
+many or with a vendor's name, become the path of a route; for an unknown one the nearest route is suggested.
+
+Google's clients put `/v1beta` in front, and the method behind the model, after a colon: only those paths, and the list
+of models, are served under `/v1beta`.
 
 Routes and metrics know no other spelling. Only the paths of callers' clients are normalised: an operators' path has one
 address, which a proxy in front can keep inside.
@@ -14,18 +17,25 @@ from collections.abc import Iterable
 from app.domain.printable import printable
 
 _MAX_PATH_CHARS = 1024
-_PREFIX = r"/*(?P<prefix>(?:(?:(?:api|openai)/+)?v1/+)*)"
+# "/v1", and "/openai/v1" or "/v1beta/openai" of other vendors, as often as it was written.
+_PREFIX = r"/*(?P<prefix>(?:(?:(?:api|openai|anthropic|gemini)/+)?v1(?:(?:alpha|beta)\d*)?/+(?:openai/+)?)*)"
 _CLIENT_PATH = re.compile(_PREFIX + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
 _UNKNOWN_PATH = re.compile(_PREFIX + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_GOOGLE_VERSION = re.compile(r".*v1(?:alpha|beta)\d*/+", re.DOTALL)  # the last one
+_GOOGLE_METHOD = re.compile(r"models/[^:]+:[A-Za-z]+/*")
 _MAX_SHOWN_CHARS = 200
 _MAX_COMPARED_CHARS = 48
 _MIN_SIMILARITY = 0.7
 # Paths of other APIs, and the path here that does the same.
 _EQUIVALENTS = {
-    "responses": "chat/completions",
-    "messages": "chat/completions",
     "api/chat": "chat/completions",
     "api/generate": "chat/completions",
+    "api/embed": "embeddings",
+    "api/embeddings": "embeddings",
+    "api/tags": "models",
+    "messages/batches": "batches",
+    "responses": "chat/completions",
+    "messages": "chat/completions",
 }
 
 
@@ -40,7 +50,12 @@ class ClientPaths:
         found = _CLIENT_PATH.fullmatch(path) if len(path) <= _MAX_PATH_CHARS else None
         if found is None or found["family"] not in self._families:
             return path
-        return f"{'/api/v1' if found['prefix'].startswith('api') else '/v1'}/{found['rest']}"
+        prefix, rest = found["prefix"], found["rest"]
+        if _GOOGLE_METHOD.fullmatch(rest):
+            return f"/v1beta/{rest}"
+        if _GOOGLE_VERSION.fullmatch(prefix):
+            return f"/v1beta/{rest}" if found["family"] == "models" else path
+        return f"{'/api/v1' if prefix.startswith('api') else '/v1'}/{rest}"
 
     def suggestions(self, rules: Iterable[str]) -> Suggestions:
         """Returns suggestions among those of `rules` that clients use."""

@@ -28,20 +28,36 @@ from app.api import (
 )
 from app.api.context import caller, require, services
 from app.api.http import HttpRequest, HttpResponse
+from app.domain.generation import DialectName
 from app.domain.identity import Caller, Scope
 from app.services import Services
 
 PREFIXES = ("/v1", "/api/v1")
+# Google's clients put their own version before a model's path.
+MODEL_PREFIXES = ("/v1beta", *PREFIXES)
 _ROOT = ("",)
 _EVERYWHERE = (*PREFIXES, "")
 
 
 class BodyRoute(NamedTuple):
-    """A POST with a JSON body, on the fast path. The handler's caller may be one from memory: it must call a model."""
+    """A POST with a JSON body, on the fast path. The handler's caller may be one from memory: it must call a model.
+
+    Its errors are told in `dialect`.
+    """
 
     path: str
     scope: Scope
     handler: Callable[[Services, Caller, HttpRequest, bytes], HttpResponse]
+    dialect: DialectName = "chat"
+
+
+class ModelRoute(NamedTuple):
+    """A POST about a model that its path names: `/models/<model>:<verb>`. Otherwise as a `BodyRoute`."""
+
+    verb: str
+    scope: Scope
+    handler: Callable[[Services, Caller, HttpRequest, bytes, str], HttpResponse]
+    dialect: DialectName = "gemini"
 
 
 class JobRoute(NamedTuple):
@@ -68,7 +84,7 @@ class FlaskRoute(NamedTuple):
     prefixes: tuple[str, ...] = PREFIXES
 
 
-Routes = tuple[BodyRoute | JobRoute | FlaskRoute, ...]
+Routes = tuple[BodyRoute | ModelRoute | JobRoute | FlaskRoute, ...]
 
 ROUTES: Routes = (
     BodyRoute("/chat/completions", Scope.CHAT, chat_completions.create),
@@ -110,7 +126,11 @@ ROUTES: Routes = (
 
 def client_families(routes: Routes) -> frozenset[str]:
     """Returns the first segments of the paths that callers' clients use; operators' paths are not among them."""
-    return frozenset(route.path.split("/")[1] for route in routes if route.scope in (Scope.CHAT, Scope.EMBED))
+    return frozenset(
+        route.path.split("/")[1]
+        for route in routes
+        if not isinstance(route, ModelRoute) and route.scope in (Scope.CHAT, Scope.EMBED)
+    )
 
 
 def register(app: Flask, routes: Routes) -> None:
@@ -122,6 +142,8 @@ def register(app: Flask, routes: Routes) -> None:
             _add_rules(app, route.method, route.path, route.prefixes, view)
         elif isinstance(route, JobRoute):
             _add_rules(app, route.method, route.path, PREFIXES, require(route.scope)(partial(_job_view, route)))
+        elif isinstance(route, ModelRoute):
+            _add_rules(app, "POST", f"/models/<path:model>:{route.verb}", MODEL_PREFIXES, None)
         else:
             _add_rules(app, "POST", route.path, PREFIXES, None)
 

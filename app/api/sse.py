@@ -1,7 +1,7 @@
 """Server-sent events: a stream of blocks as a response body, with heartbeats and an unmistakable end.
 
-After the first byte an error can only be an event: `data: {"error": …}`, then the end of the stream without
-`[DONE]`, which clients would take for success (docs/clients.md, "Server-sent events").
+After the first byte an error can only be an event of the caller's dialect, then the end of the stream without the
+dialect's terminal event, which clients would take for success (docs/clients.md, "Server-sent events").
 """
 
 from __future__ import annotations
@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse
 from app.errors import ClientGone, GatewayError
 from app.gateway.call import Report
-from app.net.error_body import error_body
 from app.net.hangup import watch_for_hangup
 from app.providers.base import CancelToken
 
 log = structlog.get_logger()
-_HEARTBEAT = b": keep-alive\n\n"
-_DONE = b"data: [DONE]\n\n"
 _HEADERS = [
     ("Content-Type", "text/event-stream; charset=utf-8"),
     ("Cache-Control", "no-cache"),
@@ -34,8 +30,16 @@ class ReplyStream(Protocol):
     """A running stream's blocks of whole events; `b""` when a heartbeat is due. See `gateway.stream`."""
 
     report: Report
+    heartbeat: bytes
+
+    @property
+    def ending(self) -> bytes:
+        """The last bytes for the client, when the iteration has ended."""
 
     def __iter__(self) -> Iterator[bytes]: ...
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        """Returns the event for an error, after which nothing follows."""
 
     def close(self) -> None: ...
 
@@ -74,18 +78,16 @@ class EventStreamBody:
 def _events(stream: ReplyStream, request_id: str) -> Iterator[bytes]:
     try:
         for block in stream:
-            yield block or _HEARTBEAT
+            yield block or stream.heartbeat
     except ClientGone:
         return
     except GatewayError as exc:
-        yield _error_event(exc, request_id)
+        yield stream.error_event(exc, request_id)
         return
     except Exception as exc:  # the boundary for bugs in mid-stream: the client must not take it for the end
         log.error("stream_failed", request_id=request_id, exc_info=exc)
-        yield _error_event(GatewayError("The server had an error while streaming the answer."), request_id)
+        yield stream.error_event(GatewayError("The server had an error while streaming the answer."), request_id)
         return
-    yield _DONE
-
-
-def _error_event(error: GatewayError, request_id: str) -> bytes:
-    return b"data: " + msgspec.json.encode(error_body(error, request_id)) + b"\n\n"
+    ending = stream.ending
+    if ending:
+        yield ending

@@ -41,15 +41,21 @@ class DemoScript(Section):
 
 # Vendors whose answers tell their cost in dollars: see `domain.reported_cost`.
 _REPORT_DOLLARS = ("openrouter.ai", "perplexity.ai", "x.ai")
-_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
+_KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key"})
+# As the vendors' own SDKs take them. OpenAI's dialect has many vendors: there none is assumed.
+_BASE_URLS = {"anthropic": "https://api.anthropic.com", "gemini": "https://generativelanguage.googleapis.com"}
 
 
 class ProviderConfig(Section):
     """A vendor's API, or the built-in demo."""
 
-    kind: str = Field(description="Wire dialect: openai, demo.")
+    kind: str = Field(description="The vendor's API: openai, anthropic, gemini, demo.")
     base_url: str | None = Field(
-        None, pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$", description="Up to and without /chat/completions."
+        None,
+        pattern=r"^https?://[^\s/?#@{}]+(/[^\s?#]*)?$",
+        description="As the vendor's own SDK takes it: for openai up to and without /chat/completions, for the others "
+        "with or without the version. {model} in the path stands for the provider's name of the model, as in Azure's "
+        "/openai/deployments/{model}.",
     )
     api_key: str | None = Field(
         None,
@@ -62,6 +68,9 @@ class ProviderConfig(Section):
     )
     headers: dict[str, str] = Field(
         default_factory=dict, repr=False, description="Sent with every call, such as api-key for Azure."
+    )
+    query: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="Added to every URL, such as api-version for Azure."
     )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None,
@@ -79,6 +88,20 @@ class ProviderConfig(Section):
     max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
     timeouts: Timeouts | None = Field(None, description="Instead of the global ones.")
     script: DemoScript | None = Field(None, description="Only for kind demo.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_default_base_url(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("base_url") is None:
+            data = {**data, "base_url": _BASE_URLS.get(str(data.get("kind")))}
+        return data
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_placeholders(cls, url: str | None) -> str | None:
+        if url is not None and re.search(r"[{}]", url.replace("{model}", "")):
+            raise ValueError("the only placeholder is {model}")
+        return url
 
     @field_validator("api_key")
     @classmethod
@@ -114,7 +137,13 @@ class ProviderConfig(Section):
         for name, value in self.headers.items():
             if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.isprintable():
                 raise ValueError(f"header {name!r} has characters that a header cannot carry")
+        if not all(self.query):
+            raise ValueError("a parameter of the query has no name")
         return self
+
+
+# A wire of a provider of kind openai.
+Wire = Literal["chat", "responses"]
 
 
 class TargetConfig(Section):
@@ -127,6 +156,7 @@ class TargetConfig(Section):
     weight: float = Field(
         1.0, ge=0, le=1_000_000, description="Share of first attempts, relative to the other targets."
     )
+    wire: Wire | None = Field(None, description="By default the model's.")
 
 
 class ModelConfig(Section):
@@ -145,6 +175,16 @@ class ModelConfig(Section):
         16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
     )
     owned_by: str = Field("penstock", description="Shown in /models.")
+    wire: Wire | None = Field(
+        None,
+        description="The API that providers of kind openai serve the model by: chat completions or responses. By "
+        "default chat; at OpenAI and Azure the one that the caller speaks.",
+    )
+    drop: tuple[str, ...] = Field(
+        (),
+        description="Fields of requests that are left out where the provider's API has no word for them, such as "
+        "logit_bias or tools.web_search. Others are refused.",
+    )
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from app.config.gateway import GatewayConfig, TargetConfig
+from app.config.gateway import GatewayConfig, ProviderConfig, TargetConfig, Wire
+from app.domain.generation import DialectName
 
 AUTO = "auto"  # the model name by which callers ask the gateway to pick one
 _MAX_LISTED = 5
+_OPENAI_HOSTS = (".openai.com", ".openai.azure.com", ".services.ai.azure.com")
 
 
 def chat_models(config: GatewayConfig, first: str | None = None) -> tuple[str, ...]:
@@ -38,6 +41,21 @@ def unavailable_reason(config: GatewayConfig, alias: str) -> str:
     if can_serve(config, alias):
         return ""
     return missing_key_reason(config, config.models[alias].targets[0].provider)
+
+
+def wires(provider: ProviderConfig, wire: Wire | None) -> tuple[DialectName, ...]:
+    """Returns the dialects in which the provider serves a model for which `wire` is configured, preferred first.
+
+    OpenAI and Azure serve most models in both of theirs; other servers of the kind may know chat completions alone.
+    """
+    if provider.kind == "anthropic":
+        return ("messages",)
+    if provider.kind == "gemini":
+        return ("gemini",)
+    if wire is not None:
+        return (wire,)
+    host = urlsplit(provider.base_url or "").hostname or ""
+    return ("chat", "responses") if host.endswith(_OPENAI_HOSTS) else ("chat",)
 
 
 def missing_key_reason(config: GatewayConfig, provider: str) -> str:

@@ -155,7 +155,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """How tools may be used: `required` means one of them must be, of those in `names` if there are any."""
+    """Use of the tools: `required` means one of them must be, of those in `names` if there are any."""
 
     mode: Literal["auto", "none", "required"]
     names: tuple[str, ...] = ()
@@ -172,7 +172,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """How much to think. `effort` is none, minimal, low, medium, high, xhigh or max; `budget_tokens` is a number of
+    """The wanted amount of thinking. `effort` is none, minimal, low, medium, high, xhigh or max; `budget_tokens` is a number of
     tokens instead. `adaptive`: the model decides. `show`: None for the vendor's default, "" for nothing, otherwise
     auto, concise or detailed."""
 

@@ -147,6 +147,8 @@ class SupportStream:
 
     def __init__(self, stream: LiveStream | CachedStream, *, remember: Callable[[str], None], max_chars: int) -> None:
         self.report = stream.report
+        self.heartbeat = stream.heartbeat
+        self.error_event = stream.error_event
         self._stream = stream
         self._remember = remember
         self._room_chars = max_chars  # the history could not keep more
@@ -163,6 +165,10 @@ class SupportStream:
             raise
         # Before the client sees the end: its next message finds this one.
         self._end(whole=True)
+
+    @property
+    def ending(self) -> bytes:
+        return self._stream.ending
 
     def close(self) -> None:
         self._stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,7 @@ from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
+_MAX_LISTED_PATHS, _MAX_LISTED_CHARS = 50, 1000
 
 
 class Accounting:
@@ -150,7 +152,7 @@ class Accounting:
             (self._clock() - call.started) * 1000,
             call.admitted.remaining,
             cost_nanousd,
-            call.context.notes,
+            (*call.context.notes, ("dropped", _listed(call.dropped))) if call.dropped else call.context.notes,
         )
 
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
@@ -245,6 +247,11 @@ class _Bill(NamedTuple):
     charged: list[ChargedAttempt]
     price_version: str
     computed_nanousd: int | None
+
+
+def _listed(paths: tuple[str, ...]) -> str:
+    """Returns paths of a request as a header says them. The caller wrote them: only their plain characters are kept."""
+    return re.sub(r"[^\w.,\[\]-]", "", ",".join(paths[:_MAX_LISTED_PATHS]), flags=re.ASCII)[:_MAX_LISTED_CHARS]
 
 
 def _log(call: RunningCall, row: UsageRow, error: GatewayError | None) -> None:

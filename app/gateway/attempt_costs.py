@@ -15,7 +15,7 @@ from app.domain.charges import ChargedAttempt
 from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
-from app.errors import ClientGone, UpstreamError
+from app.errors import ClientGone, Untranslatable, UpstreamError
 from app.gateway.implied_usage import asked_tier, most_fees, with_implied_usage
 from app.gateway.pricing import Pricing
 
@@ -34,6 +34,8 @@ def unanswered(provider: str, model: str, exc: BaseException) -> Unanswered | No
         return Unanswered(provider, model, exc.kind) if exc.billable else None
     if isinstance(exc, ClientGone):
         return Unanswered(provider, model, "client_gone") if exc.billable else None
+    if isinstance(exc, Untranslatable):
+        return None
     # A bug, or the worker's end, in its middle: nobody knows what was sent.
     return Unanswered(provider, model, "interrupted")
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from app.config.gateway import CacheConfig
-from app.domain.chat import ChatRequest
+from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.errors import ClientGone, StoreUnavailable
 from app.gateway.admission import Admitted
@@ -50,12 +50,13 @@ class Cache:
         """Seconds for which an answer is cached."""
         return self._config.ttl_s
 
-    def key(self, caller: Caller, request: ChatRequest) -> str:
+    def key(self, caller: Caller, request: GenerationRequest) -> str:
         """Returns the cache key of `request`; "" when its answer must not be cached.
 
-        That is when caching is off, or the temperature is absent or too high for the same answer twice.
+        That is when caching is off, or the temperature is absent or too high for the same answer twice. Only chat
+        completions are cached: the other dialects' clients keep state in their answers' ids and signatures.
         """
-        if not self._config.enabled or request.temperature is None:
+        if not self._config.enabled or request.temperature is None or request.dialect != "chat":
             return ""
         if request.temperature > self._config.max_temperature:
             return ""

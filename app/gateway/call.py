@@ -8,7 +8,8 @@ import msgspec
 
 from app.domain.attribution import NOBODY, Attribution
 from app.domain.charges import ChargedAttempt
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import GenerationRequest
 from app.errors import Remaining
 from app.gateway.admission import Admitted
 from app.gateway.estimates import output_tokens_bound
@@ -22,7 +23,8 @@ class CallContext(msgspec.Struct, frozen=True):
     """A call before it is admitted. `call_id` is unique; `request_id` may be the client's own.
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
-    `endpoint`: the name of a chat call's endpoint in the ledger. `attribution`: as headers say.
+    `endpoint`: the name of the endpoint in the ledger. `headers`: those of the caller's that go on to vendors of its
+    dialect, as lines that end in CRLF. `attribution`: what its headers say of whom the call belongs to.
     """
 
     request_id: str
@@ -33,6 +35,7 @@ class CallContext(msgspec.Struct, frozen=True):
     smart: bool = False
     notes: tuple[tuple[str, str], ...] = ()
     endpoint: str = "chat.completions"
+    headers: bytes = b""
     attribution: Attribution = NOBODY
 
     @property
@@ -50,7 +53,7 @@ class RunningCall(msgspec.Struct, kw_only=True):
     """A call from admission to settlement. Mutable: it is written to while it runs. `cache` is hit, miss or bypass."""
 
     context: CallContext
-    request: ChatRequest | EmbedRequest
+    request: GenerationRequest | EmbedRequest
     route: Route
     admitted: Admitted
     cache: str
@@ -60,6 +63,7 @@ class RunningCall(msgspec.Struct, kw_only=True):
     earlier: tuple[ChargedAttempt, ...] = ()  # of a queued call: what it cost before this time
     ttft_s: float | None = None
     settled: bool = False
+    dropped: tuple[str, ...] = ()  # paths of the request that the target's dialect had no word for
 
     @property
     def reservation(self) -> Reservation:
@@ -76,15 +80,21 @@ class RunningCall(msgspec.Struct, kw_only=True):
         return bool(self.admitted.reservation.cache_key) and self.context.write_cache
 
     def chat_call(self, target: Target) -> ChatCall:
-        """Returns the upstream call of a chat completion to `target`."""
-        context, request = self.context, cast(ChatRequest, self.request)
+        """Returns the upstream call of a generation to `target`."""
+        context, request = self.context, cast(GenerationRequest, self.request)
         return ChatCall(
             request=request,
             model=target.model,
             request_id=context.request_id,
             deadline=self.deadline,
+            call_id=context.call_id,
+            key_id=self.admitted.caller.key_id,
+            wires=target.wires,
+            drop=target.drop,
+            headers=context.headers,
             cancel=context.cancel,
             max_output_tokens=output_tokens_bound(self.route, request) if self.has_budget else None,
+            model_max_output_tokens=target.max_output_tokens,
         )
 
     def embed_call(self, target: Target) -> EmbedCall:
@@ -113,7 +123,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer in OpenAI's wire format, and what its caller is told about it."""
+    """A whole answer in the caller's dialect, and what its caller is told about it."""
 
     body: bytes
     report: Report

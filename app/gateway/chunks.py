@@ -9,6 +9,7 @@ import msgspec
 
 from app.domain.usage import Details, Usage
 
+DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _SHARED_FIELDS = ("id", "created", "model", "system_fingerprint", "service_tier")

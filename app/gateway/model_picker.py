@@ -16,7 +16,8 @@ import msgspec
 from app.config.features import SmartConfig, SmartRule
 from app.config.gateway import GatewayConfig
 from app.config.serving import AUTO, can_serve, chat_models
-from app.domain.chat import Draft
+from app.domain.chat import ChatRequest
+from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.errors import Forbidden
 
@@ -87,12 +88,11 @@ class Facts:
     prompt_characters: int = 0
 
 
-def collect_facts(draft: Draft, plan: str, kinds: frozenset[str]) -> Facts:
+def collect_facts(request: GenerationRequest, plan: str, kinds: frozenset[str]) -> Facts:
     """Returns the facts of the request of a key on `plan`; it is searched for these kinds of content alone."""
-    request = draft.request
-    has = frozenset(kind for kind in kinds if _DETECTORS[kind](draft))
-    characters = sum(len(text) for message in request.messages if message.role == "user" for text in message.texts)
-    return Facts(request.estimate_prompt_tokens(), len(request.messages), plan, has, characters)
+    has = frozenset(kind for kind in kinds if _DETECTORS[kind](request))
+    characters = sum(map(len, _user_texts(request)))
+    return Facts(request.estimate_prompt_tokens(), request.message_count, plan, has, characters)
 
 
 def content_kinds(config: SmartConfig) -> frozenset[str]:
@@ -148,28 +148,30 @@ def is_code(text: str) -> bool:
     return not _CODE_WORDS.isdisjoint(_WORD.findall(text.lower()))
 
 
-def offers_tools(draft: Draft) -> bool:
+def offers_tools(request: GenerationRequest) -> bool:
     """Returns whether the request offers tools to the model, or holds results of tools."""
-    fields = draft.fields
-    return (
-        _is_filled(fields.get("tools"))
-        or _is_filled(fields.get("functions"))
-        or any(message.role in _RESULT_ROLES for message in draft.request.messages)
-    )
+    fields = request.fields
+    if _is_filled(fields.get("tools")) or _is_filled(fields.get("functions")):
+        return True
+    return isinstance(request, ChatRequest) and any(message.role in _RESULT_ROLES for message in request.messages)
 
 
-def _has_code(draft: Draft) -> bool:
+def _has_code(request: GenerationRequest) -> bool:
     left = _MAX_SCANNED_CHARACTERS
-    for message in reversed(draft.request.messages):
-        if message.role != "user":
-            continue
-        for text in message.texts:
-            if is_code(text[:left]):
-                return True
-            left -= len(text)
-            if left <= 0:
-                return False
+    for text in reversed(_user_texts(request)):
+        if is_code(text[:left]):
+            return True
+        left -= len(text)
+        if left <= 0:
+            return False
     return False
+
+
+def _user_texts(request: GenerationRequest) -> list[str]:
+    """Returns the users' texts, oldest first; of dialects other than chat, the texts of every role."""
+    if not isinstance(request, ChatRequest):
+        return request.texts
+    return [text for message in request.messages if message.role == "user" for text in message.texts]
 
 
 def _is_filled(value: msgspec.Raw | None) -> bool:
@@ -177,8 +179,8 @@ def _is_filled(value: msgspec.Raw | None) -> bool:
     return value is not None and bytes(value)[:32].translate(None, b" \t\r\n") not in (b"null", b"[]")
 
 
-_DETECTORS: dict[str, Callable[[Draft], bool]] = {
+_DETECTORS: dict[str, Callable[[GenerationRequest], bool]] = {
     "code": _has_code,
     "tools": offers_tools,
-    "images": lambda draft: draft.request.images > 0,
+    "images": lambda request: request.images > 0,
 }

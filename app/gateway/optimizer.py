@@ -246,4 +246,4 @@ def is_small_talk(draft: Draft) -> bool:
         return False
     if _GREETINGS.isdisjoint(words) or not _GREETINGS.union(_SMALL_TALK_WORDS).issuperset(words):
         return False
-    return not (draft.request.images or offers_tools(draft) or "response_format" in draft.fields)
+    return not (draft.request.images or offers_tools(draft.request) or "response_format" in draft.fields)

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from app.config.gateway import GatewayConfig
 from app.domain.attribution import attributed
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.domain.usage import Status, UsageRow
 from app.errors import GatewayError, RateLimited
@@ -61,18 +62,20 @@ class Pipeline:
         self._clock = clock
         self._monotonic = monotonic
 
-    def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
+    def preprocess(
+        self, caller: Caller, request: GenerationRequest, context: CallContext
+    ) -> tuple[GenerationRequest, CallContext]:
         """Turns what the caller wrote into the call that is made, and notes in its context what was changed."""
         return self._preprocessor.preprocess(caller, request, context)
 
-    def chat(self, caller: Caller, request: ChatRequest, context: CallContext) -> Reply:
+    def chat(self, caller: Caller, request: GenerationRequest, context: CallContext) -> Reply:
         """Makes a chat completion. Raises what admission, routing and providers raise; the row is then written, too."""
         request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._chat(call)
 
-    def stream(self, caller: Caller, request: ChatRequest, context: CallContext) -> LiveStream | CachedStream:
+    def stream(self, caller: Caller, request: GenerationRequest, context: CallContext) -> LiveStream | CachedStream:
         """Begins a streamed chat completion; returns when its first chunk is there. Its `close` must be called."""
         request, context = self.preprocess(caller, request, context)
         call = self._admit(caller, request, context, streamed=True)
@@ -84,6 +87,7 @@ class Pipeline:
                     chunks.from_completion(reply.body, include_usage=request.include_usage), reply.report
                 )
             upstream = self._run(call, lambda target: target.provider.stream(call.chat_call(target)))
+            call.dropped = upstream.dropped
             call.ttft_s = self._monotonic() - call.started
             return LiveStream(
                 call=call,
@@ -101,7 +105,7 @@ class Pipeline:
     def defer(
         self,
         caller: Caller,
-        request: ChatRequest | EmbedRequest,
+        request: GenerationRequest | EmbedRequest,
         context: CallContext,
         *,
         for_s: float,
@@ -130,7 +134,7 @@ class Pipeline:
     def resume(
         self,
         caller: Caller,
-        request: ChatRequest | EmbedRequest,
+        request: GenerationRequest | EmbedRequest,
         deferred: DeferredCall,
         cancel: CancelToken,
         *,
@@ -165,7 +169,7 @@ class Pipeline:
         )
         try:
             with self._accounting.settling(call, stays_open):
-                return self._chat(call) if isinstance(request, ChatRequest) else self._embed(call)
+                return self._chat(call) if isinstance(request, GenerationRequest) else self._embed(call)
         finally:
             if not call.settled:
                 deferred.charged = self._accounting.charged(call)
@@ -195,6 +199,7 @@ class Pipeline:
         if cached is not None:
             return self._from_cache(call, cached)
         answer = self._run(call, lambda target: target.provider.chat(call.chat_call(target)))
+        call.dropped = answer.dropped
         keep = self._cache.cacheable(call.admitted, answer.body) if call.is_cacheable else b""
         cost = self._accounting.completed(
             call, answer.usage, text_bytes=answer.text_bytes, keep=keep, ttl_s=self._cache.ttl_s
@@ -213,7 +218,7 @@ class Pipeline:
         return Reply(body, self._accounting.report(call, cost))
 
     def _admit(
-        self, caller: Caller, request: ChatRequest | EmbedRequest, context: CallContext, *, streamed: bool = False
+        self, caller: Caller, request: GenerationRequest | EmbedRequest, context: CallContext, *, streamed: bool = False
     ) -> RunningCall:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
@@ -235,7 +240,7 @@ class Pipeline:
     def _reservation(
         self,
         caller: Caller,
-        request: ChatRequest | EmbedRequest,
+        request: GenerationRequest | EmbedRequest,
         context: CallContext,
         route: Route,
         *,
@@ -244,7 +249,7 @@ class Pipeline:
         """Returns what the call wants to reserve. Its row is what the reaper writes if this worker dies."""
         has_budget = self._admission.plan(caller).has_budget
         reserve, if_lost = self._estimator.estimate(route, request, has_budget=has_budget)
-        cache_key = self._cache.key(caller, request) if isinstance(request, ChatRequest) else ""
+        cache_key = self._cache.key(caller, request) if isinstance(request, GenerationRequest) else ""
         prompt_tokens = request.estimate_prompt_tokens()
         session, agent, user = attributed(request, context.attribution)
         row = UsageRow(
@@ -255,7 +260,7 @@ class Pipeline:
             user=user,
             tenant=caller.tenant,
             model=request.model,
-            endpoint=context.endpoint if isinstance(request, ChatRequest) else "embeddings",
+            endpoint=context.endpoint if isinstance(request, GenerationRequest) else "embeddings",
             status="lost",
             prompt_tokens=prompt_tokens,
             completion_tokens=if_lost.tokens - prompt_tokens,
@@ -277,10 +282,10 @@ class Pipeline:
         )
 
     def _without_unpriced_parts(
-        self, caller: Caller, request: ChatRequest | EmbedRequest
-    ) -> ChatRequest | EmbedRequest:
+        self, caller: Caller, request: GenerationRequest | EmbedRequest
+    ) -> GenerationRequest | EmbedRequest:
         """Returns the request as it may be made: where money is limited, without parts of unknown price."""
-        if isinstance(request, ChatRequest) and self._admission.plan(caller).has_budget:
+        if isinstance(request, GenerationRequest) and self._admission.plan(caller).has_budget:
             return request.canonical()
         return request
 
@@ -295,6 +300,6 @@ class Pipeline:
         return admitted
 
 
-def endpoint_of(request: ChatRequest | EmbedRequest) -> str:
+def endpoint_of(request: GenerationRequest | EmbedRequest) -> str:
     """Returns the endpoint's name in the ledger."""
-    return "chat.completions" if isinstance(request, ChatRequest) else "embeddings"
+    return "chat.completions" if isinstance(request, GenerationRequest) else "embeddings"

@@ -11,6 +11,7 @@ import msgspec
 from app.config.gateway import GatewayConfig
 from app.config.serving import AUTO, chat_models
 from app.domain.chat import ChatRequest, Draft
+from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.errors import InvalidRequest
 from app.gateway import model_picker
@@ -32,7 +33,9 @@ class Preprocessor:
         self._auto = None if AUTO in config.models else AUTO  # a configured model may have the name
         self._optimizer = Optimizer(config.optimizer) if config.optimizer.enabled else None
 
-    def preprocess(self, caller: Caller, request: ChatRequest, context: CallContext) -> tuple[ChatRequest, CallContext]:
+    def preprocess(
+        self, caller: Caller, request: GenerationRequest, context: CallContext
+    ) -> tuple[GenerationRequest, CallContext]:
         """Returns the request as it will be made, and the context with notes of what was changed.
 
         Raises `Forbidden` when the key may use no model that could be picked, `InvalidRequest` when there is no default
@@ -42,18 +45,21 @@ class Preprocessor:
         is_auto = context.smart or named == self._auto
         if request.model and not is_auto and self._optimizer is None:
             return request, context
-        draft = Draft(request)
         notes = []
-        optimized = self._optimizer.optimize(draft) if self._optimizer is not None else ""
+        optimized = ""
+        if self._optimizer is not None and isinstance(request, ChatRequest):
+            draft = Draft(request)
+            optimized = self._optimizer.optimize(draft)
+            request = draft.request
         if is_auto:
-            pick = self._pick(draft, named, caller)
-            draft.set("model", pick.model)
+            pick = self._pick(request, named, caller)
+            request = request.with_model(pick.model)
             notes.append(("route", pick.reason))
         elif not request.model:
-            draft.set("model", named)
+            request = request.with_model(named)
         if optimized:
             notes.append(("optimized", optimized))
-        return draft.request, msgspec.structs.replace(context, notes=tuple(notes)) if notes else context
+        return request, msgspec.structs.replace(context, notes=tuple(notes)) if notes else context
 
     def _default(self, caller: Caller) -> str:
         for model in self._defaults:
@@ -61,10 +67,10 @@ class Preprocessor:
                 return model
         raise InvalidRequest("There is no default model for this API key: name one in `model`.", param="model")
 
-    def _pick(self, draft: Draft, named: str, caller: Caller) -> Pick:
+    def _pick(self, request: GenerationRequest, named: str, caller: Caller) -> Pick:
         default = next((Pick(model, "default") for model in self._smart_defaults if caller.may_use(model)), None)
         if named != AUTO:  # only /chat/smart: the caller's own default
             self._router.route(named, caller)
             default = Pick(named, "named")
-        facts = model_picker.collect_facts(draft, caller.plan, self._content_kinds)
+        facts = model_picker.collect_facts(request, caller.plan, self._content_kinds)
         return model_picker.pick(self._rules, default, facts, caller)

@@ -16,7 +16,14 @@ import structlog
 
 from app.config.gateway import GatewayConfig
 from app.domain.identity import Caller
-from app.errors import ClientGone, GatewayError, ProviderWithoutKey, UpstreamError, UpstreamUnavailable
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    ProviderWithoutKey,
+    Untranslatable,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from app.gateway.attempt_costs import Unanswered, unanswered
 from app.gateway.outage import OutageDetector
 from app.gateway.routes import Route, Routes, Target
@@ -112,6 +119,8 @@ class Router:
     ) -> T:
         """Runs `call` on the route's targets until one answers. Raises the last `UpstreamError`, or `ClientGone`.
 
+        Raises `Untranslatable` when no target was asked because none understands the request.
+
         `reserve_attempt` reserves money for one more attempt, after one that the provider may bill. What it raises when
         there is none left is raised only if there is no failure to report.
         """
@@ -120,12 +129,15 @@ class Router:
             raise _without_key(route)
         self.outage.record_caller(attempts.key_id)
         failure: UpstreamError | None = None
+        untranslatable: Untranslatable | None = None
         did_work = False
         for target in self._order(route):
             if attempts.count >= self._retry.max_attempts:
                 break
             if cancel.cancelled:
                 raise ClientGone("The client hung up.")
+            if untranslatable is not None and attempts.target is target:
+                break
             repeated = failure if attempts.target is target else None
             # A pause before a breaker that is open already would only delay the error.
             if repeated and (
@@ -139,6 +151,9 @@ class Router:
                 continue
             try:
                 return self._attempt(target, attempts, call)
+            except Untranslatable as exc:
+                untranslatable = exc
+                attempts.count -= 1  # nothing was sent
             except UpstreamError as exc:
                 failure = exc
                 did_work = did_work or repeated is not None or not _is_deferral(exc)
@@ -146,6 +161,8 @@ class Router:
                     raise
                 if self._clock() >= deadline:
                     break
+        if failure is None and untranslatable is not None:
+            raise untranslatable
         failure = failure or _refused_by_breaker(route.targets[0], attempts.key_id)
         if did_work and (attempts.count > 1 or _is_final(failure)):
             failure.should_retry = False  # the caller's retries would multiply ours, and the vendors' bills

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 from app.config.gateway import GatewayConfig, TargetConfig
-from app.config.serving import missing_key_reason
+from app.config.serving import missing_key_reason, wires
+from app.domain.generation import DialectName
 from app.domain.identity import Caller
 from app.domain.suggestions import unknown_model_message
 from app.errors import Forbidden, ModelNotFound
@@ -17,12 +18,18 @@ from app.providers.base import Provider
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model at one provider. `name` is `provider/model`: the breaker's label."""
+    """One model at one provider. `name` is `provider/model`: the breaker's label.
+
+    `wires`, `drop` and `max_output_tokens` are as in `providers.base.ChatCall`.
+    """
 
     provider: Provider
     model: str
     weight: float
     breaker: Breaker
+    wires: tuple[DialectName, ...] = ()
+    drop: frozenset[str] = frozenset()
+    max_output_tokens: int = 16_384
 
     @property
     def name(self) -> str:
@@ -124,10 +131,17 @@ class Routes:
         return replace(route, targets=targets or fallbacks[:1], fallbacks=fallbacks if targets else fallbacks[1:])
 
     def _target(self, target: TargetConfig, alias: str) -> Target:
-        model = target.model or alias
+        config, model = self._config.models[alias], target.model or alias
         shared = self._targets.get((target.provider, model))
-        breaker = shared.breaker if shared else self._breaker()
-        built = Target(self._providers[target.provider], model, target.weight, breaker)
+        built = Target(
+            self._providers[target.provider],
+            model,
+            target.weight,
+            shared.breaker if shared else self._breaker(),
+            wires(self._config.providers[target.provider], target.wire or config.wire),
+            frozenset(config.drop),
+            config.max_output_tokens,
+        )
         self._targets.setdefault((target.provider, model), built)
         return built
 

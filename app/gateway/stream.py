@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from app.domain.usage import Status
 from app.errors import ClientGone, GatewayError, UpstreamError
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.cache import Cache
 from app.gateway.call import Report, RunningCall
+from app.net.error_body import error_body
 from app.providers.base import ProviderStream
 
 
@@ -30,6 +33,8 @@ class LiveStream:
     ) -> None:
         """The answer goes into `cache`, if there is one."""
         self.report = accounting.report(call, None)
+        self.heartbeat = upstream.heartbeat
+        self.error_event = upstream.error_event
         self._call = call
         self._upstream = upstream
         self._accounting = accounting
@@ -50,6 +55,11 @@ class LiveStream:
             self._end("error", exc.status, exc)
             raise
         self._finish()
+
+    @property
+    def ending(self) -> bytes:
+        """The last bytes for the client, when the iteration has ended: the dialect's terminal event."""
+        return self._upstream.ending
 
     def close(self) -> None:
         """Ends what is left: the upstream call at once, and the row as aborted unless it is settled."""
@@ -79,6 +89,11 @@ class LiveStream:
         usage = upstream.usage
         if usage is None and not (isinstance(error, UpstreamError) and not error.billable):
             usage = self._accounting.estimate(self._call, upstream.text_bytes, upstream.chunks)
+            known = upstream.prompt_usage
+            if known is not None:
+                usage = known._replace(
+                    completion_tokens=max(usage.completion_tokens, known.completion_tokens), estimated=True
+                )
         self._accounting.failed(self._call, status, http_status, error, usage=usage)
 
     def _keep(self, block: bytes) -> None:
@@ -95,7 +110,10 @@ class LiveStream:
 
 
 class CachedStream:
-    """A cached answer, streamed. Settled already."""
+    """A cached chat completion, streamed. Settled already, and nothing can go wrong any more."""
+
+    heartbeat = b""
+    ending = chunks.DONE
 
     def __init__(self, events: list[bytes], report: Report) -> None:
         self.report = report
@@ -103,6 +121,9 @@ class CachedStream:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._events)
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        return b"data: " + msgspec.json.encode(error_body(error, request_id)) + b"\n\n"
 
     def close(self) -> None:
         """Ends nothing: it was settled before it was returned."""

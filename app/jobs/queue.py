@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from app.config.gateway import GatewayConfig
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.errors import ClientGone, Conflict, NotFound, NotReady, QueueFull, StoreUnavailable
 from app.gateway.admission import Admission
@@ -74,7 +75,7 @@ class JobQueue:
     def submit(
         self,
         caller: Caller,
-        request: ChatRequest | EmbedRequest,
+        request: GenerationRequest | EmbedRequest,
         context: CallContext,
         *,
         idempotency_key: str = "",
@@ -96,7 +97,7 @@ class JobQueue:
             return _repeated(known, entry)
         if full:
             raise _full()
-        if isinstance(request, ChatRequest):
+        if isinstance(request, GenerationRequest):
             request, context = self._pipeline.preprocess(caller, request, context)
         owner = QUEUE if repeatable else self._heartbeat.worker_id
         deferred = self._pipeline.defer(caller, request, context, for_s=self._reserved_s, owner=owner)
@@ -114,7 +115,7 @@ class JobQueue:
         return Submission(job_id, repeated=False)
 
     def _fields(
-        self, caller: Caller, request: ChatRequest | EmbedRequest, deferred: DeferredCall
+        self, caller: Caller, request: GenerationRequest | EmbedRequest, deferred: DeferredCall
     ) -> dict[str, str | bytes | int]:
         """The fields of a job in Redis."""
         plan = self._admission.plan(caller)

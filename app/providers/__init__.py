@@ -1,8 +1,13 @@
-"""The wire dialects. To add one: a module here, a row in `KINDS`, and its cases in `tests/contract/`."""
+"""Kinds of providers. To add a wire dialect: a codec in `providers.dialects`, a row in `DIALECTS`, one in `WIRE_KINDS`,
+and its cases in `tests/contract/`.
+"""
 
 from __future__ import annotations
 
 from app.providers.demo import DemoProvider
-from app.providers.openai import OpenAIProvider
+from app.providers.wire_provider import WIRE_KINDS, WireProvider
 
-KINDS: dict[str, type[OpenAIProvider] | type[DemoProvider]] = {"openai": OpenAIProvider, "demo": DemoProvider}
+KINDS: dict[str, type[WireProvider] | type[DemoProvider]] = {
+    **dict.fromkeys(WIRE_KINDS, WireProvider),
+    "demo": DemoProvider,
+}

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import DialectName, GenerationRequest
 from app.domain.usage import Usage
+from app.errors import GatewayError
 
 
 class CancelToken:
@@ -40,15 +42,25 @@ class CancelToken:
 class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one target. `model` is the provider's name for it; `deadline` is in `time.monotonic` seconds.
 
-    `max_output_tokens`, if not None, bounds each choice in whatever field the provider heeds, and replaces the
-    caller's own bounds: more must not be spent.
+    `wires` are the dialects in which the target serves the model, the preferred one first; empty where the provider
+    has but one. `max_output_tokens`, if not None, bounds each choice in whatever field the provider heeds, and replaces
+    the caller's own bounds: more must not be spent. `model_max_output_tokens` is the longest answer of the model, for
+    dialects that require a bound. `drop` are paths of the request that may be left out where they cannot be translated.
+    `headers` are the caller's own that go to vendors of its dialect, as lines that end in CRLF. `key_id` is the
+    caller's, `call_id` ours and unique.
     """
 
-    request: ChatRequest
+    request: GenerationRequest
     model: str
     request_id: str
     deadline: float
+    call_id: str = ""
+    key_id: str = ""
+    wires: tuple[DialectName, ...] = ()
     max_output_tokens: int | None = None
+    model_max_output_tokens: int = 16_384
+    drop: frozenset[str] = frozenset()
+    headers: bytes = b""
     cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
@@ -63,32 +75,60 @@ class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderResponse(NamedTuple):
-    """A complete response in OpenAI's wire format.
+    """A complete response in the caller's dialect.
 
     `usage` is None when the provider sent none; an estimate is then made from `text_bytes`, the UTF-8 length of the
-    generated text and tool arguments.
+    generated text and tool arguments. `dropped` are the paths of the request that were left out.
     """
 
     body: bytes
     usage: Usage | None
     text_bytes: int = 0
+    dropped: tuple[str, ...] = ()
 
 
 class ProviderStream(Protocol):
-    """A response that is being streamed, and whose first chunk has arrived.
+    """A response that is being streamed, and whose first content has arrived.
 
-    Iterating yields blocks of one or more whole SSE events in OpenAI's format (`data: {…}\\n\\n`), ready for the
-    client, and `b""` after each `heartbeat_s` of silence. The `[DONE]` event is never yielded: `complete` turns
-    True and the iteration ends. A chunk that only carries usage is yielded only if the client asked for it.
-    Raises `UpstreamError` (cut, idle, error event) and `ClientGone` (the call's token was cancelled).
+    Iterating yields blocks of one or more whole SSE events in the caller's dialect, ready for the client, and `b""`
+    after each `heartbeat_s` of silence. The terminal event is never yielded: `complete` turns True, the iteration ends,
+    and `ending` is what the client gets last. Raises `UpstreamError` (cut, idle, error event) and `ClientGone` (the
+    call's token was cancelled).
     """
 
-    usage: Usage | None
-    text_bytes: int  # generated so far, for an estimate when the stream ends early
-    chunks: int  # that carried generated text so far: mostly one token each
-    complete: bool
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def prompt_usage(self) -> Usage | None:
+        """Usage of the prompt, as far as the provider has told it while `usage` is still None."""
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 length of what was generated so far, for an estimate when the stream ends early."""
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that carried generated text so far: mostly one token each."""
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def ending(self) -> bytes: ...
+
+    @property
+    def heartbeat(self) -> bytes:
+        """Bytes that the client gets in a silence."""
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Paths of the request that were left out."""
 
     def __iter__(self) -> Iterator[bytes]: ...
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        """Returns the event that tells the client of an error, after which nothing follows."""
 
     def close(self) -> None:
         """Ends the upstream call at once; a second call does nothing."""

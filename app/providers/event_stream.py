@@ -1,56 +1,29 @@
-"""Server-sent events of an upstream: passed on block by block, untouched unless an event must be left out."""
+"""Server-sent events of an upstream: read block by block, watched for silence and for their end, and handed on."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator
-
-import msgspec
 
 from app.config.gateway import Timeouts
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamTimeout
+from app.providers.dialects.dialect import StreamReported
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
-from app.providers.reported_usage import WireUsage, to_usage
+from app.providers.stream_events import PassedEvents, TranslatedEvents
 
 _MAX_EVENT_BYTES = 1024 * 1024
 # When a stream is given up, so much of what had arrived is parsed; in the rest, chunks are merely counted.
 _MAX_PARSED_BYTES = 256 * 1024
+# The client waits for the first real content at most so long, and so much is held back: from then on an error of the
+# vendor's can only be told in the stream.
+_MAX_PEEKED_BYTES = 256 * 1024
+_MAX_PEEK_S = 5.0
 
 
-class _Function(msgspec.Struct, frozen=True):
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct, frozen=True):
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    delta: _Delta | None = None
-
-
-class _Chunk(msgspec.Struct, frozen=True):
-    choices: list[_Choice] | None = None
-    usage: WireUsage | None = None
-    service_tier: str | None = None
-    error: object = None
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-
-
-class OpenAIStream:
-    """A stream in OpenAI's format. A block is what one read brought, up to its last complete event.
+class EventStream:
+    """A stream of an upstream that speaks `dialect`. A block is what one read brought, up to its last complete event.
 
     See `providers.base.ProviderStream`.
     """
@@ -60,31 +33,83 @@ class OpenAIStream:
         exchange: Exchange,
         *,
         provider: str,
-        include_usage: bool,
+        dialect: str,
+        events: PassedEvents | TranslatedEvents,
         heartbeat_s: float,
         timeouts: Timeouts,
         pacing: Pacing,
+        dropped: tuple[str, ...] = (),
     ) -> None:
-        self.usage: Usage | None = None
-        self.text_bytes = 0
-        self.chunks = 0
-        self.complete = False
+        self.dropped = dropped
+        self.heartbeat = events.heartbeat
+        self.error_event = events.error_event
         self._exchange = exchange
         self._provider = provider
-        self._include_usage = include_usage
+        self._dialect = dialect
+        self._events = events
         self._heartbeat_s = heartbeat_s
         self._timeouts = timeouts
         self._pacing = pacing
         self._partial_event = b""
-        self._service_tier: str | None = None
         self._first_block = b""
         self._pending_error: UpstreamError | None = None  # behind events that the client must still get
+        self._unread_chunks = 0
         self._closed = False
 
+    @property
+    def usage(self) -> Usage | None:
+        return self._events.usage
+
+    @property
+    def prompt_usage(self) -> Usage | None:
+        return self._events.prompt_usage
+
+    @property
+    def text_bytes(self) -> int:
+        return self._events.text_bytes
+
+    @property
+    def chunks(self) -> int:
+        return self._events.chunks + self._unread_chunks
+
+    @property
+    def complete(self) -> bool:
+        return self._events.complete
+
+    @property
+    def ending(self) -> bytes:
+        return self._events.ending
+
     def wait_for_first_chunk(self) -> None:
-        """Waits for the first chunk. Raises `UpstreamError`: nothing has been sent to the client yet."""
-        while not self._first_block and not self.complete:
-            self._first_block = self._complete_events(self._require_data(self._exchange.read_first()))
+        """Waits for the first real content. Raises `UpstreamError`: nothing has been sent to the client yet.
+
+        Events before it that vendors send at once (a role, an empty message) are held back, within bounds.
+        """
+        first_at: float | None = None
+        held: list[bytes] = []
+        size = 0
+        while not (self._events.started or self.complete):
+            if first_at is None:
+                data = self._exchange.read_first()
+            else:
+                left_s = first_at + _MAX_PEEK_S - time.monotonic()
+                if left_s <= 0 or size > _MAX_PEEKED_BYTES:
+                    break
+                try:
+                    data = self._exchange.read(left_s, "timeout_first_byte")
+                except UpstreamTimeout as exc:
+                    if exc.kind == "timeout_total":
+                        raise
+                    break
+            block = self._take(data)
+            if self._events.failure is not None and not self._events.started:
+                raise self._failure()
+            if block:
+                first_at = first_at or time.monotonic()
+                held.append(block)
+                size += len(block)
+        self._pending_error = self._failure() if self._events.failure is not None else None
+        self._first_block = b"".join(held)
 
     def __iter__(self) -> Iterator[bytes]:
         self._pacing.add_stream()
@@ -108,8 +133,9 @@ class OpenAIStream:
         while not self.complete:
             if self._pending_error is not None:
                 raise self._pending_error
-            data = yield from self._next_block()
-            block = self._complete_events(data)
+            block = self._take((yield from self._next_data()))
+            if self._events.failure is not None:
+                self._pending_error = self._failure()
             if block:
                 yield block
                 self._pacing.pause_if_lagging()
@@ -120,28 +146,38 @@ class OpenAIStream:
                 silent_since = time.monotonic()
         self._exchange.release_if_complete()
 
-    def _next_block(self) -> Generator[bytes, None, bytes]:
+    def _next_data(self) -> Generator[bytes, None, bytes]:
         """Returns the next bytes, after a `b""` for each `heartbeat_s` of the provider's silence."""
         silent_s = 0.0
         idle_s, heartbeat_s = self._timeouts.idle_s, self._heartbeat_s
         while True:
             wait_s = min(heartbeat_s, idle_s - silent_s)
             try:
-                return self._require_data(self._exchange.read(wait_s, "timeout_idle"))
+                return self._exchange.read(wait_s, "timeout_idle")
             except UpstreamTimeout as exc:
                 silent_s += wait_s
                 if exc.kind == "timeout_total" or silent_s >= idle_s - 0.001:
                     raise
                 yield b""
 
-    def _require_data(self, block: bytes) -> bytes:
-        """Returns `block`. Raises `UpstreamError` cut at the end of the body."""
-        if not block:
+    def _take(self, data: bytes) -> bytes:
+        """Returns what of the stream so far can go to the client. Raises `UpstreamError` cut when the body has ended
+        before the answer has."""
+        if data:
+            return self._complete_events(data)
+        rest = self._complete_events(b"\n\n") if self._partial_event else b""
+        if self._events.failure is not None:  # half an event
+            self._events.failure = None
+        else:
+            try:
+                rest += self._events.end() or b""
+            except ValueError:
+                pass
+        if not self.complete:
             raise self._close_with_error("broke off its answer", "cut")
-        return block
+        return rest
 
     def _complete_events(self, data: bytes) -> bytes:
-        """Returns what of the stream so far can go to the client, and records usage, text and the end."""
         if self._partial_event:
             data = self._partial_event + data
         if b"\r" in data:
@@ -158,70 +194,7 @@ class OpenAIStream:
             return b""
         self._partial_event = data[end:] + carriage_return
         block = data[:end]
-        events = block[:-2].split(b"\n\n")
-        kept: list[bytes] = []
-        untouched = True
-        for event in events:
-            is_plain = event.startswith(b"data: ") and b"\n" not in event
-            payload = event[6:] if is_plain else _payload(event)
-            try:
-                accepted = self._accept(payload)
-            except UpstreamError as exc:
-                if not kept:
-                    raise
-                self._pending_error = exc
-                untouched = False
-                break
-            if accepted:
-                kept.append(payload)
-            untouched = untouched and accepted and is_plain
-        return block if untouched else b"".join(b"data: %b\n\n" % payload for payload in kept)
-
-    def _accept(self, payload: bytes) -> bool:
-        """Records an event's payload, and returns True if the client gets it. Raises `UpstreamError`."""
-        if self.complete or not payload:
-            return False
-        if payload == b"[DONE]":
-            self.complete = True
-            return False
-        try:
-            chunk = _decode_chunk(payload)
-        except (ValueError, RecursionError):
-            return self._accept_unusual(payload)
-        if chunk.error is not None:
-            raise self._reported_error()
-        self._count(chunk)
-        return bool(chunk.choices) or chunk.usage is None or self._include_usage
-
-    def _accept_unusual(self, payload: bytes) -> bool:
-        """Accepts JSON of another shape, or with half of a surrogate pair: it is counted by its length."""
-        try:
-            chunk = json.loads(payload)
-        except (ValueError, RecursionError):
-            chunk = None
-        if not isinstance(chunk, dict):
-            raise self._close_with_error("sent no valid event", "stream_error")
-        if chunk.get("error") is not None:
-            raise self._reported_error()
-        self.chunks += 1
-        self.text_bytes += len(payload)
-        return True
-
-    def _count(self, chunk: _Chunk) -> None:
-        if chunk.service_tier is not None:
-            self._service_tier = chunk.service_tier
-        if chunk.usage is not None:
-            self.usage = to_usage(chunk.usage, self._service_tier)
-        for choice in chunk.choices or ():
-            delta = choice.delta
-            if delta is None:
-                continue
-            size = _utf8_bytes(delta.content) + _utf8_bytes(delta.reasoning_content) + _utf8_bytes(delta.refusal)
-            for call in delta.tool_calls or ():
-                size += _utf8_bytes(call.function.arguments if call.function else None)
-            if size:
-                self.chunks += 1
-                self.text_bytes += size
+        return self._events.take(block, block[:-2].split(b"\n\n"))
 
     def _count_unread(self) -> None:
         """Counts what the provider had written when the stream was given up: it is billed, though nobody reads it."""
@@ -230,7 +203,16 @@ class OpenAIStream:
             self._complete_events(unread[:_MAX_PARSED_BYTES])
         except UpstreamError:
             pass
-        self.chunks += unread.count(b"\ndata:", _MAX_PARSED_BYTES)
+        self._unread_chunks = unread.count(b"\ndata:", _MAX_PARSED_BYTES)
+
+    def _failure(self) -> UpstreamError:
+        """Closes the upstream call, and returns the error of its events. Before any text nobody bills it."""
+        failure = self._events.failure
+        if isinstance(failure, StreamReported):
+            error = self._close_with_error("reported an error in its answer", "stream_error", billable=self.chunks > 0)
+            error.native, error.native_dialect = failure.payload, self._dialect
+            return error
+        return self._close_with_error("sent no valid event", "stream_error")
 
     def _close_with_error(self, what: str, kind: str, *, billable: bool = True) -> UpstreamError:
         """Closes the upstream call, and returns the error to raise."""
@@ -238,21 +220,3 @@ class OpenAIStream:
         return UpstreamError(
             f"The provider {self._provider} {what}.", provider=self._provider, kind=kind, billable=billable
         )
-
-    def _reported_error(self) -> UpstreamError:
-        """Returns the error for an error event. Before any text nobody bills it."""
-        return self._close_with_error("reported an error in its answer", "stream_error", billable=self.chunks > 0)
-
-
-def _utf8_bytes(text: str | None) -> int:
-    """Returns the text's length in UTF-8."""
-    return 0 if not text else len(text) if text.isascii() else len(text.encode())
-
-
-def _payload(event: bytes) -> bytes:
-    """Returns the payload of an event: its data lines, without the fields that some clients cannot parse.
-
-    A line break between them can only be JSON's white space, so that one line says the same.
-    """
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b" ".join(lines)

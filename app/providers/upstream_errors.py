@@ -26,16 +26,22 @@ _KEY_SHAPED = re.compile(r"(?i)\b(?:sk|pk|pstk|key|api)[-_][A-Za-z0-9*_-]{6,}|\b
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[str]) -> UpstreamError:
-    """Returns the error that `exchange`'s status stands for. Reads its body; one that breaks off is ignored."""
+def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[str], dialect: str = "") -> UpstreamError:
+    """Returns the error that `exchange`'s status stands for. Reads its body; one that breaks off is ignored.
+
+    `dialect` is the vendor's: callers of the same one get the vendor's own refusal of what they wrote.
+    """
     try:
         body = exchange.read_all()
     except UpstreamError:
         body = b""
     message, param = _caller_error(body, secrets)
-    return error_from_status(
+    error = error_from_status(
         exchange.status, provider=provider, message=message, param=param, retry_after_s=_retry_after_s(exchange)
     )
+    if isinstance(error, UpstreamRejected) and message:
+        error.native, error.native_dialect = _without_secrets(body, secrets), dialect
+    return error
 
 
 def error_from_status(
@@ -79,9 +85,10 @@ def _classify(status: int) -> tuple[type[UpstreamError], str, str]:
 def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
     """Returns an error's message, cleaned of secrets, and parameter; "" and None if it is not in OpenAI's shape."""
     try:
-        error: Any = msgspec.json.decode(body)["error"]
+        decoded: Any = msgspec.json.decode(body)
+        error: Any = (decoded[0] if isinstance(decoded, list) else decoded)["error"]
         message, param = error["message"], error.get("param")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", None
     if not isinstance(message, str):
         return "", None
@@ -89,6 +96,12 @@ def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None
         message = message.replace(secret, "[redacted]")
     message = _CONTROL_CHARS.sub(" ", _KEY_SHAPED.sub("[redacted]", message))[:_MAX_MESSAGE_CHARS]
     return message, param[:200] if isinstance(param, str) else None
+
+
+def _without_secrets(body: bytes, secrets: frozenset[str]) -> bytes:
+    for secret in sorted(secrets, key=len, reverse=True):
+        body = body.replace(secret.encode(), b"[redacted]")
+    return re.sub(_KEY_SHAPED.pattern.encode(), b"[redacted]", body)
 
 
 def _parse_retry_after(value: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.api.completions import TextStream, text_completion
-from app.errors import UpstreamError
+from app.errors import GatewayError, UpstreamError
 from app.gateway.call import Report
 from tests.api.conftest import AppClient
 from tests.support.response import AppResponse
@@ -229,6 +229,8 @@ class FakeStream:
     """A stream of blocks."""
 
     report = Report("m", "up", "miss", 1, 1.0, (), None)
+    heartbeat = b": keep-alive\n\n"
+    ending = b"data: [DONE]\n\n"
 
     def __init__(self, *blocks: bytes) -> None:
         self._blocks = blocks
@@ -236,6 +238,9 @@ class FakeStream:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._blocks)
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed = True

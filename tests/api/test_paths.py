@@ -21,6 +21,17 @@ models: {m: {targets: [{provider: demo}]}}
 JSON = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello there"}]})
 PATHS = ClientPaths(client_families(ROUTES))
+GOOGLE_LEADS = (
+    "",
+    "/v1",
+    "/v1beta",
+    "/v1alpha",
+    "/v1/v1beta",
+    "/v1beta/v1beta",
+    "//v1beta",
+    "/api/v1",
+    "/gemini/v1beta",
+)
 OPERATORS = ("debug", "metrics", "queue/metrics", "health/detailed", "admin/keys", "admin/usage")
 
 
@@ -42,6 +53,28 @@ def test_every_endpoint_is_found_under_the_base_urls_that_people_type(client: Ap
     assert client.send("GET", f"{lead}/chat/history/u", headers=JSON).json["message_count"] == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        *((f"{lead}/models/m:generateContent", "/v1beta/models/m:generateContent") for lead in GOOGLE_LEADS),
+        *((f"{lead}/models/a/b:countTokens/", "/v1beta/models/a/b:countTokens/") for lead in GOOGLE_LEADS),
+        ("/v1beta/models", "/v1beta/models"),
+        ("//v1alpha//models/m", "/v1beta/models/m"),
+        ("/gemini/v1beta1/models", "/v1beta/models"),
+        ("/v1beta/v1/models", "/v1/models"),
+        ("/v1beta/openai/chat/completions", "/v1/chat/completions"),
+        ("/v1beta/openai/models/", "/v1/models/"),
+        ("/v1beta/files", "/v1beta/files"),  # of another shape than ours
+        ("/anthropic/v1/chat/completions", "/v1/chat/completions"),
+        ("/api/v1/v1/models", "/api/v1/models"),
+        ("/v1/models/m", "/v1/models/m"),
+        ("/v1betamodels", "/v1betamodels"),
+    ],
+)
+def test_a_vendors_form_of_a_path_is_a_routes_path(path: str, route: str) -> None:
+    assert PATHS.canonical(path) == route
+
+
 def test_a_job_without_v1_is_polled_where_it_says(client: AppClient) -> None:
     job: Any = client.send("POST", "/chat/async", headers=JSON, data=CHAT).json
     assert job["status_url"] == f"/v1/requests/{job['request_id']}"
@@ -58,7 +91,9 @@ def test_metrics_know_no_other_spelling_than_the_routes(client: AppClient) -> No
     assert routes == {"/v1/chat/completions", "/v1/models", "/v1/models/<path:model_id>", "unmatched"}
 
 
-@pytest.mark.parametrize("lead", ["", "/v1/v1", "/openai/v1", "/api/v1/v1", "/v1/", "//v1"])
+@pytest.mark.parametrize(
+    "lead", ["", "/v1/v1", "/openai/v1", "/api/v1/v1", "/v1/", "//v1", "/v1beta", "/v1beta/openai"]
+)
 @pytest.mark.parametrize("tail", OPERATORS)
 def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> None:
     path = f"{lead}/{tail}"
@@ -76,6 +111,8 @@ def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> N
         ("/v1/responses", "/v1/chat/completions"),
         ("/v1/messages", "/v1/chat/completions"),
         ("/api/chat", "/v1/chat/completions"),
+        ("/api/tags", "/v1/models"),
+        ("/v1/messages/batches", "/v1/batches"),
         ("/v1/model", "/v1/models"),
         ("/embedding", "/v1/embeddings"),
         ("/v1/request/req_1", "/v1/requests"),
@@ -124,7 +161,15 @@ def test_a_wrong_method_is_told_the_right_ones(client: AppClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/" + "completions/" * 200, "/v1/" + "v1/" * 5000, "/" * 20_000, "/v1/" + "a" * 20_000, "/api/v1" * 3000],
+    [
+        "/v1beta/" * 200,
+        "/v1beta/openai/" * 80 + "!",
+        "/v1/" + "completions/" * 200,
+        "/v1/" + "v1/" * 5000,
+        "/" * 20_000,
+        "/v1/" + "a" * 20_000,
+        "/api/v1" * 3000,
+    ],
 )
 def test_a_long_path_costs_no_more_than_a_short_one(path: str) -> None:
     suggestions = PATHS.suggestions(f"/v1/{tail}" for tail in ("chat/completions", "models", "files/<file_id>/content"))

@@ -13,6 +13,7 @@ from app.config.prices import PriceOverride
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.identity import Caller
 from app.domain.usage import Usage
+from app.errors import GatewayError
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
 from app.gateway.cache import Cache
@@ -90,9 +91,13 @@ class FakeAnswerStream:
         self, clock: Clock, blocks: list[bytes], usage: Usage | None, pause_s: float, fails: BaseException | None
     ) -> None:
         self.usage: Usage | None = None
+        self.prompt_usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.complete = False
+        self.ending = b"data: [DONE]\n\n"
+        self.heartbeat = b": keep-alive\n\n"
+        self.dropped: tuple[str, ...] = ()
         self.closed = 0
         self._clock, self._blocks, self._usage, self._pause_s, self._fails = clock, blocks, usage, pause_s, fails
 
@@ -106,6 +111,9 @@ class FakeAnswerStream:
             raise self._fails
         self.usage = self._usage
         self.complete = True
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.closed += 1

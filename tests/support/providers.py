@@ -15,7 +15,7 @@ from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.providers.demo import DemoProvider
-from app.providers.openai import OpenAIProvider
+from app.providers.wire_provider import WireProvider
 
 SECRET = "sk-gatewaysown1234567890"
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n"
@@ -29,9 +29,9 @@ def openai(
     heartbeat_s: float = 15.0,
     secrets: frozenset[str] | None = None,
     **fields: Any,
-) -> OpenAIProvider:
+) -> WireProvider:
     config = ProviderConfig(**{"kind": "openai", "base_url": url, "api_key": SECRET, **fields})
-    return OpenAIProvider(
+    return WireProvider(
         name="up",
         config=config,
         timeouts=timeouts or Timeouts(),

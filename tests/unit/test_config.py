@@ -204,10 +204,34 @@ def test_names_are_short_and_plain(name: str, right: bool) -> None:
         ("https://h/v1#x", False),
         ("https://", False),
         ("x https://h", False),
+        ("https://h/openai/deployments/{model}", True),
+        ("https://h/{modell}/v1", False),
+        ("https://h/{model/v1", False),
+        ("https://{model}.h/v1", False),
     ],
 )
 def test_a_providers_address_is_plain(url: str, right: bool) -> None:
     assert is_refused(ProviderConfig, kind="openai", base_url=url) is not right
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_url"),
+    [
+        ("anthropic", "https://api.anthropic.com"),
+        ("gemini", "https://generativelanguage.googleapis.com"),
+        ("openai", None),
+        ("demo", None),
+    ],
+)
+def test_a_vendor_that_is_the_only_one_of_its_kind_has_an_address(kind: str, base_url: str | None) -> None:
+    for given in ({}, {"base_url": None}):
+        assert ProviderConfig(kind=kind, **given).base_url == base_url
+    assert ProviderConfig(kind=kind, base_url="http://h").base_url == "http://h"
+
+
+def test_a_parameter_of_the_query_has_a_name() -> None:
+    assert not is_refused(ProviderConfig, kind="openai", query={"api-version": "2024-10-21", "x": ""})
+    assert is_refused(ProviderConfig, kind="openai", query={"": "x"})
 
 
 def test_headers_are_what_a_header_can_carry() -> None:

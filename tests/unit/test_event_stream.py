@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from app.config.gateway import Timeouts
+from app.domain.chat import ChatRequest
 from app.domain.usage import Usage
 from app.errors import UpstreamError
-from app.providers.event_stream import OpenAIStream
+from app.providers.dialects import DIALECTS
+from app.providers.event_stream import EventStream
 from app.providers.pacing import Pacing
+from app.providers.stream_events import PassedEvents
 from tests.support.providers import SSE_HEADERS, chat_call, drip, openai, payloads, scripted_server, text_of
 from tests.support.upstream import Upstream
 
@@ -49,10 +52,19 @@ class FakeExchange:
         self.closed = True
 
 
-def stream_of(*blocks: bytes, include_usage: bool = False) -> OpenAIStream:
+def stream_of(*blocks: bytes, include_usage: bool = False) -> EventStream:
     exchange: Any = FakeExchange(list(blocks))
-    return OpenAIStream(
-        exchange, provider="up", include_usage=include_usage, heartbeat_s=15, timeouts=Timeouts(), pacing=Pacing()
+    options = {"stream_options": {"include_usage": include_usage}}
+    request = ChatRequest.parse(json.dumps({"model": "m", "messages": [{"role": "user"}], **options}).encode())
+    chat = DIALECTS["chat"]
+    return EventStream(
+        exchange,
+        provider="up",
+        dialect="chat",
+        events=PassedEvents(chat, chat.watch(request)),
+        heartbeat_s=15,
+        timeouts=Timeouts(),
+        pacing=Pacing(),
     )
 
 
@@ -162,7 +174,7 @@ def test_an_unusual_chunk_is_the_clients_to_understand(text: bytes) -> None:
 # Bug 2: an end that is none
 
 
-def broken(stream: OpenAIStream) -> tuple[bytes, UpstreamError]:
+def broken(stream: EventStream) -> tuple[bytes, UpstreamError]:
     """Returns the blocks that the client gets before the error, and the error."""
     passed_on: list[bytes] = []
     with pytest.raises(UpstreamError) as caught:

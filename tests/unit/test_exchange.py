@@ -15,7 +15,7 @@ from app.config.gateway import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.providers.base import CancelToken
 from app.providers.http import client as http_client
-from app.providers.openai import OpenAIProvider
+from app.providers.wire_provider import WireProvider
 from tests.support.providers import HEADERS, SSE_HEADERS, chat_call, drip, openai, scripted_server
 from tests.support.upstream import Upstream
 
@@ -24,7 +24,7 @@ CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"tok "}}]}\n\n'
 
 
 @pytest.fixture
-def provider(upstream: Upstream) -> OpenAIProvider:
+def provider(upstream: Upstream) -> WireProvider:
     return openai(upstream.url)
 
 
@@ -49,7 +49,7 @@ def timed_out(ask: Callable[[], Any]) -> tuple[str, float]:
     return caught.value.kind, time.monotonic() - began
 
 
-def with_timeout(url: str, **changed: float) -> OpenAIProvider:
+def with_timeout(url: str, **changed: float) -> WireProvider:
     return openai(url, timeouts=Timeouts(**{**PATIENT, **changed}))
 
 
@@ -109,7 +109,7 @@ def test_bug_11_silence_in_the_middle_of_an_answer() -> None:
 
 
 @pytest.mark.parametrize("model", ["silent", "silentmid-1", "stream-50-20"])
-def test_bug_11_the_whole_call_has_an_end_of_its_own(provider: OpenAIProvider, upstream: Upstream, model: str) -> None:
+def test_bug_11_the_whole_call_has_an_end_of_its_own(provider: WireProvider, upstream: Upstream, model: str) -> None:
     kind, after_s = timed_out(lambda: list(provider.stream(chat_call(model, stream=True, total_s=0.2))))
     assert kind == "timeout_total"
     assert 0.15 < after_s < 1
@@ -124,7 +124,7 @@ def test_bug_11_the_end_of_the_whole_call_may_come_while_connecting(deaf_url: st
 # The pool
 
 
-def test_connections_are_reused(provider: OpenAIProvider) -> None:
+def test_connections_are_reused(provider: WireProvider) -> None:
     for _ in range(3):
         provider.chat(chat_call())
         list(provider.stream(chat_call(stream=True)))
@@ -133,9 +133,7 @@ def test_connections_are_reused(provider: OpenAIProvider) -> None:
     assert provider.stats() == {"idle": 1, "active": 0, "opened": 1, "reused": 8}
 
 
-def test_a_connection_that_the_provider_closed_meanwhile_is_noticed(
-    provider: OpenAIProvider, upstream: Upstream
-) -> None:
+def test_a_connection_that_the_provider_closed_meanwhile_is_noticed(provider: WireProvider, upstream: Upstream) -> None:
     for _ in range(3):
         provider.chat(chat_call("closeidle"))
         gevent.sleep(0.05)  # the provider's close is on its way
@@ -194,7 +192,7 @@ def test_a_reused_connection_that_dies_within_an_answer_is_not_asked_twice() -> 
         assert provider.stats() == {"idle": 0, "active": 0, "opened": 1, "reused": 1}
 
 
-def test_a_fresh_connection_that_dies_is_not_tried_again(provider: OpenAIProvider, upstream: Upstream) -> None:
+def test_a_fresh_connection_that_dies_is_not_tried_again(provider: WireProvider, upstream: Upstream) -> None:
     with pytest.raises(UpstreamError) as caught:
         provider.chat(chat_call("reset"))
     assert caught.value.kind == "closed"
@@ -231,7 +229,7 @@ def test_no_more_idle_connections_than_configured(upstream: Upstream) -> None:
 
 
 def test_bug_01_closing_in_the_middle_of_a_stream_ends_it_at_the_provider(
-    provider: OpenAIProvider, upstream: Upstream
+    provider: WireProvider, upstream: Upstream
 ) -> None:
     stream = provider.stream(chat_call("stream-1000-5", stream=True))
     next(iter(stream))
@@ -242,7 +240,7 @@ def test_bug_01_closing_in_the_middle_of_a_stream_ends_it_at_the_provider(
     assert provider.stats() == {"idle": 0, "active": 0, "opened": 1, "reused": 0}
 
 
-def test_bug_01_a_stream_that_nobody_reads_on_is_closed(provider: OpenAIProvider, upstream: Upstream) -> None:
+def test_bug_01_a_stream_that_nobody_reads_on_is_closed(provider: WireProvider, upstream: Upstream) -> None:
     for _ in provider.stream(chat_call("stream-1000-5", stream=True)):
         break
     gc.collect()
@@ -265,7 +263,7 @@ def gone_after(cancel: CancelToken, ask: Callable[[], Any]) -> float:
 
 
 @pytest.mark.parametrize("model", ["silent", "silentmid-2"])
-def test_bug_01_a_hang_up_wakes_a_silent_call_at_once(provider: OpenAIProvider, upstream: Upstream, model: str) -> None:
+def test_bug_01_a_hang_up_wakes_a_silent_call_at_once(provider: WireProvider, upstream: Upstream, model: str) -> None:
     cancel = CancelToken()
     call = chat_call(model, stream=True, cancel=cancel)
     assert gone_after(cancel, lambda: list(provider.stream(call))) < 0.5
@@ -285,7 +283,7 @@ def test_bug_01_a_hang_up_wakes_a_tls_handshake() -> None:
         assert gone_after(cancel, lambda: provider.chat(chat_call(cancel=cancel))) < 0.5
 
 
-def test_a_call_whose_client_is_gone_already_is_not_made(provider: OpenAIProvider, upstream: Upstream) -> None:
+def test_a_call_whose_client_is_gone_already_is_not_made(provider: WireProvider, upstream: Upstream) -> None:
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(ClientGone):
@@ -334,7 +332,7 @@ def test_bug_12_an_endless_event_is_left() -> None:
     assert (stream.complete, stream.chunks) == (False, 1)
 
 
-def test_bug_12_a_slow_reader_slows_the_provider_down(provider: OpenAIProvider, upstream: Upstream) -> None:
+def test_bug_12_a_slow_reader_slows_the_provider_down(provider: WireProvider, upstream: Upstream) -> None:
     stream = provider.stream(chat_call("stream-100000-0", stream=True))
     blocks = iter(stream)
     next(blocks)

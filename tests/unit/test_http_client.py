@@ -20,7 +20,7 @@ import pytest
 
 from app.config.gateway import Timeouts
 from app.errors import ConfigError, UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from app.providers.openai import OpenAIProvider
+from app.providers.wire_provider import WireProvider
 from tests.support.certificates import self_signed
 from tests.support.providers import SECRET, chat_call, openai, scripted_server
 from tests.support.upstream import Upstream
@@ -29,7 +29,7 @@ FAST = Timeouts(connect_s=0.2, first_byte_s=0.2, idle_s=0.2, total_s=10)
 
 
 @pytest.fixture
-def provider(upstream: Upstream) -> OpenAIProvider:
+def provider(upstream: Upstream) -> WireProvider:
     return openai(upstream.url, timeouts=FAST)
 
 
@@ -52,7 +52,7 @@ def tls_vendor(certificate: tuple[Path, Path]) -> Iterator[Upstream]:
         yield vendor
 
 
-def failure(provider: OpenAIProvider, model: str = "plain", **call: Any) -> UpstreamError:
+def failure(provider: WireProvider, model: str = "plain", **call: Any) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:
         provider.chat(chat_call(model, **call))
     assert provider.stats()["active"] == 0, "the failed call kept its place in the pool"
@@ -179,7 +179,7 @@ def test_tls_spoken_to_a_plain_server_is_a_tls_failure(upstream: Upstream) -> No
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_callers_fault_is_shown_with_its_parameter_and_without_keys(provider: OpenAIProvider, status: int) -> None:
+def test_a_callers_fault_is_shown_with_its_parameter_and_without_keys(provider: WireProvider, status: int) -> None:
     error = failure(provider, f"status-{status}")
     assert (type(error), error.status, error.kind, error.param) == (UpstreamRejected, 400, "rejected", "messages")
     assert error.message == f"Upstream says {status}: your prompt about [redacted] is bad."
@@ -201,7 +201,7 @@ def test_a_callers_fault_is_shown_with_its_parameter_and_without_keys(provider: 
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_bug_09_a_message_of_an_upstreams_status_never_reaches_the_caller(
-    provider: OpenAIProvider, status: int, error_type: type[UpstreamError], kind: str, shown_as: int, stream: bool
+    provider: WireProvider, status: int, error_type: type[UpstreamError], kind: str, shown_as: int, stream: bool
 ) -> None:
     with pytest.raises(UpstreamError) as caught:
         (provider.stream if stream else provider.chat)(chat_call(f"status-{status}", stream=stream))
@@ -213,7 +213,7 @@ def test_bug_09_a_message_of_an_upstreams_status_never_reaches_the_caller(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_retry_after_of_an_overloaded_provider_is_passed_on(provider: OpenAIProvider, status: int) -> None:
+def test_the_retry_after_of_an_overloaded_provider_is_passed_on(provider: WireProvider, status: int) -> None:
     assert failure(provider, f"status-{status}-7").retry_after_s == 7
     assert failure(provider, f"status-{status}-9999").retry_after_s == 60
     assert failure(provider, f"status-{status}").retry_after_s is None
@@ -275,7 +275,7 @@ def test_a_refusal_in_any_other_shape_is_a_refusal_without_a_reason(body: bytes)
         ("reset", "closed"),
     ],
 )
-def test_bug_09_an_answer_that_is_none_is_not_quoted(provider: OpenAIProvider, model: str, kind: str) -> None:
+def test_bug_09_an_answer_that_is_none_is_not_quoted(provider: WireProvider, model: str, kind: str) -> None:
     error = failure(provider, model)
     assert (error.status, error.kind) == (502, kind)
     assert "sk-" not in str(error)
@@ -283,14 +283,14 @@ def test_bug_09_an_answer_that_is_none_is_not_quoted(provider: OpenAIProvider, m
 
 
 @pytest.mark.parametrize("model", ["html", "garbage", "plain"])
-def test_a_stream_that_is_no_event_stream_can_still_fall_back(provider: OpenAIProvider, model: str) -> None:
+def test_a_stream_that_is_no_event_stream_can_still_fall_back(provider: WireProvider, model: str) -> None:
     with pytest.raises(UpstreamError) as caught:
         provider.stream(chat_call(model if model != "plain" else "echo", stream=False))
     assert caught.value.kind == "bad_body"
     assert provider.stats()["active"] == 0
 
 
-def test_an_answer_without_usage_says_how_long_it_is(provider: OpenAIProvider) -> None:
+def test_an_answer_without_usage_says_how_long_it_is(provider: WireProvider) -> None:
     answer = provider.chat(chat_call("nousage"))
     assert (answer.usage, answer.text_bytes) == (None, len("Hello there."))
 
@@ -315,3 +315,31 @@ def test_an_interim_answer_and_one_ended_by_the_connection_are_understood() -> N
         provider = openai(url)
         assert provider.chat(chat_call()).body == b'{"choices":[]}'
         assert provider.stats()["idle"] == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "fields", "target"),
+    [
+        ("/v1/", {}, "/v1/chat/completions"),
+        ("/ä/v1%20", {}, "/%C3%A4/v1%20/chat/completions"),
+        (
+            "",
+            {"query": {"api-version": "2024-10-21", "x": "ü&?"}},
+            "/chat/completions?api-version=2024-10-21&x=%C3%BC%26%3F",
+        ),
+        ("/openai/deployments/{model}", {"query": {"v": "1"}}, "/openai/deployments/gpt%204o/chat/completions?v=1"),
+    ],
+)
+def test_the_request_target_is_made_of_path_model_and_query(base: str, fields: dict[str, Any], target: str) -> None:
+    requests: list[bytes] = []
+    with scripted_server(lambda sock: sock.sendall(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"), requests) as url:
+        failure(openai(url.removesuffix("/v1") + base, **fields), target="gpt 4o")
+    assert requests[0].split(b" HTTP/1.1")[0].decode() == f"POST {target}"
+
+
+def test_the_list_of_models_is_asked_for_beside_the_deployments() -> None:
+    requests: list[bytes] = []
+    with scripted_server(lambda sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), requests) as url:
+        azure = url.removesuffix("/v1") + "/openai/deployments/{model}"
+        openai(azure, query={"api-version": "2024-10-21"}).check(5)
+    assert requests[0].split(b" HTTP/1.1")[0] == b"GET /openai/models?api-version=2024-10-21"

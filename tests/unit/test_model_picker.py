@@ -9,7 +9,7 @@ import pytest
 
 from app.config.features import SmartRule
 from app.config.gateway import GatewayConfig
-from app.domain.chat import ChatRequest, Draft
+from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import Forbidden
 from app.gateway import model_picker
@@ -22,10 +22,10 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"
 OTHERWISE = Pick("small", "default")
 
 
-def draft(*contents: Any, **more: Any) -> Draft:
+def request_of(*contents: Any, **more: Any) -> ChatRequest:
     """A request whose users wrote `contents`."""
     messages = [{"role": "user", "content": content} for content in contents]
-    return Draft(ChatRequest.parse(json.dumps({"model": "auto", "messages": messages, **more}).encode()))
+    return ChatRequest.parse(json.dumps({"model": "auto", "messages": messages, **more}).encode())
 
 
 def rules(*given: dict[str, Any]) -> tuple[SmartRule, ...]:
@@ -85,47 +85,46 @@ def test_prose_is_not_code(text: str) -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (draft("Hello"), set()),
-        (draft("x" * 100, "```py```", "and why?"), {"code"}),
-        (draft([{"type": "text", "text": "What is it?"}, PICTURE]), {"images"}),
-        (draft([{"type": "text", "text": "import os"}, PICTURE], tools=[TOOL]), {"code", "images", "tools"}),
-        (draft("Hello", tools=[]), set()),
-        (draft("Hello", tools=None, functions=[]), set()),
-        (draft("Hello", functions=[{"name": "f"}]), {"tools"}),
-        (Draft(ChatRequest.parse(b'{"model":"auto","tools":[ \n ],"messages":[{"role":"user"}]}')), set()),
-        (Draft(ChatRequest.parse(b'{"model":"a","messages":[{"role":"tool","content":"7"}]}')), {"tools"}),
-        (Draft(ChatRequest.parse(b'{"model":"a","messages":[{"role":"system","content":"```"}]}')), set()),
+        (request_of("Hello"), set()),
+        (request_of("x" * 100, "```py```", "and why?"), {"code"}),
+        (request_of([{"type": "text", "text": "What is it?"}, PICTURE]), {"images"}),
+        (request_of([{"type": "text", "text": "import os"}, PICTURE], tools=[TOOL]), {"code", "images", "tools"}),
+        (request_of("Hello", tools=[]), set()),
+        (request_of("Hello", tools=None, functions=[]), set()),
+        (request_of("Hello", functions=[{"name": "f"}]), {"tools"}),
+        (ChatRequest.parse(b'{"model":"auto","tools":[ \n ],"messages":[{"role":"user"}]}'), set()),
+        (ChatRequest.parse(b'{"model":"a","messages":[{"role":"tool","content":"7"}]}'), {"tools"}),
+        (ChatRequest.parse(b'{"model":"a","messages":[{"role":"system","content":"```"}]}'), set()),
     ],
 )
-def test_what_a_request_has(request_: Draft, expected: set[str]) -> None:
+def test_what_a_request_has(request_: ChatRequest, expected: set[str]) -> None:
     assert model_picker.collect_facts(request_, "default", EVERYTHING).has == expected
 
 
 def test_only_what_rules_ask_for_is_looked_up() -> None:
-    assert model_picker.collect_facts(draft("import os", tools=[TOOL]), "default", frozenset({"tools"})).has == {
+    assert model_picker.collect_facts(request_of("import os", tools=[TOOL]), "default", frozenset({"tools"})).has == {
         "tools"
     }
 
 
 def test_the_newest_of_a_long_text_is_what_is_read() -> None:
     prose = "word " * 4000
-    assert model_picker.collect_facts(draft("import os", prose), "default", EVERYTHING).has == set()
-    assert model_picker.collect_facts(draft(prose, "import os"), "default", EVERYTHING).has == {"code"}
-    assert model_picker.collect_facts(draft("import os", "short"), "default", EVERYTHING).has == {"code"}
+    assert model_picker.collect_facts(request_of("import os", prose), "default", EVERYTHING).has == set()
+    assert model_picker.collect_facts(request_of(prose, "import os"), "default", EVERYTHING).has == {"code"}
+    assert model_picker.collect_facts(request_of("import os", "short"), "default", EVERYTHING).has == {"code"}
 
 
 def test_a_prompts_characters_are_those_that_users_wrote() -> None:
     parts = [{"type": "text", "text": "Größe?"}, PICTURE]
-    asked = draft("Hello", parts)
-    asked.set("model", "m")
+    asked = request_of("Hello", parts)
     system = {"role": "system", "content": "Be kind."}
     told = ChatRequest.parse(json.dumps({"messages": [system, {"role": "user", "content": "Hello"}]}).encode())
     assert model_picker.collect_facts(asked, "free", frozenset()).prompt_characters == 11
-    assert model_picker.collect_facts(Draft(told), "free", frozenset()).prompt_characters == 5
+    assert model_picker.collect_facts(told, "free", frozenset()).prompt_characters == 5
 
 
 def test_a_pictures_bytes_are_not_its_tokens() -> None:
-    assert model_picker.collect_facts(draft([PICTURE]), "free", frozenset()).prompt_tokens < 1100
+    assert model_picker.collect_facts(request_of([PICTURE]), "free", frozenset()).prompt_tokens < 1100
 
 
 CODE = Facts(10, 1, "free", frozenset({"code"}))

@@ -9,13 +9,13 @@ import re
 import time
 from collections.abc import Iterator
 from json import JSONDecoder
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import gevent
 import msgspec
 
 from app.config.gateway import DemoScript
-from app.domain.chat import Message
+from app.domain.chat import ChatRequest, Message
 from app.domain.usage import Usage
 from app.errors import UpstreamRejected
 from app.providers.base import ChatCall
@@ -43,7 +43,7 @@ class DemoCompletion:
     def __init__(self, call: ChatCall, script: DemoScript, provider: str) -> None:
         self._call = call
         self._provider = provider
-        request = call.request
+        request = self._request = cast(ChatRequest, call.request)
         fields = {name: self._decode_field(name) for name in _FIELDS if name in request.fields}
         last = request.messages[-1]
         self._prompt = _text(next((m for m in reversed(request.messages) if m.role == "user"), last))
@@ -73,7 +73,7 @@ class DemoCompletion:
 
     @property
     def text_bytes(self) -> int:
-        return sum(_utf8_bytes("".join(pieces)) for pieces in self.pieces) * self._call.request.choices
+        return sum(_utf8_bytes("".join(pieces)) for pieces in self.pieces) * self._request.choices
 
     def base(self, kind: str) -> dict[str, Any]:
         return {
@@ -102,7 +102,7 @@ class DemoCompletion:
             message["tool_calls"] = calls
         choices = [
             {"index": i, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
-            for i in range(self._call.request.choices)
+            for i in range(self._request.choices)
         ]
         return {**self.base("chat.completion"), "choices": choices, "usage": self.wire_usage()}
 
@@ -110,7 +110,7 @@ class DemoCompletion:
         """Yields a choice's index, its next delta, and that delta's bytes of text. Choices take turns."""
         role = {"role": "assistant"}
         for delta, size in self._deltas():
-            for index in range(self._call.request.choices):
+            for index in range(self._request.choices):
                 yield index, {**role, **delta}, size
             role = {}
 
@@ -159,7 +159,7 @@ class DemoCompletion:
                 self._reject("Expected a JSON Schema: `response_format.json_schema.schema`.", "response_format")
             return self._json_for(schema, "response_format", "json_schema")
         if kind == "json_object":
-            schema = _find_schema(self._call.request.messages)
+            schema = _find_schema(self._request.messages)
             if schema is None:
                 return _json({"message": _GREETING, "you_said": shorten(self._prompt, _MAX_ECHO_CHARS)})
             return self._json_for(schema, "messages", "messages")
@@ -167,18 +167,18 @@ class DemoCompletion:
             self._reject(
                 "The demo model knows text, json_object and json_schema: `response_format`.", "response_format"
             )
-        schema = _find_schema(self._call.request.messages)
+        schema = _find_schema(self._request.messages)
         if schema is not None:
             return f"```json\n{self._json_for(schema, 'messages', 'messages')}\n```"
         if last.role in _TOOL_RESULT_ROLES:
             return f"{_GREETING} The tool returned: {shorten(_text(last), _MAX_ECHO_CHARS)}"
         text = f"{_GREETING} You said: {shorten(_text(last), _MAX_ECHO_CHARS)}"
-        first = not any(message.role == "assistant" for message in self._call.request.messages)
+        first = not any(message.role == "assistant" for message in self._request.messages)
         return f"{text}\n\n{_HINT}" if first else text
 
     def _json_for(self, schema: Any, param: str, name: str) -> str:
         """Returns JSON that fits `schema`."""
-        max_nodes = max(_MAX_NODES // self._call.request.choices, _MIN_NODES)
+        max_nodes = max(_MAX_NODES // self._request.choices, _MIN_NODES)
         try:
             return _json(generate_json(schema, self._prompt, pause=lambda: gevent.sleep(0), max_nodes=max_nodes))
         except Unsatisfiable:
@@ -212,7 +212,7 @@ class DemoCompletion:
 
     def _decode_field(self, name: str) -> Any:
         try:
-            return msgspec.json.decode(self._call.request.fields[name])
+            return msgspec.json.decode(self._request.fields[name])
         except (ValueError, RecursionError):  # numbers that no machine has
             self._reject(f"The demo model cannot read this: `{name}`.", name)
 

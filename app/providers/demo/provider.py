@@ -18,9 +18,11 @@ from gevent.event import Event
 
 from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.usage import Usage
-from app.errors import ClientGone, ConfigError, InvalidRequest, UpstreamError, UpstreamTimeout
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
+from app.errors import ClientGone, ConfigError, GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
+from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse, ProviderStream
 from app.providers.demo.completion import DemoCompletion
+from app.providers.demo.translated import Translation
+from app.providers.dialects import DIALECTS
 from app.providers.upstream_errors import error_from_status
 
 _encode = msgspec.json.Encoder().encode
@@ -43,12 +45,18 @@ class DemoProvider:
         self._failures = 0
 
     def chat(self, call: ChatCall) -> ProviderResponse:
+        if call.request.dialect != "chat":
+            translation = Translation(call, self.name)
+            return translation.answer(self.chat(translation.chat_call))
         self._simulate_start(call)
         completion = DemoCompletion(call, self._script, self.name)
         usage = None if self._script.omit_usage else completion.usage
         return ProviderResponse(_encode(completion.to_openai()), usage, completion.text_bytes)
 
-    def stream(self, call: ChatCall) -> DemoStream:
+    def stream(self, call: ChatCall) -> ProviderStream:
+        if call.request.dialect != "chat":
+            translation = Translation(call, self.name)
+            return translation.stream(self.stream(translation.chat_call))
         self._simulate_start(call)
         if self._script.cut_after_chunks == 0:
             raise _cut_error(self.name)
@@ -81,6 +89,11 @@ class DemoProvider:
 
 class DemoStream:
     """A stream with a word a chunk. See `providers.base.ProviderStream`."""
+
+    prompt_usage = None
+    dropped: tuple[str, ...] = ()
+    ending = b"data: [DONE]\n\n"
+    heartbeat = DIALECTS["chat"].heartbeat
 
     def __init__(
         self, call: ChatCall, script: DemoScript, *, provider: str, heartbeat_s: float, timeouts: Timeouts
@@ -117,6 +130,9 @@ class DemoStream:
             if self._call.request.include_usage:
                 yield self._event({"choices": [], "usage": completion.wire_usage()})
         self.complete = True
+
+    def error_event(self, error: GatewayError, request_id: str) -> bytes:
+        return DIALECTS["chat"].error_event(error, request_id, None)
 
     def close(self) -> None:
         """Returns at once: no upstream call runs."""

@@ -119,9 +119,12 @@ class Watch(Protocol):
 
     `started`: something of the answer itself has come, so that another target can no longer take over. `complete`: the
     terminal event has come; it and what follows it are `ending`, which the client gets when the call is settled.
+    `usage` is None until it is final; `prompt_usage` is what the vendor has said of the prompt by then, if anything: it
+    counts when the stream breaks off.
     """
 
     usage: Usage | None
+    prompt_usage: Usage | None
     text_bytes: int
     chunks: int
     started: bool
@@ -135,11 +138,11 @@ class Watch(Protocol):
 
     @property
     def ending(self) -> bytes:
-        """What the client gets when the call is settled."""
+        """The last bytes for the client, once the call is settled."""
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """What a whole answer says of its cost. `text_bytes` is the UTF-8 length of what was generated, if usage is None."""
+    """Cost of a whole answer, as reported. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
 
     usage: Usage | None
     text_bytes: int = 0

@@ -15,6 +15,7 @@ import ssl
 import time
 from _socket import getaddrinfo
 from collections import deque
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
@@ -27,6 +28,7 @@ from gevent.ssl import SSLSocket
 from app.config.gateway import Timeouts
 from app.errors import ClientGone, ConfigError, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.providers.base import CancelToken
+from app.providers.base_urls import endpoint_url
 from app.providers.http.exchange import Exchange, ExchangeFailed
 
 _DEFAULT_HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"}
@@ -34,10 +36,14 @@ _DEFAULT_HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 _MIN_ROUND_TRIP_S = 0.005
 _FRAMING_HEADERS = {"content-length", "transfer-encoding", "connection"}  # they say where a message ends
+_SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"  # escapes of the configuration's stay what they are
 
 
 class HttpClient:
-    """A client of one base URL. `headers` are sent with every request. Raises `UpstreamError`s and `ClientGone`."""
+    """A client of one base URL (`providers.base_urls`). `headers` and `query` are sent with every request.
+
+    Raises `UpstreamError`s and `ClientGone`.
+    """
 
     def __init__(
         self,
@@ -49,6 +55,8 @@ class HttpClient:
         max_connections: int,
         max_idle: int,
         ca_file: str | None = None,
+        kind: str = "openai",
+        query: Mapping[str, str] | None = None,
     ) -> None:
         self.provider = provider
         self.timeouts = timeouts
@@ -59,10 +67,12 @@ class HttpClient:
             self._port = url.port or (443 if url.scheme == "https" else 80)
         except ValueError:
             raise ConfigError("base_url: expected a URL with a valid host and port") from None
-        self._base_path = url.path.rstrip("/")
+        self._kind = kind
+        self._base_path = url.path
+        self._query = query or {}
         self._tls = _tls_context(ca_file) if url.scheme == "https" else None
         self._headers = _header_lines({"Host": url.netloc, **_DEFAULT_HEADERS}, headers)
-        self._request_heads: dict[str, bytes] = {}
+        self._request_heads: dict[tuple[str, str], bytes] = {}  # by path and model, both the configuration's
         self._idle: deque[Any] = deque(maxlen=max_idle)
         self._max_idle = max_idle
         self._slots = Semaphore(max_connections)
@@ -70,15 +80,21 @@ class HttpClient:
         self._opened = self._reused = 0
         self._round_trip_s = math.inf  # an upper bound: the least time that a connection took to be made
 
-    def post(self, path: str, body: bytes, *, deadline: float, cancel: CancelToken) -> Exchange:
-        """Sends `body` to `path`, and returns when the response's headers are there."""
-        head = self._request_heads.get(path)
+    def post(
+        self, path: str, body: bytes, *, deadline: float, cancel: CancelToken, model: str = "", headers: bytes = b""
+    ) -> Exchange:
+        """Sends `body` to `path`, and returns when the response's headers are there.
+
+        `model` is the provider's name for it, which the base URL may have a place for. `headers` are further ones, as
+        lines that end in CRLF.
+        """
+        head = self._request_heads.get((path, model))
         if head is None:
-            head = self._request_heads[path] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (
-                self._request_target(path),
+            head = self._request_heads[path, model] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (
+                self._request_target(path, model),
                 self._headers,
             )
-        message = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        message = b"%b%d\r\n%b\r\n%b" % (head, len(body), headers, body)
         if not self._slots.acquire(blocking=False) and not self._slots.acquire(
             timeout=self._connect_timeout_s(deadline)
         ):
@@ -113,8 +129,11 @@ class HttpClient:
         with closing(exchange):
             return exchange.status
 
-    def _request_target(self, path: str) -> bytes:
-        return quote(f"{self._base_path}{path}", safe="/%:@!$&'()*+,;=~").encode()
+    def _request_target(self, path: str, model: str = "") -> bytes:
+        target, mark, query = endpoint_url(self._kind, self._base_path, path, model=model, query=self._query).partition(
+            "?"
+        )
+        return f"{quote(target, safe=_SAFE_IN_PATHS)}{mark}{quote(query, safe=f'{_SAFE_IN_PATHS}?')}".encode()
 
     def stats(self) -> dict[str, Any]:
         """Returns the pool's counts of connections: idle, active, and opened and reused so far."""

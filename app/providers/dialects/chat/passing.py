@@ -12,8 +12,8 @@ from app.domain.body import encode_fields
 from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
 from app.providers.dialects.chat.errors import reported_error
+from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.dialect import Outgoing, Reported
-from app.providers.reported_usage import WireUsage, to_usage
 
 _MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 _DONE = b"data: [DONE]\n\n"
@@ -100,6 +100,7 @@ class ChatWatch:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.usage: Usage | None = None
+        self.prompt_usage: Usage | None = None  # usage comes at the end, or not at all
         self.text_bytes = 0
         self.chunks = 0
         self.started = False
