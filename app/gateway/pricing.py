@@ -137,6 +137,12 @@ class Pricing:
             return None
         return highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches, file_searches)
 
+    def context_window(self, provider: str, model: str) -> int | None:
+        """Returns the longest prompt that `model` at `provider` takes, in tokens, if genai-prices says."""
+        config = self._providers[provider]
+        found = None if config.is_built_in else _model_info(config, model)
+        return None if found is None else found[1].context_window
+
     def _prices_of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
         if now - self._read_at >= _REFRESH_S or len(self._prices) > _MAX_CACHED_MODELS:
