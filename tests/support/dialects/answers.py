@@ -91,6 +91,8 @@ def asked(vendor: str, *, stream: bool = False) -> Asked:
         body["model"] = "plain"
         if stream:
             body["stream"] = True
+    if vendor == "responses":
+        body["include"] = ["reasoning.encrypted_content"]
     if vendor == "chat" and stream:
         body["stream_options"] = {"include_usage": True}
     return replace(judge(vendor, body, stream=stream), shows=True)
