@@ -13,7 +13,7 @@ import psutil
 
 from bench.bare_nginx import run_bare_nginx
 from bench.measure import cpu_s, load, memory_mb
-from bench.scenarios import LIMITED, PRICES, VALID, Scenario, question
+from bench.scenarios import LIMITED, PRICES, VALID, Scenario, config_for, question
 from bench.vendor import DialectUpstream
 from tests.support.nginx import Nginx
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for

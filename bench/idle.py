@@ -58,7 +58,7 @@ def main() -> None:
         redis = RedisServer(directory)
         redis.start()
         stack.callback(redis.stop)
-        config = config_for(upstream.url)
+        config = CONFIG.format(url=upstream.url)
         gateway = stack.enter_context(Gateway(directory / "gateway", config, redis_url=redis.url))
         master = psutil.Process(gateway.master_pid)
         key = gateway.create_key("idle")

@@ -17,7 +17,7 @@ import psutil
 from bench.environment import run_hello
 from bench.measure import cpu_s, find_problem, load
 from bench.report import add_section
-from bench.scenarios import PRICES, Scenario, question
+from bench.scenarios import PRICES, Scenario, config_for, question
 from tests.support.client import ask, post
 from tests.support.servers import Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream
