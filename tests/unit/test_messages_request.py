@@ -552,7 +552,8 @@ def test_sampling_near_the_default_is_left_out_for_models_that_take_none() -> No
     assert not {"temperature", "top_p", "top_k"} & body.keys()
     assert to.dropped == ["top_p", "top_k"]
     assert write(temperature=0.3, top_p=0.5, top_k=64)["top_k"] == 64
-    for fields in ({"temperature": 0.3}, {"top_p": 0.5}):
+    refused: list[dict[str, Any]] = [{"temperature": 0.3}, {"top_p": 0.5}]
+    for fields in refused:
         with pytest.raises(Untranslatable):
             write(to=outgoing("claude-opus-4-8"), **fields)
         with pytest.raises(Untranslatable):
