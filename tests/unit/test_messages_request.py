@@ -578,6 +578,14 @@ def test_no_more_cache_marks_are_sent_than_vendors_accept() -> None:
     assert to.dropped == ["cache_control"]
 
 
+def test_a_cache_mark_of_an_hour_stands_before_those_of_minutes() -> None:
+    marked = tuple(Text(text=ttl, cache=CacheMark(ttl=ttl)) for ttl in ("1h", "5m", "1h"))
+    to = outgoing()
+    content = write(said("user", *marked), to=to)["messages"][0]["content"]
+    assert [block["cache_control"].get("ttl") for block in content] == ["1h", "5m", None]
+    assert to.dropped == ["cache_control.ttl"]
+
+
 def test_a_request_that_is_read_and_written_says_the_same() -> None:
     body = {
         "model": "m",
