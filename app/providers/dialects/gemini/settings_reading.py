@@ -126,7 +126,7 @@ def _tools(value: Any, hints: dict[str, Any], foreign: dict[str, Any]) -> tuple[
         for name, inner in group.items():
             if name != "functionDeclarations" and inner is not None:
                 foreign[f"tools[{i}].{name}"] = inner
-        declared = group.get("functionDeclarations") or ()
+        declared = group.get("functionDeclarations") or []
         for j, each in enumerate(declared if isinstance(declared, list) else [declared]):
             tools.append(_tool(each, f"tools[{i}].functionDeclarations[{j}]", hints))
     return tuple(tools)
