@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from app.providers.dialects import chat
+from app.providers.dialects import chat, responses
 from app.providers.dialects.dialect import Dialect
 
 # One line each, in alphabetical order of the modules.
 DIALECTS: dict[str, Dialect] = {
     "chat": chat.DIALECT,
+    "responses": responses.DIALECT,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app.domain.usage import Usage
-from app.providers.reported_usage import WireUsage, to_usage
+from app.providers.dialects.chat.usage import WireUsage, to_usage
 
 
 class OutputItem(msgspec.Struct, frozen=True):
