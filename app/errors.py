@@ -6,7 +6,8 @@
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
     │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
     │   ├── MethodNotAllowed        405 INVALID_REQUEST
-    │   └── Conflict                409 INVALID_REQUEST         not in the state that the request is about
+    │   ├── Conflict                409 INVALID_REQUEST         not in the state that the request is about
+    │   └── ContextOverflow         400 context_length_exceeded the prompt is longer than the model's context window
     ├── InvalidApiKey               401 INVALID_API_KEY
     ├── Forbidden                   403 FORBIDDEN
     ├── NotFound                    404 NOT_FOUND
@@ -64,6 +65,26 @@ class Untranslatable(InvalidRequest):
 
     Another target of the model may have one: the router goes on to it.
     """
+
+
+class ContextOverflow(InvalidRequest):
+    """The prompt cannot fit into the model's context window. `tokens` and `maximum` are None where a vendor did not say.
+
+    Code and wording are those that coding agents look for, to make the conversation shorter.
+    """
+
+    code = "context_length_exceeded"
+
+    def __init__(self, *, tokens: int | None = None, maximum: int | None = None, param: str | None = None) -> None:
+        known = tokens is not None and maximum is not None
+        super().__init__(
+            f"prompt is too long: {tokens} tokens > {maximum} maximum"
+            if known
+            else "prompt is too long for the context window of the model",
+            param=param,
+        )
+        self.tokens = tokens
+        self.maximum = maximum
 
 
 class RequestTooLarge(InvalidRequest):

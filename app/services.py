@@ -23,6 +23,7 @@ from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
+from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
 from app.store.files import Files
@@ -31,6 +32,7 @@ from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
+from app.store.reasoning import Reasoning
 from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -94,7 +96,8 @@ def build_services(settings: Settings) -> Services:
         count_dropped=metrics.count_settlements_dropped,
     )
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
-    providers = _providers(settings)
+    reasoning = Reasoning(redis=redis, ttl_s=config.reasoning.ttl_s, max_bytes=config.reasoning.max_bytes)
+    providers = _providers(settings, ReasoningMemory(reasoning.recall, reasoning.remember))
     router = Router(config=config, providers=providers, metrics=metrics)
     pipeline = _pipeline(settings, admission, router, redis, metrics)
     return Services(
@@ -159,7 +162,7 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
     return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
-def _providers(settings: Settings) -> dict[str, Provider]:
+def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:
     config, file = settings.config, settings.config_path
     built: dict[str, Provider] = {}
     for name, provider in config.providers.items():
@@ -173,6 +176,7 @@ def _providers(settings: Settings) -> dict[str, Provider]:
                 timeouts=provider.timeouts or config.timeouts,
                 heartbeat_s=config.server.heartbeat_s,
                 secrets=settings.secrets,
+                memory=memory,
             )
         except ConfigError as exc:
             raise ConfigError(f"{file}: providers.{name}.{exc.message}") from None
