@@ -213,7 +213,7 @@ def test_an_answer_is_read() -> None:
                 "type": "message",
                 "id": "msg_1",
                 "role": "assistant",
-                "content": [{"type": "output_text", "text": "Hi", "annotations": list(blocks[1].citations)}],  # type: ignore[union-attr]
+                "content": [{"type": "output_text", "text": "Hi", "annotations": list(blocks[1].citations)}],
             },
             {"type": "function_call", "call_id": "call_1", "name": "close", "namespace": "agents", "arguments": "{}"},
         ],
