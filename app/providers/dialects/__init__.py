@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from app.domain.content import Prompt
+from app.domain.generation import GenerationRequest
 from app.providers.dialects import chat
 from app.providers.dialects.dialect import Dialect
 
@@ -9,3 +11,8 @@ from app.providers.dialects.dialect import Dialect
 DIALECTS: dict[str, Dialect] = {
     "chat": chat.DIALECT,
 }
+
+
+def decode_request(request: GenerationRequest) -> Prompt:
+    """Returns what a request of any dialect asks."""
+    return DIALECTS[request.dialect].decode_request(request)
