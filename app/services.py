@@ -26,6 +26,7 @@ from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
 from app.providers.dialects import decode_request
+from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
 from app.store.files import Files
@@ -34,6 +35,7 @@ from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
+from app.store.reasoning import Reasoning
 from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -99,7 +101,8 @@ def build_services(settings: Settings) -> Services:
         count_dropped=metrics.count_settlements_dropped,
     )
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
-    providers = _providers(settings)
+    reasoning = Reasoning(redis=redis, ttl_s=config.reasoning.ttl_s, max_bytes=config.reasoning.max_bytes)
+    providers = _providers(settings, ReasoningMemory(reasoning.recall, reasoning.remember))
     router = Router(config=config, providers=providers, metrics=metrics)
     pricing = Pricing(config=config, overrides=settings.prices)
     pipeline = _pipeline(settings, admission, router, redis, metrics, pricing)
@@ -169,7 +172,7 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
     return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
-def _providers(settings: Settings) -> dict[str, Provider]:
+def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:
     config, file = settings.config, settings.config_path
     built: dict[str, Provider] = {}
     for name, provider in config.providers.items():
@@ -183,6 +186,7 @@ def _providers(settings: Settings) -> dict[str, Provider]:
                 timeouts=provider.timeouts or config.timeouts,
                 heartbeat_s=config.server.heartbeat_s,
                 secrets=settings.secrets,
+                memory=memory,
             )
         except ConfigError as exc:
             raise ConfigError(f"{file}: providers.{name}.{exc.message}") from None

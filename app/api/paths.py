@@ -22,7 +22,10 @@ _PREFIX = r"/*(?P<prefix>(?:(?:(?:api|openai|anthropic|gemini)/+)?v1(?:(?:alpha|
 _CLIENT_PATH = re.compile(_PREFIX + r"(?P<rest>(?P<family>[a-z]+)(?:/.*)?)", re.DOTALL)
 _UNKNOWN_PATH = re.compile(_PREFIX + r"(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
 _GOOGLE_VERSION = re.compile(r".*v1(?:alpha|beta)\d*/+", re.DOTALL)  # the last one
-_GOOGLE_METHOD = re.compile(r"models/[^:]+:[A-Za-z]+/*")
+# A model's name may have a colon, too.
+_GOOGLE_METHOD = re.compile(
+    r"models/.+:(?:(?:(?:batch)?[eE]mbed|(?:stream|batch)?[gG]enerate)Contents?|countTokens)/*", re.DOTALL
+)
 _MAX_SHOWN_CHARS = 200
 _MAX_COMPARED_CHARS = 48
 _MIN_SIMILARITY = 0.7

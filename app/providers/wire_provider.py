@@ -8,7 +8,7 @@ is never changed. Everybody else's calls are translated, by way of `domain.conte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -17,17 +17,20 @@ import msgspec
 
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
+from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.dialects import DIALECTS
 from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
+from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import error_from_response, error_from_status
 from app.providers.vendor_counts import COUNT_ENDPOINTS, VendorCount
@@ -66,7 +69,14 @@ class WireProvider:
     """Provider of one configured vendor. See `providers.base.Provider`."""
 
     def __init__(
-        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+        self,
+        *,
+        name: str,
+        config: ProviderConfig,
+        timeouts: Timeouts,
+        heartbeat_s: float,
+        secrets: frozenset[str],
+        memory: ReasoningMemory = NO_MEMORY,
     ) -> None:
         kind = WIRE_KINDS[config.kind]
         base_url = config.base_url
@@ -76,6 +86,7 @@ class WireProvider:
         self._wires = kind.wires
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
+        self._memory = memory
         self._pacing = Pacing()
         self._client = HttpClient(
             provider=name,
@@ -100,12 +111,15 @@ class WireProvider:
                 answer = exchange.read_all()
             reported = self._read(vendor.read_answer, answer)
             return ProviderResponse(answer, reported.usage, reported.text_bytes, tuple(outgoing.dropped))
-        prompt = caller.decode_request(call.request)
+        prompt = self._decode(caller, call)
         body = encode(vendor.encode_request(prompt, outgoing))
         with closing(self._post(vendor, body, call)) as exchange:
             raw = exchange.read_all()
-        translated = self._read(lambda body: vendor.decode_answer(body, self.name), raw)
-        answer = caller.encode_answer(translated, framing_of(call, prompt))
+        framing = framing_of(call, prompt)
+        translated = unwrap_answer(self._read(lambda body: vendor.decode_answer(body, self.name), raw), prompt)
+        if caller.name == "chat":
+            translated = ReasoningCollector(call.key_id, framing.call_id, self._memory).answer(translated)
+        answer = caller.encode_answer(translated, framing)
         text_bytes = 0 if translated.usage is not None else self._read(vendor.read_answer, raw).text_bytes
         return ProviderResponse(answer, translated.usage, text_bytes, tuple(outgoing.dropped))
 
@@ -117,10 +131,9 @@ class WireProvider:
             body = vendor.pass_request(call.request, outgoing)
             events = PassedEvents(vendor, vendor.watch(call.request))
         else:
-            prompt = caller.decode_request(call.request)
+            prompt = self._decode(caller, call)
             body = encode(vendor.encode_request(prompt, outgoing))
-            encoder = caller.stream_encoder(framing_of(call, prompt))
-            events = TranslatedEvents(caller, vendor.stream_decoder(self.name), encoder)
+            events = self._translated_events(caller, vendor, call, prompt)
         exchange = self._post(vendor, body, call)
         try:
             if not exchange.header("content-type").lower().startswith("text/event-stream"):
@@ -178,6 +191,22 @@ class WireProvider:
 
     def stats(self) -> dict[str, Any]:
         return self._client.stats()
+
+    def _decode(self, caller: Dialect, call: ChatCall) -> Prompt:
+        """Returns what the call's request means."""
+        prompt = caller.decode_request(call.request)
+        # Clients of the other dialects send back what they were sent.
+        return recalled(prompt, call.key_id, self._memory) if caller.name == "chat" else prompt
+
+    def _translated_events(self, caller: Dialect, vendor: Dialect, call: ChatCall, prompt: Prompt) -> TranslatedEvents:
+        framing = framing_of(call, prompt)
+        stages: list[Callable[[Event], Iterable[Event]]] = []
+        custom_tools = UnwrapEvents(prompt)
+        if custom_tools.needed:
+            stages.append(custom_tools.feed)
+        if caller.name == "chat":
+            stages.append(ReasoningCollector(call.key_id, framing.call_id, self._memory).feed)
+        return TranslatedEvents(caller, vendor.stream_decoder(self.name), caller.stream_encoder(framing), stages)
 
     def _wire(self, call: ChatCall) -> Dialect:
         """Returns the dialect to speak: the caller's if the target has it, and otherwise the one that it prefers."""

@@ -68,6 +68,8 @@ def test_every_endpoint_is_found_under_the_base_urls_that_people_type(client: Ap
         ("/anthropic/v1/chat/completions", "/v1/chat/completions"),
         ("/api/v1/v1/models", "/api/v1/models"),
         ("/v1/models/m", "/v1/models/m"),
+        ("/models/llama:latest", "/v1/models/llama:latest"),
+        ("/models/llama:latest:countTokens", "/v1beta/models/llama:latest:countTokens"),
         ("/v1betamodels", "/v1betamodels"),
     ],
 )

@@ -23,6 +23,7 @@ from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderRespons
 from app.providers.demo.completion import DemoCompletion
 from app.providers.demo.translated import Translation
 from app.providers.dialects import DIALECTS
+from app.providers.reasoning import NO_MEMORY, ReasoningMemory
 from app.providers.upstream_errors import error_from_status
 
 _encode = msgspec.json.Encoder().encode
@@ -34,8 +35,16 @@ class DemoProvider:
     """The demo model. See `providers.base.Provider`."""
 
     def __init__(
-        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+        self,
+        *,
+        name: str,
+        config: ProviderConfig,
+        timeouts: Timeouts,
+        heartbeat_s: float,
+        secrets: frozenset[str],
+        memory: ReasoningMemory = NO_MEMORY,
     ) -> None:
+        """The model thinks nothing that would have to be kept in `memory`, and has no secrets."""
         if config.base_url is not None:
             raise ConfigError("base_url: the kind demo has none")
         self.name = name

@@ -1,0 +1,83 @@
+"""Recordings: the length of an audio file in seconds, by its header where the format says it.
+
+Only a few bytes are looked at. Formats: WAV (RFC 2361), MP3 (ISO 11172-3), FLAC (RFC 9639), Ogg Opus and Vorbis (RFC
+7845, RFC 3533). What is of none of these, or contradicts itself, has the length of speech at a low bit rate.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+
+# 4 kbit/s: telephone codecs are at 4.75 and more. A length that nobody knows is never taken for a shorter one.
+_LEAST_BYTES_PER_SECOND = 500
+_MP3_KBITS = {
+    3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
+    2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5, layer III
+}
+_LOWEST_SAMPLE_RATE = 4000
+
+
+def seconds_of(audio: memoryview) -> int:
+    """Returns the recording's length in whole seconds, rounded up: as long as it can be where it is not known."""
+    head = bytes(audio[:4096])
+    length = _of_wav(head, len(audio)) or _of_flac(head) or _of_ogg(head, audio) or _of_mp3(head, audio)
+    return math.ceil(length if length > 0 else len(audio) / _LEAST_BYTES_PER_SECOND)
+
+
+def _of_wav(head: bytes, size: int) -> float:
+    at = head.find(b"fmt ") if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE" else -1
+    if at < 0 or len(head) < at + 24:
+        return 0
+    _, channels, rate, byte_rate, _, bits = struct.unpack_from("<HHIIHH", head, at + 8)
+    # A compressed WAV has no bits a sample that could be multiplied: its own rate of bytes is all that there is.
+    per_second = rate * channels * bits // 8 if bits else byte_rate
+    return size / per_second if rate >= _LOWEST_SAMPLE_RATE and per_second else 0
+
+
+def _of_flac(head: bytes) -> float:
+    if head[:4] != b"fLaC" or len(head) < 26:
+        return 0
+    packed = int.from_bytes(head[18:26], "big")  # 20 bits sample rate, 3 channels, 5 bits a sample, 36 samples
+    rate, samples = packed >> 44, packed & 0xFFFFFFFFF
+    return samples / rate if rate >= _LOWEST_SAMPLE_RATE else 0
+
+
+def _of_ogg(head: bytes, audio: memoryview) -> float:
+    if head[:4] != b"OggS":
+        return 0
+    rate = 48_000
+    vorbis = head.find(b"\x01vorbis")
+    if vorbis >= 0 and len(head) >= vorbis + 16:
+        rate = int.from_bytes(head[vorbis + 12 : vorbis + 16], "little")
+    elif b"OpusHead" not in head:
+        return 0
+    tail = bytes(audio[-65_536:])  # a page is no longer
+    page = tail.rfind(b"OggS")
+    if page < 0 or len(tail) < page + 14 or rate < _LOWEST_SAMPLE_RATE:
+        return 0
+    return max(int.from_bytes(tail[page + 6 : page + 14], "little", signed=True), 0) / rate
+
+
+def _of_mp3(head: bytes, audio: memoryview) -> float:
+    start = 0
+    if head[:3] == b"ID3" and len(head) >= 10:  # a tag in front, its length in four times seven bits
+        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    frame = bytes(audio[start : start + 4])
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+        return 0
+    version, index = frame[1] >> 3 & 3, frame[2] >> 4
+    kbits = _MP3_KBITS[3 if version == 3 else 2]
+    if not 1 <= index <= len(kbits):
+        return 0
+    # With a variable bit rate the first frame says little: nearly all speech has at least half of what it says.
+    return (
+        (len(audio) - start)
+        * 8
+        / (kbits[index - 1] * 1000)
+        * (1 if _is_constant(bytes(audio[start : start + 64])) else 2)
+    )
+
+
+def _is_constant(frame: bytes) -> bool:
+    return b"Xing" not in frame and b"VBRI" not in frame
