@@ -1,5 +1,5 @@
-"""The models that a key may use: as OpenAI lists them, with a name, a description, the longest answer, and whether a
-provider can serve the model."""
+"""The models that a key may use: as OpenAI lists them, with a name, a description, what is known of window, prices and
+capabilities, and whether a provider can serve the model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from app.config.serving import AUTO, unavailable_reason
 from app.domain.suggestions import unknown_model_message
 from app.errors import ModelNotFound
 from app.gateway import model_picker
+from app.gateway.model_facts import NOTHING_KNOWN
 
 # OpenAI's clients want a time of creation; an alias has none, so all have the same.
 _CREATED = 1_700_000_000
@@ -51,6 +52,7 @@ def _model(config: GatewayConfig, alias: str) -> dict[str, Any]:
         "name": model.name or alias,
         "description": model.description,
         "max_tokens": model.max_output_tokens if model.kind == "chat" else None,
+        **services().model_facts.describe(alias),
         "available": not reason,
         "reason": reason or None,
     }
@@ -68,6 +70,7 @@ def _auto(config: GatewayConfig) -> dict[str, Any]:
         "name": "Auto",
         "description": "The gateway picks a model that suits the request.",
         "max_tokens": None,
+        **NOTHING_KNOWN,
         "available": not reason,
         "reason": reason or None,
     }

@@ -44,6 +44,9 @@ class NamedProvider:
     def embed(self, call: EmbedCall) -> ProviderResponse:
         raise NotImplementedError
 
+    def count_tokens(self, call: ChatCall) -> None:
+        return None
+
     def check(self, timeout_s: float) -> None:
         raise NotImplementedError
 
