@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from app.api.attribution import stated_in_headers
 from app.api.body_budget import BodyAllocation
 from app.api.credentials import api_key
 from app.api.trusted_proxies import TrustedProxies
@@ -63,7 +64,15 @@ class HttpRequest:
             write = "no-store" not in control
             read = write and "no-cache" not in control
         return CallContext(
-            self.request_id, self.call_id, cancel, read, write, smart=smart, endpoint=endpoint, headers=headers
+            self.request_id,
+            self.call_id,
+            cancel,
+            read,
+            write,
+            smart=smart,
+            endpoint=endpoint,
+            headers=headers,
+            attribution=stated_in_headers(self.environ),
         )
 
     def log_started(self, route: str, proxies: TrustedProxies) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -38,6 +39,8 @@ class DemoScript(Section):
     omit_usage: bool = Field(False, description="Answers carry no usage.")
 
 
+# Vendors whose answers tell their cost in dollars: see `domain.reported_cost`.
+_REPORT_DOLLARS = ("openrouter.ai", "perplexity.ai", "x.ai")
 _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key"})
 # As the vendors' own SDKs take them. OpenAI's dialect has many vendors: there none is assumed.
 _BASE_URLS = {"anthropic": "https://api.anthropic.com", "gemini": "https://generativelanguage.googleapis.com"}
@@ -75,6 +78,11 @@ class ProviderConfig(Section):
         "and Azure, and max_tokens elsewhere.",
     )
     prices: str | None = Field(None, description="The provider's id in genai-prices; by default found from base_url.")
+    trust_reported_cost: bool | None = Field(
+        None,
+        description="Whether a call costs what the vendor's answer says, in US dollars, instead of what our prices say "
+        "(the ledger has both). By default at OpenRouter, Perplexity and xAI.",
+    )
     ca_file: str | None = Field(None, description="PEM file of the authorities to trust instead of the system's.")
     max_connections: int = Field(1000, ge=1, le=100_000, description="At the most at once, for each worker process.")
     max_idle_connections: int = Field(100, ge=0, le=10_000, description="Kept open for reuse, for each worker process.")
@@ -115,6 +123,14 @@ class ProviderConfig(Section):
     def is_built_in(self) -> bool:
         """True for the demo model, which answers inside this process: it needs no key, and costs nothing."""
         return self.kind == "demo"
+
+    @property
+    def trusts_reported_cost(self) -> bool:
+        """True if a call costs what the vendor reports. Elsewhere than at these the unit of a `cost` is unknown."""
+        if self.trust_reported_cost is not None:
+            return self.trust_reported_cost
+        host = urlsplit(self.base_url or "").hostname or ""
+        return host in _REPORT_DOLLARS or host.endswith(tuple(f".{name}" for name in _REPORT_DOLLARS))
 
     @model_validator(mode="after")
     def _check_headers(self) -> ProviderConfig:

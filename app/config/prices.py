@@ -17,7 +17,7 @@ def _same_as(kind: str) -> Any:
 
 
 class PriceOverride(Section):
-    """US dollars per million tokens; `request` and `search` are US dollars per million calls and web searches."""
+    """US dollars per million tokens; `request`, `search` and `file_search` are US dollars per million of those."""
 
     prompt: _Dollars
     completion: _Dollars = Decimal(0)
@@ -37,6 +37,9 @@ class PriceOverride(Section):
     request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
     search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
         None, description="By default unknown: a call that searches is flagged, and refused under a budget."
+    )
+    file_search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+        None, description="Of files that the vendor stores; unknown by default, as `search`."
     )
 
 

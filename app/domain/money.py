@@ -73,20 +73,26 @@ _COMMON = ("prompt", "completion", "cached", "reasoning")
 
 @dataclass(frozen=True)
 class RateCard:  # without slots, for its cached property
-    """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0."""
+    """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0.
+
+    `version` names the price list. `region_percent` is what tokens cost in a region with rates of its own.
+    """
 
     tiers: tuple[TokenRates, ...]
     per_request: int = 0  # nano-dollars a call, whatever its length
     search: int | None = None  # nano-dollars per million web searches; None: unknown
     audio_second: int = 0  # nano-dollars per million seconds of speech
+    file_search: int | None = None  # nano-dollars per million searches of stored files; None: unknown
+    region_percent: Mapping[str, int] = field(default_factory=dict)
+    version: str = ""
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Returns the cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
         tier = self.tiers[0]
         if len(self.tiers) > 1:
             tier = [each for each in self.tiers if each.above == 0 or usage.prompt_tokens > each.above][-1]
-        if usage.details is not None:
-            return self._cost_of_every_kind(usage, usage.details, tier)
+        if usage.details is not None or usage.inference_geo:
+            return self._cost_of_every_kind(usage, usage.details or Details(), tier)
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
         micro = (
@@ -99,18 +105,28 @@ class RateCard:  # without slots, for its cached property
 
     def can_price(self, usage: Usage) -> bool:
         """Returns whether the price of everything in `usage` is known."""
-        return self.search is not None or not usage.searches
+        if usage.details is None:
+            return not usage.unpriced
+        searches, file_searches = usage.details.searches, usage.details.file_searches
+        known = (self.search is not None or not searches) and (self.file_search is not None or not file_searches)
+        return known and not usage.unpriced
 
     def _cost_of_every_kind(self, usage: Usage, details: Details, tier: TokenRates) -> int:
         parts = usage.prompt_parts() | usage.completion_parts()
         micro = sum(tokens * tier.rate(kind) for kind, tokens in parts.items() if tokens)
+        micro = -(-micro * self.region_percent.get(usage.inference_geo, 100) // 100)
         micro += max(details.searches, 0) * (self.search or 0) + max(details.audio_seconds, 0) * self.audio_second
+        micro += max(details.file_searches, 0) * (self.file_search or 0)
         return self.per_request - (-micro // _MTOK)
 
-    def max_cost_nanousd(self, prompt_tokens: int, completion_tokens: int, searches: int = 0) -> int:
-        """Returns the most that a call with at most these can cost, whatever tier or kind of token applies."""
+    def max_cost_nanousd(
+        self, prompt_tokens: int, completion_tokens: int, searches: int = 0, file_searches: int = 0
+    ) -> int:
+        """Returns the most that a call with at most these can cost, whatever tier, region or kind of token applies."""
         prompt, completion = self._highest_rates
-        micro = prompt_tokens * prompt + completion_tokens * completion + searches * (self.search or 0)
+        micro = prompt_tokens * prompt + completion_tokens * completion
+        micro = -(-micro * max(self.region_percent.values(), default=100) // 100)
+        micro += searches * (self.search or 0) + file_searches * (self.file_search or 0)
         return self.per_request - (-micro // _MTOK)
 
     @cached_property
@@ -119,7 +135,7 @@ class RateCard:  # without slots, for its cached property
         return prompt, max(tier.rate(kind) for tier in self.tiers for kind in COMPLETION_KINDS)
 
 
-FREE = RateCard((TokenRates(0, 0, 0, 0, 0),), search=0)
+FREE = RateCard((TokenRates(0, 0, 0, 0, 0),), search=0, file_search=0, version="free")
 
 
 def format_usd(nanousd: int) -> str:

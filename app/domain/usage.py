@@ -27,7 +27,10 @@ class Details(NamedTuple):
     video_completion_tokens: int = 0
     citation_tokens: int = 0
     searches: int = 0  # web searches
+    file_searches: int = 0  # of files that the vendor stores
     audio_seconds: int = 0  # of speech in the prompt, where the vendor bills it by its length
+    images: int = 0  # made, where the vendor bills them by the piece
+    characters: int = 0  # of a text that was spoken
 
 
 class Usage(NamedTuple):
@@ -47,6 +50,9 @@ class Usage(NamedTuple):
     estimated: bool = False
     service_tier: str = ""  # as the vendor billed it, one of SERVICE_TIERS; "" is its standard rate
     details: Details | None = None  # most calls have none
+    inference_geo: str = ""  # the region that the vendor charges extra for, as it names it
+    unpriced: bool = False  # the vendor bills something besides, of which nobody knows the price
+    reported_cost_nanousd: int | None = None  # what the vendor itself says that the call costs
 
     @property
     def total_tokens(self) -> int:
@@ -57,8 +63,12 @@ class Usage(NamedTuple):
         return self.details.searches if self.details is not None else 0
 
     def recorded(self) -> dict[str, int | str]:
-        """Returns the service tier and the details as the ledger's columns; only those that there are."""
+        """Returns what is rare as the ledger's columns: tier, region, reported cost, details; only those there are."""
         found: dict[str, int | str] = {"service_tier": self.service_tier} if self.service_tier else {}
+        if self.inference_geo:
+            found["inference_geo"] = self.inference_geo
+        if self.reported_cost_nanousd is not None:
+            found["reported_cost_nanousd"] = self.reported_cost_nanousd
         if self.details is not None:
             found |= {name: value for name, value in self.details._asdict().items() if value}
         return found
@@ -170,6 +180,15 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     citation_tokens: _Tokens = 0
     searches: _Tokens = 0
     audio_seconds: _Tokens = 0
+    file_searches: _Tokens = 0
+    images: _Tokens = 0
+    characters: _Tokens = 0
+    inference_geo: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    price_version: Annotated[str, msgspec.Meta(max_length=64)] = ""  # of the prices that it was computed from
+    reported_cost_nanousd: _Money | None = None  # by the vendor
+    computed_cost_nanousd: _Money | None = None  # by our prices, where the vendor reported another one
+    session: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    agent: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
     def __post_init__(self) -> None:
         if not self.call_id:

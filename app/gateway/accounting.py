@@ -18,9 +18,8 @@ from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Status, Usage, UsageRow
 from app.errors import ClientGone, GatewayError
 from app.gateway.admission import Admission
-from app.gateway.attempt_costs import AttemptCosts
+from app.gateway.attempt_costs import AnswerCost, AttemptCosts
 from app.gateway.call import Report, RunningCall
-from app.gateway.implied_usage import with_implied_usage
 from app.gateway.pricing import Pricing
 from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
@@ -201,6 +200,8 @@ class Accounting:
             estimated=usage.estimated,
             unpriced=bill.unpriced,
             charged_attempts=bill.charged,
+            price_version=bill.price_version,
+            computed_cost_nanousd=bill.computed_nanousd,
             **usage.recorded(),
         )
         used = Amounts(1, usage.total_tokens, cost)
@@ -214,14 +215,13 @@ class Accounting:
 
     def _bill(self, call: RunningCall, provider: str, upstream_model: str, status: Status, usage: Usage) -> _Bill:
         """Prices `usage`, and with it the attempts that gave no answer."""
-        cost: int | None = 0
-        if call.attempts.target and usage.total_tokens:
-            usage = with_implied_usage(usage, call.request, upstream_model)
-            cost = self._costs.answered(call.request, provider, upstream_model, usage)
-        unpriced = cost is None or not self._costs.knows(provider, upstream_model, usage)
-        cost = cost or 0
+        answer = AnswerCost(usage)
+        if call.attempts.target and (usage.total_tokens or usage.reported_cost_nanousd is not None):
+            answer = self._costs.of_answer(call.request, provider, upstream_model, usage)
+            usage = answer.usage
+        _, cost, unpriced, version, computed = answer
         if not (call.attempts.unanswered or call.earlier):
-            return _Bill(usage, cost, unpriced, [])
+            return _Bill(usage, cost, unpriced, [], version, computed)
         charged = self.charged(call)
         if usage.total_tokens:
             charged.append(ChargedAttempt(provider, upstream_model, status, *usage[:2], cost, usage.estimated))
@@ -233,6 +233,8 @@ class Accounting:
             total.cost_nanousd,
             unpriced or any(attempt.unpriced for attempt in charged),
             charged,
+            version,
+            computed,
         )
 
 
@@ -243,6 +245,8 @@ class _Bill(NamedTuple):
     cost_nanousd: int
     unpriced: bool
     charged: list[ChargedAttempt]
+    price_version: str
+    computed_nanousd: int | None
 
 
 def _listed(paths: tuple[str, ...]) -> str:

@@ -7,14 +7,16 @@ hung up on or was left for a fallback is charged as estimated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from app.domain.charges import ChargedAttempt
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
 from app.errors import ClientGone, Untranslatable, UpstreamError
-from app.gateway.implied_usage import with_implied_usage
+from app.gateway.implied_usage import asked_tier, most_fees, with_implied_usage
 from app.gateway.pricing import Pricing
 
 
@@ -38,13 +40,43 @@ def unanswered(provider: str, model: str, exc: BaseException) -> Unanswered | No
     return Unanswered(provider, model, "interrupted")
 
 
+class AnswerCost(NamedTuple):
+    """The cost of an answer. `usage` is the reported one with what it implies.
+
+    `unpriced`: something of it has no known price, and the cost is not a fact. `price_version` names the price list.
+    `computed_nanousd` is the cost by our own prices, where the provider reported one as well and they are known.
+    """
+
+    usage: Usage
+    nanousd: int = 0
+    unpriced: bool = False
+    price_version: str = ""
+    computed_nanousd: int | None = None
+
+
 class AttemptCosts:
     """Prices attempts, by what the provider reported or by an estimate."""
 
     def __init__(self, pricing: Pricing) -> None:
         self._pricing = pricing
 
-    def answered(self, request: ChatRequest | EmbedRequest, provider: str, model: str, usage: Usage) -> int | None:
+    def of_answer(
+        self, request: GenerationRequest | EmbedRequest, provider: str, model: str, usage: Usage
+    ) -> AnswerCost:
+        """Returns the cost of an answer with this usage: as reported, by a provider that is trusted with it."""
+        usage = with_implied_usage(usage, request, model, self._pricing.kind(provider))
+        card = self._pricing.rate_card(provider, model, usage.service_tier)
+        computed = self.answered(request, provider, model, usage)
+        version = "" if card is None else card.version
+        reported = usage.reported_cost_nanousd
+        if reported is not None and self._pricing.trusts_reported_cost(provider):
+            return AnswerCost(usage, reported, False, version, computed)
+        unpriced = card is None or not card.can_price(usage)
+        return AnswerCost(usage, computed or 0, unpriced, version, None if reported is None else computed)
+
+    def answered(
+        self, request: GenerationRequest | EmbedRequest, provider: str, model: str, usage: Usage
+    ) -> int | None:
         """Returns the cost of `usage` in nano-dollars; None when the price is unknown.
 
         A service tier that was asked for, and that the answer does not mention, may or may not have been honoured: the
@@ -54,22 +86,15 @@ class AttemptCosts:
         if card is None:
             return None
         cost = card.cost_nanousd(usage)
-        asked = request.service_tier if isinstance(request, ChatRequest) else None
+        asked = asked_tier(request)
         if asked and not usage.service_tier:
             other = self._pricing.rate_card(provider, model, asked)
             cost = max(cost, other.cost_nanousd(usage)) if other is not None else cost
         return cost
 
-    def knows(self, provider: str, model: str, usage: Usage) -> bool:
-        """Says whether the cost that `answered` returns covers everything in `usage`."""
-        if usage.details is None:
-            return True
-        card = self._pricing.rate_card(provider, model, usage.service_tier)
-        return card is not None and card.can_price(usage)
-
     def unanswered(
         self,
-        request: ChatRequest | EmbedRequest,
+        request: GenerationRequest | EmbedRequest,
         attempts: Sequence[Unanswered],
         completion_tokens: int,
         *,
@@ -77,7 +102,7 @@ class AttemptCosts:
     ) -> list[ChargedAttempt]:
         """Returns a charge for each attempt, as if it had written `completion_tokens`.
 
-        `ceiling`: at the dearest of the model's rates.
+        `ceiling`: at the dearest of the model's rates, with the most that the vendor's own tools can have added.
         """
         charged = []
         for attempt in attempts:
@@ -87,10 +112,27 @@ class AttemptCosts:
                 attempt.model,
             )
             if ceiling:
-                cost = self._pricing.max_cost_nanousd(attempt.provider, attempt.model, *usage[:2], usage.searches)
+                fees = most_fees(request, attempt.model)
+                cost = self._pricing.max_cost_nanousd(
+                    attempt.provider,
+                    attempt.model,
+                    usage.prompt_tokens + fees.prompt_tokens,
+                    usage.completion_tokens,
+                    fees.searches,
+                    fees.file_searches,
+                )
             else:
                 cost = self.answered(request, attempt.provider, attempt.model, usage)
             charged.append(
-                ChargedAttempt(attempt.provider, attempt.model, attempt.outcome, *usage[:2], cost or 0, True)
+                ChargedAttempt(
+                    attempt.provider,
+                    attempt.model,
+                    attempt.outcome,
+                    usage.prompt_tokens,
+                    usage.completion_tokens,
+                    cost or 0,
+                    estimated=True,
+                    unpriced=cost is None,
+                )
             )
         return charged

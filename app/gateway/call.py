@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 
+from app.domain.attribution import NOBODY, Attribution
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
@@ -23,7 +24,7 @@ class CallContext(msgspec.Struct, frozen=True):
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
     `endpoint`: the name of the endpoint in the ledger. `headers`: those of the caller's that go on to vendors of its
-    dialect, as lines that end in CRLF.
+    dialect, as lines that end in CRLF. `attribution`: what its headers say of whom the call belongs to.
     """
 
     request_id: str
@@ -35,6 +36,7 @@ class CallContext(msgspec.Struct, frozen=True):
     notes: tuple[tuple[str, str], ...] = ()
     endpoint: str = "chat.completions"
     headers: bytes = b""
+    attribution: Attribution = NOBODY
 
     @property
     def tags(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.domain.chat import ChatRequest, EmbedRequest
+from app.domain.chat import EmbedRequest
+from app.domain.generation import GenerationRequest
 from app.domain.limits import Amounts
+from app.domain.printable import printable
 from app.domain.usage import Usage
 from app.errors import Forbidden
-from app.gateway.implied_usage import max_searches, with_implied_usage
+from app.gateway.implied_usage import asked_tier, most_fees, with_implied_usage
 from app.gateway.pricing import Pricing
 from app.gateway.routes import Route
 
@@ -27,16 +29,14 @@ class Estimator:
         self._pricing = pricing
         self._completion_tokens = completion_tokens
 
-    def estimate(self, route: Route, request: ChatRequest | EmbedRequest, *, has_budget: bool) -> Estimate:
+    def estimate(self, route: Route, request: GenerationRequest | EmbedRequest, *, has_budget: bool) -> Estimate:
         """Returns the estimate for a call.
 
         Raises `Forbidden` when the caller has a budget and a target's price is unknown (docs/clients.md, bug 6).
         """
         prompt = request.estimate_prompt_tokens()
         likely = lost = most = 0
-        tier = ""
-        if isinstance(request, ChatRequest):
-            tier = request.service_tier or ""
+        if isinstance(request, GenerationRequest):
             bound = output_tokens_bound(route, request)
             expected = self._completion_tokens if request.max_output_tokens is None else bound
             likely = min(expected, route.max_output_tokens) * request.choices
@@ -47,18 +47,30 @@ class Estimator:
         provider, model = first.provider.name, first.model
         unseen = with_implied_usage(Usage(prompt, lost), request, model)
         if not has_budget:
-            card = self._pricing.rate_card(provider, model, tier)
+            card = self._pricing.rate_card(provider, model, asked_tier(request))
             cost = card.cost_nanousd(unseen) if card is not None else 0
             return Estimate(Amounts(1, prompt + likely), Amounts(1, prompt + lost, cost))
         max_cost = self._max_cost_nanousd(route, request, most)
         cost = self._pricing.max_cost_nanousd(provider, model, prompt, lost, unseen.searches) or 0
         return Estimate(Amounts(1, prompt + likely, max_cost), Amounts(1, prompt + lost, cost))
 
-    def _max_cost_nanousd(self, route: Route, request: ChatRequest | EmbedRequest, completion_tokens: int) -> int:
+    def _max_cost_nanousd(self, route: Route, request: GenerationRequest | EmbedRequest, completion_tokens: int) -> int:
         most, prompt_tokens = 0, request.prompt_tokens_upper_bound()
         for target in route.all_targets:
-            provider, model, searches = target.provider.name, target.model, max_searches(request, target.model)
-            cost = self._pricing.max_cost_nanousd(provider, model, prompt_tokens, completion_tokens, searches)
+            fees = most_fees(request, target.model)
+            if fees.unknown:
+                raise Forbidden(
+                    f"The price of `{printable(fees.unknown)[:64]}` is unknown, and your plan has a budget.",
+                    param="tools",
+                )
+            cost = self._pricing.max_cost_nanousd(
+                target.provider.name,
+                target.model,
+                prompt_tokens + fees.prompt_tokens,
+                completion_tokens,
+                fees.searches,
+                fees.file_searches,
+            )
             if cost is None:
                 raise Forbidden(
                     "The model has no known price, and your plan has a budget. Its price can be set in prices.yaml.",
@@ -68,6 +80,6 @@ class Estimator:
         return most
 
 
-def output_tokens_bound(route: Route, request: ChatRequest) -> int:
+def output_tokens_bound(route: Route, request: GenerationRequest) -> int:
     """Returns the most tokens that each choice of the answer may have: the caller's bound, or else the model's."""
     return route.max_output_tokens if request.max_output_tokens is None else request.max_output_tokens

@@ -10,6 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from app.config.gateway import GatewayConfig
+from app.domain.attribution import attributed
 from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
@@ -250,12 +251,13 @@ class Pipeline:
         reserve, if_lost = self._estimator.estimate(route, request, has_budget=has_budget)
         cache_key = self._cache.key(caller, request) if isinstance(request, GenerationRequest) else ""
         prompt_tokens = request.estimate_prompt_tokens()
+        session, agent, user = attributed(request, context.attribution)
         row = UsageRow(
             request_id=context.request_id,
             call_id=context.call_id,
             ts=self._clock(),
             key_id=caller.key_id,
-            user=request.user or "",
+            user=user,
             tenant=caller.tenant,
             model=request.model,
             endpoint=context.endpoint if isinstance(request, GenerationRequest) else "embeddings",
@@ -266,6 +268,8 @@ class Pipeline:
             streamed=streamed,
             estimated=True,
             tags=context.tags if context.notes else "",
+            session=session,
+            agent=agent,
         )
         return Reservation(
             row=row,

@@ -6,11 +6,14 @@ once a minute because some prices depend on the date or the hour.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
+from importlib.metadata import version
 
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
@@ -22,12 +25,20 @@ from app.domain.usage import SERVICE_TIERS
 
 _REFRESH_S = 60.0
 _MAX_CACHED_MODELS = 10_000
+_GENAI_PRICES = f"genai-prices {version('genai-prices')}"
 # The steps, up to a day, in which a maximum looks ahead for prices that change with the date or the hour.
 _LOOK_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
 
 
-# A service tier is a context in genai-prices under its own name, except for batches.
-_CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch": {"processing": "batch"}}
+# The contexts in which genai-prices has prices of their own, by our name of the service tier: its own name at OpenAI
+# and Google; batches, and Anthropic's fast mode, are none at theirs.
+CONTEXTS: dict[str, tuple[dict[str, str], ...]] = {tier: ({"service_tier": tier},) for tier in SERVICE_TIERS} | {
+    "batch": ({"processing": "batch"},),
+    "fast": ({"service_tier": "fast"}, {"speed": "fast"}),
+}
+# What tokens cost of their usual price in a region, by genai-prices' id of the provider: the package does not know it.
+# Anthropic's documents, "Data residency": 1.1 times where `inference_geo` is "us".
+_REGION_PERCENT = {"anthropic": {"us": 110}}
 # genai-prices' name of each rate, by our name of the kind of token. It prices a token at the rate of the narrowest kind
 # that has one (`genai_prices.decompose.compute_leaf_values`), as `TokenRates.rate` does.
 RATES = {
@@ -48,10 +59,9 @@ RATES = {
     "citation": "output_citation_mtok",
 }
 # Fees for other units than tokens.
-FEES = ("requests_kcount", "web_searches_kcount", "audio_hours", "input_audio_hours")
-# Units that chat completions and embeddings are never billed in, and the endpoints that are.
+FEES = ("requests_kcount", "web_searches_kcount", "storage_searches_kcount", "audio_hours", "input_audio_hours")
+# Units that generated text and embeddings are never billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
-    "storage_searches_kcount": "file search, a tool of the Responses API",
     "input_mchars": "text to speech",
     "input_document_kpages": "OCR",
     "input_annotated_document_kpages": "OCR",
@@ -83,6 +93,7 @@ class Pricing:
     ) -> None:
         self._providers = config.providers
         self._overrides = overrides
+        self._overrides_version = _version_of(overrides)
         self._clock = clock
         self._prices: dict[tuple[str, str], _Prices | None] = {}
         self._read_at = 0.0
@@ -95,8 +106,22 @@ class Pricing:
         prices = self._prices_of(provider, model)
         return None if prices is None else prices.tiers.get(service_tier, prices.standard)
 
+    def kind(self, provider: str) -> str:
+        """Returns the kind of a provider, as the configuration names it."""
+        return self._providers[provider].kind
+
+    def trusts_reported_cost(self, provider: str) -> bool:
+        """Says whether a call costs what this provider reports, where it does, and not what our prices say."""
+        return self._providers[provider].trusts_reported_cost
+
     def max_cost_nanousd(
-        self, provider: str, model: str, prompt_tokens: int, completion_tokens: int, searches: int = 0
+        self,
+        provider: str,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        searches: int = 0,
+        file_searches: int = 0,
     ) -> int | None:
         """Returns the most that a call with at most these can cost, whichever service tier the vendor bills.
 
@@ -105,9 +130,12 @@ class Pricing:
         """
         prices = self._prices_of(provider, model)
         # The length of a recording does not show in the size of the request.
-        if prices is None or prices.highest.audio_second or (searches and prices.highest.search is None):
+        if prices is None or prices.highest.audio_second:
             return None
-        return prices.highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches)
+        highest = prices.highest
+        if (searches and highest.search is None) or (file_searches and highest.file_search is None):
+            return None
+        return highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches, file_searches)
 
     def _prices_of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
@@ -123,45 +151,59 @@ class Pricing:
         named = self._overrides.get(provider, {})
         override = named.get(model) or named.get("*")
         if override is not None:
-            return _single_card(_from_override(override))
+            return _single_card(_from_override(override, self._overrides_version))
         config = self._providers[provider]
         if config.is_built_in:
             return _single_card(FREE)
-        info = _model_info(config, model)
-        return None if info is None else _from_genai_prices(info, at)
+        found = _model_info(config, model)
+        return None if found is None else _from_genai_prices(found[1], at, _REGION_PERCENT.get(found[0].id, {}))
 
 
 def _single_card(card: RateCard) -> _Prices:
     return _Prices(card, {}, card)
 
 
-def _from_override(price: PriceOverride) -> RateCard:
+def _version_of(overrides: Mapping[str, Mapping[str, PriceOverride]]) -> str:
+    """Returns a name for these prices of the operator's own: the same for the same prices."""
+    text = {name: {model: price.model_dump_json() for model, price in each.items()} for name, each in overrides.items()}
+    digest = hashlib.sha256(json.dumps(text, sort_keys=True).encode()).hexdigest()
+    return f"prices.yaml {digest[:8]}"
+
+
+def _from_override(price: PriceOverride, version: str) -> RateCard:
     rates = {kind: _to_nanousd(dollars) for kind in RATES if (dollars := getattr(price, kind)) is not None}
     per_request = -(-_to_nanousd(price.request) // 1_000_000)  # dollars per million calls; up, so never to nothing
     search = None if price.search is None else _to_nanousd(price.search)
-    return RateCard((TokenRates.from_kinds(0, rates),), per_request=per_request, search=search)
+    file_search = None if price.file_search is None else _to_nanousd(price.file_search)
+    return RateCard(
+        (TokenRates.from_kinds(0, rates),),
+        per_request=per_request,
+        search=search,
+        file_search=file_search,
+        version=version,
+    )
 
 
-def _model_info(config: ProviderConfig, model: str) -> types.ModelInfo | None:
+def _model_info(config: ProviderConfig, model: str) -> tuple[types.Provider, types.ModelInfo] | None:
     try:
         if config.prices is not None:
-            return get_snapshot().find_provider_model(model, None, config.prices, None)[1]
-        return get_snapshot().find_provider_model(model, None, None, config.base_url)[1]
+            return get_snapshot().find_provider_model(model, None, config.prices, None)
+        return get_snapshot().find_provider_model(model, None, None, config.base_url)
     except LookupError:
         return None
 
 
-def _from_genai_prices(info: types.ModelInfo, at: datetime) -> _Prices | None:
-    standard = _rate_card(info.get_prices(at))
+def _from_genai_prices(info: types.ModelInfo, at: datetime, regions: Mapping[str, int]) -> _Prices | None:
+    standard = _rate_card(info.get_prices(at), regions)
     if standard is None:
         return None
     tiers = {}
     for variant in info.price_variants or ():
-        for tier, context in _CONTEXTS.items():
-            card = _rate_card(info.get_prices(at, context)) if variant.when == context else None
+        for tier, contexts in CONTEXTS.items():
+            card = _rate_card(info.get_prices(at, variant.when), regions) if variant.when in contexts else None
             if card is not None:
                 tiers[tier] = card
-    return _Prices(standard, tiers, _highest_rates(_possible_prices(info, at)))
+    return _Prices(standard, tiers, _highest_rates(_possible_prices(info, at), regions))
 
 
 def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
@@ -172,7 +214,7 @@ def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.Mode
             yield variant.prices
 
 
-def _rate_card(price: types.ModelPrice) -> RateCard | None:
+def _rate_card(price: types.ModelPrice, regions: Mapping[str, int]) -> RateCard | None:
     if price.input_mtok is None and price.output_mtok is None:
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
@@ -186,10 +228,13 @@ def _rate_card(price: types.ModelPrice) -> RateCard | None:
         per_request=_request_fee(price),
         search=_search_rate(price),
         audio_second=_audio_second_rate(price),
+        file_search=_file_search_rate(price),
+        region_percent=regions,
+        version=_GENAI_PRICES,
     )
 
 
-def _highest_rates(prices: Iterable[types.ModelPrice]) -> RateCard:
+def _highest_rates(prices: Iterable[types.ModelPrice], regions: Mapping[str, int]) -> RateCard:
     """Returns a card whose every rate is the highest that any of the prices names for a kind of its direction."""
     given = list(prices)
     prompt, completion = (
@@ -197,11 +242,14 @@ def _highest_rates(prices: Iterable[types.ModelPrice]) -> RateCard:
         for kinds in (PROMPT_KINDS, COMPLETION_KINDS)
     )
     searches = [rate for price in given if (rate := _search_rate(price)) is not None]
+    file_searches = [rate for price in given if (rate := _file_search_rate(price)) is not None]
     return RateCard(
         (TokenRates(0, prompt, completion, prompt, completion),),
         per_request=max(map(_request_fee, given)),
         search=max(searches, default=None),
         audio_second=max(map(_audio_second_rate, given)),
+        file_search=max(file_searches, default=None),
+        region_percent=regions,
     )
 
 
@@ -214,6 +262,11 @@ def _search_rate(price: types.ModelPrice) -> int | None:
         return _to_nanousd(_highest_price(price.web_searches_kcount) * 1000)
     # A price a request, as Perplexity has it, is the price of its search.
     return None if price.requests_kcount is None else 0
+
+
+def _file_search_rate(price: types.ModelPrice) -> int | None:
+    rate = price.storage_searches_kcount
+    return None if rate is None else _to_nanousd(_highest_price(rate) * 1000)
 
 
 def _audio_second_rate(price: types.ModelPrice) -> int:

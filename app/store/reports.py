@@ -1,7 +1,7 @@
 """Usage reports: whole days from the daily roll-up, the ends of a range from the rows; a year costs as little as a day.
 
-The roll-up has days, keys, models and providers. Users, endpoints and tenants are only in the rows, which are never
-deleted: such a report reads every call of its range, and is exact for any range.
+The roll-up has days, keys, models and providers. Users, sessions, agents, endpoints and tenants are only in the rows,
+which are never deleted: such a report reads every call of its range, and is exact for any range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from app.domain.money import format_usd
 from app.store.sql.tables import api_keys, usage, usage_daily
 
-Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant"]
+Grouping = Literal["model", "key", "day", "provider", "user", "endpoint", "tenant", "session", "agent"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 COUNTS = ("calls", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 _ROLL_UP_COLUMNS: dict[str, sa.Column[Any]] = {
@@ -36,7 +36,7 @@ _SUMS = (*COUNTS, "cost_nanousd")
 class UsageTotals:
     """Sums over the calls of one `group`: a model, key id, UTC day, … `errors` are calls that failed or were lost.
 
-    The group is "" for calls without one: without a user, or for which no provider was asked.
+    The group is "" for calls without one: without a user or session, or for which no provider was asked.
     """
 
     group: str

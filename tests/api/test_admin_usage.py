@@ -159,7 +159,7 @@ def test_a_report_of_nothing_is_empty(client_with: Callable[[str], AppClient]) -
 @pytest.mark.parametrize(
     ("query", "param", "words"),
     [
-        ("?by=users", "by", "model, key, day, provider, user, endpoint, tenant"),
+        ("?by=users", "by", "model, key, day, provider, user, endpoint, tenant, session, agent"),
         ("?by=", "by", "Expected one of"),
         ("?by=key_id;drop%20table%20usage", "by", "Expected one of"),
         ("?by=%25", "by", "Expected one of"),

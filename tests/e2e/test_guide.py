@@ -189,7 +189,7 @@ def test_plain_http_leads_to_https_and_a_key_in_clear_is_refused(guide: Installa
 def test_what_is_used_is_reported_by_user_endpoint_provider_tenant_and_day(guide: Installation) -> None:
     guide.post("https", "/api/v1/chat", {"message": "Hello", "user_id": "reported-user"})
     guide.deployment.quiet(20)
-    for by in ("user", "endpoint", "provider", "tenant", "day", "model", "key"):
+    for by in ("user", "endpoint", "provider", "tenant", "session", "agent", "day", "model", "key"):
         curl_result = guide.curl("https", f"/api/v1/admin/usage?by={by}", key=ADMIN_KEY)
         assert (curl_result.status, curl_result.json["by"]) == (200, by)
         rows = json.loads(guide.flask("usage", "--by", by, "--format", "json"))

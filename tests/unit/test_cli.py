@@ -210,6 +210,8 @@ def test_usage_is_shown_by_model_key_or_day_with_exact_costs(used: SimpleNamespa
         ("user", ["ann", ""]),
         ("endpoint", ["embeddings", "chat.completions"]),
         ("tenant", ["shop", ""]),
+        ("session", ["ses_1", ""]),
+        ("agent", ["planner", ""]),
         ("provider", ["openai", ""]),
     ],
 )
@@ -217,6 +219,7 @@ def test_usage_is_shown_by_what_only_the_rows_know(
     services: SimpleNamespace, shell: Shell, by: str, groups: list[str]
 ) -> None:
     about = {"user": "ann", "endpoint": "embeddings", "tenant": "shop", "provider": "openai"}
+    about |= {"session": "ses_1", "agent": "planner"}
     services.ledger.write([call("a", cost_nanousd=2_000_000_000, **about), call("b"), call("c", ts=NOON - 9 * DAY)])
     since = "2026-11-01"
     lines = json.loads(shell("usage", "--by", by, "--since", since, "--format", "json").stdout)

@@ -54,6 +54,9 @@ def row(request_id: str = "req_1", **changes: Any) -> dict[str, Any]:
         "tags": "",
         "service_tier": "",
         **dict.fromkeys(Details._fields, 0),
+        **dict.fromkeys(("inference_geo", "price_version", "session", "agent"), ""),
+        "reported_cost_nanousd": None,
+        "computed_cost_nanousd": None,
         **changes,
     }
 
@@ -89,6 +92,8 @@ def test_a_row_is_stored_as_it_came(database: Database, ledger: Ledger) -> None:
     odd: dict[str, Any] = {"ttft_ms": 3.25, "streamed": True, "unpriced": True, "job_id": "job_1", "status": "aborted"}
     details: dict[str, Any] = {name: place + 1 for place, name in enumerate(Details._fields)}
     sent = row(user="ann", tags='{"team":"a"}', service_tier="flex", **odd, **details)
+    sent |= {"inference_geo": "us", "price_version": "v", "session": "s", "agent": "a"}
+    sent |= {"reported_cost_nanousd": 8, "computed_cost_nanousd": 9}
     assert ledger.write([json.dumps(sent).encode()]) == 1
     assert all_of(database, usage) == [sent]
 

@@ -22,13 +22,13 @@ from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
 from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
-from app.gateway.pricing import FEES, RATES, SOLD_ELSEWHERE, Pricing
+from app.gateway.pricing import CONTEXTS, FEES, RATES, SOLD_ELSEWHERE, Pricing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 UNITS = {unit["price_key"]: unit for unit in unit_data.values()}
-CONTEXTS = {tier: {"service_tier": tier} for tier in SERVICE_TIERS} | {"batch": {"processing": "batch"}}
-# What else can select a price: no OpenAI-shaped answer tells it. The ceiling counts it.
-NOT_TOLD = {"speed", "route", "search_type"}
+TIER_OF = [(context, tier) for tier, contexts in CONTEXTS.items() for context in contexts]
+# What else can select a price: no answer tells it. The ceiling counts it.
+NOT_TOLD = {"route", "search_type"}
 
 
 def pricing(provider: str = "openai", overrides: Mapping[str, object] | None = None) -> Pricing:
@@ -77,7 +77,7 @@ def test_every_service_tier_that_the_package_prices_is_known() -> None:
     for _, model in models():
         for variant in model.price_variants or ():
             told = {key: value for key, value in variant.when.items() if key not in NOT_TOLD}
-            assert told in ({}, {"service_tier": "default"}, *CONTEXTS.values()), model.id
+            assert told in ({}, {"service_tier": "default"}, *(context for context, _ in TIER_OF)), model.id
 
 
 def counted(usage: Usage) -> types.Usage:
@@ -91,7 +91,8 @@ def counted(usage: Usage) -> types.Usage:
             found[name] = sum(parts[kind] for kind in kinds)
     details = usage.details or Details()
     seconds = {"audio_seconds": details.audio_seconds, "input_audio_seconds": details.audio_seconds}
-    return types.Usage(**found, **seconds, output_audio_seconds=0, web_searches=details.searches)
+    searches = {"web_searches": details.searches, "storage_searches": details.file_searches}
+    return types.Usage(**found, **seconds, output_audio_seconds=0, **searches)
 
 
 def some_usage(draw: random.Random, prompt: int) -> Usage:
@@ -102,7 +103,9 @@ def some_usage(draw: random.Random, prompt: int) -> Usage:
         return draw.choice([0, 0, 1, whole // 5, whole // 3, whole])
 
     details = Details(*(part(completion if "completion" in name else prompt) for name in Details._fields))
-    details = details._replace(searches=draw.choice([0, 1, 7]), audio_seconds=draw.choice([0, 1, 61]))
+    details = details._replace(
+        searches=draw.choice([0, 1, 7]), file_searches=draw.choice([0, 0, 3]), audio_seconds=draw.choice([0, 1, 61])
+    )
     return Usage(prompt, completion, part(prompt), part(completion), details=details)
 
 
@@ -112,9 +115,8 @@ def test_the_cost_is_that_of_genai_prices_for_every_model_it_knows() -> None:
     priced = 0
     for provider, model in models():
         mine = pricing(provider.id)
-        tiers = [{}, *(variant.when for variant in model.price_variants or () if variant.when in CONTEXTS.values())]
-        for context in tiers:
-            tier = next((tier for tier, each in CONTEXTS.items() if each == context), "")
+        named = [variant.when for variant in model.price_variants or ()]
+        for context, tier in [({}, ""), *((context, tier) for context, tier in TIER_OF if context in named)]:
             card = mine.rate_card("up", model.id, tier)
             price = model.get_prices(NOW, context)
             if card is None:
@@ -138,20 +140,25 @@ def everything_priced() -> list[tuple[Pricing, str]]:
 
 
 counts = st.integers(0, 2_000_000)
+details = st.builds(Details, *[counts] * 11, file_searches=counts)
 
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None)  # the first example reads all prices
-@given(st.data(), st.builds(Usage, counts, counts, counts, counts, details=st.builds(Details, *[counts] * 11)), counts)
+@given(st.data(), st.builds(Usage, counts, counts, counts, counts, details=details), counts)
 def test_no_call_costs_more_than_its_ceiling(data: st.DataObject, usage: Usage, searches: int) -> None:
     mine, model = data.draw(st.sampled_from(everything_priced()))
     card = mine.rate_card("up", model, data.draw(st.sampled_from(["", *SERVICE_TIERS])))
-    ceiling = mine.max_cost_nanousd("up", model, usage.prompt_tokens, usage.completion_tokens, searches)
     assert card is not None
+    found = (usage.details or Details())._replace(searches=searches)
+    if card.file_search is None:
+        found = found._replace(file_searches=0)
+    usage = usage._replace(details=found, inference_geo=data.draw(st.sampled_from(["", "us", "elsewhere"])))
+    most = usage.prompt_tokens, usage.completion_tokens, searches, found.file_searches
+    ceiling = mine.max_cost_nanousd("up", model, *most)
     assert ceiling is not None
-    usage = usage._replace(details=(usage.details or Details())._replace(searches=searches))
     assert card.cost_nanousd(usage) <= ceiling
-    assert card.max_cost_nanousd(usage.prompt_tokens, usage.completion_tokens, searches) >= card.cost_nanousd(usage)
+    assert card.max_cost_nanousd(*most) >= card.cost_nanousd(usage)
 
 
 @given(st.builds(Usage))
@@ -173,10 +180,11 @@ def test_a_kind_without_a_rate_of_its_own_costs_what_the_wider_kind_costs() -> N
 
 def test_every_kind_can_be_priced_in_the_configuration() -> None:
     price = {kind: place + 1 for place, kind in enumerate(RATES)} | {"request": 3_000_000, "search": 25_000}
+    price["file_search"] = 2500
     card = pricing(overrides={"m": price}).rate_card("up", "m")
     assert card is not None
     assert [card.tiers[0].rate(kind) for kind in RATES] == [(place + 1) * NANO for place in range(len(RATES))]
-    assert (card.per_request, card.search) == (3 * NANO, 25_000 * NANO)
+    assert (card.per_request, card.search, card.file_search) == (3 * NANO, 25_000 * NANO, 2500 * NANO)
     assert card.cost_nanousd(Usage(details=Details(searches=2))) == 3 * NANO + 2 * NANO * 25 // 1000
 
 

@@ -33,6 +33,9 @@ _RARE_QUANTITIES = (
     "citation_tokens",
     "searches",
     "audio_seconds",
+    "file_searches",
+    "images",
+    "characters",
 )
 
 # One row a call. The call id is the primary key, so that no row can be written twice. The request id is the one that
@@ -69,6 +72,14 @@ usage = Table(
     # The rest of what its cost was computed from, beside the tokens above: see `domain.usage.Usage`.
     Column("service_tier", Text, nullable=False, server_default=text("''")),
     *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _RARE_QUANTITIES),
+    Column("inference_geo", Text, nullable=False, server_default=text("''")),
+    Column("price_version", Text, nullable=False, server_default=text("''")),  # the price list that was used
+    # Both are NULL where the vendor reports no cost. `cost_nanousd` is one of them: see `trust_reported_cost`.
+    Column("reported_cost_nanousd", BigInteger),
+    Column("computed_cost_nanousd", BigInteger),
+    # A conversation of a coding agent or a chat, and an agent within it, as the caller named them.
+    Column("session", Text, nullable=False, server_default=text("''")),
+    Column("agent", Text, nullable=False, server_default=text("''")),
     # Reports read whole days from the roll-up and only the ends of a range from here.
     Index("ix_usage_ts", "ts"),
     Index("ix_usage_request_id", "request_id"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from app.domain.reported_cost import reported_cost
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 
 # More than any model can read or write in one call: what a vendor reports beyond it is not a count.
@@ -43,6 +44,11 @@ class WireUsage(msgspec.Struct, frozen=True):
     citation_tokens: object = None
     server_tool_use: object = None  # OpenRouter: {"web_search_requests": 2}
     prompt_audio_seconds: object = None  # Mistral
+    # What the call costs: see `domain.reported_cost`.
+    cost: object = None
+    cost_details: object = None
+    is_byok: object = None
+    cost_in_usd_ticks: object = None
 
 
 def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
@@ -65,6 +71,8 @@ def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
     )
     if wire.num_search_queries is not None:
         usage = _add_perplexity_tokens(usage, wire)
+    if wire.cost is not None or wire.cost_in_usd_ticks is not None:
+        usage = usage._replace(reported_cost_nanousd=reported_cost(msgspec.structs.asdict(wire)))
     details = _details(wire, prompt, completion)
     return usage if details is None else usage._replace(details=details)
 
