@@ -159,7 +159,9 @@ class ChatStreamEncoder:
 
     def _sign(self, signature: Opaque) -> bytes:
         if isinstance(self._block, ToolCall):
-            return self._chunk({"tool_calls": [{"index": self._call, **encode_signature(signature)}]})
+            # OpenAI's own SDK wants a function in each piece of a call.
+            piece = {"custom": {"input": ""}} if self._block.custom else {"function": {"arguments": ""}}
+            return self._chunk({"tool_calls": [{"index": self._call, **piece, **encode_signature(signature)}]})
         thinking = Thinking(text="".join(self._thinking), signature=signature)
         return self._item("thinking_blocks", encode_block(thinking, self._others or None))
 
