@@ -58,7 +58,11 @@ def events(response: AppResponse) -> list[dict[str, Any]]:
 
 def test_body_and_headers_reach_the_vendor_as_they_were_sent(app: AppClient, vendors: Vendors) -> None:
     headers = {"anthropic-beta": "context-management-2025-06-27,new-1", "Anthropic-New": "x", "x-other": "y"}
-    fields = {"context_management": {"edits": []}, "system": [{"type": "text", "text": "Be brief."}], "top_k": 3}
+    fields: dict[str, Any] = {
+        "context_management": {"edits": []},
+        "system": [{"type": "text", "text": "Be brief."}],
+        "top_k": 3,
+    }
     assert ask(app, headers=headers, **fields).status_code == 200
     [asked] = vendors.requests()
     assert asked["body"] == {"model": "plain", **HELLO, **fields}
