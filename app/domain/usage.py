@@ -29,6 +29,8 @@ class Details(NamedTuple):
     searches: int = 0  # web searches
     file_searches: int = 0  # of files that the vendor stores
     audio_seconds: int = 0  # of speech in the prompt, where the vendor bills it by its length
+    images: int = 0  # made, where the vendor bills them by the piece
+    characters: int = 0  # of a text that was spoken
 
 
 class Usage(NamedTuple):
@@ -179,6 +181,8 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     searches: _Tokens = 0
     audio_seconds: _Tokens = 0
     file_searches: _Tokens = 0
+    images: _Tokens = 0
+    characters: _Tokens = 0
     inference_geo: Annotated[str, msgspec.Meta(max_length=64)] = ""
     price_version: Annotated[str, msgspec.Meta(max_length=64)] = ""  # of the prices that it was computed from
     reported_cost_nanousd: _Money | None = None  # by the vendor

@@ -24,7 +24,7 @@ class CallContext(msgspec.Struct, frozen=True):
 
     `smart`: the gateway picks the model. `notes`: what it did to the call before admission, as name and value.
     `endpoint`: the name of the endpoint in the ledger. `headers`: those of the caller's that go on to vendors of its
-    dialect, as lines that end in CRLF. `attribution`: as headers say.
+    dialect, as lines that end in CRLF. `attribution`: what its headers say of whom the call belongs to.
     """
 
     request_id: str

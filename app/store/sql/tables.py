@@ -34,6 +34,8 @@ _RARE_QUANTITIES = (
     "searches",
     "audio_seconds",
     "file_searches",
+    "images",
+    "characters",
 )
 
 # One row a call. The call id is the primary key, so that no row can be written twice. The request id is the one that

@@ -21,6 +21,7 @@ _MAX_TOKENS = 10**9
 class _PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: object = None
     cache_write_tokens: object = None
+    cache_creation_tokens: object = None  # LiteLLM's word for it
     audio_tokens: object = None
     image_tokens: object = None
     video_tokens: object = None  # OpenRouter
@@ -46,6 +47,9 @@ class WireUsage(msgspec.Struct, frozen=True):
     citation_tokens: object = None
     server_tool_use: object = None  # OpenRouter: {"web_search_requests": 2}
     prompt_audio_seconds: object = None  # Mistral
+    # Reads from the cache, where the details do not tell of them.
+    cached_tokens: object = None  # Moonshot
+    prompt_cache_hit_tokens: object = None  # DeepSeek
     # What the call costs: see `domain.reported_cost`.
     cost: object = None
     cost_details: object = None
@@ -67,7 +71,7 @@ def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
     usage = Usage(
         prompt_tokens,
         completion_tokens,
-        _count(prompt.cached_tokens) if prompt else 0,
+        (_count(prompt.cached_tokens) if prompt else 0) or _count(wire.cached_tokens or wire.prompt_cache_hit_tokens),
         _count(completion.reasoning_tokens) if completion else 0,
         service_tier=service_tier if service_tier in SERVICE_TIERS else "",
     )
@@ -82,8 +86,14 @@ def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
 def _details(wire: WireUsage, prompt: _PromptDetails | None, completion: _CompletionDetails | None) -> Details | None:
     """Returns the rarer kinds of tokens and fees; None if there are none."""
     details: dict[str, int] = {}
-    if prompt and (prompt.cache_write_tokens or prompt.audio_tokens or prompt.image_tokens or prompt.video_tokens):
-        details["cache_write_tokens"] = _count(prompt.cache_write_tokens)
+    if prompt and (
+        prompt.cache_write_tokens
+        or prompt.cache_creation_tokens
+        or prompt.audio_tokens
+        or prompt.image_tokens
+        or prompt.video_tokens
+    ):
+        details["cache_write_tokens"] = _count(prompt.cache_write_tokens or prompt.cache_creation_tokens)
         details["audio_prompt_tokens"] = _count(prompt.audio_tokens)
         details["image_prompt_tokens"] = _count(prompt.image_tokens)
         details["video_prompt_tokens"] = _count(prompt.video_tokens)

@@ -10,12 +10,14 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+_COUNTS = ("file_searches", "images", "characters")
 _TEXTS = ("inference_geo", "price_version", "session", "agent")
 _COSTS = ("reported_cost_nanousd", "computed_cost_nanousd")
 
 
 def upgrade() -> None:
-    op.add_column("usage", sa.Column("file_searches", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+    for name in _COUNTS:
+        op.add_column("usage", sa.Column(name, sa.BigInteger(), nullable=False, server_default=sa.text("0")))
     for name in _TEXTS:
         op.add_column("usage", sa.Column(name, sa.Text(), nullable=False, server_default=sa.text("''")))
     for name in _COSTS:
@@ -23,5 +25,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for name in (*_COSTS, *_TEXTS, "file_searches"):
+    for name in (*_COSTS, *_TEXTS, *_COUNTS):
         op.drop_column("usage", name)
