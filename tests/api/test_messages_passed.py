@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ models:
   errorevent-3: {targets: [{provider: anthropic}]}
   errorevent-0: {targets: [{provider: anthropic}]}
   falling: {targets: [{provider: anthropic, model: errorevent-0}], fallbacks: [plain]}
+  overflow-elsewhere: {targets: [{provider: other, model: overflow}]}
   elsewhere: {targets: [{provider: other, model: usage-100-20-10-5-30}]}
 retry: {max_attempts: 2}
 """
@@ -71,6 +73,15 @@ def test_body_and_headers_reach_the_vendor_as_they_were_sent(app: AppClient, ven
     assert sent["x-api-key"] == "sk-ant-gateways-own-0001"
     assert app.key not in json.dumps(asked)
     assert "x-other" not in sent
+
+
+def test_a_count_is_the_vendors_own(app: AppClient, vendors: Vendors) -> None:
+    body = json.dumps({"model": "plain", "messages": HELLO["messages"]}, separators=(",", ":"))
+    response = app.post(body, path="/v1/messages/count_tokens?beta=true", headers={"anthropic-beta": "x-1"})
+    [asked] = vendors.requests()
+    assert (response.status_code, response.json) == (200, {"input_tokens": len(body) // 4})
+    assert (asked["path"], asked["body"]) == ("/v1/messages/count_tokens", json.loads(body))
+    assert app.rows() == []
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -129,6 +140,12 @@ def test_a_vendors_refusal_passes_byte_for_byte(app: AppClient, model: str, stat
     assert response.status_code == status
     assert response.json == {"type": "error", "error": error, "request_id": "req_played"}
     assert response.headers["request-id"]
+
+
+def test_another_dialects_overflow_says_what_makes_agents_compact(app: AppClient) -> None:
+    response = ask(app, "overflow-elsewhere")
+    assert (response.status_code, response.json["error"]["type"]) == (400, "invalid_request_error")
+    assert re.match(r"prompt is too long: \d+ tokens > \d+ maximum$", response.json["error"]["message"])
 
 
 def test_an_overloaded_vendor_is_told_by_its_own_status(app: AppClient) -> None:
