@@ -92,6 +92,7 @@ ROUTES: Routes = (
     BodyRoute("/chat/smart", Scope.CHAT, partial(chat_completions.create, smart=True)),
     BodyRoute("/completions", Scope.CHAT, completions.create),
     BodyRoute("/messages", Scope.CHAT, messages.create, "messages"),
+    BodyRoute("/messages/count_tokens", Scope.CHAT, messages.count_tokens, "messages"),
     BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
     BodyRoute("/chat/async", Scope.CHAT, jobs.submit),
     JobRoute("GET", "/requests/<job_id>", Scope.CHAT, jobs.show),
