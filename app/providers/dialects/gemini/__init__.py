@@ -26,4 +26,6 @@ DIALECT = Dialect(
     watch=GeminiWatch,
     error_body=error_body,
     error_event=error_event,
+    # No comment: the google-genai package takes each line without `data:` for JSON.
+    heartbeat=b"\n\n",
 )

@@ -5,6 +5,7 @@ Source: Google's API reference, "GenerateContentResponse", and the google-genai 
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -43,7 +44,7 @@ class WireBlob(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class WireCall(msgspec.Struct, frozen=True, rename="camel"):
-    name: str = ""
+    name: str | None = None
     id: str | None = None
     args: msgspec.Raw = msgspec.Raw(b"")
     partial_args: list[dict[str, Any]] | None = None
@@ -75,7 +76,7 @@ class WireCandidate(msgspec.Struct, frozen=True, rename="camel"):
     content: WireContent | None = None
     finish_reason: str | None = None
     finish_message: str | None = None
-    index: int = 0
+    index: int | None = None
     logprobs_result: dict[str, Any] | None = None
     grounding_metadata: _Grounding | None = None
 
@@ -90,8 +91,8 @@ class WireAnswer(msgspec.Struct, frozen=True, rename="camel"):
     candidates: list[WireCandidate] | None = None
     prompt_feedback: _Feedback | None = None
     usage_metadata: WireUsage | None = None
-    model_version: str = ""
-    response_id: str = ""
+    model_version: str | None = None
+    response_id: str | None = None
     create_time: str | None = None
     error: msgspec.Raw = msgspec.Raw(b"")
 
@@ -103,20 +104,34 @@ class WireAnswer(msgspec.Struct, frozen=True, rename="camel"):
 
     def first(self) -> WireCandidate | None:
         """The candidate that other dialects can show."""
-        return next((each for each in self.candidates or () if each.index == 0), None)
+        return next((each for each in self.candidates or () if not each.index), None)
 
 
-decode_wire = msgspec.json.Decoder(WireAnswer).decode
+_decode = msgspec.json.Decoder(WireAnswer).decode
+
+
+def decode_wire(payload: bytes) -> WireAnswer:
+    """Returns a response or a chunk. Raises `ValueError`. Half of a surrogate pair becomes a question mark."""
+    try:
+        return _decode(payload)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if b"\\u" not in payload:
+            raise
+        try:
+            return _decode(json.dumps(json.loads(payload), ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError as exc:
+            raise ValueError("a response that is nested too deep") from exc
 
 
 def count_searches(wire: WireAnswer) -> int:
-    """Returns the number of web searches that are billed: each query, or before Gemini 3 each answer with any."""
-    count = sum(
+    """Returns the number of web searches."""
+    return sum(
         len(each.grounding_metadata.web_search_queries or ())
         for each in wire.candidates or ()
         if each.grounding_metadata is not None
     )
-    return min(count, 1) if wire.model_version.startswith(("gemini-2", "gemini-1")) else count
 
 
 def uses_maps(wire: WireAnswer) -> bool:
@@ -162,8 +177,8 @@ def decode_answer(body: bytes, origin: str) -> Answer:
         stop = read_reason(native, any(isinstance(block, ToolCall) for block in blocks))
         logprobs = read_logprobs(candidate.logprobs_result)
     return Answer(
-        id=wire.response_id,
-        model=wire.model_version,
+        id=wire.response_id or "",
+        model=wire.model_version or "",
         created=read_time(wire.create_time),
         blocks=tuple(blocks),
         stop=stop,
@@ -187,7 +202,7 @@ def add_part(part: WirePart, origin: str, blocks: list[Block]) -> None:
     signature = Opaque(origin, signatures.KIND, part.thought_signature) if part.thought_signature else None
     if part.function_call is not None:
         call = part.function_call
-        blocks.append(ToolCall(id=call.id or "", name=call.name, arguments=read_args(call), signature=signature))
+        blocks.append(ToolCall(id=call.id or "", name=call.name or "", arguments=read_args(call), signature=signature))
     elif part.thought:
         last = blocks[-1] if blocks else None
         if isinstance(last, Thinking) and last.text and last.signature is None:

@@ -15,8 +15,9 @@ from app.providers.dialects.dialect import Outgoing, Reported
 from app.providers.dialects.gemini import signatures
 from app.providers.dialects.gemini.answers import WireAnswer, decode_wire, usage_of
 from app.providers.dialects.gemini.stream_reading import has_error, reported
+from app.providers.dialects.gemini.usage import prompt_usage
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Any] | dict[str, Any])
 
 
@@ -40,7 +41,7 @@ def pass_request(request: GenerationRequest, outgoing: Outgoing) -> bytes:
 
 
 def _bounded(config: msgspec.Raw | None, bound: int) -> dict[str, Any]:
-    fields = _FIELDS.decode(config) if config is not None and bytes(config) != b"null" else {}
+    fields = _OBJECT.decode(config) if config is not None and bytes(config) != b"null" else {}
     kept: dict[str, Any] = {name: value for name, value in fields.items() if camel(name) != "maxOutputTokens"}
     return {**kept, "maxOutputTokens": bound}
 
@@ -79,7 +80,7 @@ def _text_bytes(wire: WireAnswer) -> int:
             if part.text:
                 size += len(part.text) if part.text.isascii() else len(part.text.encode("utf-8", "replace"))
             if part.function_call is not None:
-                size += len(part.function_call.name) + len(bytes(part.function_call.args))
+                size += len(part.function_call.name or "") + len(bytes(part.function_call.args))
     return size
 
 
@@ -96,6 +97,7 @@ class GeminiWatch:
         self.chunks = 0
         self.started = False
         self.complete = False
+        self._last_usage: Usage | None = None
         self._choices = request.choices
         self._finished: set[int] = set()
         self._blocked = False
@@ -103,25 +105,42 @@ class GeminiWatch:
 
     def see(self, name: str, payload: bytes) -> bool:
         """Records a chunk, and returns True if the client gets it now. Raises `StreamReported`, `ValueError`."""
-        wire = decode_wire(payload)
+        try:
+            wire = decode_wire(payload)
+        except msgspec.ValidationError:
+            return self._see_unusual(payload)
         if has_error(wire):
             raise reported(wire.error, payload)
-        self.usage = usage_of(wire, self.usage)
+        if wire.usage_metadata is not None:
+            self._last_usage = usage_of(wire, self._last_usage)
+            self.prompt_usage = prompt_usage(self._last_usage)
         size = _text_bytes(wire)
         if size:
             self.chunks += 1
             self.text_bytes += size
         self._blocked = self._blocked or bool(wire.block_reason)
         self.started = self.started or bool(wire.candidates) or self._blocked
-        self._finished.update(each.index for each in wire.candidates or () if each.finish_reason)
+        self._finished.update(each.index or 0 for each in wire.candidates or () if each.finish_reason)
         if self._blocked or len(self._finished) >= self._choices:
             self._held.append(payload)
+            self.usage = self._last_usage
             return False
+        return True
+
+    def _see_unusual(self, payload: bytes) -> bool:
+        """Records an object of another shape: it is counted by its length."""
+        chunk = _OBJECT.decode(payload)
+        if "error" in chunk:
+            raise reported(chunk["error"], payload)
+        self.chunks += 1
+        self.text_bytes += len(payload)
+        self.started = True
         return True
 
     def end(self) -> None:
         """Records that the body has ended."""
         self.complete = bool(self._finished) or self._blocked
+        self.usage = self._last_usage if self.complete else None
 
     @property
     def ending(self) -> bytes:

@@ -120,16 +120,19 @@ def _sampling(config: _Config, hints: dict[str, Any]) -> dict[str, Any]:
 
 def _tools(value: Any, hints: dict[str, Any], foreign: dict[str, Any]) -> tuple[Tool, ...]:
     tools: list[Tool] = []
-    for i, group in enumerate(value if isinstance(value, list) else [] if value is None else [value]):
+    for i, group in enumerate(_listed(value)):
         if not isinstance(group, dict):
             raise InvalidRequest(f"Expected an object: `tools[{i}]`.", param=f"tools[{i}]")
         for name, inner in group.items():
             if name != "functionDeclarations" and inner is not None:
                 foreign[f"tools[{i}].{name}"] = inner
-        declared = group.get("functionDeclarations") or ()
-        for j, each in enumerate(declared if isinstance(declared, list) else [declared]):
+        for j, each in enumerate(_listed(group.get("functionDeclarations"))):
             tools.append(_tool(each, f"tools[{i}].functionDeclarations[{j}]", hints))
     return tuple(tools)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _tool(declared: Any, path: str, hints: dict[str, Any]) -> Tool:

@@ -34,7 +34,7 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """What a signature of a caller's stands for: thinking that came before the part, and the part's own signature."""
+    """A caller's signature, opened: thinking that came before the part, and the part's own signature."""
 
     thinking: tuple[Thinking, ...] = ()
     own: Opaque | None = None

@@ -41,6 +41,7 @@ from app.providers.dialects.gemini.answers import (
 from app.providers.dialects.gemini.arguments import PartialArgs
 from app.providers.dialects.gemini.finish import failed, read_reason
 from app.providers.dialects.gemini.logprobs import read_logprobs
+from app.providers.dialects.gemini.usage import prompt_usage
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -91,10 +92,10 @@ class GeminiStreamDecoder:
         if not self._started:
             self._started = True
             yield Started(
-                id=wire.response_id,
-                model=wire.model_version,
+                id=wire.response_id or "",
+                model=wire.model_version or "",
                 created=read_time(wire.create_time),
-                usage=self._usage,
+                usage=prompt_usage(self._usage),
                 service_tier=self._usage.service_tier if self._usage is not None else "",
             )
         self._blocked = wire.block_reason or self._blocked
@@ -156,11 +157,9 @@ class GeminiStreamDecoder:
     def _function_call(self, call: WireCall, signature: Opaque | None) -> Iterator[Event]:
         if self._call is None:
             yield from self._close()
-            block = ToolCall(id=call.id or "", name=call.name)
+            block = ToolCall(id=call.id or "", name=call.name or "", signature=signature)
             self._has_calls = True
             yield self._start(block)
-            if signature is not None:
-                yield Signed(index=self._index, signature=signature)
             if not call.will_continue and not call.partial_args:
                 arguments = read_args(call)
                 if arguments:
