@@ -25,7 +25,7 @@ _CLAUDE_CODE_USER = re.compile(
 
 
 class Attribution(NamedTuple):
-    """Whom a call is put down to; "" for what nobody said."""
+    """The session, agent and user that a call is put down to; "" for what nobody said."""
 
     session: str = ""
     agent: str = ""
@@ -42,7 +42,7 @@ def label(text: str) -> str:
 
 
 def attributed(request: GenerationRequest | EmbedRequest, in_headers: Attribution) -> Attribution:
-    """Returns whom a call is put down to, by its headers and its body."""
+    """Returns what a call is put down to, by its headers and its body."""
     in_body = Attribution(user=request.user or "") if isinstance(request, EmbedRequest) else _stated_in_body(request)
     if in_headers is NOBODY:
         return in_body
