@@ -105,7 +105,7 @@ def test_a_vendors_own_refusal_says_the_same(client_with: Callable[[str], AppCli
         client = client_with(CONFIG % url)
         answer = client.chat("gpt-4")
         assert (answer.status_code, answer.json["error"]["code"]) == (400, "context_length_exceeded")
-        assert answer.json["error"]["message"] == message
+        assert "9100 tokens" in answer.json["error"]["message"]
 
 
 def test_models_tell_their_windows_prices_and_capabilities(client_with: Callable[[str], AppClient]) -> None:
