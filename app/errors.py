@@ -103,6 +103,8 @@ class InvalidApiKey(GatewayError):
     status = 401
     type = "authentication_error"
     code = "INVALID_API_KEY"
+    # Claude Code repeats a 401 for minutes.
+    should_retry = False
 
 
 class Forbidden(GatewayError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.api import anthropic_models
 from app.api.context import caller, services
 from app.config.gateway import GatewayConfig
 from app.config.serving import AUTO, unavailable_reason
@@ -18,14 +19,26 @@ _CREATED = 1_700_000_000
 
 
 def list_models() -> dict[str, Any]:
+    models = list_usable()
+    return anthropic_models.page_of(models) if anthropic_models.is_asked() else {"object": "list", "data": models}
+
+
+def get_model(model_id: str) -> dict[str, Any]:
+    model = find(model_id)
+    return anthropic_models.model_of(model) if anthropic_models.is_asked() else model
+
+
+def list_usable() -> list[dict[str, Any]]:
+    """Returns the models that the caller may use, as OpenAI describes them."""
     config = services().settings.config
     models = [_model(config, alias) for alias in config.models if caller().may_use(alias)]
     if model_picker.offers_auto(config, caller()):
         models.append(_auto(config))
-    return {"object": "list", "data": models}
+    return models
 
 
-def get_model(model_id: str) -> dict[str, Any]:
+def find(model_id: str) -> dict[str, Any]:
+    """Returns one of them. Raises `ModelNotFound`."""
     config = services().settings.config
     if model_id == AUTO and model_picker.offers_auto(config, caller()):
         return _auto(config)

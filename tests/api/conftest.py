@@ -113,9 +113,13 @@ class AppClient:
         found: AppResponse = self._client.options(path, headers=headers)
         return found
 
-    def get(self, path: str, *, key: str | None = None) -> AppResponse:
-        sent = {"Authorization": f"Bearer {key}"} if key else {}
+    def get(self, path: str, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> AppResponse:
+        sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         found: AppResponse = self._client.get(path, headers=sent)
+        return found
+
+    def head(self, path: str) -> AppResponse:
+        found: AppResponse = self._client.head(path)
         return found
 
     def rows(self) -> list[dict[str, Any]]:
