@@ -186,7 +186,7 @@ class WireProvider:
         if caller is vendor:
             body = endpoint.body(call.model, call.request.fields)
         else:
-            request = vendor.encode_request(caller.decode_request(call.request), self._outgoing(call))
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
             body = endpoint.translated_body(call.model, request)
         try:
             with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
