@@ -22,10 +22,10 @@ from app.domain.generation import DialectName
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.dialects import DIALECTS
-from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
 from app.providers.dialects.gemini import embeddings
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
