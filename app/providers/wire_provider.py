@@ -17,8 +17,8 @@ import msgspec
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
 from app.domain.generation import DialectName
-from app.errors import ConfigError, UpstreamError
-from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.errors import ConfigError, Untranslatable, UpstreamError
+from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import DIALECTS
 from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.dialect import Dialect, Outgoing
@@ -26,6 +26,7 @@ from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
+from app.providers.media_response import media_response
 from app.providers.pacing import Pacing
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import error_from_response, error_from_status
@@ -143,6 +144,26 @@ class WireProvider:
             answer = exchange.read_all()
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        if "chat" not in self._wires:
+            raise Untranslatable(f"The provider {self.name} has no endpoint {call.request.path}.", param="model")
+        body, content_type = call.request.encode(call.model)
+        exchange = self._client.post(
+            call.request.path,
+            body,
+            deadline=call.deadline,
+            cancel=call.cancel,
+            model=call.model,
+            content_type=content_type,
+        )
+        return media_response(
+            self._accepted(exchange, "chat"),
+            call.request,
+            provider=self.name,
+            timeouts=self._client.timeouts,
+            heartbeat_s=self._heartbeat_s,
+        )
 
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)
