@@ -23,6 +23,7 @@ from app.api import (
     jobs,
     models,
     ops,
+    responses,
     support,
     web,
 )
@@ -91,6 +92,10 @@ ROUTES: Routes = (
     BodyRoute("/chat/smart", Scope.CHAT, partial(chat_completions.create, smart=True)),
     BodyRoute("/completions", Scope.CHAT, completions.create),
     BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
+    BodyRoute("/responses", Scope.CHAT, responses.create, "responses"),
+    FlaskRoute("GET", "/responses/<response_id>", Scope.CHAT, responses.retrieve),
+    FlaskRoute("DELETE", "/responses/<response_id>", Scope.CHAT, responses.delete),
+    FlaskRoute("GET", "/responses/<response_id>/input_items", Scope.CHAT, responses.input_items),
     BodyRoute("/chat/async", Scope.CHAT, jobs.submit),
     JobRoute("GET", "/requests/<job_id>", Scope.CHAT, jobs.show),
     JobRoute("DELETE", "/requests/<job_id>", Scope.CHAT, jobs.cancel),

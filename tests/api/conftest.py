@@ -19,7 +19,7 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, Provider, ProviderResponse, ProviderStream
-from app.services import Services, build_services
+from app.services import Services, build_responses, build_services
 from app.settings import load_settings
 from tests.support.response import AppResponse
 
@@ -171,4 +171,6 @@ def _with_seams(services: Services) -> AppClient:
         cache=Cache(redis=services.redis, config=config.cache),
         accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
     )
-    return AppClient(replace(services, router=router, pipeline=pipeline), asked, pauses, clock_offset_s)
+    responses = build_responses(services.settings, pipeline, services.redis)
+    seamed = replace(services, router=router, pipeline=pipeline, responses=responses)
+    return AppClient(seamed, asked, pauses, clock_offset_s)
