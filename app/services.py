@@ -15,15 +15,18 @@ from app.gateway.admission import Admission
 from app.gateway.cache import Cache
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
+from app.gateway.model_facts import ModelFacts
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
+from app.gateway.token_counter import TokenCounter
 from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
+from app.providers.dialects import decode_request
 from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
@@ -67,6 +70,8 @@ class Services:
     admission: Admission
     heartbeat: Heartbeat
     pipeline: Pipeline
+    model_facts: ModelFacts
+    token_counter: TokenCounter
     queue: JobQueue
     callbacks: CallbackSender
     responses: ResponsesService
@@ -102,7 +107,8 @@ def build_services(settings: Settings) -> Services:
     reasoning = Reasoning(redis=redis, ttl_s=config.reasoning.ttl_s, max_bytes=config.reasoning.max_bytes)
     providers = _providers(settings, ReasoningMemory(reasoning.recall, reasoning.remember))
     router = Router(config=config, providers=providers, metrics=metrics)
-    pipeline = _pipeline(settings, admission, router, redis, metrics)
+    pricing = Pricing(config=config, overrides=settings.prices)
+    pipeline = _pipeline(settings, admission, router, redis, metrics, pricing)
     return Services(
         settings=settings,
         metrics=metrics,
@@ -122,6 +128,8 @@ def build_services(settings: Settings) -> Services:
         admission=admission,
         heartbeat=heartbeat,
         pipeline=pipeline,
+        model_facts=ModelFacts(config=config, pricing=pricing),
+        token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=CallbackSender(secret=settings.callback_secret, allow=config.queue.callback_allow),
         responses=build_responses(settings, pipeline, redis),
@@ -131,9 +139,10 @@ def build_services(settings: Settings) -> Services:
     )
 
 
-def _pipeline(settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics) -> Pipeline:
+def _pipeline(
+    settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics, pricing: Pricing
+) -> Pipeline:
     config = settings.config
-    pricing = Pricing(config=config, overrides=settings.prices)
     return Pipeline(
         config=config,
         admission=admission,
@@ -142,6 +151,7 @@ def _pipeline(settings: Settings, admission: Admission, router: Router, redis: R
         pricing=pricing,
         accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
         metrics=metrics,
+        decode=decode_request,
     )
 
 

@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from app.api.anthropic_headers import answer_headers
 from app.api.context import request_id
 from app.api.headers import limit_headers
 from app.api.http import HttpResponse
@@ -53,6 +54,8 @@ def error_response(error: GatewayError, request_id: str, dialect: DialectName = 
             headers.append(("x-should-retry", "false"))
     elif error.should_retry is not None:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
+    if dialect == "messages":
+        headers += answer_headers(request_id, error.remaining if isinstance(error, RateLimited) else ())
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
     if isinstance(error, UpstreamError) and error.native and error.native_dialect == dialect != "chat":

@@ -10,17 +10,20 @@ from flask import Response, request
 
 from app.api.context import caller, services
 from app.api.hangup import cancelled_on_hangup
-from app.api.headers import call_headers
+from app.api.headers import call_headers, limit_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
 from app.api.pagination import after, limit, page
 from app.api.sse import stream_response
+from app.domain.body import decode_body, replace_fields
 from app.domain.identity import Caller
 from app.domain.responses import ResponsesRequest
 from app.errors import InvalidRequest
+from app.gateway.token_counter import TokenCount
 from app.providers.base import CancelToken
 from app.services import Services
 
 _MAX_ITEMS, _ITEMS = 100, 20
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,6 +36,21 @@ def create(services: Services, caller: Caller, http_request: HttpRequest, body: 
         return stream_response(http_request, cancel, partial(services.responses.stream, caller, parsed, context))
     reply = cancelled_on_hangup(http_request, cancel, partial(services.responses.create, caller, parsed, context))
     return json_response(reply.body, call_headers(reply.report))
+
+
+def count_tokens(services: Services, caller: Caller, http_request: HttpRequest, body: bytes) -> HttpResponse:
+    """Counts the tokens of a request, with the conversation that it continues."""
+    fields = decode_body(_FIELDS, body)
+    parsed = ResponsesRequest.parse(body if "input" in fields else replace_fields(body, {"input": ""}))
+    cancel = CancelToken()
+    context = http_request.call_context(cancel, endpoint="responses")
+
+    def count() -> TokenCount:
+        return services.token_counter.count(caller, services.responses.turn(caller, parsed).request, context)
+
+    counted = cancelled_on_hangup(http_request, cancel, count)
+    answer = counted.body or _encode({"object": "response.input_tokens", "input_tokens": counted.tokens})
+    return json_response(answer, limit_headers(counted.remaining))
 
 
 def retrieve(response_id: str) -> Response:

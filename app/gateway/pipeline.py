@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from app.config.gateway import GatewayConfig
 from app.domain.attribution import attributed
 from app.domain.chat import EmbedRequest
+from app.domain.content import Prompt
 from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
 from app.domain.usage import Status, UsageRow
@@ -21,8 +22,10 @@ from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission, Admitted
 from app.gateway.cache import Cache, as_cache_hit
 from app.gateway.call import CallContext, Reply, RunningCall, notes_of
+from app.gateway.context_check import ContextCheck
 from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimator
+from app.gateway.model_facts import ModelFacts
 from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
@@ -48,6 +51,7 @@ class Pipeline:
         pricing: Pricing,
         accounting: Accounting,
         metrics: Metrics,
+        decode: Callable[[GenerationRequest], Prompt],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +63,7 @@ class Pipeline:
         self._estimator = Estimator(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._accounting = accounting
         self._metrics = metrics
+        self._context_check = ContextCheck(facts=ModelFacts(config=config, pricing=pricing), decode=decode)
         self._clock = clock
         self._monotonic = monotonic
 
@@ -184,6 +189,8 @@ class Pipeline:
         self._admission.cancel(deferred.reservation())
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
+        if isinstance(call.request, GenerationRequest):
+            self._context_check.check(call.request, call.route.all_targets)
         return self._router.run(
             call.route,
             call.attempts,

@@ -11,6 +11,7 @@ from app.domain.chat import EmbedRequest
 from app.domain.generation import DialectName, GenerationRequest
 from app.domain.usage import Usage
 from app.errors import GatewayError
+from app.providers.vendor_counts import VendorCount
 
 
 class CancelToken:
@@ -147,6 +148,12 @@ class Provider(Protocol):
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
         """Returns the embeddings."""
+
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        """Returns the vendor's count of the call's prompt; None if it has no endpoint for that. It costs nothing.
+
+        Raises `UpstreamError`, and `Untranslatable` for a request of another dialect.
+        """
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

@@ -7,6 +7,7 @@ is never changed. Everybody else's calls are translated, by way of `domain.conte
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -32,6 +33,7 @@ from app.providers.pacing import Pacing
 from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import error_from_response, error_from_status
+from app.providers.vendor_counts import COUNT_ENDPOINTS, VendorCount
 
 T = TypeVar("T")
 
@@ -50,6 +52,9 @@ WIRE_KINDS = {
     "anthropic": Kind(("messages",), "x-api-key", headers=(("anthropic-version", "2023-06-01"),)),
     "gemini": Kind(("gemini",), "x-goog-api-key"),
 }
+# The vendor has no such endpoint, and is not asked for an hour.
+_NO_ENDPOINT = (404, 405, 501)
+_ASK_AGAIN_S = 3600.0
 
 
 class _Embeddings(msgspec.Struct, frozen=True):
@@ -94,6 +99,7 @@ class WireProvider:
             kind=config.kind,
             query=config.query,
         )
+        self._no_counts_until: dict[str, float] = {}  # by model, of those whose vendor has no endpoint for counts
         self._max_tokens_field = config.max_tokens_field or _max_tokens_field(base_url)
 
     def chat(self, call: ChatCall) -> ProviderResponse:
@@ -157,6 +163,25 @@ class WireProvider:
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
 
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        caller, vendor = DIALECTS[call.request.dialect], self._wire(call)
+        endpoint = COUNT_ENDPOINTS.get(vendor.name)
+        if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
+            return None
+        if caller is vendor:
+            body = endpoint.body(call.model, call.request.fields)
+        else:
+            request = vendor.encode_request(caller.decode_request(call.request), self._outgoing(call))
+            body = endpoint.translated_body(call.model, request)
+        try:
+            with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
+                answer = exchange.read_all()
+        except UpstreamError as exc:
+            if exc.upstream_status in _NO_ENDPOINT:
+                self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
+            raise
+        return self._read(endpoint.read, answer)
+
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)
         # Not every provider lists its models. Any status but a redirect or a failure shows that a server answers at
@@ -200,9 +225,9 @@ class WireProvider:
             drop=call.drop,
         )
 
-    def _post(self, wire: Dialect, body: bytes, call: ChatCall) -> Exchange:
+    def _post(self, wire: Dialect, body: bytes, call: ChatCall, path: str = "") -> Exchange:
         exchange = self._client.post(
-            wire.path(call.model, bool(call.request.stream)),
+            path or wire.path(call.model, bool(call.request.stream)),
             body,
             deadline=call.deadline,
             cancel=call.cancel,

@@ -220,6 +220,20 @@ def test_a_refusal_is_told_as_openai_does(app: AppClient, body: dict[str, Any], 
     assert found.json["error"]["param"] in (param, None)
 
 
+def test_tokens_are_counted_with_the_conversation(app: AppClient) -> None:
+    def count(**body: Any) -> Any:
+        return app.post(json.dumps({"model": "echo", **body}), path="/v1/responses/input_tokens").json
+
+    short = count(input="ping")
+    assert (short["object"], short["input_tokens"] > 0) == ("response.input_tokens", True)
+    made = respond(app, "ping " * 500)
+    continued = count(input="ping", previous_response_id=made.json["id"])
+    assert continued["input_tokens"] > short["input_tokens"] + 400
+    assert count(previous_response_id=made.json["id"])["input_tokens"] < continued["input_tokens"]
+    assert count(input=5)["error"]["param"] == "input"
+    assert [row["endpoint"] for row in app.rows()] == ["responses"]
+
+
 def test_a_websocket_is_refused_at_once(app: AppClient) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     refused = app.send("GET", "/v1/responses", headers=upgrade)

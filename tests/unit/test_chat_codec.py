@@ -255,13 +255,6 @@ def test_servers_that_are_not_openai_get_neither_custom_tools_nor_developer() ->
     assert native["messages"][1]["tool_calls"][0]["custom"] == {"name": "p", "input": "raw"}
 
 
-def test_the_beginning_of_an_answer_is_refused_or_dropped() -> None:
-    asked = prompt(said(Text(text="q")), said(Text(text="Once"), role="assistant"))
-    with pytest.raises(Untranslatable):
-        encode(asked)
-    assert len(encode(asked, drop=frozenset({"messages.prefill"}))["messages"]) == 1
-
-
 def test_the_bound_of_the_budget_replaces_the_callers() -> None:
     asked = prompt(max_output_tokens=100)
     assert encode(asked)["max_completion_tokens"] == 100

@@ -77,6 +77,9 @@ class DemoProvider:
         self._simulate_start(call)
         return _embeddings(call)
 
+    def count_tokens(self, call: ChatCall) -> None:
+        """Returns nothing: prompts for the demo model are counted as others are."""
+
     def check(self, timeout_s: float) -> None:
         """Succeeds: the demo model is always there."""
 

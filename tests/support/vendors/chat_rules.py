@@ -68,6 +68,7 @@ class Message(Strict):
     audio: Fields | None = None
     annotations: list[Any] | None = None
     function_call: Fields | None = None
+    parsed: Any = None  # of the SDK's own helpers, which send it back
 
 
 class ReasoningMessage(Message):

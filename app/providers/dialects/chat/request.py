@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.content import Message, Prompt, Reasoning, Text, ToolCall
+from app.domain.content import Prompt, Reasoning
 from app.domain.generation import GenerationRequest
 from app.errors import InvalidRequest
 from app.providers.dialects.chat.history import HistoryDecoder, encode_messages
@@ -149,7 +149,7 @@ def encode_request(prompt: Prompt, outgoing: Outgoing) -> dict[str, Any]:
     prompt = with_valid_ids(prompt if is_openai else without_custom_tools(prompt), TOOL_IDS)
     body: dict[str, Any] = {
         "model": outgoing.model,
-        "messages": encode_messages(_without_prefill(prompt.messages, outgoing), outgoing, developer=is_openai),
+        "messages": encode_messages(prompt.messages, outgoing, developer=is_openai),
     }
     bound = prompt.max_output_tokens if outgoing.max_output_tokens is None else outgoing.max_output_tokens
     if bound is not None:
@@ -213,14 +213,3 @@ def _encode_effort(reasoning: Reasoning | None, outgoing: Outgoing) -> str | Non
     if reasoning.effort is not None or reasoning.budget_tokens is None:
         return reasoning.effort
     return next((effort for most, effort in _EFFORT_BUDGETS if reasoning.budget_tokens <= most), "high")
-
-
-def _without_prefill(messages: tuple[Message, ...], outgoing: Outgoing) -> tuple[Message, ...]:
-    """Refuses the beginning of an answer, which the dialect would not go on with; or drops it."""
-    last = messages[-1] if messages else None
-    if last is None or last.role != "assistant" or any(isinstance(block, ToolCall) for block in last.blocks):
-        return messages
-    if not any(isinstance(block, Text) and block.text for block in last.blocks):
-        return messages
-    outgoing.refuse("messages.prefill", TITLE)
-    return messages[:-1]
