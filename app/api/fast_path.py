@@ -23,10 +23,11 @@ from app.api.routes import MODEL_PREFIXES, PREFIXES, BodyRoute, JobRoute, ModelR
 from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller
 from app.domain.media import is_form
-from app.errors import GatewayError, InvalidRequest, RequestTooLarge
+from app.errors import GatewayError, InvalidRequest, RequestTooLarge, UpgradeRefused
 from app.services import Services
 
 log = structlog.get_logger()
+_WEBSOCKET = "websocket"  # in logs and metrics, in place of a route
 _FastRoute = BodyRoute | ModelRoute | JobRoute
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -74,11 +75,23 @@ class FastPath:
         job_route = self._job_routes.get((method, parent))
         if job_route is not None:
             return self._respond(environ, start_response, f"{parent}/<job_id>", job_route, job_id)
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            return self._refuse_websocket(environ, start_response)
         path = self._canonical(environ["PATH_INFO"])
         if path == environ["PATH_INFO"]:
             return self._flask(environ, start_response)
         environ["PATH_INFO"] = path
         return self(environ, start_response)
+
+    def _refuse_websocket(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Flask knows no route for one, and would answer 405, after which Codex tries five times more."""
+        http_request = HttpRequest(environ)
+        http_request.log_started(_WEBSOCKET, self._proxies)
+        error = UpgradeRefused("WebSockets are not served here: send the same request with POST.")
+        response = error_response(error, http_request.request_id)
+        response.headers.append(("X-Request-ID", http_request.request_id))
+        http_request.record_completed(self._services.metrics, _WEBSOCKET, response.status)
+        return response.send(start_response)
 
     def _respond(
         self, environ: dict[str, Any], start_response: Any, rule: str, route: _FastRoute, name: str
