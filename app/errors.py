@@ -6,8 +6,9 @@
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
     │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
     │   ├── MethodNotAllowed        405 INVALID_REQUEST
+    │   │   └── UpgradeRefused      426 INVALID_REQUEST         a WebSocket was asked for
     │   ├── Conflict                409 INVALID_REQUEST         not in the state that the request is about
-    │   └── ContextOverflow         400 context_length_exceeded the prompt is longer than the model's context window
+    │   └── ContextOverflow         400 CONTEXT_LENGTH_EXCEEDED the prompt is longer than the model's context window
     ├── InvalidApiKey               401 INVALID_API_KEY
     ├── Forbidden                   403 FORBIDDEN
     ├── NotFound                    404 NOT_FOUND
@@ -24,6 +25,7 @@
     │   ├── UpstreamTimeout         504 TIMEOUT
     │   │   └── QueueTimeout        504 TIMEOUT                 a job waited longer than the queue allows
     │   └── UpstreamRejected        400 INVALID_REQUEST         the provider refused the caller's own input
+    │       └── UpstreamOverflow    400 CONTEXT_LENGTH_EXCEEDED the prompt is too long for the provider's model
     ├── ClientGone                  499 CLIENT_CLOSED_REQUEST   the client hung up: there is nobody to answer
     ├── CallbackUndelivered         500 INTERNAL_ERROR          never answered with: the delivery is tried again
     └── ConfigError                 500 INTERNAL_ERROR          a setting is missing or wrong: stops the start
@@ -68,21 +70,12 @@ class Untranslatable(InvalidRequest):
 
 
 class ContextOverflow(InvalidRequest):
-    """The prompt cannot fit into the model's context window. `tokens` and `maximum` are None where a vendor did not say.
+    """The prompt cannot fit into the model's context window: it has `tokens`, and `maximum` would fit."""
 
-    Code and wording are those that coding agents look for, to make the conversation shorter.
-    """
+    code = "CONTEXT_LENGTH_EXCEEDED"
 
-    code = "context_length_exceeded"
-
-    def __init__(self, *, tokens: int | None = None, maximum: int | None = None, param: str | None = None) -> None:
-        known = tokens is not None and maximum is not None
-        super().__init__(
-            f"prompt is too long: {tokens} tokens > {maximum} maximum"
-            if known
-            else "prompt is too long for the context window of the model",
-            param=param,
-        )
+    def __init__(self, tokens: int, maximum: int) -> None:
+        super().__init__(_overflow_message(tokens, maximum))
         self.tokens = tokens
         self.maximum = maximum
 
@@ -101,6 +94,12 @@ class MethodNotAllowed(InvalidRequest):
     status = 405
 
 
+class UpgradeRefused(MethodNotAllowed):
+    """The client asks for a WebSocket. Codex goes on over HTTP after this status, and tries again after others."""
+
+    status = 426
+
+
 class Conflict(InvalidRequest):
     status = 409
     # The SDKs repeat a 409, and would get it again.
@@ -111,6 +110,8 @@ class InvalidApiKey(GatewayError):
     status = 401
     type = "authentication_error"
     code = "INVALID_API_KEY"
+    # Claude Code repeats a 401 for minutes.
+    should_retry = False
 
 
 class Forbidden(GatewayError):
@@ -268,6 +269,18 @@ class UpstreamRejected(UpstreamError):
     fall_back = False
 
 
+class UpstreamOverflow(UpstreamRejected):
+    """The provider says that the prompt does not fit: a `ContextOverflow` whose numbers are None where it has none."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, tokens: int | None, maximum: int | None, *, provider: str, upstream_status: int) -> None:
+        message = _overflow_message(tokens, maximum)
+        super().__init__(message, provider=provider, kind="rejected", upstream_status=upstream_status)
+        self.tokens = tokens
+        self.maximum = maximum
+
+
 class ClientGone(GatewayError):
     """The client hung up; nothing can be sent. 499 is nginx's status for it. `billable` as for `UpstreamError`."""
 
@@ -285,3 +298,10 @@ class CallbackUndelivered(GatewayError):
 
 class ConfigError(GatewayError):
     """A setting is missing or wrong. The message is one line: file, path of the field, what is expected."""
+
+
+def _overflow_message(tokens: int | None, maximum: int | None) -> str:
+    """Returns the wording that coding agents look for, to make a conversation shorter."""
+    if tokens is None or maximum is None:
+        return "prompt is too long: it exceeds the context window of the model"
+    return f"prompt is too long: {tokens} tokens > {maximum} maximum"

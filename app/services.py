@@ -8,21 +8,25 @@ from dataclasses import dataclass
 import structlog
 
 from app.errors import ConfigError, StoreUnavailable
+from app.features.responses import ResponsesService
 from app.features.support import SupportAssistant
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
 from app.gateway.cache import Cache
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
+from app.gateway.model_facts import ModelFacts
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
+from app.gateway.token_counter import TokenCounter
 from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
+from app.providers.dialects import decode_request
 from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
@@ -35,6 +39,7 @@ from app.store.outbox import Outbox
 from app.store.reasoning import Reasoning
 from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
+from app.store.responses import Responses
 from app.store.spool import Spool
 from app.store.sql.database import Database
 from app.telemetry.metrics import Metrics
@@ -65,8 +70,11 @@ class Services:
     admission: Admission
     heartbeat: Heartbeat
     pipeline: Pipeline
+    model_facts: ModelFacts
+    token_counter: TokenCounter
     queue: JobQueue
     callbacks: CallbackSender
+    responses: ResponsesService
     support: SupportAssistant
     files: Files
     batches: Batches
@@ -99,7 +107,8 @@ def build_services(settings: Settings) -> Services:
     reasoning = Reasoning(redis=redis, ttl_s=config.reasoning.ttl_s, max_bytes=config.reasoning.max_bytes)
     providers = _providers(settings, ReasoningMemory(reasoning.recall, reasoning.remember))
     router = Router(config=config, providers=providers, metrics=metrics)
-    pipeline = _pipeline(settings, admission, router, redis, metrics)
+    pricing = Pricing(config=config, overrides=settings.prices)
+    pipeline = _pipeline(settings, admission, router, redis, metrics, pricing)
     return Services(
         settings=settings,
         metrics=metrics,
@@ -119,17 +128,21 @@ def build_services(settings: Settings) -> Services:
         admission=admission,
         heartbeat=heartbeat,
         pipeline=pipeline,
+        model_facts=ModelFacts(config=config, pricing=pricing),
+        token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=CallbackSender(secret=settings.callback_secret, allow=config.queue.callback_allow),
+        responses=build_responses(settings, pipeline, redis),
         support=build_support(settings, pipeline, redis),
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
     )
 
 
-def _pipeline(settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics) -> Pipeline:
+def _pipeline(
+    settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics, pricing: Pricing
+) -> Pipeline:
     config = settings.config
-    pricing = Pricing(config=config, overrides=settings.prices)
     return Pipeline(
         config=config,
         admission=admission,
@@ -138,6 +151,7 @@ def _pipeline(settings: Settings, admission: Admission, router: Router, redis: R
         pricing=pricing,
         accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
         metrics=metrics,
+        decode=decode_request,
     )
 
 
@@ -160,6 +174,20 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
         redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
     return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
+
+
+def build_responses(settings: Settings, pipeline: Pipeline, redis: Redis) -> ResponsesService:
+    """Builds the Responses API."""
+    config = settings.config.responses
+    responses = Responses(
+        redis=redis,
+        ttl_s=config.ttl_s,
+        max_response_bytes=config.max_response_bytes,
+        max_bytes_per_key=config.max_bytes_per_key,
+        max_bytes=config.max_bytes,
+    )
+    max_input_bytes = settings.config.server.max_body_bytes
+    return ResponsesService(pipeline=pipeline, responses=responses, max_input_bytes=max_input_bytes)
 
 
 def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Limits of every kind, none of which is ever reached: checking them is part of the price.
-CONFIG = """
+_CONFIG = """
 providers:
   up: {{kind: openai, base_url: {url}, api_key: sk-bench}}
   claude: {{kind: anthropic, base_url: {root}, api_key: sk-bench}}
@@ -31,6 +31,13 @@ plans:
 """
 _PRICE = '{"*": {prompt: 0.4, completion: 1.6, cached: 0.1}}'
 PRICES = f"up: {_PRICE}\nclaude: {_PRICE}\ngoogle: {_PRICE}"
+
+
+def config_for(vendor_url: str) -> str:
+    """Returns the gateway's configuration for a vendor at `vendor_url`, which ends in its version."""
+    return _CONFIG.format(url=vendor_url, root=vendor_url.removesuffix("/v1"))
+
+
 VALID, LIMITED, WRONG = "valid", "limited", "wrong"
 
 

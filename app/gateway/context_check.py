@@ -43,7 +43,7 @@ class ContextCheck:
             return
         tokens = least_tokens(prompt, {target.model for target in targets})
         if tokens > maximum:
-            raise ContextOverflow(tokens=tokens, maximum=maximum)
+            raise ContextOverflow(tokens, maximum)
 
 
 def _is_shortened(request: GenerationRequest) -> bool:

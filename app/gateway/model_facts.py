@@ -1,7 +1,7 @@
 """Model facts: context window, longest answer, prices and capabilities of each alias, configured or found.
 
-The configuration wins over the table of genai-prices. The table's windows are rounded, and some are exceeded by what the vendor sells under
-another header: nothing is refused by them that a tenth more would let in.
+The configuration wins over the table of genai-prices, whose windows are rounded: nothing is refused by them that a
+window a tenth longer would hold.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from app.domain.money import RateCard, TokenRates, format_usd
 from app.gateway.pricing import Pricing
 from app.gateway.routes import Target
 
+NOTHING_KNOWN: dict[str, Any] = dict.fromkeys(("context_window", "max_output_tokens", "prices", "capabilities"))
 _SHOWN_RATES = ("prompt", "completion", "cached", "cache_write", "cache_write_1h", "reasoning", "audio_prompt")
 _TABLE_SLACK = 1.1
 

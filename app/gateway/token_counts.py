@@ -102,8 +102,10 @@ def most_tokens(prompt: Prompt, model: str) -> int:
 
 
 def least_tokens(prompt: Prompt, models: Iterable[str]) -> int:
-    """Returns a count that no vendor's own, for any of the models, is below: of the text alone, without reasoning, which
-    vendors may leave out, and without tools, which each writes in its own way."""
+    """Returns a count that no vendor's own, for any of the models, is below.
+
+    It is of the text alone: vendors may leave reasoning out, and each writes tools in its own way.
+    """
     factors: dict[Vocabulary, float] = {}
     for family in map(family_of, models):
         factors[family.vocabulary] = min(family.least, factors.get(family.vocabulary, 1.0))

@@ -7,6 +7,7 @@ is never changed. Everybody else's calls are translated, by way of `domain.conte
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -18,20 +19,23 @@ from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
 from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName
-from app.errors import ConfigError, UpstreamError
-from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.errors import ConfigError, Untranslatable, UpstreamError
+from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import DIALECTS
-from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
+from app.providers.dialects.gemini import embeddings
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
+from app.providers.media_response import media_response
 from app.providers.pacing import Pacing
 from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import error_from_response, error_from_status
+from app.providers.vendor_counts import COUNT_ENDPOINTS, VendorCount
 
 T = TypeVar("T")
 
@@ -50,6 +54,9 @@ WIRE_KINDS = {
     "anthropic": Kind(("messages",), "x-api-key", headers=(("anthropic-version", "2023-06-01"),)),
     "gemini": Kind(("gemini",), "x-goog-api-key"),
 }
+# The vendor has no such endpoint, and is not asked for an hour.
+_NO_ENDPOINT = (404, 405, 501)
+_ASK_AGAIN_S = 3600.0
 
 
 class _Embeddings(msgspec.Struct, frozen=True):
@@ -94,6 +101,7 @@ class WireProvider:
             kind=config.kind,
             query=config.query,
         )
+        self._no_counts_until: dict[str, float] = {}  # by model, of those whose vendor has no endpoint for counts
         self._max_tokens_field = config.max_tokens_field or _max_tokens_field(base_url)
 
     def chat(self, call: ChatCall) -> ProviderResponse:
@@ -149,13 +157,66 @@ class WireProvider:
         return stream
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
+        if "gemini" in self._wires:
+            return self._embed_at_google(call)
         request = call.request
-        body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
+        changes = {} if request.model == call.model else {"model": call.model}
+        dropped = tuple(name for name in embeddings.GOOGLE_FIELDS if name in request.fields)
+        body = encode_fields(request.fields, changes, drop=dropped)
         exchange = self._client.post("/embeddings", body, deadline=call.deadline, cancel=call.cancel, model=call.model)
         with closing(self._accepted(exchange, "chat")):
             answer = exchange.read_all()
         usage = self._read(_decode_embeddings, answer).usage
+        return ProviderResponse(answer, to_usage(usage) if usage is not None else None, dropped=dropped)
+
+    def _embed_at_google(self, call: EmbedCall) -> ProviderResponse:
+        body = embeddings.encode_embeddings(call.request, call.model)
+        path = embeddings.path(call.model)
+        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel, model=call.model)
+        with closing(self._accepted(exchange, "gemini")):
+            raw = exchange.read_all()
+        answer = self._read(lambda raw: embeddings.decode_embeddings(raw, call.request), raw)
+        usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
+
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        caller, vendor = DIALECTS[call.request.dialect], self._wire(call)
+        endpoint = COUNT_ENDPOINTS.get(vendor.name)
+        if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
+            return None
+        if caller is vendor:
+            body = endpoint.body(call.model, call.request.fields)
+        else:
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
+            body = endpoint.translated_body(call.model, request)
+        try:
+            with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
+                answer = exchange.read_all()
+        except UpstreamError as exc:
+            if exc.upstream_status in _NO_ENDPOINT:
+                self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
+            raise
+        return self._read(endpoint.read, answer)
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        if "chat" not in self._wires:
+            raise Untranslatable(f"The provider {self.name} has no endpoint {call.request.path}.", param="model")
+        body, content_type = call.request.encode(call.model)
+        exchange = self._client.post(
+            call.request.path,
+            body,
+            deadline=call.deadline,
+            cancel=call.cancel,
+            model=call.model,
+            content_type=content_type,
+        )
+        return media_response(
+            self._accepted(exchange, "chat"),
+            call.request,
+            provider=self.name,
+            timeouts=self._client.timeouts,
+            heartbeat_s=self._heartbeat_s,
+        )
 
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)
@@ -200,9 +261,9 @@ class WireProvider:
             drop=call.drop,
         )
 
-    def _post(self, wire: Dialect, body: bytes, call: ChatCall) -> Exchange:
+    def _post(self, wire: Dialect, body: bytes, call: ChatCall, path: str = "") -> Exchange:
         exchange = self._client.post(
-            wire.path(call.model, bool(call.request.stream)),
+            path or wire.path(call.model, bool(call.request.stream)),
             body,
             deadline=call.deadline,
             cancel=call.cancel,

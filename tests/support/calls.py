@@ -25,6 +25,7 @@ from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.providers.dialects import decode_request
 from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -150,6 +151,9 @@ class FakeProvider:
         self.streams.append(FakeAnswerStream(self.clock, self.blocks, self.usage, self.pause_s, self.breaks_off))
         return self.streams[-1]
 
+    def count_tokens(self, call: ChatCall) -> None:
+        return None
+
     def check(self, timeout_s: float) -> None:
         raise NotImplementedError
 
@@ -207,6 +211,7 @@ class PipelineHarness:
             router=router,
             pricing=pricing,
             metrics=self.metrics,
+            decode=decode_request,
             cache=Cache(redis=redis, config=self.config.cache, monotonic=clock.monotonic, pause=clock.step),
             accounting=Accounting(
                 admission=self.admission, pricing=pricing, metrics=self.metrics, clock=clock.monotonic

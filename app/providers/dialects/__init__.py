@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from app.domain.content import Prompt
+from app.domain.generation import GenerationRequest
 from app.providers.dialects import chat, gemini, messages, responses
 from app.providers.dialects.dialect import Dialect
 
@@ -12,3 +14,8 @@ DIALECTS: dict[str, Dialect] = {
     "messages": messages.DIALECT,
     "responses": responses.DIALECT,
 }
+
+
+def decode_request(request: GenerationRequest) -> Prompt:
+    """Returns what a request of any dialect asks."""
+    return DIALECTS[request.dialect].decode_request(request)

@@ -68,6 +68,8 @@ class Message(Strict):
     audio: Fields | None = None
     annotations: list[Any] | None = None
     function_call: Fields | None = None
+    parsed: Any = None  # of the SDK's own helpers, which send it back
+    provider_specific_fields: Any = None  # of LiteLLM's messages, likewise
 
 
 class ReasoningMessage(Message):

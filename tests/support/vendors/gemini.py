@@ -14,6 +14,7 @@ from tests.support.vendors.gemini_rules import (
     check_signatures,
     check_turns,
     checked,
+    merged,
     of,
     tools_of,
 )
@@ -35,7 +36,7 @@ class GeminiWire:
         request = parse(camel(parse(body, dict)), Request)
         options = parse(request.generationConfig or {}, Options, "generation_config")
         check_options(options)
-        contents = [checked(content, n) for n, content in enumerate(request.contents)]
+        contents = merged([checked(content, n) for n, content in enumerate(request.contents)])
         need(contents, "* GenerateContentRequest.contents: contents is not specified")
         if request.systemInstruction is not None:
             checked({**request.systemInstruction, "role": "user"}, -1)

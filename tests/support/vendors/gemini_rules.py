@@ -132,7 +132,7 @@ def checked(content: Fields, position: int) -> Fields:
             f"* GenerateContentRequest.{place}.data: required oneof field 'data' must have one initialized field",
         )
         need(
-            part.get("text") != "" or "thoughtSignature" in part,
+            part.get("text") != "" or role == "model",
             f"Unable to submit request because it has an empty text parameter: {place}",
         )
         if call := part.get("functionCall"):
@@ -151,6 +151,17 @@ def checked(content: Fields, position: int) -> Fields:
                 f"{place}.function_response.response: $ref is reserved",
             )
     return {**content, "role": "user" if role == "function" else role}
+
+
+def merged(contents: list[Fields]) -> list[Fields]:
+    """Returns the contents with neighbours of one role as one: the SDK keeps one for each chunk of a stream."""
+    turns: list[Fields] = []
+    for content in contents:
+        if turns and turns[-1]["role"] == content["role"]:
+            turns[-1] = {**content, "parts": [*turns[-1]["parts"], *content["parts"]]}
+        else:
+            turns.append(content)
+    return turns
 
 
 def check_turns(contents: list[Fields]) -> None:

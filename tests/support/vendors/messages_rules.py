@@ -74,7 +74,7 @@ class Said:
 
 
 class MessagesRules:
-    """Holds requests to the rules. `issued`: the ids of the calls that this vendor made; `thought`: those after thinking."""
+    """Holds requests to the rules. `issued`: ids of calls that this vendor made; `thought`: of those after thinking."""
 
     def __init__(self) -> None:
         self.issued: set[str] = set()

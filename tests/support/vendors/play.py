@@ -160,7 +160,10 @@ def _calls(asked: Asked, play: Play, number: int) -> tuple[Call, ...]:
         chosen = asked.tools[:1] * play.number(0, 2)
     else:
         return ()
-    arguments = [{"input": "free text"} if tool.custom else instance(tool.schema, n) for n, tool in enumerate(chosen)]
+    arguments = [
+        {"input": "free text"} if tool.custom else instance({"type": "object", **tool.schema}, n)
+        for n, tool in enumerate(chosen)
+    ]
     return tuple(Call(_call_id(play, tool.name, number, n), tool, arguments[n]) for n, tool in enumerate(chosen))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,12 +30,13 @@ class VendorsState(VendorState):
     """What was asked so far. `bills`: by model, what its answers report as usage."""
 
     def __init__(self) -> None:
-        self.chat, self.messages, self.gemini = ChatWire(), MessagesWire(), GeminiWire()
-        self.responses = ResponsesWire()
+        self._turns = count(1)
         super().__init__()
 
     def reset(self) -> None:
         super().reset()
+        self.chat, self.messages, self.gemini = ChatWire(), MessagesWire(), GeminiWire()
+        self.responses = ResponsesWire()
         self.requests: list[dict[str, Any]] = []
         self.bills: dict[str, dict[str, Any]] = {}
 
@@ -132,7 +134,7 @@ class VendorsState(VendorState):
         bill = self.bills.get(asked.model)
         if bill is None and wire in (self.chat, self.responses):
             bill = json.loads((asked.request.get("metadata") or {}).get("bill", "null"))
-        turn = compose(asked, play, self.counts["calls"], bill)
+        turn = compose(asked, play, next(self._turns), bill)
         if "nousage" in play.flags:
             turn = Turn(**{**turn.__dict__, "bill": {}})
         if not asked.stream:

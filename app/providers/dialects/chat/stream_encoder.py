@@ -37,8 +37,8 @@ from app.providers.dialects.chat.answer import (
 from app.providers.dialects.chat.request import TOOL_IDS
 from app.providers.dialects.chat.stops import encode_stop
 from app.providers.dialects.chat.thinking import encode_block
-from app.providers.dialects.chat.usage import encode_usage
 from app.providers.dialects.dialect import Framing
+from app.providers.dialects.openai_usage import encode_usage
 from app.providers.dialects.tool_ids import AnswerIds
 
 

@@ -173,7 +173,10 @@ def _tier(prompt: Prompt, outgoing: Outgoing) -> dict[str, Any]:
 
 
 def _limit_marks(body: dict[str, Any], outgoing: Outgoing) -> None:
-    """Takes the first cache marks away where there are more than the vendors accept: the last ones cover the most."""
+    """Takes the first cache marks away where there are more than the vendors accept: the last ones cover the most.
+
+    A mark of an hour behind one of five minutes becomes one of five minutes: the vendors accept no other order.
+    """
     blocks: list[dict[str, Any]] = [*body.get("tools", ()), *body.get("system", ())]
     for message in body["messages"]:
         for block in message["content"]:
@@ -184,3 +187,8 @@ def _limit_marks(body: dict[str, Any], outgoing: Outgoing) -> None:
     for block in marked[:-_MAX_MARKS]:
         del block["cache_control"]
         outgoing.leave_out("cache_control")
+    short = False
+    for block in marked[-_MAX_MARKS:]:
+        if short and block["cache_control"].pop("ttl", "5m") != "5m":
+            outgoing.leave_out("cache_control.ttl")
+        short = short or block["cache_control"].get("ttl") != "1h"
