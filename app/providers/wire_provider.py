@@ -22,9 +22,10 @@ from app.domain.generation import DialectName
 from app.errors import ConfigError, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, ProviderResponse
 from app.providers.dialects import DIALECTS
-from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
+from app.providers.dialects.gemini import embeddings
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
@@ -155,11 +156,25 @@ class WireProvider:
         return stream
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
+        if "gemini" in self._wires:
+            return self._embed_at_google(call)
         request = call.request
-        body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
+        changes = {} if request.model == call.model else {"model": call.model}
+        dropped = tuple(name for name in embeddings.GOOGLE_FIELDS if name in request.fields)
+        body = encode_fields(request.fields, changes, drop=dropped)
         exchange = self._client.post("/embeddings", body, deadline=call.deadline, cancel=call.cancel, model=call.model)
         with closing(self._accepted(exchange, "chat")):
             answer = exchange.read_all()
+        usage = self._read(_decode_embeddings, answer).usage
+        return ProviderResponse(answer, to_usage(usage) if usage is not None else None, dropped=dropped)
+
+    def _embed_at_google(self, call: EmbedCall) -> ProviderResponse:
+        body = embeddings.encode_embeddings(call.request, call.model)
+        path = embeddings.path(call.model)
+        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel, model=call.model)
+        with closing(self._accepted(exchange, "gemini")):
+            raw = exchange.read_all()
+        answer = self._read(lambda raw: embeddings.decode_embeddings(raw, call.request), raw)
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
 
@@ -171,7 +186,7 @@ class WireProvider:
         if caller is vendor:
             body = endpoint.body(call.model, call.request.fields)
         else:
-            request = vendor.encode_request(caller.decode_request(call.request), self._outgoing(call))
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
             body = endpoint.translated_body(call.model, request)
         try:
             with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:

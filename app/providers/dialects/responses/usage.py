@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app.domain.usage import Details, Usage
-from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 
 # Work of the vendor's own tools that is billed besides, at prices that no answer tells.
 _UNPRICED = frozenset({"code_interpreter_call", "image_generation_call", "x_search_call"})
