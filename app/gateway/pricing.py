@@ -290,7 +290,7 @@ def _highest_rates(prices: Iterable[types.ModelPrice], terms: _Terms) -> RateCar
         region_percent=terms.region_percent,
         least_seconds=terms.least_seconds,
         character=max(_to_nanousd(_highest_price(price.input_mchars)) for price in given),
-        has_token_rates=all(map(_has_token_rates, given)),
+        has_token_rates=any(map(_has_token_rates, given)),  # a variant names only what differs
     )
 
 
