@@ -28,8 +28,6 @@ _MAX_CACHED_MODELS = 10_000
 _GENAI_PRICES = f"genai-prices {version('genai-prices')}"
 # The steps, up to a day, in which a maximum looks ahead for prices that change with the date or the hour.
 _LOOK_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
-
-
 # The contexts in which genai-prices has prices of their own, by our name of the service tier: its own name at OpenAI
 # and Google; batches, and Anthropic's fast mode, are none at theirs.
 CONTEXTS: dict[str, tuple[dict[str, str], ...]] = {tier: ({"service_tier": tier},) for tier in SERVICE_TIERS} | {
