@@ -66,7 +66,7 @@ endif
 
 # Locks for every Python from 3.11 on, by uv (pip install uv). To have newer versions: LOCK=--upgrade.
 requirements:
-	for name in requirements requirements-run requirements-dev; do \
+	for name in requirements requirements-run requirements-dev requirements-clients; do \
 	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --strip-extras \
 	        --custom-compile-command 'make requirements' $(LOCK) --output-file $$name.txt $$name.in || exit 1; \
 	done

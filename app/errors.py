@@ -6,7 +6,8 @@
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
     │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
     │   ├── MethodNotAllowed        405 INVALID_REQUEST
-    │   └── Conflict                409 INVALID_REQUEST         not in the state that the request is about
+    │   ├── Conflict                409 INVALID_REQUEST         not in the state that the request is about
+    │   └── ContextOverflow         400 CONTEXT_LENGTH_EXCEEDED the prompt is longer than the model's context window
     ├── InvalidApiKey               401 INVALID_API_KEY
     ├── Forbidden                   403 FORBIDDEN
     ├── NotFound                    404 NOT_FOUND
@@ -23,6 +24,7 @@
     │   ├── UpstreamTimeout         504 TIMEOUT
     │   │   └── QueueTimeout        504 TIMEOUT                 a job waited longer than the queue allows
     │   └── UpstreamRejected        400 INVALID_REQUEST         the provider refused the caller's own input
+    │       └── UpstreamOverflow    400 CONTEXT_LENGTH_EXCEEDED the prompt is too long for the provider's model
     ├── ClientGone                  499 CLIENT_CLOSED_REQUEST   the client hung up: there is nobody to answer
     ├── CallbackUndelivered         500 INTERNAL_ERROR          never answered with: the delivery is tried again
     └── ConfigError                 500 INTERNAL_ERROR          a setting is missing or wrong: stops the start
@@ -66,6 +68,17 @@ class Untranslatable(InvalidRequest):
     """
 
 
+class ContextOverflow(InvalidRequest):
+    """The prompt cannot fit into the model's context window: it has `tokens`, and `maximum` would fit."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, tokens: int, maximum: int) -> None:
+        super().__init__(_overflow_message(tokens, maximum))
+        self.tokens = tokens
+        self.maximum = maximum
+
+
 class RequestTooLarge(InvalidRequest):
     status = 413
     code = "REQUEST_TOO_LARGE"
@@ -90,6 +103,8 @@ class InvalidApiKey(GatewayError):
     status = 401
     type = "authentication_error"
     code = "INVALID_API_KEY"
+    # Claude Code repeats a 401 for minutes.
+    should_retry = False
 
 
 class Forbidden(GatewayError):
@@ -247,6 +262,18 @@ class UpstreamRejected(UpstreamError):
     fall_back = False
 
 
+class UpstreamOverflow(UpstreamRejected):
+    """The provider says that the prompt does not fit: a `ContextOverflow` whose numbers are None where it has none."""
+
+    code = "CONTEXT_LENGTH_EXCEEDED"
+
+    def __init__(self, tokens: int | None, maximum: int | None, *, provider: str, upstream_status: int) -> None:
+        message = _overflow_message(tokens, maximum)
+        super().__init__(message, provider=provider, kind="rejected", upstream_status=upstream_status)
+        self.tokens = tokens
+        self.maximum = maximum
+
+
 class ClientGone(GatewayError):
     """The client hung up; nothing can be sent. 499 is nginx's status for it. `billable` as for `UpstreamError`."""
 
@@ -264,3 +291,10 @@ class CallbackUndelivered(GatewayError):
 
 class ConfigError(GatewayError):
     """A setting is missing or wrong. The message is one line: file, path of the field, what is expected."""
+
+
+def _overflow_message(tokens: int | None, maximum: int | None) -> str:
+    """Returns the wording that coding agents look for, to make a conversation shorter."""
+    if tokens is None or maximum is None:
+        return "prompt is too long: it exceeds the context window of the model"
+    return f"prompt is too long: {tokens} tokens > {maximum} maximum"

@@ -14,15 +14,19 @@ from app.gateway.admission import Admission
 from app.gateway.cache import Cache
 from app.gateway.callers import Callers
 from app.gateway.heartbeat import Heartbeat
+from app.gateway.model_facts import ModelFacts
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.provider_health import ProviderHealth
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
+from app.gateway.token_counter import TokenCounter
 from app.jobs.callbacks import CallbackSender
 from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
+from app.providers.dialects import decode_request
+from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
 from app.store.files import Files
@@ -31,6 +35,7 @@ from app.store.installation import Installation
 from app.store.keys import Keys
 from app.store.ledger import Ledger
 from app.store.outbox import Outbox
+from app.store.reasoning import Reasoning
 from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -63,6 +68,8 @@ class Services:
     admission: Admission
     heartbeat: Heartbeat
     pipeline: Pipeline
+    model_facts: ModelFacts
+    token_counter: TokenCounter
     queue: JobQueue
     callbacks: CallbackSender
     support: SupportAssistant
@@ -94,9 +101,11 @@ def build_services(settings: Settings) -> Services:
         count_dropped=metrics.count_settlements_dropped,
     )
     admission = Admission(redis=redis, callers=callers, plans=config.plans, heartbeat=heartbeat, spool=spool)
-    providers = _providers(settings)
+    reasoning = Reasoning(redis=redis, ttl_s=config.reasoning.ttl_s, max_bytes=config.reasoning.max_bytes)
+    providers = _providers(settings, ReasoningMemory(reasoning.recall, reasoning.remember))
     router = Router(config=config, providers=providers, metrics=metrics)
-    pipeline = _pipeline(settings, admission, router, redis, metrics)
+    pricing = Pricing(config=config, overrides=settings.prices)
+    pipeline = _pipeline(settings, admission, router, redis, metrics, pricing)
     return Services(
         settings=settings,
         metrics=metrics,
@@ -116,6 +125,8 @@ def build_services(settings: Settings) -> Services:
         admission=admission,
         heartbeat=heartbeat,
         pipeline=pipeline,
+        model_facts=ModelFacts(config=config, pricing=pricing),
+        token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=CallbackSender(secret=settings.callback_secret, allow=config.queue.callback_allow),
         support=build_support(settings, pipeline, redis),
@@ -124,9 +135,10 @@ def build_services(settings: Settings) -> Services:
     )
 
 
-def _pipeline(settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics) -> Pipeline:
+def _pipeline(
+    settings: Settings, admission: Admission, router: Router, redis: Redis, metrics: Metrics, pricing: Pricing
+) -> Pipeline:
     config = settings.config
-    pricing = Pricing(config=config, overrides=settings.prices)
     return Pipeline(
         config=config,
         admission=admission,
@@ -135,6 +147,7 @@ def _pipeline(settings: Settings, admission: Admission, router: Router, redis: R
         pricing=pricing,
         accounting=Accounting(admission=admission, pricing=pricing, metrics=metrics),
         metrics=metrics,
+        decode=decode_request,
     )
 
 
@@ -159,7 +172,7 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
     return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
 
 
-def _providers(settings: Settings) -> dict[str, Provider]:
+def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:
     config, file = settings.config, settings.config_path
     built: dict[str, Provider] = {}
     for name, provider in config.providers.items():
@@ -173,6 +186,7 @@ def _providers(settings: Settings) -> dict[str, Provider]:
                 timeouts=provider.timeouts or config.timeouts,
                 heartbeat_s=config.server.heartbeat_s,
                 secrets=settings.secrets,
+                memory=memory,
             )
         except ConfigError as exc:
             raise ConfigError(f"{file}: providers.{name}.{exc.message}") from None

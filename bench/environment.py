@@ -13,17 +13,17 @@ import psutil
 
 from bench.bare_nginx import run_bare_nginx
 from bench.measure import cpu_s, load, memory_mb
-from bench.scenarios import CONFIG, LIMITED, PRICES, VALID, Scenario, question
+from bench.scenarios import LIMITED, PRICES, VALID, Scenario, config_for, question
+from bench.vendor import DialectUpstream
 from tests.support.nginx import Nginx
 from tests.support.servers import ROOT, Gateway, RedisServer, free_port, wait_for
-from tests.support.upstream import Upstream
 
 
 class Environment:
     """The running processes of a measurement, and their CPU time and memory."""
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
-        self.upstream = stack.enter_context(Upstream())
+        self.upstream = stack.enter_context(DialectUpstream())
         self.redis = RedisServer(directory)
         self.redis.start()
         stack.callback(self.redis.stop)
@@ -31,7 +31,7 @@ class Environment:
         self.gateway = stack.enter_context(
             Gateway(
                 directory / "gateway",
-                CONFIG.format(url=self.upstream.url),
+                config_for(self.upstream.url),
                 redis_url=self.redis.url,
                 prices=PRICES,
                 env={"GATEWAY_ENV": "production", "DEV_API_KEY": ""},

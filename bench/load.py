@@ -17,6 +17,9 @@ from gevent import socket, ssl
 from gevent.pool import Group
 
 _TEXT = b'"tok "'  # of the vendor's chunks, see tests.support.upstream
+# Each dialect's sign that an answer is whole, in the last bytes of its stream.
+_ENDINGS = (b"[DONE]", b"event: message_stop", b"event: response.completed", b'"finishReason":"STOP"')
+_TAIL_BYTES = 4096
 
 
 class LoadGenerator:
@@ -119,10 +122,10 @@ class LoadGenerator:
                     self.firsts.append(now - started)
                 self.lateness.append(now - first - seen * self._chunk_s)
                 seen += 1
-            end = (end + data)[-64:]
+            end = (end + data)[-_TAIL_BYTES:]
             if end.endswith(b"0\r\n\r\n"):
                 self.chunks += seen
-                self.done += b"[DONE]" in end
+                self.done += any(marker in end for marker in _ENDINGS)
                 return True
             data = sock.recv(65536)
             if not data:

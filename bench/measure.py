@@ -45,7 +45,7 @@ def find_problem(scenario: Scenario, result: dict[str, Any]) -> str:
         return f"expected {scenario.calls} × {scenario.status}, got {result['statuses']}"
     if scenario.is_stream and (result["chunks"], result["done"]) != (scenario.chunks * scenario.calls, scenario.calls):
         lost = scenario.chunks * scenario.calls - result["chunks"]
-        return f"{lost} chunks lost, {result['done']} of {scenario.calls} streams ended with [DONE]"
+        return f"{lost} chunks lost, {result['done']} of {scenario.calls} streams ended as they should"
     return ""
 
 

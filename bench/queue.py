@@ -17,7 +17,7 @@ import psutil
 from bench.environment import run_hello
 from bench.measure import cpu_s, find_problem, load
 from bench.report import add_section
-from bench.scenarios import CONFIG, PRICES, Scenario, question
+from bench.scenarios import PRICES, Scenario, config_for, question
 from tests.support.client import ask, post
 from tests.support.servers import Gateway, RedisServer, wait_for
 from tests.support.upstream import Upstream
@@ -37,7 +37,7 @@ class QueueBenchmark:
         self.redis = RedisServer(directory)
         self.redis.start()
         stack.callback(self.redis.stop)
-        config = CONFIG.format(url=upstream.url) + "queue: {max_jobs: 100000}\n"
+        config = config_for(upstream.url) + "queue: {max_jobs: 100000}\n"
         env = {"GATEWAY_ENV": "production", "DEV_API_KEY": ""}
         self.gateway = stack.enter_context(
             Gateway(directory / "gateway", config, redis_url=self.redis.url, prices=PRICES, env=env)

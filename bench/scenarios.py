@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 # Limits of every kind, none of which is ever reached: checking them is part of the price.
-CONFIG = """
+_CONFIG = """
 providers:
   up: {{kind: openai, base_url: {url}, api_key: sk-bench}}
+  claude: {{kind: anthropic, base_url: {root}, api_key: sk-bench}}
+  google: {{kind: gemini, base_url: {root}, api_key: sk-bench}}
 models:
   plain: {{targets: [{{provider: up}}]}}
   slow-50: {{targets: [{{provider: up}}]}}
   stream-50-20: {{targets: [{{provider: up}}]}}
   stream-5-0: {{targets: [{{provider: up}}]}}
+  messages-plain: {{targets: [{{provider: claude, model: plain}}]}}
+  messages-stream: {{targets: [{{provider: claude, model: stream-50-20}}]}}
+  responses-plain: {{targets: [{{provider: up, model: plain}}], wire: responses}}
+  responses-stream: {{targets: [{{provider: up, model: stream-50-20}}], wire: responses}}
+  gemini-plain: {{targets: [{{provider: google, model: plain}}]}}
+  gemini-stream: {{targets: [{{provider: google, model: stream-50-20}}]}}
   embed: {{targets: [{{provider: up}}]}}
 plans:
   default:
@@ -21,7 +29,15 @@ plans:
      tokens_per_day: 1000000000000, budget_usd_per_month: 900000, concurrency: 100000}}
   one: {{tokens_per_minute: 1}}
 """
-PRICES = 'up: {"*": {prompt: 0.4, completion: 1.6, cached: 0.1}}'
+_PRICE = '{"*": {prompt: 0.4, completion: 1.6, cached: 0.1}}'
+PRICES = f"up: {_PRICE}\nclaude: {_PRICE}\ngoogle: {_PRICE}"
+
+
+def config_for(vendor_url: str) -> str:
+    """Returns the gateway's configuration for a vendor at `vendor_url`, which ends in its version."""
+    return _CONFIG.format(url=vendor_url, root=vendor_url.removesuffix("/v1"))
+
+
 VALID, LIMITED, WRONG = "valid", "limited", "wrong"
 
 
@@ -59,6 +75,65 @@ def question(model: str, padding: int = 0, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": messages, **more}
 
 
+def message(model: str, **more: Any) -> dict[str, Any]:
+    """The same question as Anthropic's clients ask it."""
+    system, user = question(model)["messages"]
+    return {"model": model, "max_tokens": 1000, "system": system["content"], "messages": [user], **more}
+
+
+def response(model: str, **more: Any) -> dict[str, Any]:
+    """The same question as clients of OpenAI's Responses ask it; nothing is stored, as with chat completions."""
+    system, user = question(model)["messages"]
+    return {"model": model, "instructions": system["content"], "input": [user], "store": False, **more}
+
+
+def contents() -> dict[str, Any]:
+    """The same question as Google's clients ask it; their paths name the model."""
+    system, user = (each["content"] for each in question("")["messages"])
+    return {
+        "systemInstruction": {"parts": [{"text": system}]},
+        "contents": [{"role": "user", "parts": [{"text": user}]}],
+    }
+
+
+def _streams(name: str, body: dict[str, Any], path: str = "/v1/chat/completions") -> Scenario:
+    return Scenario(
+        name=f"50 chunks, 200 streams at once, {name}",
+        body=body,
+        calls=600,
+        concurrency=200,
+        path=path,
+        chunks=50,
+        chunk_ms=20,
+        direct=False,
+    )
+
+
+_GEMINI, _GEMINI_STREAM = (
+    "/v1beta/models/gemini-plain:generateContent",
+    "/v1beta/models/gemini-stream:streamGenerateContent",
+)
+# A caller's dialect and a vendor's: C chat completions, M messages, R responses, G generateContent.
+DIALECTS = (
+    Scenario(name="M to M", body=message("messages-plain"), calls=4000, path="/v1/messages", direct=False),
+    Scenario(name="R to R", body=response("responses-plain"), calls=4000, path="/v1/responses", direct=False),
+    Scenario(name="G to G", body=contents(), calls=4000, path=_GEMINI, direct=False),
+    Scenario(name="C to M", body=question("messages-plain"), calls=4000, direct=False),
+    Scenario(name="C to R", body=question("responses-plain"), calls=4000, direct=False),
+    Scenario(name="C to G", body=question("gemini-plain"), calls=4000, direct=False),
+    Scenario(name="M to C", body=message("plain"), calls=4000, path="/v1/messages", direct=False),
+    Scenario(name="R to C", body=response("plain"), calls=4000, path="/v1/responses", direct=False),
+    Scenario(name="R to M", body=response("messages-plain"), calls=4000, path="/v1/responses", direct=False),
+    Scenario(name="M to G", body=message("gemini-plain"), calls=4000, path="/v1/messages", direct=False),
+    _streams("M to M", message("messages-stream", stream=True), "/v1/messages"),
+    _streams("R to R", response("responses-stream", stream=True), "/v1/responses"),
+    _streams("G to G", contents(), f"{_GEMINI_STREAM}?alt=sse"),
+    _streams("C to M", question("messages-stream", stream=True)),
+    _streams("M to C", message("stream-50-20", stream=True), "/v1/messages"),
+    _streams("R to C", response("stream-50-20", stream=True), "/v1/responses"),
+    _streams("M to G", message("gemini-stream", stream=True), "/v1/messages"),
+)
+
 _STREAM = question("stream-50-20", stream=True)
 SCENARIOS = (
     Scenario(name="bare Flask hello", body=question("plain"), calls=5000, at="hello", direct=False),
@@ -84,4 +159,5 @@ SCENARIOS = (
         chunk_ms=20,
         at="proxy",
     ),
+    *DIALECTS,
 )

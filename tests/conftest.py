@@ -17,6 +17,7 @@ from hypothesis import Phase, settings
 
 from tests.support.servers import Gateway, RedisServer, flushed
 from tests.support.upstream import Upstream
+from tests.support.vendors.server import Vendors
 
 TESTS = Path(__file__).parent
 
@@ -112,6 +113,19 @@ def upstream(vendor: Upstream) -> Upstream:
     """The fake vendor, its counts at zero."""
     vendor.reset()
     return vendor
+
+
+@pytest.fixture(scope="session")
+def played_vendors() -> Iterator[Vendors]:
+    with Vendors() as vendors:
+        yield vendors
+
+
+@pytest.fixture
+def vendors(played_vendors: Vendors) -> Vendors:
+    """The played vendors of every dialect, their records empty."""
+    played_vendors.reset()
+    return played_vendors
 
 
 @pytest.fixture

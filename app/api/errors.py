@@ -10,6 +10,7 @@ import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from app.api.anthropic_headers import answer_headers
 from app.api.context import request_id
 from app.api.headers import limit_headers
 from app.api.http import HttpResponse
@@ -38,6 +39,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     415: UnsupportedMediaType,
 }
 _MAX_CONTENT_TYPE_CHARS = 64
+_GOOGLE_PREFIX = "/v1beta/"
 
 
 def error_response(error: GatewayError, request_id: str, dialect: DialectName = "chat") -> HttpResponse:
@@ -53,6 +55,8 @@ def error_response(error: GatewayError, request_id: str, dialect: DialectName = 
             headers.append(("x-should-retry", "false"))
     elif error.should_retry is not None:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
+    if dialect == "messages":
+        headers += answer_headers(request_id, error.remaining if isinstance(error, RateLimited) else ())
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
     if isinstance(error, UpstreamError) and error.native and error.native_dialect == dialect != "chat":
@@ -88,7 +92,8 @@ def register(app: Flask, suggestions: Suggestions) -> None:
 
 
 def _flask_response(error: GatewayError) -> Response:
-    response = error_response(error, _request_id())
+    dialect: DialectName = "gemini" if request.path.startswith(_GOOGLE_PREFIX) else "chat"
+    response = error_response(error, _request_id(), dialect)
     return Response(response.body, response.status, response.headers)
 
 

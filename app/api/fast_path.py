@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from app.api.body_budget import LARGE_BYTES, BodyAllocation, BodyBudget
+from app.api.content_encoding import decode_content
 from app.api.context import check_scope
 from app.api.errors import error_response, unexpected_error, unsupported_media_type
 from app.api.http import HttpRequest, HttpResponse
@@ -142,16 +143,37 @@ class FastPath:
             raise RequestTooLarge("The request body is too large.")
         if declared and len(body) < size:
             raise InvalidRequest("The request body ended early.")
-        return body
+        encoding = environ.get("HTTP_CONTENT_ENCODING")
+        return self._decoded(http_request, caller, body, encoding) if encoding else body
+
+    def _decoded(self, http_request: HttpRequest, caller: Caller, body: bytes, encoding: str) -> bytes:
+        """Returns the body without its encoding. Raises as `_body` does."""
+        decoded = 0
+
+        def take(size: int) -> None:
+            nonlocal decoded
+            decoded += size
+            allocation = http_request.body_allocation
+            if allocation is not None:
+                allocation.grow(size)
+            elif decoded > LARGE_BYTES:
+                self._allocate(http_request, caller).grow(decoded)
+
+        return decode_content(body, encoding, self._max_body_bytes, take)
 
     def _large_body(
         self, http_request: HttpRequest, caller: Caller, source: Any, size: int, *, is_declared: bool
     ) -> bytes:
         """`size`: as declared; of a chunked body, which then counts as it arrives, the most."""
-        # Admission would refuse a revoked key only after the whole body has arrived.
-        self._services.callers.verify(http_request.api_key())
-        allocation = http_request.body_allocation = BodyAllocation(self._budget, caller.key_id)
+        allocation = self._allocate(http_request, caller)
         if is_declared:
             allocation.grow(size)
             return read_body(source, size, self._body_timeout_s)
         return read_body(source, size, self._body_timeout_s, on_block=allocation.grow)
+
+    def _allocate(self, http_request: HttpRequest, caller: Caller) -> BodyAllocation:
+        """Returns the allocation of a large body. Raises `InvalidApiKey`."""
+        # Admission would refuse a revoked key only after the whole body has arrived.
+        self._services.callers.verify(http_request.api_key())
+        allocation = http_request.body_allocation = BodyAllocation(self._budget, caller.key_id)
+        return allocation

@@ -38,7 +38,6 @@ _EQUIVALENTS = {
     "api/tags": "models",
     "messages/batches": "batches",
     "responses": "chat/completions",
-    "messages": "chat/completions",
 }
 
 

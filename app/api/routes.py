@@ -20,8 +20,10 @@ from app.api import (
     debug,
     embeddings,
     files,
+    gemini,
     jobs,
     media,
+    messages,
     models,
     ops,
     support,
@@ -36,7 +38,8 @@ from app.services import Services
 
 PREFIXES = ("/v1", "/api/v1")
 # Google's clients put their own version before a model's path.
-MODEL_PREFIXES = ("/v1beta", *PREFIXES)
+_GOOGLE = ("/v1beta",)
+MODEL_PREFIXES = (*_GOOGLE, *PREFIXES)
 _ROOT = ("",)
 _EVERYWHERE = (*PREFIXES, "")
 
@@ -99,8 +102,15 @@ ROUTES: Routes = (
     BodyRoute("/chat/completions", Scope.CHAT, chat_completions.create),
     BodyRoute("/chat/smart", Scope.CHAT, partial(chat_completions.create, smart=True)),
     BodyRoute("/completions", Scope.CHAT, completions.create),
+    BodyRoute("/messages", Scope.CHAT, messages.create, "messages"),
+    BodyRoute("/messages/count_tokens", Scope.CHAT, messages.count_tokens, "messages"),
     BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
     *(_media_route(endpoint) for endpoint in RULES),
+    ModelRoute("generateContent", Scope.CHAT, gemini.generate),
+    ModelRoute("streamGenerateContent", Scope.CHAT, gemini.stream),
+    ModelRoute("countTokens", Scope.CHAT, gemini.count_tokens),
+    ModelRoute("embedContent", Scope.EMBED, gemini.embed),
+    ModelRoute("batchEmbedContents", Scope.EMBED, gemini.embed_batch),
     BodyRoute("/chat/async", Scope.CHAT, jobs.submit),
     JobRoute("GET", "/requests/<job_id>", Scope.CHAT, jobs.show),
     JobRoute("DELETE", "/requests/<job_id>", Scope.CHAT, jobs.cancel),
@@ -110,6 +120,8 @@ ROUTES: Routes = (
     FlaskRoute("DELETE", "/chat/history/<path:user_id>", Scope.CHAT, support.forget),
     FlaskRoute("GET", "/models", Scope.CHAT, models.list_models),
     FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, models.get_model),
+    FlaskRoute("GET", "/models", Scope.CHAT, gemini.list_models, _GOOGLE),
+    FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, gemini.get_model, _GOOGLE),
     FlaskRoute("POST", "/files", Scope.CHAT, files.create_file),
     FlaskRoute("GET", "/files", Scope.CHAT, files.list_files),
     FlaskRoute("GET", "/files/<file_id>", Scope.CHAT, files.retrieve_file),

@@ -44,7 +44,12 @@ class ReplyStream(Protocol):
     def close(self) -> None: ...
 
 
-def stream_response(http_request: HttpRequest, cancel: CancelToken, start: Callable[[], ReplyStream]) -> HttpResponse:
+def stream_response(
+    http_request: HttpRequest,
+    cancel: CancelToken,
+    start: Callable[[], ReplyStream],
+    headers_of: Callable[[Report], list[tuple[str, str]]] = call_headers,
+) -> HttpResponse:
     """Starts a stream and returns it as a response. Raises what `start` raises: nothing has been sent yet."""
     stop_watching = watch_for_hangup(http_request.environ, cancel.cancel)
     try:
@@ -52,7 +57,7 @@ def stream_response(http_request: HttpRequest, cancel: CancelToken, start: Calla
     except BaseException:
         stop_watching()
         raise
-    headers = [*_HEADERS, *call_headers(stream.report)]
+    headers = [*_HEADERS, *headers_of(stream.report)]
     return HttpResponse(200, headers, EventStreamBody(stream, http_request, stop_watching))
 
 

@@ -25,7 +25,8 @@ _PAGE_HEADERS = {
 
 
 def index() -> AnyResponse:
-    return redirect("/docs")
+    # Claude Code sends a HEAD before its first call, to see that somebody is there.
+    return Response() if request.method == "HEAD" else redirect("/docs")
 
 
 def openapi() -> dict[str, Any]:

@@ -44,6 +44,13 @@ class QueueConfig(Section):
         return hosts
 
 
+class ReasoningConfig(Section):
+    """Reasoning that vendors want to see again in a tool loop, kept for clients that do not send it back."""
+
+    ttl_s: int = Field(3600, ge=60, le=2_592_000, description="How long a tool call's reasoning is kept.")
+    max_bytes: int = Field(262_144, ge=1024, le=8_388_608, description="Longer reasoning is not kept.")
+
+
 class BatchConfig(Section):
     """Files and batches, as OpenAI's Batch API has them."""
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SupportConfig
+from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, ReasoningConfig, SmartConfig, SupportConfig
 from app.config.section import Count, Name, Seconds, Section
 from app.domain.identity import DEFAULT_PLAN
 
@@ -159,6 +159,9 @@ class TargetConfig(Section):
     wire: Wire | None = Field(None, description="By default the model's.")
 
 
+Capability = Literal["tools", "vision", "json_schema", "thinking", "audio", "pdf"]
+
+
 class ModelConfig(Section):
     """An alias: the name that callers use for a model, and what serves it."""
 
@@ -175,6 +178,14 @@ class ModelConfig(Section):
     )
     max_output_tokens: Count = Field(
         16_384, description="The longest answer: what a budget reserves when the caller sets no bound."
+    )
+    context_window: Count | None = Field(
+        None,
+        description="The longest prompt, in tokens: a longer one is refused before it is sent. By default as "
+        "genai-prices says, if it does.",
+    )
+    capabilities: tuple[Capability, ...] | None = Field(
+        None, description="What the model can do, of tools, vision, json_schema, thinking, audio, pdf: for /models."
     )
     owned_by: str = Field("penstock", description="Shown in /models.")
     wire: Wire | None = Field(
@@ -307,6 +318,7 @@ class GatewayConfig(Section):
     reserve: ReserveConfig = ReserveConfig()
     queue: QueueConfig = QueueConfig()
     batch: BatchConfig = BatchConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
     support: SupportConfig = SupportConfig()
     smart: SmartConfig = SmartConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -25,7 +25,7 @@ _CLAUDE_CODE_USER = re.compile(
 
 
 class Attribution(NamedTuple):
-    """Whom a call is put down to; "" for what nobody said."""
+    """The session, agent and user that a call is put down to; "" for what nobody said."""
 
     session: str = ""
     agent: str = ""

@@ -172,9 +172,12 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
-    """The wanted amount of thinking. `effort` is none, minimal, low, medium, high, xhigh or max; `budget_tokens` is a number of
-    tokens instead. `adaptive`: the model decides. `show`: None for the vendor's default, "" for nothing, otherwise
-    auto, concise or detailed."""
+    """The wanted amount of thinking.
+
+    `effort` is none, minimal, low, medium, high, xhigh or max; `budget_tokens` is a number of tokens instead.
+    `adaptive`: the model decides. `show`: None for the vendor's default, "" for nothing, otherwise auto, concise or
+    detailed.
+    """
 
     effort: str | None = None
     budget_tokens: int | None = None

@@ -39,6 +39,7 @@ from app.store.reservations import (
     cancel_call,
     extend_call,
     recorded,
+    release_call,
     settle_call,
 )
 from app.store.spool import Spool
@@ -156,6 +157,10 @@ class Admission:
     def cancel(self, reservation: Reservation) -> None:
         """Gives back what a call has reserved that will not be made after all. It leaves no row."""
         self._spool.settle(self._settle, *cancel_call(reservation))
+
+    def release(self, reservation: Reservation) -> None:
+        """Ends a call that was free but for the request that it counts as. It leaves no row."""
+        self._spool.settle(self._settle, *release_call(reservation))
 
     def _open(self, caller: Caller, wanted: Reservation) -> _Opened:
         now = self._clock()

@@ -61,14 +61,8 @@ RATES = {
     "citation": "output_citation_mtok",
 }
 # Fees for other units than tokens.
-FEES = (
-    "requests_kcount",
-    "web_searches_kcount",
-    "storage_searches_kcount",
-    "audio_hours",
-    "input_audio_hours",
-    "input_mchars",
-)
+UNITS = ("input_mchars", "audio_hours", "input_audio_hours")  # by which a model may be billed alone
+FEES = ("requests_kcount", "web_searches_kcount", "storage_searches_kcount", *UNITS)
 # Units that no call here is billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
     "input_document_kpages": "OCR",
@@ -158,6 +152,12 @@ class Pricing:
         cost = highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches, file_searches)
         return cost if units is None else cost + highest.units_nanousd(units)
 
+    def context_window(self, provider: str, model: str) -> int | None:
+        """Returns the longest prompt that `model` at `provider` takes, in tokens, if genai-prices says."""
+        config = self._providers[provider]
+        found = None if config.is_built_in else _model_info(config, model)
+        return None if found is None else found[1].context_window
+
     def _prices_of(self, provider: str, model: str) -> _Prices | None:
         now = self._clock()
         if now - self._read_at >= _REFRESH_S or len(self._prices) > _MAX_CACHED_MODELS:
@@ -243,8 +243,7 @@ def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.Mode
 
 
 def _rate_card(price: types.ModelPrice, terms: _Terms) -> RateCard | None:
-    units = (price.input_mchars, price.audio_hours, price.input_audio_hours)
-    if not _has_token_rates(price) and all(rate is None for rate in units):
+    if not _has_token_rates(price) and all(getattr(price, unit) is None for unit in UNITS):
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]

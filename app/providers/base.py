@@ -12,6 +12,7 @@ from app.domain.generation import DialectName, GenerationRequest
 from app.domain.media import MediaRequest
 from app.domain.usage import Usage
 from app.errors import GatewayError
+from app.providers.vendor_counts import VendorCount
 
 
 class CancelToken:
@@ -169,6 +170,12 @@ class Provider(Protocol):
 
     def media(self, call: MediaCall) -> MediaResponse:
         """Returns the answer; of one that is streamed, when its first bytes are there."""
+
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        """Returns the vendor's count of the call's prompt; None if it has no endpoint for that. It costs nothing.
+
+        Raises `UpstreamError`, and `Untranslatable` for a request of another dialect.
+        """
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

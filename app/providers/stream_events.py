@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from app.domain.content import BlockStarted, Delta, Event, Started, Stopped, Text, Thinking
 from app.domain.usage import Usage
@@ -90,8 +90,14 @@ class PassedEvents:
 class TranslatedEvents:
     """Events whose client speaks another dialect than the vendor. See `PassedEvents`."""
 
-    def __init__(self, dialect: Dialect, decoder: StreamDecoder, encoder: StreamEncoder) -> None:
-        """`dialect` is the client's."""
+    def __init__(
+        self,
+        dialect: Dialect,
+        decoder: StreamDecoder,
+        encoder: StreamEncoder,
+        stages: Sequence[Callable[[Event], Iterable[Event]]] = (),
+    ) -> None:
+        """`dialect` is the client's. Events go through the `stages` between decoder and encoder."""
         self.failure: Exception | None = None
         self.heartbeat = dialect.heartbeat
         self.usage: Usage | None = None
@@ -102,6 +108,7 @@ class TranslatedEvents:
         self._dialect = dialect
         self._decoder = decoder
         self._encoder = encoder
+        self._stages = stages
 
     @property
     def complete(self) -> bool:
@@ -135,6 +142,8 @@ class TranslatedEvents:
         return self._dialect.error_event(error, request_id, self._encoder)
 
     def _write(self, events: Iterable[Event], written: list[bytes]) -> None:
+        for stage in self._stages:
+            events = [each for event in events for each in stage(event)]
         for event in events:
             self._count(event)
             written.append(self._encoder.encode(event))

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from app.domain.retry_after import MAX_RETRY_AFTER_S
-from app.errors import UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from app.errors import UpstreamError, UpstreamOverflow, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.http.exchange import Exchange
+from app.providers.overflow import find_overflow
 
 _MAX_MESSAGE_CHARS = 500
 # A proxy in front of the provider did not wait for its answer (524 is Cloudflare's word): the provider may have worked
@@ -35,20 +36,34 @@ def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[st
         body = exchange.read_all()
     except UpstreamError:
         body = b""
-    message, param = _caller_error(body, secrets)
+    message, param, code = _caller_error(body, secrets)
     error = error_from_status(
-        exchange.status, provider=provider, message=message, param=param, retry_after_s=_retry_after_s(exchange)
+        exchange.status,
+        provider=provider,
+        message=message,
+        param=param,
+        code=code,
+        retry_after_s=_retry_after_s(exchange),
     )
     if isinstance(error, UpstreamRejected) and message:
-        error.native, error.native_dialect = _without_secrets(body, secrets), dialect
+        error.native, error.native_dialect = without_secrets(body, secrets), dialect
     return error
 
 
 def error_from_status(
-    status: int, *, provider: str, message: str = "", param: str | None = None, retry_after_s: float | None = None
+    status: int,
+    *,
+    provider: str,
+    message: str = "",
+    param: str | None = None,
+    code: str = "",
+    retry_after_s: float | None = None,
 ) -> UpstreamError:
     """Returns the error that an upstream `status` stands for. `message` and `param`, cleaned, explain a rejection."""
     if status in (400, 413, 422):
+        overflow = find_overflow(message, code)
+        if overflow is not None:
+            return UpstreamOverflow(*overflow, provider=provider, upstream_status=status)
         return UpstreamRejected(
             message or "The provider refused the request.",
             provider=provider,
@@ -82,23 +97,24 @@ def _classify(status: int) -> tuple[type[UpstreamError], str, str]:
     return UpstreamError, "status_5xx" if status >= 500 else "status_4xx" if status >= 400 else "bad_body", "failed"
 
 
-def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None]:
-    """Returns an error's message, cleaned of secrets, and parameter; "" and None if it is not in OpenAI's shape."""
+def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None, str]:
+    """Returns an error's message, cleaned of secrets, its parameter and code; "" and None for what it does not have."""
     try:
         decoded: Any = msgspec.json.decode(body)
         error: Any = (decoded[0] if isinstance(decoded, list) else decoded)["error"]
-        message, param = error["message"], error.get("param")
+        message, param, code = error["message"], error.get("param"), error.get("code") or error.get("type")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return "", None
+        return "", None, ""
     if not isinstance(message, str):
-        return "", None
+        return "", None, ""
     for secret in sorted(secrets, key=len, reverse=True):  # one may begin like another
         message = message.replace(secret, "[redacted]")
     message = _CONTROL_CHARS.sub(" ", _KEY_SHAPED.sub("[redacted]", message))[:_MAX_MESSAGE_CHARS]
-    return message, param[:200] if isinstance(param, str) else None
+    return message, param[:200] if isinstance(param, str) else None, code if isinstance(code, str) else ""
 
 
-def _without_secrets(body: bytes, secrets: frozenset[str]) -> bytes:
+def without_secrets(body: bytes, secrets: frozenset[str] = frozenset()) -> bytes:
+    """Returns `body` without `secrets`, and without anything that looks like a key."""
     for secret in sorted(secrets, key=len, reverse=True):
         body = body.replace(secret.encode(), b"[redacted]")
     return re.sub(_KEY_SHAPED.pattern.encode(), b"[redacted]", body)

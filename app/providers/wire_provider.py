@@ -7,7 +7,8 @@ is never changed. Everybody else's calls are translated, by way of `domain.conte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -16,20 +17,25 @@ import msgspec
 
 from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
+from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName
 from app.errors import ConfigError, Untranslatable, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import DIALECTS
-from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
+from app.providers.dialects.gemini import embeddings
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
 from app.providers.media_response import media_response
 from app.providers.pacing import Pacing
+from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import error_from_response, error_from_status
+from app.providers.vendor_counts import COUNT_ENDPOINTS, VendorCount
 
 T = TypeVar("T")
 
@@ -48,6 +54,9 @@ WIRE_KINDS = {
     "anthropic": Kind(("messages",), "x-api-key", headers=(("anthropic-version", "2023-06-01"),)),
     "gemini": Kind(("gemini",), "x-goog-api-key"),
 }
+# The vendor has no such endpoint, and is not asked for an hour.
+_NO_ENDPOINT = (404, 405, 501)
+_ASK_AGAIN_S = 3600.0
 
 
 class _Embeddings(msgspec.Struct, frozen=True):
@@ -62,7 +71,14 @@ class WireProvider:
     """Provider of one configured vendor. See `providers.base.Provider`."""
 
     def __init__(
-        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+        self,
+        *,
+        name: str,
+        config: ProviderConfig,
+        timeouts: Timeouts,
+        heartbeat_s: float,
+        secrets: frozenset[str],
+        memory: ReasoningMemory = NO_MEMORY,
     ) -> None:
         kind = WIRE_KINDS[config.kind]
         base_url = config.base_url
@@ -72,6 +88,7 @@ class WireProvider:
         self._wires = kind.wires
         self._heartbeat_s = heartbeat_s
         self._secrets = secrets
+        self._memory = memory
         self._pacing = Pacing()
         self._client = HttpClient(
             provider=name,
@@ -84,6 +101,7 @@ class WireProvider:
             kind=config.kind,
             query=config.query,
         )
+        self._no_counts_until: dict[str, float] = {}  # by model, of those whose vendor has no endpoint for counts
         self._max_tokens_field = config.max_tokens_field or _max_tokens_field(base_url)
 
     def chat(self, call: ChatCall) -> ProviderResponse:
@@ -95,12 +113,15 @@ class WireProvider:
                 answer = exchange.read_all()
             reported = self._read(vendor.read_answer, answer)
             return ProviderResponse(answer, reported.usage, reported.text_bytes, tuple(outgoing.dropped))
-        prompt = caller.decode_request(call.request)
+        prompt = self._decode(caller, call)
         body = encode(vendor.encode_request(prompt, outgoing))
         with closing(self._post(vendor, body, call)) as exchange:
             raw = exchange.read_all()
-        translated = self._read(lambda body: vendor.decode_answer(body, self.name), raw)
-        answer = caller.encode_answer(translated, framing_of(call, prompt))
+        framing = framing_of(call, prompt)
+        translated = unwrap_answer(self._read(lambda body: vendor.decode_answer(body, self.name), raw), prompt)
+        if caller.name == "chat":
+            translated = ReasoningCollector(call.key_id, framing.call_id, self._memory).answer(translated)
+        answer = caller.encode_answer(translated, framing)
         text_bytes = 0 if translated.usage is not None else self._read(vendor.read_answer, raw).text_bytes
         return ProviderResponse(answer, translated.usage, text_bytes, tuple(outgoing.dropped))
 
@@ -112,10 +133,9 @@ class WireProvider:
             body = vendor.pass_request(call.request, outgoing)
             events = PassedEvents(vendor, vendor.watch(call.request))
         else:
-            prompt = caller.decode_request(call.request)
+            prompt = self._decode(caller, call)
             body = encode(vendor.encode_request(prompt, outgoing))
-            encoder = caller.stream_encoder(framing_of(call, prompt))
-            events = TranslatedEvents(caller, vendor.stream_decoder(self.name), encoder)
+            events = self._translated_events(caller, vendor, call, prompt)
         exchange = self._post(vendor, body, call)
         try:
             if not exchange.header("content-type").lower().startswith("text/event-stream"):
@@ -137,11 +157,25 @@ class WireProvider:
         return stream
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
+        if "gemini" in self._wires:
+            return self._embed_at_google(call)
         request = call.request
-        body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
+        changes = {} if request.model == call.model else {"model": call.model}
+        dropped = tuple(name for name in embeddings.GOOGLE_FIELDS if name in request.fields)
+        body = encode_fields(request.fields, changes, drop=dropped)
         exchange = self._client.post("/embeddings", body, deadline=call.deadline, cancel=call.cancel, model=call.model)
         with closing(self._accepted(exchange, "chat")):
             answer = exchange.read_all()
+        usage = self._read(_decode_embeddings, answer).usage
+        return ProviderResponse(answer, to_usage(usage) if usage is not None else None, dropped=dropped)
+
+    def _embed_at_google(self, call: EmbedCall) -> ProviderResponse:
+        body = embeddings.encode_embeddings(call.request, call.model)
+        path = embeddings.path(call.model)
+        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel, model=call.model)
+        with closing(self._accepted(exchange, "gemini")):
+            raw = exchange.read_all()
+        answer = self._read(lambda raw: embeddings.decode_embeddings(raw, call.request), raw)
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
 
@@ -155,7 +189,7 @@ class WireProvider:
             deadline=call.deadline,
             cancel=call.cancel,
             model=call.model,
-            content_type=content_type,
+            headers=b"Content-Type: %b\r\n" % content_type.encode("ascii"),
         )
         return media_response(
             self._accepted(exchange, "chat"),
@@ -164,6 +198,25 @@ class WireProvider:
             timeouts=self._client.timeouts,
             heartbeat_s=self._heartbeat_s,
         )
+
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        caller, vendor = DIALECTS[call.request.dialect], self._wire(call)
+        endpoint = COUNT_ENDPOINTS.get(vendor.name)
+        if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
+            return None
+        if caller is vendor:
+            body = endpoint.body(call.model, call.request.fields)
+        else:
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
+            body = endpoint.translated_body(call.model, request)
+        try:
+            with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
+                answer = exchange.read_all()
+        except UpstreamError as exc:
+            if exc.upstream_status in _NO_ENDPOINT:
+                self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
+            raise
+        return self._read(endpoint.read, answer)
 
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)
@@ -174,6 +227,22 @@ class WireProvider:
 
     def stats(self) -> dict[str, Any]:
         return self._client.stats()
+
+    def _decode(self, caller: Dialect, call: ChatCall) -> Prompt:
+        """Returns what the call's request means."""
+        prompt = caller.decode_request(call.request)
+        # Clients of the other dialects send back what they were sent.
+        return recalled(prompt, call.key_id, self._memory) if caller.name == "chat" else prompt
+
+    def _translated_events(self, caller: Dialect, vendor: Dialect, call: ChatCall, prompt: Prompt) -> TranslatedEvents:
+        framing = framing_of(call, prompt)
+        stages: list[Callable[[Event], Iterable[Event]]] = []
+        custom_tools = UnwrapEvents(prompt)
+        if custom_tools.needed:
+            stages.append(custom_tools.feed)
+        if caller.name == "chat":
+            stages.append(ReasoningCollector(call.key_id, framing.call_id, self._memory).feed)
+        return TranslatedEvents(caller, vendor.stream_decoder(self.name), caller.stream_encoder(framing), stages)
 
     def _wire(self, call: ChatCall) -> Dialect:
         """Returns the dialect to speak: the caller's if the target has it, and otherwise the one that it prefers."""
@@ -192,9 +261,9 @@ class WireProvider:
             drop=call.drop,
         )
 
-    def _post(self, wire: Dialect, body: bytes, call: ChatCall) -> Exchange:
+    def _post(self, wire: Dialect, body: bytes, call: ChatCall, path: str = "") -> Exchange:
         exchange = self._client.post(
-            wire.path(call.model, bool(call.request.stream)),
+            path or wire.path(call.model, bool(call.request.stream)),
             body,
             deadline=call.deadline,
             cancel=call.cancel,

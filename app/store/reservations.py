@@ -39,7 +39,7 @@ _CANCELLED_MS = 3_600_000
 # How long a lost call is remembered, for a worker that was only stalled and settles after all.
 _LOST_MS = 86_400_000
 FORGOTTEN = -1  # settle.lua's reply about a call that Redis knows nothing of
-_NEVER_MADE = Amounts(requests=1)  # what a cancelled call is charged if it has a row, which only a lost one has
+_ONE_REQUEST = Amounts(requests=1)  # what a cancelled call is charged if it has a row, which only a lost one has
 _encode = msgspec.json.Encoder().encode
 
 
@@ -192,16 +192,17 @@ def cancel_call(reservation: Reservation) -> ScriptCall:
 
     Its row replaces only that of a call that was declared lost although it was refused for want of Redis's answer.
     """
-    row = replace(
-        reservation.row,
-        status="error",
-        http_status=503,
-        prompt_tokens=0,
-        completion_tokens=0,
-        cost_nanousd=0,
-        estimated=False,
-    )
-    return _end_call(reservation, "cancelled", _NEVER_MADE, row, _CANCELLED_MS)
+    row = replace(_free_row(reservation), status="error", http_status=503)
+    return _end_call(reservation, "cancelled", _ONE_REQUEST, row, _CANCELLED_MS)
+
+
+def release_call(reservation: Reservation) -> ScriptCall:
+    """Returns the call of settle.lua that ends a call which counts as a request, and was otherwise free.
+
+    As for a cancelled call, its row only replaces that of a call that was declared lost.
+    """
+    row = replace(_free_row(reservation), status="ok", http_status=200)
+    return _end_call(reservation, "unrecorded", _ONE_REQUEST, row, _SETTLED_MS)
 
 
 def lose_call(reservation: Reservation, *, from_cache: bool) -> ScriptCall:
@@ -211,6 +212,10 @@ def lose_call(reservation: Reservation, *, from_cache: bool) -> ScriptCall:
         row = replace(row, prompt_tokens=0, completion_tokens=0, cost_nanousd=0, cache="hit")
         used = Amounts(used.requests)
     return _end_call(reservation, "lost", used, row, _LOST_MS)
+
+
+def _free_row(reservation: Reservation) -> UsageRow:
+    return replace(reservation.row, prompt_tokens=0, completion_tokens=0, cost_nanousd=0, estimated=False)
 
 
 class Settlement(msgspec.Struct, frozen=True):

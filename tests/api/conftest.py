@@ -18,6 +18,7 @@ from app.gateway.cache import Cache
 from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.router import Router
+from app.gateway.token_counter import TokenCounter
 from app.providers.base import (
     ChatCall,
     EmbedCall,
@@ -27,6 +28,8 @@ from app.providers.base import (
     ProviderResponse,
     ProviderStream,
 )
+from app.providers.dialects import decode_request
+from app.providers.vendor_counts import VendorCount
 from app.services import Services, build_services
 from app.settings import load_settings
 from tests.support.response import AppResponse
@@ -61,6 +64,9 @@ class RecordingProvider:
     def media(self, call: MediaCall) -> MediaResponse:
         self.asked.append(self.name)
         return self.provider.media(call)
+
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        return self.provider.count_tokens(call)
 
     def check(self, timeout_s: float) -> None:
         self.provider.check(timeout_s)
@@ -120,9 +126,13 @@ class AppClient:
         found: AppResponse = self._client.options(path, headers=headers)
         return found
 
-    def get(self, path: str, *, key: str | None = None) -> AppResponse:
-        sent = {"Authorization": f"Bearer {key}"} if key else {}
+    def get(self, path: str, *, key: str | None = None, headers: Mapping[str, str] | None = None) -> AppResponse:
+        sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         found: AppResponse = self._client.get(path, headers=sent)
+        return found
+
+    def head(self, path: str) -> AppResponse:
+        found: AppResponse = self._client.head(path)
         return found
 
     def rows(self) -> list[dict[str, Any]]:
@@ -181,8 +191,11 @@ def _with_seams(services: Services) -> AppClient:
         admission=services.admission,
         router=router,
         metrics=services.metrics,
+        decode=decode_request,
         pricing=pricing,
         cache=Cache(redis=services.redis, config=config.cache),
         accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
     )
-    return AppClient(replace(services, router=router, pipeline=pipeline), asked, pauses, clock_offset_s)
+    counter = TokenCounter(pipeline=pipeline, router=router, admission=services.admission, decode=decode_request)
+    services = replace(services, router=router, pipeline=pipeline, token_counter=counter)
+    return AppClient(services, asked, pauses, clock_offset_s)

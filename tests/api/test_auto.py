@@ -198,6 +198,10 @@ def test_auto_is_listed_for_the_keys_that_can_use_it(smart: AppClient) -> None:
         "name": "Auto",
         "description": "The gateway picks a model that suits the request.",
         "max_tokens": None,
+        "context_window": None,
+        "max_output_tokens": None,
+        "prices": None,
+        "capabilities": None,
         "available": True,
         "reason": None,
     }

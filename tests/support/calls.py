@@ -24,7 +24,8 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
-from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
+from app.providers.dialects import decode_request
 from app.store.keys import Keys
 from app.store.redis.client import Redis
 from app.store.spool import Spool
@@ -141,6 +142,9 @@ class FakeProvider:
         self._begin(call)
         return ProviderResponse(self.body, self.usage, self.text_bytes)
 
+    def media(self, call: MediaCall) -> MediaResponse:
+        raise NotImplementedError
+
     def embed(self, call: EmbedCall) -> ProviderResponse:
         self._begin(call)
         return ProviderResponse(self.body, self.usage)
@@ -149,6 +153,9 @@ class FakeProvider:
         self._begin(call)
         self.streams.append(FakeAnswerStream(self.clock, self.blocks, self.usage, self.pause_s, self.breaks_off))
         return self.streams[-1]
+
+    def count_tokens(self, call: ChatCall) -> None:
+        return None
 
     def check(self, timeout_s: float) -> None:
         raise NotImplementedError
@@ -207,6 +214,7 @@ class PipelineHarness:
             router=router,
             pricing=pricing,
             metrics=self.metrics,
+            decode=decode_request,
             cache=Cache(redis=redis, config=self.config.cache, monotonic=clock.monotonic, pause=clock.step),
             accounting=Accounting(
                 admission=self.admission, pricing=pricing, metrics=self.metrics, clock=clock.monotonic

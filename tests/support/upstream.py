@@ -294,8 +294,10 @@ def _error(status: int, headers: bytes = b"") -> bytes:
 class Upstream:
     """The fake vendor's process, for a test: `with Upstream() as upstream: upstream.url`."""
 
+    module = "tests.support.upstream"
+
     def __init__(self, *, certificate: tuple[Path, Path] | None = None) -> None:
-        command = [sys.executable, "-m", "tests.support.upstream"]
+        command = [sys.executable, "-m", self.module]
         if certificate is not None:
             command += ["--certificate", str(certificate[0]), "--private-key", str(certificate[1])]
         root = Path(__file__).parents[2]
@@ -335,7 +337,8 @@ class Upstream:
             gevent.sleep(0.02)  # lets this process's own sockets close, where they are gevent's
 
 
-def main() -> None:
+def main(state: VendorState) -> None:
+    """Serves until SIGTERM."""
     options = argparse.ArgumentParser()
     options.add_argument("--port", type=int, default=0)
     options.add_argument("--certificate")
@@ -346,7 +349,7 @@ def main() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chosen.certificate, chosen.private_key)
         tls = {"ssl_context": context}
-    server = StreamServer(("127.0.0.1", chosen.port), VendorState().handle, backlog=4096, **tls)
+    server = StreamServer(("127.0.0.1", chosen.port), state.handle, backlog=4096, **tls)
     server.start()
     print(server.server_port, flush=True)
     stopped = Event()
@@ -356,4 +359,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(VendorState())

@@ -10,7 +10,7 @@ import pytest
 from app.config.gateway import Timeouts
 from app.domain.chat import ChatRequest
 from app.domain.usage import Usage
-from app.errors import UpstreamError
+from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.dialects import DIALECTS
 from app.providers.event_stream import EventStream
 from app.providers.pacing import Pacing
@@ -53,7 +53,10 @@ class FakeExchange:
 
 
 def stream_of(*blocks: bytes, include_usage: bool = False) -> EventStream:
-    exchange: Any = FakeExchange(list(blocks))
+    return stream_over(FakeExchange(list(blocks)), include_usage=include_usage)
+
+
+def stream_over(exchange: Any, *, include_usage: bool = False) -> EventStream:
     options = {"stream_options": {"include_usage": include_usage}}
     request = ChatRequest.parse(json.dumps({"model": "m", "messages": [{"role": "user"}], **options}).encode())
     chat = DIALECTS["chat"]
@@ -239,3 +242,57 @@ def test_a_provider_that_sends_only_comments_is_silent_to_the_client() -> None:
         blocks = list(openai(url, heartbeat_s=0.05).stream(chat_call(stream=True)))
     assert 2 <= blocks.count(b"") <= 6
     assert text_of(blocks) == "ab"
+
+
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+FAILED = b'data: {"error":{"message":"overloaded"}}\n\n'
+
+
+def test_an_error_behind_nothing_but_a_role_is_no_answer_yet() -> None:
+    stream = stream_of(ROLE, FAILED)
+    with pytest.raises(UpstreamError) as caught:
+        stream.wait_for_first_chunk()
+    assert (caught.value.kind, caught.value.billable) == ("stream_error", False)
+
+
+def test_what_was_held_back_comes_with_the_first_content() -> None:
+    stream = stream_of(ROLE, ROLE, event(), DONE)
+    stream.wait_for_first_chunk()
+    assert next(iter(stream)) == ROLE + ROLE + event()
+
+
+def test_an_answer_without_content_is_an_answer() -> None:
+    assert received(ROLE, DONE) == ROLE
+
+
+def test_an_error_in_the_block_of_the_first_content_comes_behind_it() -> None:
+    stream = stream_of(ROLE + event() + FAILED)
+    stream.wait_for_first_chunk()
+    passed_on, error = broken(stream)
+    assert passed_on == ROLE + event()
+    assert (error.kind, error.billable) == ("stream_error", True)
+
+
+def test_so_much_is_held_back_and_no_more() -> None:
+    roles = [ROLE * 1000] * 5
+    stream = stream_of(*roles, event(), DONE)
+    stream.wait_for_first_chunk()
+    first = next(iter(stream))
+    assert len(first) < len(ROLE) * 1000 * 5
+    assert b"tok" not in first
+
+
+class SlowExchange(FakeExchange):
+    """An exchange that falls silent behind its first block, until it is read without haste."""
+
+    def read(self, limit_s: float, kind: str) -> bytes:
+        if kind == "timeout_first_byte" and limit_s:
+            raise UpstreamTimeout("late", provider="up", kind=kind)
+        return super().read(limit_s, kind)
+
+
+def test_a_client_does_not_wait_long_for_the_content_behind_a_role() -> None:
+    exchange: Any = SlowExchange([ROLE, event(), DONE])
+    stream = stream_over(exchange)
+    stream.wait_for_first_chunk()
+    assert b"".join(stream) == ROLE + event()

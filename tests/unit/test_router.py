@@ -14,6 +14,7 @@ from app.errors import (
     ClientGone,
     Forbidden,
     ModelNotFound,
+    Untranslatable,
     UpstreamError,
     UpstreamRejected,
     UpstreamTimeout,
@@ -21,7 +22,7 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Target
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
+from app.providers.base import CancelToken, ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
@@ -42,6 +43,12 @@ class NamedProvider:
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
         raise NotImplementedError
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        raise NotImplementedError
+
+    def count_tokens(self, call: ChatCall) -> None:
+        return None
 
     def check(self, timeout_s: float) -> None:
         raise NotImplementedError
@@ -490,3 +497,28 @@ def test_without_retries_here_or_an_asked_vendor_the_caller_may_retry() -> None:
     assert harness.error_of(down()).should_retry is None, "the open breaker cut our attempts short"
     assert harness.error_of(down()).kind == "breaker_open"
     assert harness.error_of(down()).should_retry is None
+
+
+FOREIGN = Untranslatable("`logit_bias` cannot be translated.", param="logit_bias")
+
+
+def test_a_target_that_cannot_be_told_the_request_is_passed_over() -> None:
+    harness = RouterHarness(one_model("a", "b", fallbacks=["c"]))
+    attempts = harness.run({"a/m": FOREIGN, "b/m": FOREIGN})
+    assert harness.asked == ["a/m", "b/m", "c/m"]
+    assert (attempts.count, attempts.unanswered) == (1, [])
+
+
+@pytest.mark.parametrize("models", [one_model("a"), one_model("a", fallbacks=["b"]), one_model("a", "b")])
+def test_a_request_that_no_target_can_be_told_is_the_callers_mistake(models: dict[str, Any]) -> None:
+    harness = RouterHarness(models)
+    with pytest.raises(Untranslatable) as caught:
+        harness.run({"a/m": FOREIGN, "b/m": FOREIGN})
+    assert caught.value.param == "logit_bias"
+    assert (harness.asked.count("a/m"), harness.pauses) == (1, [])
+
+
+def test_an_outage_is_not_told_as_the_callers_mistake() -> None:
+    harness = RouterHarness(one_model("a", "b"))
+    with pytest.raises(UpstreamUnavailable):
+        harness.run({"a/m": down(), "b/m": FOREIGN})

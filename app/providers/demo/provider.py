@@ -32,6 +32,7 @@ from app.providers.demo.completion import DemoCompletion
 from app.providers.demo.media import demo_media
 from app.providers.demo.translated import Translation
 from app.providers.dialects import DIALECTS
+from app.providers.reasoning import NO_MEMORY, ReasoningMemory
 from app.providers.upstream_errors import error_from_status
 
 _encode = msgspec.json.Encoder().encode
@@ -43,8 +44,16 @@ class DemoProvider:
     """The demo model. See `providers.base.Provider`."""
 
     def __init__(
-        self, *, name: str, config: ProviderConfig, timeouts: Timeouts, heartbeat_s: float, secrets: frozenset[str]
+        self,
+        *,
+        name: str,
+        config: ProviderConfig,
+        timeouts: Timeouts,
+        heartbeat_s: float,
+        secrets: frozenset[str],
+        memory: ReasoningMemory = NO_MEMORY,
     ) -> None:
+        """The model thinks nothing that would have to be kept in `memory`, and has no secrets."""
         if config.base_url is not None:
             raise ConfigError("base_url: the kind demo has none")
         self.name = name
@@ -80,6 +89,9 @@ class DemoProvider:
     def media(self, call: MediaCall) -> MediaResponse:
         self._simulate_start(call)
         return demo_media(call)
+
+    def count_tokens(self, call: ChatCall) -> None:
+        """Returns nothing: prompts for the demo model are counted as others are."""
 
     def check(self, timeout_s: float) -> None:
         """Succeeds: the demo model is always there."""

@@ -142,7 +142,7 @@ class Watch(Protocol):
 
 
 class Reported(msgspec.Struct, frozen=True):
-    """Cost of a whole answer, as reported. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
+    """Cost of a whole answer. `text_bytes` is the UTF-8 length of what was generated, if `usage` is None."""
 
     usage: Usage | None
     text_bytes: int = 0

@@ -82,3 +82,7 @@ def limit_of_key(key: str) -> str:
 
 def history_key(key_id: str, user_digest: str) -> str:
     return f"penstock:history:{key_id}:{user_digest}"
+
+
+def reasoning_key(key_id: str, call_digest: str) -> str:
+    return f"penstock:reasoning:{key_id}:{call_digest}"

@@ -11,7 +11,8 @@ from app.providers.dialects.chat.answer import decode_answer, encode_answer
 from app.providers.dialects.chat.errors import error_body, error_event
 from app.providers.dialects.chat.passing import ChatWatch, pass_request, read_answer
 from app.providers.dialects.chat.request import decode_request, encode_request
-from app.providers.dialects.chat.stream import stream_decoder, stream_encoder
+from app.providers.dialects.chat.stream_decoder import ChatStreamDecoder
+from app.providers.dialects.chat.stream_encoder import ChatStreamEncoder
 from app.providers.dialects.dialect import Dialect
 
 
@@ -27,8 +28,8 @@ DIALECT = Dialect(
     encode_request=encode_request,
     decode_answer=decode_answer,
     encode_answer=encode_answer,
-    stream_decoder=stream_decoder,
-    stream_encoder=stream_encoder,
+    stream_decoder=ChatStreamDecoder,
+    stream_encoder=ChatStreamEncoder,
     pass_request=pass_request,
     read_answer=read_answer,
     watch=ChatWatch,

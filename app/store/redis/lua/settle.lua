@@ -16,6 +16,7 @@
 --          settled     by whoever ran it
 --          lost        by the reaper: its worker is gone
 --          cancelled   it is never made: it used nothing, and has a row only to replace that of a lost call
+--          unrecorded  it cost nothing: it counts as a request, and has a row only to replace that of a lost call
 --          replayed    settled once more, since its reply was lost: does nothing for a call that Redis has forgotten
 --   3    ledger row (JSON)
 --   4    answer to cache; "" for none
@@ -90,7 +91,9 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[5], ARGV[1])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[5]) end
 if redis.call('GET', KEYS[4]) == ARGV[1] then redis.call('DEL', KEYS[4]) end
-if final ~= 'cancelled' or state == 'lost' then redis.call('XADD', KEYS[6], '*', 'row', ARGV[3]) end
+if (final ~= 'cancelled' and final ~= 'unrecorded') or state == 'lost' then
+  redis.call('XADD', KEYS[6], '*', 'row', ARGV[3])
+end
 redis.call('HSET', KEYS[1], 's', final, 'c', '[' .. table.concat(charged, ',') .. ']')
 if final ~= 'lost' then redis.call('HDEL', KEYS[1], 'd') end
 redis.call('PEXPIRE', KEYS[1], ARGV[6])

@@ -1,4 +1,4 @@
-"""Usage as vendors of OpenAI's dialect report it: the shapes on the wire, and their translation to `Usage`.
+"""Usage as vendors of OpenAI's dialects report it: the shapes on the wire, and their translation to `Usage`.
 
 Sources: OpenAI's API reference ("The chat completion object", `usage`), and for what other vendors add to it the
 extractors of the genai-prices package and the vendors' own references. A detail of an odd type is left out: the
@@ -6,6 +6,8 @@ tokens beside it still count.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
@@ -19,6 +21,7 @@ _MAX_TOKENS = 10**9
 class _PromptDetails(msgspec.Struct, frozen=True):
     cached_tokens: object = None
     cache_write_tokens: object = None
+    cache_creation_tokens: object = None  # LiteLLM's word for it
     audio_tokens: object = None
     image_tokens: object = None
     video_tokens: object = None  # OpenRouter
@@ -44,6 +47,9 @@ class WireUsage(msgspec.Struct, frozen=True):
     citation_tokens: object = None
     server_tool_use: object = None  # OpenRouter: {"web_search_requests": 2}
     prompt_audio_seconds: object = None  # Mistral
+    # Reads from the cache, where the details do not tell of them.
+    cached_tokens: object = None  # Moonshot
+    prompt_cache_hit_tokens: object = None  # DeepSeek
     # What the call costs: see `domain.reported_cost`.
     cost: object = None
     cost_details: object = None
@@ -65,7 +71,7 @@ def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
     usage = Usage(
         prompt_tokens,
         completion_tokens,
-        _count(prompt.cached_tokens) if prompt else 0,
+        (_count(prompt.cached_tokens) if prompt else 0) or _count(wire.cached_tokens or wire.prompt_cache_hit_tokens),
         _count(completion.reasoning_tokens) if completion else 0,
         service_tier=service_tier if service_tier in SERVICE_TIERS else "",
     )
@@ -80,8 +86,14 @@ def to_usage(wire: WireUsage, service_tier: str | None = None) -> Usage:
 def _details(wire: WireUsage, prompt: _PromptDetails | None, completion: _CompletionDetails | None) -> Details | None:
     """Returns the rarer kinds of tokens and fees; None if there are none."""
     details: dict[str, int] = {}
-    if prompt and (prompt.cache_write_tokens or prompt.audio_tokens or prompt.image_tokens or prompt.video_tokens):
-        details["cache_write_tokens"] = _count(prompt.cache_write_tokens)
+    if prompt and (
+        prompt.cache_write_tokens
+        or prompt.cache_creation_tokens
+        or prompt.audio_tokens
+        or prompt.image_tokens
+        or prompt.video_tokens
+    ):
+        details["cache_write_tokens"] = _count(prompt.cache_write_tokens or prompt.cache_creation_tokens)
         details["audio_prompt_tokens"] = _count(prompt.audio_tokens)
         details["image_prompt_tokens"] = _count(prompt.image_tokens)
         details["video_prompt_tokens"] = _count(prompt.video_tokens)
@@ -112,3 +124,33 @@ def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(min(max(value, 0), _MAX_TOKENS))
+
+
+def encode_usage(usage: Usage) -> dict[str, Any]:
+    """Returns the object `usage`. Searches stand where OpenRouter writes them: OpenAI has no field for them."""
+    prompt: dict[str, int] = {"cached_tokens": usage.cached_tokens}
+    completion: dict[str, int] = {"reasoning_tokens": usage.reasoning_tokens}
+    encoded: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": prompt,
+        "completion_tokens_details": completion,
+    }
+    details = usage.details
+    if details is not None:
+        _set(
+            prompt,
+            cache_write_tokens=details.cache_write_tokens,
+            audio_tokens=details.audio_prompt_tokens,
+            image_tokens=details.image_prompt_tokens,
+            video_tokens=details.video_prompt_tokens,
+        )
+        _set(completion, audio_tokens=details.audio_completion_tokens, image_tokens=details.image_completion_tokens)
+        if details.searches:
+            encoded["server_tool_use"] = {"web_search_requests": details.searches}
+    return encoded
+
+
+def _set(target: dict[str, int], **counts: int) -> None:
+    target.update({name: count for name, count in counts.items() if count})

@@ -1,0 +1,51 @@
+"""Context check: refuses a prompt that no target of the model can hold, before one of them is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from app.domain.content import Prompt
+from app.domain.generation import GenerationRequest
+from app.errors import ContextOverflow, InvalidRequest
+from app.gateway.model_facts import ModelFacts
+from app.gateway.routes import Target
+from app.gateway.token_counts import least_tokens
+
+# A body with fewer bytes for each token of the window is sent: hardly any text has as many tokens, and the vendor
+# refuses what has. So most calls are done with a comparison, and only the longest prompts are counted.
+_BYTES_PER_TOKEN = 2
+_SHORT_BYTES = 4096 * _BYTES_PER_TOKEN  # fits any window
+# Fields with which a vendor shortens a long conversation itself.
+_SHORTENED_BY = {"context_management": None, "truncation": b'"disabled"', "transforms": b"[]"}
+
+
+class ContextCheck:
+    """`decode` turns a caller's request into the neutral form, in which its texts are counted."""
+
+    def __init__(self, *, facts: ModelFacts, decode: Callable[[GenerationRequest], Prompt]) -> None:
+        self._facts = facts
+        self._decode = decode
+
+    def check(self, request: GenerationRequest, targets: Collection[Target]) -> None:
+        """Raises `ContextOverflow` if the text alone has more tokens than any of the targets takes, by a count that
+        theirs is not below. What cannot be counted passes."""
+        size = len(request.raw) - request.inline_bytes
+        if size <= _SHORT_BYTES:
+            return
+        maximum = self._facts.longest_prompt(targets)
+        if maximum is None or size <= maximum * _BYTES_PER_TOKEN or _is_shortened(request):
+            return
+        try:
+            prompt = self._decode(request)
+        except (InvalidRequest, ValueError):  # the vendor, or the translation, has the better message
+            return
+        tokens = least_tokens(prompt, {target.model for target in targets})
+        if tokens > maximum:
+            raise ContextOverflow(tokens, maximum)
+
+
+def _is_shortened(request: GenerationRequest) -> bool:
+    none = msgspec.Raw(b"null")
+    return any(bytes(request.fields.get(name, none)) not in (b"null", off) for name, off in _SHORTENED_BY.items())
