@@ -23,10 +23,11 @@ from app.api.routes import MODEL_PREFIXES, PREFIXES, BodyRoute, JobRoute, ModelR
 from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller
 from app.domain.media import is_form
-from app.errors import GatewayError, InvalidRequest, RequestTooLarge
+from app.errors import GatewayError, InvalidRequest, RequestTooLarge, UpgradeRefused
 from app.services import Services
 
 log = structlog.get_logger()
+_WEBSOCKET = "websocket"  # in logs and metrics, in place of a route
 _FastRoute = BodyRoute | ModelRoute | JobRoute
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -74,11 +75,23 @@ class FastPath:
         job_route = self._job_routes.get((method, parent))
         if job_route is not None:
             return self._respond(environ, start_response, f"{parent}/<job_id>", job_route, job_id)
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            return self._refuse_websocket(environ, start_response)
         path = self._canonical(environ["PATH_INFO"])
         if path == environ["PATH_INFO"]:
             return self._flask(environ, start_response)
         environ["PATH_INFO"] = path
         return self(environ, start_response)
+
+    def _refuse_websocket(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Flask knows no route for one, and would answer 405, after which Codex tries five times more."""
+        http_request = HttpRequest(environ)
+        http_request.log_started(_WEBSOCKET, self._proxies)
+        error = UpgradeRefused("WebSockets are not served here: send the same request with POST.")
+        response = error_response(error, http_request.request_id)
+        response.headers.append(("X-Request-ID", http_request.request_id))
+        http_request.record_completed(self._services.metrics, _WEBSOCKET, response.status)
+        return response.send(start_response)
 
     def _respond(
         self, environ: dict[str, Any], start_response: Any, rule: str, route: _FastRoute, name: str
@@ -144,9 +157,9 @@ class FastPath:
         if declared and len(body) < size:
             raise InvalidRequest("The request body ended early.")
         encoding = environ.get("HTTP_CONTENT_ENCODING")
-        return self._decoded(http_request, caller, body, encoding) if encoding else body
+        return self._decoded(http_request, caller, body, encoding, longest) if encoding else body
 
-    def _decoded(self, http_request: HttpRequest, caller: Caller, body: bytes, encoding: str) -> bytes:
+    def _decoded(self, http_request: HttpRequest, caller: Caller, body: bytes, encoding: str, longest: int) -> bytes:
         """Returns the body without its encoding. Raises as `_body` does."""
         decoded = 0
 
@@ -159,7 +172,7 @@ class FastPath:
             elif decoded > LARGE_BYTES:
                 self._allocate(http_request, caller).grow(decoded)
 
-        return decode_content(body, encoding, self._max_body_bytes, take)
+        return decode_content(body, encoding, longest, take)
 
     def _large_body(
         self, http_request: HttpRequest, caller: Caller, source: Any, size: int, *, is_declared: bool

@@ -37,7 +37,6 @@ _EQUIVALENTS = {
     "api/embeddings": "embeddings",
     "api/tags": "models",
     "messages/batches": "batches",
-    "responses": "chat/completions",
 }
 
 

@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, ReasoningConfig, SmartConfig, SupportConfig
+from app.config.features import (
+    BatchConfig,
+    OptimizerConfig,
+    QueueConfig,
+    ReasoningConfig,
+    ResponsesConfig,
+    SmartConfig,
+    SupportConfig,
+)
 from app.config.section import Count, Name, Seconds, Section
 from app.domain.identity import DEFAULT_PLAN
 
@@ -319,6 +327,7 @@ class GatewayConfig(Section):
     queue: QueueConfig = QueueConfig()
     batch: BatchConfig = BatchConfig()
     reasoning: ReasoningConfig = ReasoningConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     support: SupportConfig = SupportConfig()
     smart: SmartConfig = SmartConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -42,7 +42,7 @@ def label(text: str) -> str:
 
 
 def attributed(request: CallRequest, in_headers: Attribution) -> Attribution:
-    """Returns whom a call is put down to, by its headers and its body."""
+    """Returns what a call is put down to, by its headers and its body."""
     in_body = (
         _stated_in_body(request) if isinstance(request, GenerationRequest) else Attribution(user=request.user or "")
     )

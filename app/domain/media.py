@@ -140,7 +140,7 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def units(self) -> Details:
-        """What the call is billed by besides tokens: as much as it can be."""
+        """Units that the call is billed by besides tokens: as many as it can be."""
         return Details(audio_seconds=self.seconds, images=self.images, characters=self.characters)
 
     def estimate_usage(self) -> Usage:

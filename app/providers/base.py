@@ -168,14 +168,14 @@ class Provider(Protocol):
     def embed(self, call: EmbedCall) -> ProviderResponse:
         """Returns the embeddings."""
 
-    def media(self, call: MediaCall) -> MediaResponse:
-        """Returns the answer; of one that is streamed, when its first bytes are there."""
-
     def count_tokens(self, call: ChatCall) -> VendorCount | None:
         """Returns the vendor's count of the call's prompt; None if it has no endpoint for that. It costs nothing.
 
         Raises `UpstreamError`, and `Untranslatable` for a request of another dialect.
         """
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        """Returns the answer; of one that is streamed, when its first bytes are there."""
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

@@ -179,6 +179,25 @@ class WireProvider:
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
 
+    def count_tokens(self, call: ChatCall) -> VendorCount | None:
+        caller, vendor = DIALECTS[call.request.dialect], self._wire(call)
+        endpoint = COUNT_ENDPOINTS.get(vendor.name)
+        if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
+            return None
+        if caller is vendor:
+            body = endpoint.body(call.model, call.request.fields)
+        else:
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
+            body = endpoint.translated_body(call.model, request)
+        try:
+            with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
+                answer = exchange.read_all()
+        except UpstreamError as exc:
+            if exc.upstream_status in _NO_ENDPOINT:
+                self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
+            raise
+        return self._read(endpoint.read, answer)
+
     def media(self, call: MediaCall) -> MediaResponse:
         if "chat" not in self._wires:
             raise Untranslatable(f"The provider {self.name} has no endpoint {call.request.path}.", param="model")
@@ -198,25 +217,6 @@ class WireProvider:
             timeouts=self._client.timeouts,
             heartbeat_s=self._heartbeat_s,
         )
-
-    def count_tokens(self, call: ChatCall) -> VendorCount | None:
-        caller, vendor = DIALECTS[call.request.dialect], self._wire(call)
-        endpoint = COUNT_ENDPOINTS.get(vendor.name)
-        if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
-            return None
-        if caller is vendor:
-            body = endpoint.body(call.model, call.request.fields)
-        else:
-            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
-            body = endpoint.translated_body(call.model, request)
-        try:
-            with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
-                answer = exchange.read_all()
-        except UpstreamError as exc:
-            if exc.upstream_status in _NO_ENDPOINT:
-                self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
-            raise
-        return self._read(endpoint.read, answer)
 
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)

@@ -86,12 +86,12 @@ class DemoProvider:
         self._simulate_start(call)
         return _embeddings(call)
 
+    def count_tokens(self, call: ChatCall) -> None:
+        """Returns nothing: prompts for the demo model are counted as others are."""
+
     def media(self, call: MediaCall) -> MediaResponse:
         self._simulate_start(call)
         return demo_media(call)
-
-    def count_tokens(self, call: ChatCall) -> None:
-        """Returns nothing: prompts for the demo model are counted as others are."""
 
     def check(self, timeout_s: float) -> None:
         """Succeeds: the demo model is always there."""
