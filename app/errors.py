@@ -6,6 +6,7 @@
     │   ├── RequestTooLarge         413 REQUEST_TOO_LARGE
     │   ├── UnsupportedMediaType    415 UNSUPPORTED_MEDIA_TYPE
     │   ├── MethodNotAllowed        405 INVALID_REQUEST
+    │   │   └── UpgradeRefused      426 INVALID_REQUEST         a WebSocket was asked for
     │   ├── Conflict                409 INVALID_REQUEST         not in the state that the request is about
     │   └── ContextOverflow         400 CONTEXT_LENGTH_EXCEEDED the prompt is longer than the model's context window
     ├── InvalidApiKey               401 INVALID_API_KEY
@@ -91,6 +92,12 @@ class UnsupportedMediaType(InvalidRequest):
 
 class MethodNotAllowed(InvalidRequest):
     status = 405
+
+
+class UpgradeRefused(MethodNotAllowed):
+    """The client asks for a WebSocket. Codex goes on over HTTP after this status, and tries again after others."""
+
+    status = 426
 
 
 class Conflict(InvalidRequest):

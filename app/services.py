@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.errors import ConfigError, StoreUnavailable
+from app.features.responses import ResponsesService
 from app.features.support import SupportAssistant
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission
@@ -38,6 +39,7 @@ from app.store.outbox import Outbox
 from app.store.reasoning import Reasoning
 from app.store.redelivery import Redelivery
 from app.store.redis.client import Redis
+from app.store.responses import Responses
 from app.store.spool import Spool
 from app.store.sql.database import Database
 from app.telemetry.metrics import Metrics
@@ -72,6 +74,7 @@ class Services:
     token_counter: TokenCounter
     queue: JobQueue
     callbacks: CallbackSender
+    responses: ResponsesService
     support: SupportAssistant
     files: Files
     batches: Batches
@@ -129,6 +132,7 @@ def build_services(settings: Settings) -> Services:
         token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
         callbacks=CallbackSender(secret=settings.callback_secret, allow=config.queue.callback_allow),
+        responses=build_responses(settings, pipeline, redis),
         support=build_support(settings, pipeline, redis),
         files=Files(database=database, directory=settings.data_dir / "files", config=config.batch),
         batches=Batches(database=database, config=config.batch),
@@ -170,6 +174,20 @@ def build_support(settings: Settings, pipeline: Pipeline, redis: Redis) -> Suppo
         redis=redis, max_turns=config.history_messages // 2, max_bytes=config.history_bytes, ttl_s=config.history_ttl_s
     )
     return SupportAssistant(pipeline=pipeline, history=history, config=config, prompt=settings.support_prompt)
+
+
+def build_responses(settings: Settings, pipeline: Pipeline, redis: Redis) -> ResponsesService:
+    """Builds the Responses API."""
+    config = settings.config.responses
+    responses = Responses(
+        redis=redis,
+        ttl_s=config.ttl_s,
+        max_response_bytes=config.max_response_bytes,
+        max_bytes_per_key=config.max_bytes_per_key,
+        max_bytes=config.max_bytes,
+    )
+    max_input_bytes = settings.config.server.max_body_bytes
+    return ResponsesService(pipeline=pipeline, responses=responses, max_input_bytes=max_input_bytes)
 
 
 def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:

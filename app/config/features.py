@@ -72,6 +72,22 @@ class BatchConfig(Section):
     )
 
 
+class ResponsesConfig(Section):
+    """Responses that are kept (`store`), so that a later request can go on from them (`previous_response_id`)."""
+
+    ttl_s: int = Field(86_400, ge=60, le=2_592_000, description="A response is forgotten after so long without use.")
+    max_response_bytes: int = Field(
+        1_048_576,
+        ge=1024,
+        le=67_108_864,
+        description="A longer one, with what its request added to the conversation, is not kept.",
+    )
+    max_bytes_per_key: int = Field(
+        33_554_432, ge=1024, le=2**40, description="What a key's responses may take of Redis; the oldest go first."
+    )
+    max_bytes: int = Field(134_217_728, ge=1024, le=2**40, description="… and those of all keys together.")
+
+
 class SupportConfig(Section):
     """The support assistant, `POST /chat`."""
 

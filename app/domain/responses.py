@@ -76,6 +76,8 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
     previous_response_id: _Id | None = None
     conversation: msgspec.Raw = msgspec.Raw(b"")
     prompt: msgspec.Raw = msgspec.Raw(b"")
+    # Never read from the body. The conversation up to `previous_response_id` stands in `input` already.
+    continued: bool = msgspec.field(default=False, name="(continued)")
 
     @classmethod
     def parse(cls, raw: bytes) -> ResponsesRequest:
@@ -93,6 +95,7 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
             fields=fields,
             images=images,
             inline_bytes=inline_bytes,
+            continued=False,
         )
 
     @property
@@ -117,7 +120,28 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
         """Returns the same request with some top-level fields set, or left out where the value is None."""
         fields = {name: value for name, value in self.fields.items() if name not in changes}
         fields |= {name: msgspec.Raw(encode(value)) for name, value in changes.items() if value is not None}
-        return ResponsesRequest.parse(encode(fields))
+        return msgspec.structs.replace(ResponsesRequest.parse(encode(fields)), continued=self.continued)
+
+    def with_conversation(self, items: list[Any]) -> ResponsesRequest:
+        """Returns the same request with `items` as its whole input, earlier turns of the conversation included."""
+        return msgspec.structs.replace(self.with_fields(input=items), continued=True)
+
+    @property
+    def items(self) -> list[msgspec.Raw]:
+        """The items of the input as they came; plain text as a user's message."""
+        raw = self.fields.get("input")
+        if raw is None or isinstance(self.input, str):
+            text = self.input if isinstance(self.input, str) else ""
+            return [msgspec.Raw(encode({"type": "message", "role": "user", "content": text}))] if text else []
+        return _RAW_ITEMS.decode(raw)
+
+    @property
+    def references(self) -> list[str]:
+        """The ids of the items that the input refers to instead of repeating them."""
+        items = self.input if isinstance(self.input, list) else ()
+        return [
+            item.id for item in items if item.id and (item.type or item.role or "item_reference") == "item_reference"
+        ]
 
     def canonical(self) -> ResponsesRequest:
         if given(self.conversation) or given(self.prompt):
@@ -146,6 +170,8 @@ class _Body(ResponsesRequest, frozen=True, kw_only=True):
 
 
 _DECODER: msgspec.json.Decoder[ResponsesRequest] = msgspec.json.Decoder(_Body)
+_REFERENCE = "item_reference"
+_RAW_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # The fields that the gateway acts on, and others that change the cost of a call.
 _FIELDS = frozenset(

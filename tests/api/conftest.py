@@ -22,7 +22,7 @@ from app.gateway.token_counter import TokenCounter
 from app.providers.base import ChatCall, EmbedCall, Provider, ProviderResponse, ProviderStream
 from app.providers.dialects import decode_request
 from app.providers.vendor_counts import VendorCount
-from app.services import Services, build_services
+from app.services import Services, build_responses, build_services
 from app.settings import load_settings
 from tests.support.response import AppResponse
 
@@ -182,6 +182,9 @@ def _with_seams(services: Services) -> AppClient:
         cache=Cache(redis=services.redis, config=config.cache),
         accounting=Accounting(admission=services.admission, pricing=pricing, metrics=services.metrics),
     )
+    responses = build_responses(services.settings, pipeline, services.redis)
     counter = TokenCounter(pipeline=pipeline, router=router, admission=services.admission, decode=decode_request)
-    services = replace(services, router=router, pipeline=pipeline, token_counter=counter)
+    services = replace(
+        services, router=router, pipeline=pipeline, responses=responses, token_counter=counter
+    )
     return AppClient(services, asked, pauses, clock_offset_s)

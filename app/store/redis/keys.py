@@ -13,6 +13,9 @@ KEY_RECORD = "penstock:key:"  # and an API key's SHA-256: the mirror of its reco
 KEYS_SYNCED = "penstock:keys:synced"  # when the mirror was last brought up to date, Unix seconds
 INSTALLATION = "penstock:installation"  # the id of the installation whose Redis this is
 CONVERSATIONS = "penstock:conversations"  # zset: conversation by when it is forgotten, Unix milliseconds
+RESPONSES = "penstock:responses"  # zset: kept response by when it is forgotten, Unix milliseconds
+RESPONSES_OF_KEY = "penstock:responses:of:"  # and an API key's id; zset: its responses likewise
+RESPONSE_SIZES = "penstock:responses:sizes"  # hash: kept response → "bytes owner"; sums of all and of each owner
 
 # The job queue. A prefix ends in a colon.
 JOB = "penstock:job:"  # and a job's id: hash of its fields
@@ -86,3 +89,7 @@ def history_key(key_id: str, user_digest: str) -> str:
 
 def reasoning_key(key_id: str, call_digest: str) -> str:
     return f"penstock:reasoning:{key_id}:{call_digest}"
+
+
+def response_key(key_id: str, response_digest: str) -> str:
+    return f"penstock:response:{key_id}:{response_digest}"

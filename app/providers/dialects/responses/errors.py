@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.errors import BudgetExceeded, GatewayError, InvalidRequest, RateLimited
+from app.errors import BudgetExceeded, ContextOverflow, GatewayError, InvalidRequest, RateLimited
 from app.net.error_body import error_body as openai_error_body
 from app.providers.dialects.dialect import StreamReported
 
@@ -43,8 +43,8 @@ def failure(error: GatewayError) -> dict[str, Any]:
         code = "rate_limit_exceeded"
         if error.retry_after_s is not None:
             message = f"{message} Please try again in {error.retry_after_s:.3g}s."
-    elif error.code == "CONTEXT_LENGTH_EXCEEDED" or type(error).__name__ == "ContextOverflow":
-        code = "context_length_exceeded"
+    elif isinstance(error, ContextOverflow):
+        code = error.code
     else:
         code = "invalid_prompt" if isinstance(error, InvalidRequest) else "server_error"
     return {"code": code, "message": message}

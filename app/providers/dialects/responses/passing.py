@@ -13,8 +13,10 @@ from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.providers.dialects import carrier
 from app.providers.dialects.dialect import Outgoing
+from app.providers.dialects.responses import request_in
 from app.providers.dialects.responses.errors import failure, reported_failure
 from app.providers.dialects.responses.items_out import KIND
+from app.providers.dialects.responses.signatures import KEPT
 from app.providers.dialects.responses.stream_out import sse
 from app.providers.dialects.responses.usage import Billed, read_usage, to_billed_usage
 
@@ -84,7 +86,7 @@ def pass_request(request: GenerationRequest, outgoing: Outgoing) -> bytes:
     given = request.fields.get("input")
     if given is not None and _CARRIER in bytes(given):
         changes["input"] = _without_carriers(msgspec.json.decode(given), outgoing)
-    return encode_fields(request.fields, changes)
+    return encode_fields(request.fields, changes, drop=request_in.served_by_gateway(request))
 
 
 def _without_carriers(items: Any, outgoing: Outgoing) -> Any:
@@ -96,6 +98,8 @@ def _without_carriers(items: Any, outgoing: Outgoing) -> Any:
         opaque = carrier.unpack(item.get(KIND)) if isinstance(item, dict) and item.get("type") == "reasoning" else None
         if opaque is None:
             kept.append(item)
+        elif opaque.origin == outgoing.origin and opaque.kind == KEPT:
+            kept.append({name: value for name, value in item.items() if name != KIND})
         elif opaque.origin == outgoing.origin and opaque.kind == KIND:
             kept.append({**item, KIND: opaque.data, **({"id": opaque.id} if opaque.id else {})})
         else:

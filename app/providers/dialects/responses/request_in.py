@@ -9,6 +9,7 @@ import msgspec
 
 from app.domain.content import Format, Message, Prompt, Reasoning, Text, Tool, ToolChoice
 from app.domain.generation import GenerationRequest
+from app.domain.responses import ResponsesRequest
 from app.errors import InvalidRequest
 from app.providers.dialects.responses.items_in import Turns
 from app.providers.dialects.responses.names import flat_name
@@ -39,7 +40,14 @@ _T = TypeVar("_T")
 
 def decode_request(request: GenerationRequest) -> Prompt:
     """Returns what the request asks."""
-    return _Reader({name: _decode(value) for name, value in request.fields.items()}).prompt(request.model)
+    served = served_by_gateway(request)
+    fields = {name: _decode(value) for name, value in request.fields.items() if name not in served}
+    return _Reader(fields).prompt(request.model)
+
+
+def served_by_gateway(request: GenerationRequest) -> tuple[str, ...]:
+    """Returns the fields that no vendor is to see: what they ask for has been done."""
+    return ("previous_response_id",) if isinstance(request, ResponsesRequest) and request.continued else ()
 
 
 class _Reader:
