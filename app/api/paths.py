@@ -37,11 +37,6 @@ _EQUIVALENTS = {
     "api/embeddings": "embeddings",
     "api/tags": "models",
     "messages/batches": "batches",
-<<<<<<< HEAD
-    "messages": "chat/completions",
-=======
-    "responses": "chat/completions",
->>>>>>> 078dd7778dbb0560490bf046a01147b75ea2c495
 }
 
 

@@ -110,7 +110,6 @@ def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> N
         ("/V1/Chat/Completions", "/v1/chat/completions"),
         ("/v2/chat/completions", "/v1/chat/completions"),
         ("/openai/deployments/gpt-4o/chat/completions", "/v1/chat/completions"),
-        ("/v1/responses", "/v1/chat/completions"),
         ("/v1/messages", "/v1/chat/completions"),
         ("/api/chat", "/v1/chat/completions"),
         ("/api/tags", "/v1/models"),
