@@ -48,8 +48,9 @@ def private_names(tree: ast.Module) -> Iterator[str]:
     own |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     own |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self"}
+    instances = {"self", "cls", "found"} | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     for used in attributes:
-        is_ours = used.attr in own and ast.unparse(used.value) in ("self", "cls", "found")
+        is_ours = used.attr in own and ast.unparse(used.value) in instances
         if used.attr.startswith("_") and not used.attr.startswith("__") and not is_ours:
             yield used.attr
     for node in ast.walk(tree):

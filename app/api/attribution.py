@@ -1,7 +1,7 @@
 """Attribution headers: the session, agent and user that coding agents and chat front ends name in headers of theirs.
 
 Sources: Claude Code's gateway protocol (`x-claude-code-*`), recorded requests of Codex (`session-id`, `thread-id`) and
-opencode (`x-session-id`, `x-session-affinity`), and Open WebUI's `ENABLE_FORWARD_USER_INFO_HEADERS`. The gateway's own
+opencode (`x-session-id`, `x-session-affinity`), and Open WebUI, where it forwards who the user is. The gateway's own
 names come first, for programs that have none.
 """
 

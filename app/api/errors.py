@@ -39,6 +39,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
     415: UnsupportedMediaType,
 }
 _MAX_CONTENT_TYPE_CHARS = 64
+_GOOGLE_PREFIX = "/v1beta/"
 
 
 def error_response(error: GatewayError, request_id: str, dialect: DialectName = "chat") -> HttpResponse:
@@ -91,7 +92,8 @@ def register(app: Flask, suggestions: Suggestions) -> None:
 
 
 def _flask_response(error: GatewayError) -> Response:
-    response = error_response(error, _request_id())
+    dialect: DialectName = "gemini" if request.path.startswith(_GOOGLE_PREFIX) else "chat"
+    response = error_response(error, _request_id(), dialect)
     return Response(response.body, response.status, response.headers)
 
 

@@ -22,6 +22,7 @@ from app.api.request_body import read_body
 from app.api.routes import MODEL_PREFIXES, PREFIXES, BodyRoute, JobRoute, ModelRoute, Routes
 from app.api.trusted_proxies import TrustedProxies
 from app.domain.identity import Caller
+from app.domain.media import is_form
 from app.errors import GatewayError, InvalidRequest, RequestTooLarge, UpgradeRefused
 from app.services import Services
 
@@ -43,7 +44,9 @@ class FastPath:
         self._flask = flask
         server = services.settings.config.server
         self._max_body_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
-        self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=server.max_body_bytes)
+        self._max_form_bytes = server.max_media_body_bytes
+        longest = max(self._max_body_bytes, self._max_form_bytes)
+        self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=longest)
         self._body_routes: dict[str, BodyRoute] = {}  # by path; all are POST
         self._job_routes: dict[tuple[str, str], JobRoute] = {}  # by method, and path without the job's id
         self._model_routes: dict[tuple[str, str], ModelRoute] = {}  # by prefix and verb; all are POST
@@ -120,42 +123,43 @@ class FastPath:
         # The caller is perhaps one from memory: admission verifies the key in its own round trip.
         caller = services.callers.lookup(key)
         check_scope(caller, route.scope)
-        body = self._body(http_request, caller)
+        body = self._body(http_request, caller, route.types)
         if isinstance(route, ModelRoute):
             return route.handler(services, caller, http_request, body, name)
         return route.handler(services, caller, http_request, body)
 
-    def _body(self, http_request: HttpRequest, caller: Caller) -> bytes:
+    def _body(self, http_request: HttpRequest, caller: Caller, types: tuple[str, ...]) -> bytes:
         """Returns the request's body. Raises `UnsupportedMediaType`, `RequestTooLarge`, `InvalidRequest` (too slow,
         cut); for a large one also `InvalidApiKey` and `NotReady`."""
         environ = http_request.environ
         content_type = environ.get("CONTENT_TYPE", "")
-        if content_type != "application/json" and content_type.partition(";")[0].strip().lower() != "application/json":
-            raise unsupported_media_type("application/json", content_type)
+        if content_type not in types and content_type.partition(";")[0].strip().lower() not in types:
+            raise unsupported_media_type(" or ".join(types), content_type)
+        longest = self._max_form_bytes if is_form(content_type) else self._max_body_bytes
         source = environ["wsgi.input"]
         declared = environ.get("CONTENT_LENGTH") or ""
         if declared:
             size = int(declared)
         elif environ.get("wsgi.input_terminated"):
-            size = self._max_body_bytes + 1  # chunked: its length is not known
+            size = longest + 1  # chunked: its length is not known
         else:
             size = 0
-        if declared and size > self._max_body_bytes:
+        if declared and size > longest:
             raise RequestTooLarge("The request body is too large.")
         if type(source) is BytesIO:
             body: bytes = source.read(size)
         elif size <= LARGE_BYTES:
             body = read_body(source, size, self._body_timeout_s)
         else:
-            body = self._large_body(http_request, caller, source, size if declared else None)
-        if len(body) > self._max_body_bytes:
+            body = self._large_body(http_request, caller, source, size, is_declared=bool(declared))
+        if len(body) > longest:
             raise RequestTooLarge("The request body is too large.")
         if declared and len(body) < size:
             raise InvalidRequest("The request body ended early.")
         encoding = environ.get("HTTP_CONTENT_ENCODING")
-        return self._decoded(http_request, caller, body, encoding) if encoding else body
+        return self._decoded(http_request, caller, body, encoding, longest) if encoding else body
 
-    def _decoded(self, http_request: HttpRequest, caller: Caller, body: bytes, encoding: str) -> bytes:
+    def _decoded(self, http_request: HttpRequest, caller: Caller, body: bytes, encoding: str, longest: int) -> bytes:
         """Returns the body without its encoding. Raises as `_body` does."""
         decoded = 0
 
@@ -168,15 +172,17 @@ class FastPath:
             elif decoded > LARGE_BYTES:
                 self._allocate(http_request, caller).grow(decoded)
 
-        return decode_content(body, encoding, self._max_body_bytes, take)
+        return decode_content(body, encoding, longest, take)
 
-    def _large_body(self, http_request: HttpRequest, caller: Caller, source: Any, size: int | None) -> bytes:
-        """`size`: as declared; None for a chunked body, which then counts as it arrives."""
+    def _large_body(
+        self, http_request: HttpRequest, caller: Caller, source: Any, size: int, *, is_declared: bool
+    ) -> bytes:
+        """`size`: as declared; of a chunked body, which then counts as it arrives, the most."""
         allocation = self._allocate(http_request, caller)
-        if size is not None:
+        if is_declared:
             allocation.grow(size)
             return read_body(source, size, self._body_timeout_s)
-        return read_body(source, self._max_body_bytes + 1, self._body_timeout_s, on_block=allocation.grow)
+        return read_body(source, size, self._body_timeout_s, on_block=allocation.grow)
 
     def _allocate(self, http_request: HttpRequest, caller: Caller) -> BodyAllocation:
         """Returns the allocation of a large body. Raises `InvalidApiKey`."""

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from app.api import models
+from app.api.context import services as current_services
 from app.api.hangup import cancelled_on_hangup
 from app.api.headers import call_headers, limit_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
@@ -23,7 +24,6 @@ from app.providers.dialects.gemini import embeddings
 from app.services import Services
 
 _ENDPOINT = "generate_content"
-_MAX_PAGE = 1000
 _METHODS = {
     "chat": ["generateContent", "streamGenerateContent", "countTokens"],
     "embedding": ["embedContent", "batchEmbedContents"],
@@ -100,22 +100,24 @@ def _plain(model: str) -> str:
 
 def list_models() -> dict[str, Any]:
     """Returns all models that the key may use, on one page."""
-    return {"models": [_model(each) for each in models.list_usable()]}
+    return {"models": [_model(each) for each in models.list_models()["data"]]}
 
 
 def get_model(model_id: str) -> dict[str, Any]:
-    return _model(models.find(_plain(model_id)))
+    """Returns one model, named with or without Google's folder."""
+    return _model(models.get_model(_plain(model_id)))
 
 
 def _model(model: dict[str, Any]) -> dict[str, Any]:
     """Returns a model, given as OpenAI's list has it, as Google's has it."""
+    config = current_services().settings.config.models.get(model["id"])
     found: dict[str, Any] = {
         "name": f"models/{model['id']}",
         "baseModelId": model["id"],
         "version": "001",
         "displayName": model["name"],
         "description": model["description"] or "",
-        "supportedGenerationMethods": _METHODS.get(model.get("kind", "chat"), []),
+        "supportedGenerationMethods": _METHODS.get(config.kind if config is not None else "chat", []),
     }
     limits = {"inputTokenLimit": model.get("context_window"), "outputTokenLimit": model.get("max_tokens")}
     return found | {name: limit for name, limit in limits.items() if limit is not None}

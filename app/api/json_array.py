@@ -12,8 +12,8 @@ _DATA = b"data: "
 def as_json_array(response: HttpResponse) -> HttpResponse:
     """Returns a response of server-sent events as one whose body is an array of their payloads."""
     headers = [(name, value) for name, value in response.headers if name != "Content-Type"]
-    assert not isinstance(response.body, bytes)
-    return HttpResponse(response.status, [("Content-Type", "application/json"), *headers], _Elements(response.body))
+    blocks = (response.body,) if isinstance(response.body, bytes) else response.body
+    return HttpResponse(response.status, [("Content-Type", "application/json"), *headers], _Elements(blocks))
 
 
 class _Elements:

@@ -20,7 +20,9 @@ from app.api import (
     debug,
     embeddings,
     files,
+    gemini,
     jobs,
+    media,
     messages,
     models,
     ops,
@@ -32,25 +34,28 @@ from app.api.context import caller, require, services
 from app.api.http import HttpRequest, HttpResponse
 from app.domain.generation import DialectName
 from app.domain.identity import Caller, Scope
+from app.domain.media import RULES, MediaEndpoint
 from app.services import Services
 
 PREFIXES = ("/v1", "/api/v1")
 # Google's clients put their own version before a model's path.
-MODEL_PREFIXES = ("/v1beta", *PREFIXES)
+_GOOGLE = ("/v1beta",)
+MODEL_PREFIXES = (*_GOOGLE, *PREFIXES)
 _ROOT = ("",)
 _EVERYWHERE = (*PREFIXES, "")
 
 
 class BodyRoute(NamedTuple):
-    """A POST with a JSON body, on the fast path. The handler's caller may be one from memory: it must call a model.
+    """A POST with a body, on the fast path. The handler's caller may be one from memory: it must call a model.
 
-    Its errors are told in `dialect`.
+    Its errors are told in `dialect`. `types` are the content types that the body may have.
     """
 
     path: str
     scope: Scope
     handler: Callable[[Services, Caller, HttpRequest, bytes], HttpResponse]
     dialect: DialectName = "chat"
+    types: tuple[str, ...] = ("application/json",)
 
 
 class ModelRoute(NamedTuple):
@@ -60,6 +65,7 @@ class ModelRoute(NamedTuple):
     scope: Scope
     handler: Callable[[Services, Caller, HttpRequest, bytes, str], HttpResponse]
     dialect: DialectName = "gemini"
+    types: tuple[str, ...] = ("application/json",)
 
 
 class JobRoute(NamedTuple):
@@ -86,6 +92,11 @@ class FlaskRoute(NamedTuple):
     prefixes: tuple[str, ...] = PREFIXES
 
 
+def _media_route(endpoint: MediaEndpoint) -> BodyRoute:
+    handler = partial(media.create, endpoint=endpoint)
+    return BodyRoute(f"/{endpoint.replace('.', '/')}", Scope.CHAT, handler, types=media.accepted_types(endpoint))
+
+
 Routes = tuple[BodyRoute | ModelRoute | JobRoute | FlaskRoute, ...]
 
 ROUTES: Routes = (
@@ -93,12 +104,19 @@ ROUTES: Routes = (
     BodyRoute("/chat/smart", Scope.CHAT, partial(chat_completions.create, smart=True)),
     BodyRoute("/completions", Scope.CHAT, completions.create),
     BodyRoute("/messages", Scope.CHAT, messages.create, "messages"),
+    BodyRoute("/messages/count_tokens", Scope.CHAT, messages.count_tokens, "messages"),
     BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
     BodyRoute("/responses", Scope.CHAT, responses.create, "responses"),
     BodyRoute("/responses/input_tokens", Scope.CHAT, responses.count_tokens, "responses"),
     FlaskRoute("GET", "/responses/<response_id>", Scope.CHAT, responses.retrieve),
     FlaskRoute("DELETE", "/responses/<response_id>", Scope.CHAT, responses.delete),
     FlaskRoute("GET", "/responses/<response_id>/input_items", Scope.CHAT, responses.input_items),
+    ModelRoute("generateContent", Scope.CHAT, gemini.generate),
+    ModelRoute("streamGenerateContent", Scope.CHAT, gemini.stream),
+    ModelRoute("countTokens", Scope.CHAT, gemini.count_tokens),
+    ModelRoute("embedContent", Scope.EMBED, gemini.embed),
+    ModelRoute("batchEmbedContents", Scope.EMBED, gemini.embed_batch),
+    *(_media_route(endpoint) for endpoint in RULES),
     BodyRoute("/chat/async", Scope.CHAT, jobs.submit),
     JobRoute("GET", "/requests/<job_id>", Scope.CHAT, jobs.show),
     JobRoute("DELETE", "/requests/<job_id>", Scope.CHAT, jobs.cancel),
@@ -108,6 +126,8 @@ ROUTES: Routes = (
     FlaskRoute("DELETE", "/chat/history/<path:user_id>", Scope.CHAT, support.forget),
     FlaskRoute("GET", "/models", Scope.CHAT, models.list_models),
     FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, models.get_model),
+    FlaskRoute("GET", "/models", Scope.CHAT, gemini.list_models, _GOOGLE),
+    FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, gemini.get_model, _GOOGLE),
     FlaskRoute("POST", "/files", Scope.CHAT, files.create_file),
     FlaskRoute("GET", "/files", Scope.CHAT, files.list_files),
     FlaskRoute("GET", "/files/<file_id>", Scope.CHAT, files.retrieve_file),

@@ -26,7 +26,7 @@ from openai import (
 
 from app.cli.rendering import one_line
 from app.domain.usage import Usage
-from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 
 _AUTO = "auto"
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # the SDK's client tells of each request

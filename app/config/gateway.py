@@ -175,7 +175,9 @@ class ModelConfig(Section):
 
     name: str | None = Field(None, max_length=256, description="Shown in /models; by default the alias.")
     description: str | None = Field(None, max_length=1000, description="Shown in /models.")
-    kind: Literal["chat", "embedding"] = Field("chat", description="An embedding model is never a default.")
+    kind: Literal["chat", "embedding", "moderation", "audio", "image"] = Field(
+        "chat", description="Only chat models are defaults of chat calls; moderation and image calls name none either."
+    )
     targets: tuple[TargetConfig, ...] = Field(
         min_length=1, description="The targets that can serve the model; a provider's name alone is a target, too."
     )
@@ -263,6 +265,12 @@ class ServerConfig(Section):
     """The HTTP server."""
 
     max_body_bytes: int = Field(10_485_760, ge=1024, le=1_073_741_824, description="Longer request bodies get 413.")
+    max_media_body_bytes: int = Field(
+        27_262_976,
+        ge=1024,
+        le=1_073_741_824,
+        description="The same for forms with recordings and pictures. OpenAI takes recordings of up to 25 MB.",
+    )
     max_body_bytes_in_flight: int | None = Field(
         None,
         ge=1024,

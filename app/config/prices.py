@@ -5,11 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.config.section import Name, Section
 
 _Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000)]
+_Fee = Annotated[Decimal, Field(ge=0, le=1_000_000_000)]
+_UNITS = ("request", "image", "audio_second", "character")  # by which a model may be billed alone
 
 
 def _same_as(kind: str) -> Any:
@@ -17,7 +19,7 @@ def _same_as(kind: str) -> Any:
 
 
 class PriceOverride(Section):
-    """US dollars per million tokens; `request`, `search` and `file_search` are US dollars per million of those."""
+    """US dollars per million tokens, and for the fields from `request` on per million of those."""
 
     prompt: _Dollars
     completion: _Dollars = Decimal(0)
@@ -34,13 +36,23 @@ class PriceOverride(Section):
     image_completion: _Dollars | None = _same_as("completion")
     video_prompt: _Dollars | None = _same_as("prompt")
     video_completion: _Dollars | None = _same_as("completion")
-    request: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] = Decimal(0)
-    search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+    request: _Fee = Decimal(0)
+    image: _Fee = Field(Decimal(0), description="A picture made.")
+    audio_second: _Fee = Field(Decimal(0), description="A second of the recording.")
+    character: _Fee = Field(Decimal(0), description="A character spoken.")
+    search: _Fee | None = Field(
         None, description="By default unknown: a call that searches is flagged, and refused under a budget."
     )
-    file_search: Annotated[Decimal, Field(ge=0, le=1_000_000_000)] | None = Field(
+    file_search: _Fee | None = Field(
         None, description="Of files that the vendor stores; unknown by default, as `search`."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_token_price(cls, data: Any) -> Any:
+        if isinstance(data, dict) and any(name in data for name in _UNITS):
+            data = {"prompt": 0, **data}
+        return data
 
 
 class PriceFile(Section):

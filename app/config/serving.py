@@ -24,6 +24,12 @@ def chat_models(config: GatewayConfig, first: str | None = None) -> tuple[str, .
     return tuple(sorted(models, key=lambda alias: not can_serve(config, alias)))
 
 
+def models_of_kind(config: GatewayConfig, kind: str) -> tuple[str, ...]:
+    """Returns the models of a kind in the order of the file. Those that cannot be served come last."""
+    models = [alias for alias, model in config.models.items() if model.kind == kind]
+    return tuple(sorted(models, key=lambda alias: not can_serve(config, alias)))
+
+
 def default_model(config: GatewayConfig) -> str:
     """Returns the model of a chat call that names none, for a key that may use every model."""
     return next(iter(chat_models(config, config.default_model)), next(iter(config.models)))

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
 from app.domain.printable import printable
+from app.domain.requests import CallRequest
 
 _MAX_CHARS = 200
 _MAX_JSON_BYTES = 4096
@@ -25,7 +25,7 @@ _CLAUDE_CODE_USER = re.compile(
 
 
 class Attribution(NamedTuple):
-    """Whom a call is put down to; "" for what nobody said."""
+    """The session, agent and user that a call is put down to; "" for what nobody said."""
 
     session: str = ""
     agent: str = ""
@@ -41,9 +41,11 @@ def label(text: str) -> str:
     return printable(text)[:_MAX_CHARS]
 
 
-def attributed(request: GenerationRequest | EmbedRequest, in_headers: Attribution) -> Attribution:
-    """Returns whom a call is put down to, by its headers and its body."""
-    in_body = Attribution(user=request.user or "") if isinstance(request, EmbedRequest) else _stated_in_body(request)
+def attributed(request: CallRequest, in_headers: Attribution) -> Attribution:
+    """Returns what a call is put down to, by its headers and its body."""
+    in_body = (
+        _stated_in_body(request) if isinstance(request, GenerationRequest) else Attribution(user=request.user or "")
+    )
     if in_headers is NOBODY:
         return in_body
     return Attribution(*(header or field for header, field in zip(in_headers, in_body, strict=True)))

@@ -53,6 +53,7 @@ RULES: dict[MediaEndpoint, _Rules] = {
 }
 # More tokens than any model makes of a second of sound: Google's 32; OpenAI's are 10 to 21.
 _TOKENS_PER_SECOND = 32
+_HEARD_TOKENS_PER_SECOND = 10  # OpenAI's
 _SPOKEN_CHARACTERS_PER_SECOND = 15  # English, at the usual speed
 _SPEECH_TOKENS_PER_SECOND = 21  # OpenAI's price a minute, by its price a token
 _IMAGE_TOKENS = 4160  # of a square picture of high quality
@@ -101,6 +102,13 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The endpoint's path behind the version."""
         return f"/{self.endpoint.replace('.', '/')}"
 
+    def field(self, name: str) -> str:
+        """Returns a text of the body; "" when it is not there."""
+        if self.parts:
+            return next((part.text() for part in self.parts if part.name == name and part.filename is None), "")
+        value = msgspec.json.decode(self.fields.get(name, msgspec.Raw(b'""')))
+        return value if isinstance(value, str) else ""
+
     def with_model(self, model: str) -> MediaRequest:
         """Returns the same request for another model."""
         return msgspec.structs.replace(self, model=model)
@@ -115,7 +123,7 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
     def estimate_prompt_tokens(self) -> int:
         """Returns a likely count of prompt tokens, for limits on tokens."""
         images = self.input_images * IMAGE_CEILING_TOKENS // 50
-        return self.text_bytes // BYTES_PER_TOKEN + self.seconds * 10 + images + 1
+        return self.text_bytes // BYTES_PER_TOKEN + self.seconds * _HEARD_TOKENS_PER_SECOND + images + 1
 
     def estimate_prompt_tokens_closely(self) -> int:
         return self.estimate_prompt_tokens()
@@ -130,6 +138,11 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
             return self.images * (bound * self.frames + self.partial_images * _PARTIAL_IMAGE_TOKENS)
         return 0 if self.kind == "moderation" else bound
 
+    @property
+    def units(self) -> Details:
+        """What the call is billed by besides tokens: as much as it can be."""
+        return Details(audio_seconds=self.seconds, images=self.images, characters=self.characters)
+
     def estimate_usage(self) -> Usage:
         """Returns the likely usage of an answer whose provider does not report it."""
         spoken = self.characters * _SPEECH_TOKENS_PER_SECOND // _SPOKEN_CHARACTERS_PER_SECOND
@@ -139,11 +152,10 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
             self.estimate_prompt_tokens(),
             spoken + drawn + heard,
             estimated=True,
-            details=Details(
+            details=self.units._replace(
                 audio_completion_tokens=spoken,
                 image_completion_tokens=drawn,
-                audio_prompt_tokens=self.seconds * 10,
-                audio_seconds=self.seconds,
+                audio_prompt_tokens=self.seconds * _HEARD_TOKENS_PER_SECOND,
             ),
         )
 

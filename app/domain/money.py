@@ -75,7 +75,8 @@ _COMMON = ("prompt", "completion", "cached", "reasoning")
 class RateCard:  # without slots, for its cached property
     """The price of one upstream model: tiers by prompt length, shortest first; the first starts at 0.
 
-    `version` names the price list. `region_percent` is what tokens cost in a region with rates of its own.
+    `version` names the price list. `region_percent` is what tokens cost in a region with rates of its own. Without
+    `has_token_rates` the model is billed in other units alone, and a call that has none of them has no known price.
     """
 
     tiers: tuple[TokenRates, ...]
@@ -85,6 +86,10 @@ class RateCard:  # without slots, for its cached property
     file_search: int | None = None  # nano-dollars per million searches of stored files; None: unknown
     region_percent: Mapping[str, int] = field(default_factory=dict)
     version: str = ""
+    image: int = 0  # nano-dollars per million pictures made
+    character: int = 0  # nano-dollars per million characters spoken
+    has_token_rates: bool = True
+    least_seconds: int = 0  # that any recording is billed for
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Returns the cost of `usage`, rounded up to a whole nano-dollar (never rounds a real cost to nothing)."""
@@ -105,6 +110,8 @@ class RateCard:  # without slots, for its cached property
 
     def can_price(self, usage: Usage) -> bool:
         """Returns whether the price of everything in `usage` is known."""
+        if not (self.has_token_rates or self.units_nanousd(usage.details or Details())):
+            return False
         if usage.details is None:
             return not usage.unpriced
         searches, file_searches = usage.details.searches, usage.details.file_searches
@@ -115,9 +122,15 @@ class RateCard:  # without slots, for its cached property
         parts = usage.prompt_parts() | usage.completion_parts()
         micro = sum(tokens * tier.rate(kind) for kind, tokens in parts.items() if tokens)
         micro = -(-micro * self.region_percent.get(usage.inference_geo, 100) // 100)
-        micro += max(details.searches, 0) * (self.search or 0) + max(details.audio_seconds, 0) * self.audio_second
-        micro += max(details.file_searches, 0) * (self.file_search or 0)
-        return self.per_request - (-micro // _MTOK)
+        micro += max(details.searches, 0) * (self.search or 0) + max(details.file_searches, 0) * (self.file_search or 0)
+        return self.per_request - (-micro // _MTOK) + self.units_nanousd(details)
+
+    def units_nanousd(self, details: Details) -> int:
+        """Returns the cost of what is billed by the second, the picture and the character."""
+        seconds = max(details.audio_seconds, self.least_seconds) if details.audio_seconds > 0 else 0
+        micro = seconds * self.audio_second
+        micro += max(details.images, 0) * self.image + max(details.characters, 0) * self.character
+        return -(-micro // _MTOK)
 
     def max_cost_nanousd(
         self, prompt_tokens: int, completion_tokens: int, searches: int = 0, file_searches: int = 0

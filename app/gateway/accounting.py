@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app.domain.charges import ChargedAttempt, totals
 from app.domain.limits import Amounts
+from app.domain.media import MediaRequest
 from app.domain.money import format_usd
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Status, Usage, UsageRow
@@ -157,6 +158,8 @@ class Accounting:
 
     def estimate(self, call: RunningCall, text_bytes: int, chunks: int) -> Usage:
         """Returns the likely usage of an answer whose provider did not report it."""
+        if isinstance(call.request, MediaRequest):
+            return call.request.estimate_usage()
         # Most providers send a token a chunk; those that send more are caught by the length of the text.
         return Usage(
             call.request.estimate_prompt_tokens_closely(), max(chunks, text_bytes // BYTES_PER_TOKEN), estimated=True
@@ -216,7 +219,8 @@ class Accounting:
     def _bill(self, call: RunningCall, provider: str, upstream_model: str, status: Status, usage: Usage) -> _Bill:
         """Prices `usage`, and with it the attempts that gave no answer."""
         answer = AnswerCost(usage)
-        if call.attempts.target and (usage.total_tokens or usage.reported_cost_nanousd is not None):
+        billed = usage.total_tokens or usage.details is not None or usage.reported_cost_nanousd is not None
+        if call.attempts.target and billed:
             answer = self._costs.of_answer(call.request, provider, upstream_model, usage)
             usage = answer.usage
         _, cost, unpriced, version, computed = answer

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from app.domain.charges import ChargedAttempt
-from app.domain.chat import EmbedRequest
-from app.domain.generation import GenerationRequest
+from app.domain.media import MediaRequest
+from app.domain.requests import CallRequest
 from app.domain.usage import Usage
 from app.errors import ClientGone, Untranslatable, UpstreamError
 from app.gateway.implied_usage import asked_tier, most_fees, with_implied_usage
@@ -60,9 +60,7 @@ class AttemptCosts:
     def __init__(self, pricing: Pricing) -> None:
         self._pricing = pricing
 
-    def of_answer(
-        self, request: GenerationRequest | EmbedRequest, provider: str, model: str, usage: Usage
-    ) -> AnswerCost:
+    def of_answer(self, request: CallRequest, provider: str, model: str, usage: Usage) -> AnswerCost:
         """Returns the cost of an answer with this usage: as reported, by a provider that is trusted with it."""
         usage = with_implied_usage(usage, request, model, self._pricing.kind(provider))
         card = self._pricing.rate_card(provider, model, usage.service_tier)
@@ -74,9 +72,7 @@ class AttemptCosts:
         unpriced = card is None or not card.can_price(usage)
         return AnswerCost(usage, computed or 0, unpriced, version, None if reported is None else computed)
 
-    def answered(
-        self, request: GenerationRequest | EmbedRequest, provider: str, model: str, usage: Usage
-    ) -> int | None:
+    def answered(self, request: CallRequest, provider: str, model: str, usage: Usage) -> int | None:
         """Returns the cost of `usage` in nano-dollars; None when the price is unknown.
 
         A service tier that was asked for, and that the answer does not mention, may or may not have been honoured: the
@@ -94,7 +90,7 @@ class AttemptCosts:
 
     def unanswered(
         self,
-        request: GenerationRequest | EmbedRequest,
+        request: CallRequest,
         attempts: Sequence[Unanswered],
         completion_tokens: int,
         *,
@@ -106,11 +102,10 @@ class AttemptCosts:
         """
         charged = []
         for attempt in attempts:
-            usage = with_implied_usage(
-                Usage(request.estimate_prompt_tokens_closely(), completion_tokens, estimated=True),
-                request,
-                attempt.model,
-            )
+            unseen = Usage(request.estimate_prompt_tokens_closely(), completion_tokens, estimated=True)
+            if isinstance(request, MediaRequest):
+                unseen = request.estimate_usage()._replace(completion_tokens=completion_tokens)
+            usage = with_implied_usage(unseen, request, attempt.model)
             if ceiling:
                 fees = most_fees(request, attempt.model)
                 cost = self._pricing.max_cost_nanousd(
@@ -120,6 +115,7 @@ class AttemptCosts:
                     usage.completion_tokens,
                     fees.searches,
                     fees.file_searches,
+                    request.units if isinstance(request, MediaRequest) else None,
                 )
             else:
                 cost = self.answered(request, attempt.provider, attempt.model, usage)

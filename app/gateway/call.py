@@ -10,12 +10,14 @@ from app.domain.attribution import NOBODY, Attribution
 from app.domain.charges import ChargedAttempt
 from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
+from app.domain.media import MediaRequest
+from app.domain.requests import CallRequest
 from app.errors import Remaining
 from app.gateway.admission import Admitted
 from app.gateway.estimates import output_tokens_bound
 from app.gateway.router import Attempts
 from app.gateway.routes import Route, Target
-from app.providers.base import CancelToken, ChatCall, EmbedCall
+from app.providers.base import CancelToken, ChatCall, EmbedCall, MediaCall
 from app.store.reservations import Reservation
 
 
@@ -53,7 +55,7 @@ class RunningCall(msgspec.Struct, kw_only=True):
     """A call from admission to settlement. Mutable: it is written to while it runs. `cache` is hit, miss or bypass."""
 
     context: CallContext
-    request: GenerationRequest | EmbedRequest
+    request: CallRequest
     route: Route
     admitted: Admitted
     cache: str
@@ -102,6 +104,17 @@ class RunningCall(msgspec.Struct, kw_only=True):
         context = self.context
         return EmbedCall(
             request=cast(EmbedRequest, self.request),
+            model=target.model,
+            request_id=context.request_id,
+            deadline=self.deadline,
+            cancel=context.cancel,
+        )
+
+    def media_call(self, target: Target) -> MediaCall:
+        """Returns the upstream call of a media request to `target`."""
+        context = self.context
+        return MediaCall(
+            request=cast(MediaRequest, self.request),
             model=target.model,
             request_id=context.request_id,
             deadline=self.deadline,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
 from app.domain.limits import Amounts
+from app.domain.media import MediaRequest
 from app.domain.printable import printable
-from app.domain.usage import Usage
+from app.domain.requests import CallRequest
+from app.domain.usage import Details, Usage
 from app.errors import Forbidden
 from app.gateway.implied_usage import asked_tier, most_fees, with_implied_usage
 from app.gateway.pricing import Pricing
@@ -29,7 +30,7 @@ class Estimator:
         self._pricing = pricing
         self._completion_tokens = completion_tokens
 
-    def estimate(self, route: Route, request: GenerationRequest | EmbedRequest, *, has_budget: bool) -> Estimate:
+    def estimate(self, route: Route, request: CallRequest, *, has_budget: bool) -> Estimate:
         """Returns the estimate for a call.
 
         Raises `Forbidden` when the caller has a budget and a target's price is unknown (docs/clients.md, bug 6).
@@ -43,18 +44,23 @@ class Estimator:
             most = request.completion_tokens_upper_bound(bound)
             # A caller with a budget is charged the most that an unseen answer can have been.
             lost = most if has_budget else likely
+        elif isinstance(request, MediaRequest):
+            likely = request.estimate_usage().completion_tokens
+            most = request.completion_tokens_upper_bound(route.max_output_tokens)
+            lost = most if has_budget else likely
         first = route.all_targets[0]
         provider, model = first.provider.name, first.model
-        unseen = with_implied_usage(Usage(prompt, lost), request, model)
+        unseen = with_implied_usage(Usage(prompt, lost, details=units_of(request)), request, model)
         if not has_budget:
             card = self._pricing.rate_card(provider, model, asked_tier(request))
             cost = card.cost_nanousd(unseen) if card is not None else 0
             return Estimate(Amounts(1, prompt + likely), Amounts(1, prompt + lost, cost))
         max_cost = self._max_cost_nanousd(route, request, most)
-        cost = self._pricing.max_cost_nanousd(provider, model, prompt, lost, unseen.searches) or 0
+        units = units_of(request)
+        cost = self._pricing.max_cost_nanousd(provider, model, prompt, lost, unseen.searches, units=units) or 0
         return Estimate(Amounts(1, prompt + likely, max_cost), Amounts(1, prompt + lost, cost))
 
-    def _max_cost_nanousd(self, route: Route, request: GenerationRequest | EmbedRequest, completion_tokens: int) -> int:
+    def _max_cost_nanousd(self, route: Route, request: CallRequest, completion_tokens: int) -> int:
         most, prompt_tokens = 0, request.prompt_tokens_upper_bound()
         for target in route.all_targets:
             fees = most_fees(request, target.model)
@@ -70,6 +76,7 @@ class Estimator:
                 completion_tokens,
                 fees.searches,
                 fees.file_searches,
+                units_of(request),
             )
             if cost is None:
                 raise Forbidden(
@@ -78,6 +85,11 @@ class Estimator:
                 )
             most = max(most, cost)
         return most
+
+
+def units_of(request: CallRequest) -> Details | None:
+    """Returns what the call is billed by besides tokens; None for a prompt, where that is not known."""
+    return request.units if isinstance(request, MediaRequest) else None
 
 
 def output_tokens_bound(route: Route, request: GenerationRequest) -> int:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.domain.chat import EmbedRequest
 from app.domain.generation import GenerationRequest
+from app.domain.requests import CallRequest
 from app.domain.usage import Details, Usage
 
 # Models that search the web for every answer: OpenAI's, OpenRouter's suffix for any model, Perplexity's.
@@ -74,15 +74,13 @@ _NONE = Fees()
 _READS = Fees(prompt_tokens=MAX_SEARCHES * TOKENS_PER_USE)
 
 
-def with_implied_usage(
-    usage: Usage, request: GenerationRequest | EmbedRequest, model: str, kind: str = "openai"
-) -> Usage:
+def with_implied_usage(usage: Usage, request: CallRequest, model: str, kind: str = "openai") -> Usage:
     """Returns `usage` with what `model` bills besides: a search that was requested and not reported counts as one.
 
     `kind` is the provider's. Those of OpenAI's dialects report no lifetime of cache writes: where a chat request asks
     for an hour, all are for an hour.
     """
-    if isinstance(request, EmbedRequest):
+    if not isinstance(request, GenerationRequest):
         return usage
     details = usage.details
     if details is None and not request.web_search_options and not _always_searches(model):
@@ -102,18 +100,18 @@ def searches_web(request: GenerationRequest, model: str) -> bool:
     return _given(request.web_search_options) or _always_searches(model)
 
 
-def asked_tier(request: GenerationRequest | EmbedRequest) -> str:
+def asked_tier(request: CallRequest) -> str:
     """Returns the service tier that the request asks for; "" for none."""
-    if isinstance(request, EmbedRequest):
+    if not isinstance(request, GenerationRequest):
         return ""
     if request.dialect == "messages" and bytes(request.fields.get("speed", b"")) == b'"fast"':
         return "fast"
     return request.service_tier or ""
 
 
-def most_fees(request: GenerationRequest | EmbedRequest, model: str) -> Fees:
+def most_fees(request: CallRequest, model: str) -> Fees:
     """Returns the most that an answer of `model` can be billed for besides its own tokens."""
-    if isinstance(request, EmbedRequest):
+    if not isinstance(request, GenerationRequest):
         return _NONE
     if request.dialect == "chat":
         return _fees_of_chat(request, model)
@@ -128,7 +126,7 @@ def most_fees(request: GenerationRequest | EmbedRequest, model: str) -> Fees:
     return total
 
 
-def max_searches(request: GenerationRequest | EmbedRequest, model: str) -> int:
+def max_searches(request: CallRequest, model: str) -> int:
     """Returns the most web searches that an answer of `model` can be billed for; 0 where the request allows none."""
     return most_fees(request, model).searches
 

@@ -10,13 +10,17 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from app.config.gateway import GatewayConfig
+from app.config.serving import models_of_kind
 from app.domain.attribution import attributed
+from app.domain.body import missing_field
 from app.domain.chat import EmbedRequest
 from app.domain.content import Prompt
 from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
+from app.domain.media import MediaRequest
+from app.domain.requests import CallRequest
 from app.domain.usage import Status, UsageRow
-from app.errors import GatewayError, RateLimited
+from app.errors import Forbidden, GatewayError, RateLimited
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission, Admitted
@@ -30,7 +34,7 @@ from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Route, Target
-from app.gateway.stream import CachedStream, LiveStream
+from app.gateway.stream import CachedStream, LiveStream, MediaReply
 from app.providers.base import CancelToken
 from app.store.reservations import Reservation
 from app.telemetry.metrics import Metrics
@@ -39,7 +43,7 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """Makes chat completions and embeddings, at once, as a stream, or deferred to a worker of the queue."""
+    """Makes generations, embeddings and media calls, at once, as a stream, or deferred to a worker of the queue."""
 
     def __init__(
         self,
@@ -106,6 +110,22 @@ class Pipeline:
         call = self._admit(caller, request, context)
         with self._accounting.settling(call):
             return self._embed(call)
+
+    def media(self, caller: Caller, request: MediaRequest, context: CallContext) -> MediaReply:
+        """Makes a media call: a moderation, speech, a transcription or pictures. They are never cached."""
+        if request.has_unknown_cost and self._admission.plan(caller).has_budget:
+            raise Forbidden("The price of `svg` is unknown, and your plan has a budget.", param="svg")
+        if not request.model:
+            request = request.with_model(self._media_model(caller, request))
+        call = self._admit(caller, request, context, streamed=request.streamed)
+        with self._accounting.settling(call):
+            answer = self._run(call, lambda target: target.provider.media(call.media_call(target)))
+            if isinstance(answer.body, bytes):
+                cost = self._accounting.completed(call, answer.usage)
+                return MediaReply(answer.content_type, answer.body, self._accounting.report(call, cost))
+            call.ttft_s = self._monotonic() - call.started
+            stream = LiveStream(call=call, upstream=answer.body, accounting=self._accounting, cache=None)
+            return MediaReply(answer.content_type, stream, stream.report)
 
     def defer(
         self,
@@ -225,11 +245,12 @@ class Pipeline:
         return Reply(body, self._accounting.report(call, cost))
 
     def _admit(
-        self, caller: Caller, request: GenerationRequest | EmbedRequest, context: CallContext, *, streamed: bool = False
+        self, caller: Caller, request: CallRequest, context: CallContext, *, streamed: bool = False
     ) -> RunningCall:
         started = self._monotonic()
         route = self._router.route(request.model, caller)
-        request = self._without_unpriced_parts(caller, request)
+        if not isinstance(request, MediaRequest):
+            request = self._without_unpriced_parts(caller, request)
         wanted = self._reservation(caller, request, context, route, streamed=streamed)
         admitted = self._let_in(caller, wanted)
         self._metrics.add_active_calls(1)
@@ -247,7 +268,7 @@ class Pipeline:
     def _reservation(
         self,
         caller: Caller,
-        request: GenerationRequest | EmbedRequest,
+        request: CallRequest,
         context: CallContext,
         route: Route,
         *,
@@ -267,7 +288,7 @@ class Pipeline:
             user=user,
             tenant=caller.tenant,
             model=request.model,
-            endpoint=context.endpoint if isinstance(request, GenerationRequest) else "embeddings",
+            endpoint=context.endpoint if isinstance(request, GenerationRequest) else endpoint_of(request),
             status="lost",
             prompt_tokens=prompt_tokens,
             completion_tokens=if_lost.tokens - prompt_tokens,
@@ -288,6 +309,13 @@ class Pipeline:
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
         )
 
+    def _media_model(self, caller: Caller, request: MediaRequest) -> str:
+        """Returns the model of a call that names none: the first of its kind that the key may use, served if any is."""
+        usable = [model for model in models_of_kind(self._config, request.kind) if caller.may_use(model)]
+        if not usable:
+            raise missing_field("model")
+        return usable[0]
+
     def _without_unpriced_parts(
         self, caller: Caller, request: GenerationRequest | EmbedRequest
     ) -> GenerationRequest | EmbedRequest:
@@ -307,6 +335,8 @@ class Pipeline:
         return admitted
 
 
-def endpoint_of(request: GenerationRequest | EmbedRequest) -> str:
+def endpoint_of(request: CallRequest) -> str:
     """Returns the endpoint's name in the ledger."""
+    if isinstance(request, MediaRequest):
+        return request.endpoint
     return "chat.completions" if isinstance(request, GenerationRequest) else "embeddings"

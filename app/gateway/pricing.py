@@ -21,7 +21,7 @@ from genai_prices.data_snapshot import get_snapshot
 from app.config.gateway import GatewayConfig, ProviderConfig
 from app.config.prices import PriceOverride
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
-from app.domain.usage import SERVICE_TIERS
+from app.domain.usage import SERVICE_TIERS, Details, Usage
 
 _REFRESH_S = 60.0
 _MAX_CACHED_MODELS = 10_000
@@ -39,6 +39,8 @@ CONTEXTS: dict[str, tuple[dict[str, str], ...]] = {tier: ({"service_tier": tier}
 # What tokens cost of their usual price in a region, by genai-prices' id of the provider: the package does not know it.
 # Anthropic's documents, "Data residency": 1.1 times where `inference_geo` is "us".
 _REGION_PERCENT = {"anthropic": {"us": 110}}
+# The seconds that a recording is billed for at the least, likewise. Groq's documents, "Speech to Text".
+_LEAST_SECONDS = {"groq": 10}
 # genai-prices' name of each rate, by our name of the kind of token. It prices a token at the rate of the narrowest kind
 # that has one (`genai_prices.decompose.compute_leaf_values`), as `TokenRates.rate` does.
 RATES = {
@@ -59,10 +61,16 @@ RATES = {
     "citation": "output_citation_mtok",
 }
 # Fees for other units than tokens.
-FEES = ("requests_kcount", "web_searches_kcount", "storage_searches_kcount", "audio_hours", "input_audio_hours")
-# Units that generated text and embeddings are never billed in, and the endpoints that are.
+FEES = (
+    "requests_kcount",
+    "web_searches_kcount",
+    "storage_searches_kcount",
+    "audio_hours",
+    "input_audio_hours",
+    "input_mchars",
+)
+# Units that no call here is billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
-    "input_mchars": "text to speech",
     "input_document_kpages": "OCR",
     "input_annotated_document_kpages": "OCR",
     "input_text_messages_kcount": "voice sessions",
@@ -76,6 +84,14 @@ class _Prices:
     standard: RateCard
     tiers: Mapping[str, RateCard]
     highest: RateCard
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a provider adds to its prices, as in `RateCard`."""
+
+    region_percent: Mapping[str, int]
+    least_seconds: int
 
 
 class Pricing:
@@ -122,20 +138,25 @@ class Pricing:
         completion_tokens: int,
         searches: int = 0,
         file_searches: int = 0,
+        units: Details | None = None,
     ) -> int | None:
         """Returns the most that a call with at most these can cost, whichever service tier the vendor bills.
 
         A vendor need not honour the tier that the caller asked for, and a queued call may run tomorrow: every price
-        that the model has now or within a day counts. None when there is no known maximum.
+        that the model has now or within a day counts. `units` is what the call is billed by besides tokens, if it is
+        known. None when there is no known maximum.
         """
         prices = self._prices_of(provider, model)
-        # The length of a recording does not show in the size of the request.
-        if prices is None or prices.highest.audio_second:
+        # The length of a recording does not show in the size of a prompt.
+        if prices is None or (units is None and prices.highest.audio_second):
             return None
         highest = prices.highest
+        if not highest.can_price(Usage(details=units)):
+            return None
         if (searches and highest.search is None) or (file_searches and highest.file_search is None):
             return None
-        return highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches, file_searches)
+        cost = highest.max_cost_nanousd(prompt_tokens, completion_tokens, searches, file_searches)
+        return cost if units is None else cost + highest.units_nanousd(units)
 
     def context_window(self, provider: str, model: str) -> int | None:
         """Returns the longest prompt that `model` at `provider` takes, in tokens, if genai-prices says."""
@@ -162,7 +183,11 @@ class Pricing:
         if config.is_built_in:
             return _single_card(FREE)
         found = _model_info(config, model)
-        return None if found is None else _from_genai_prices(found[1], at, _REGION_PERCENT.get(found[0].id, {}))
+        if found is None:
+            return None
+        return _from_genai_prices(
+            found[1], at, _Terms(_REGION_PERCENT.get(found[0].id, {}), _LEAST_SECONDS.get(found[0].id, 0))
+        )
 
 
 def _single_card(card: RateCard) -> _Prices:
@@ -187,6 +212,9 @@ def _from_override(price: PriceOverride, version: str) -> RateCard:
         search=search,
         file_search=file_search,
         version=version,
+        image=_to_nanousd(price.image),
+        audio_second=_to_nanousd(price.audio_second),
+        character=_to_nanousd(price.character),
     )
 
 
@@ -199,17 +227,17 @@ def _model_info(config: ProviderConfig, model: str) -> tuple[types.Provider, typ
         return None
 
 
-def _from_genai_prices(info: types.ModelInfo, at: datetime, regions: Mapping[str, int]) -> _Prices | None:
-    standard = _rate_card(info.get_prices(at), regions)
+def _from_genai_prices(info: types.ModelInfo, at: datetime, terms: _Terms) -> _Prices | None:
+    standard = _rate_card(info.get_prices(at), terms)
     if standard is None:
         return None
     tiers = {}
     for variant in info.price_variants or ():
         for tier, contexts in CONTEXTS.items():
-            card = _rate_card(info.get_prices(at, variant.when), regions) if variant.when in contexts else None
+            card = _rate_card(info.get_prices(at, variant.when), terms) if variant.when in contexts else None
             if card is not None:
                 tiers[tier] = card
-    return _Prices(standard, tiers, _highest_rates(_possible_prices(info, at), regions))
+    return _Prices(standard, tiers, _highest_rates(_possible_prices(info, at), terms))
 
 
 def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.ModelPrice]:
@@ -220,8 +248,9 @@ def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.Mode
             yield variant.prices
 
 
-def _rate_card(price: types.ModelPrice, regions: Mapping[str, int]) -> RateCard | None:
-    if price.input_mtok is None and price.output_mtok is None:
+def _rate_card(price: types.ModelPrice, terms: _Terms) -> RateCard | None:
+    units = (price.input_mchars, price.audio_hours, price.input_audio_hours)
+    if not _has_token_rates(price) and all(rate is None for rate in units):
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
@@ -235,12 +264,15 @@ def _rate_card(price: types.ModelPrice, regions: Mapping[str, int]) -> RateCard 
         search=_search_rate(price),
         audio_second=_audio_second_rate(price),
         file_search=_file_search_rate(price),
-        region_percent=regions,
+        region_percent=terms.region_percent,
+        least_seconds=terms.least_seconds,
         version=_GENAI_PRICES,
+        character=_to_nanousd(_highest_price(price.input_mchars)),
+        has_token_rates=_has_token_rates(price),
     )
 
 
-def _highest_rates(prices: Iterable[types.ModelPrice], regions: Mapping[str, int]) -> RateCard:
+def _highest_rates(prices: Iterable[types.ModelPrice], terms: _Terms) -> RateCard:
     """Returns a card whose every rate is the highest that any of the prices names for a kind of its direction."""
     given = list(prices)
     prompt, completion = (
@@ -255,8 +287,15 @@ def _highest_rates(prices: Iterable[types.ModelPrice], regions: Mapping[str, int
         search=max(searches, default=None),
         audio_second=max(map(_audio_second_rate, given)),
         file_search=max(file_searches, default=None),
-        region_percent=regions,
+        region_percent=terms.region_percent,
+        least_seconds=terms.least_seconds,
+        character=max(_to_nanousd(_highest_price(price.input_mchars)) for price in given),
+        has_token_rates=all(map(_has_token_rates, given)),
     )
+
+
+def _has_token_rates(price: types.ModelPrice) -> bool:
+    return price.input_mtok is not None or price.output_mtok is not None
 
 
 def _request_fee(price: types.ModelPrice) -> int:

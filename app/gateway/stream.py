@@ -109,6 +109,14 @@ class LiveStream:
             self._cache.mark_uncacheable(self._call.admitted)
 
 
+class MediaReply(msgspec.Struct, frozen=True):
+    """An answer to a media request, whole or as a stream that must be closed, and what its caller is told about it."""
+
+    content_type: str
+    body: bytes | LiveStream
+    report: Report
+
+
 class CachedStream:
     """A cached chat completion, streamed. Settled already, and nothing can go wrong any more."""
 

@@ -9,6 +9,7 @@ import msgspec
 
 from app.domain.chat import EmbedRequest
 from app.domain.generation import DialectName, GenerationRequest
+from app.domain.media import MediaRequest
 from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.providers.vendor_counts import VendorCount
@@ -75,6 +76,16 @@ class EmbedCall(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelToken = msgspec.field(default_factory=CancelToken)
 
 
+class MediaCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at a media request. See `ChatCall`."""
+
+    request: MediaRequest
+    model: str
+    request_id: str
+    deadline: float
+    cancel: CancelToken = msgspec.field(default_factory=CancelToken)
+
+
 class ProviderResponse(NamedTuple):
     """A complete response in the caller's dialect.
 
@@ -135,6 +146,14 @@ class ProviderStream(Protocol):
         """Ends the upstream call at once; a second call does nothing."""
 
 
+class MediaResponse(NamedTuple):
+    """An answer to a media request as the provider sent it: whole, or streamed, when `usage` is the stream's."""
+
+    content_type: str
+    body: bytes | ProviderStream
+    usage: Usage | None = None
+
+
 class Provider(Protocol):
     """One configured provider. Its methods raise `UpstreamError`s and `ClientGone`, and no error of their transport."""
 
@@ -154,6 +173,9 @@ class Provider(Protocol):
 
         Raises `UpstreamError`, and `Untranslatable` for a request of another dialect.
         """
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        """Returns the answer; of one that is streamed, when its first bytes are there."""
 
     def check(self, timeout_s: float) -> None:
         """Raises `UpstreamError` when the provider cannot be reached, or refuses our key. Costs no tokens."""

@@ -12,6 +12,7 @@ from app.providers.dialects.dialect import StreamReported
 from app.providers.http.exchange import Exchange
 from app.providers.pacing import Pacing
 from app.providers.stream_events import PassedEvents, TranslatedEvents
+from app.providers.upstream_errors import without_secrets
 
 _MAX_EVENT_BYTES = 1024 * 1024
 # When a stream is given up, so much of what had arrived is parsed; in the rest, chunks are merely counted.
@@ -210,7 +211,8 @@ class EventStream:
         failure = self._events.failure
         if isinstance(failure, StreamReported):
             error = self._close_with_error("reported an error in its answer", "stream_error", billable=self.chunks > 0)
-            error.native, error.native_dialect = failure.payload, self._dialect
+            error.upstream_status = failure.status
+            error.native, error.native_dialect = without_secrets(failure.payload), self._dialect
             return error
         return self._close_with_error("sent no valid event", "stream_error")
 

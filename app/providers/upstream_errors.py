@@ -46,7 +46,7 @@ def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[st
         retry_after_s=_retry_after_s(exchange),
     )
     if isinstance(error, UpstreamRejected) and message:
-        error.native, error.native_dialect = _without_secrets(body, secrets), dialect
+        error.native, error.native_dialect = without_secrets(body, secrets), dialect
     return error
 
 
@@ -113,7 +113,8 @@ def _caller_error(body: bytes, secrets: frozenset[str]) -> tuple[str, str | None
     return message, param[:200] if isinstance(param, str) else None, code if isinstance(code, str) else ""
 
 
-def _without_secrets(body: bytes, secrets: frozenset[str]) -> bytes:
+def without_secrets(body: bytes, secrets: frozenset[str] = frozenset()) -> bytes:
+    """Returns `body` without `secrets`, and without anything that looks like a key."""
     for secret in sorted(secrets, key=len, reverse=True):
         body = body.replace(secret.encode(), b"[redacted]")
     return re.sub(_KEY_SHAPED.pattern.encode(), b"[redacted]", body)

@@ -19,16 +19,18 @@ from app.config.gateway import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
 from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName
-from app.errors import ConfigError, UpstreamError
-from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.errors import ConfigError, Untranslatable, UpstreamError
+from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import DIALECTS
-from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import Dialect, Outgoing
+from app.providers.dialects.gemini import embeddings
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
 from app.providers.framing import framing_of
 from app.providers.http.client import HttpClient
 from app.providers.http.exchange import Exchange
+from app.providers.media_response import media_response
 from app.providers.pacing import Pacing
 from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
@@ -155,11 +157,25 @@ class WireProvider:
         return stream
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
+        if "gemini" in self._wires:
+            return self._embed_at_google(call)
         request = call.request
-        body = encode_fields(request.fields, {} if request.model == call.model else {"model": call.model})
+        changes = {} if request.model == call.model else {"model": call.model}
+        dropped = tuple(name for name in embeddings.GOOGLE_FIELDS if name in request.fields)
+        body = encode_fields(request.fields, changes, drop=dropped)
         exchange = self._client.post("/embeddings", body, deadline=call.deadline, cancel=call.cancel, model=call.model)
         with closing(self._accepted(exchange, "chat")):
             answer = exchange.read_all()
+        usage = self._read(_decode_embeddings, answer).usage
+        return ProviderResponse(answer, to_usage(usage) if usage is not None else None, dropped=dropped)
+
+    def _embed_at_google(self, call: EmbedCall) -> ProviderResponse:
+        body = embeddings.encode_embeddings(call.request, call.model)
+        path = embeddings.path(call.model)
+        exchange = self._client.post(path, body, deadline=call.deadline, cancel=call.cancel, model=call.model)
+        with closing(self._accepted(exchange, "gemini")):
+            raw = exchange.read_all()
+        answer = self._read(lambda raw: embeddings.decode_embeddings(raw, call.request), raw)
         usage = self._read(_decode_embeddings, answer).usage
         return ProviderResponse(answer, to_usage(usage) if usage is not None else None)
 
@@ -171,7 +187,7 @@ class WireProvider:
         if caller is vendor:
             body = endpoint.body(call.model, call.request.fields)
         else:
-            request = vendor.encode_request(caller.decode_request(call.request), self._outgoing(call))
+            request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
             body = endpoint.translated_body(call.model, request)
         try:
             with closing(self._post(vendor, body, call, path=endpoint.path_of(call.model))) as exchange:
@@ -181,6 +197,26 @@ class WireProvider:
                 self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
             raise
         return self._read(endpoint.read, answer)
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        if "chat" not in self._wires:
+            raise Untranslatable(f"The provider {self.name} has no endpoint {call.request.path}.", param="model")
+        body, content_type = call.request.encode(call.model)
+        exchange = self._client.post(
+            call.request.path,
+            body,
+            deadline=call.deadline,
+            cancel=call.cancel,
+            model=call.model,
+            content_type=content_type,
+        )
+        return media_response(
+            self._accepted(exchange, "chat"),
+            call.request,
+            provider=self.name,
+            timeouts=self._client.timeouts,
+            heartbeat_s=self._heartbeat_s,
+        )
 
     def check(self, timeout_s: float) -> None:
         status = self._client.get_status("/models", timeout_s=timeout_s)

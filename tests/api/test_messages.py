@@ -150,6 +150,14 @@ def test_what_was_left_out_is_told(app: AppClient) -> None:
     assert "context_management" in response.headers["x-penstock-dropped"]
 
 
+def test_a_count_is_made_offline_where_the_vendor_makes_none(app: AppClient) -> None:
+    messages = [{"role": "user", "content": "word " * 1000}]
+    response = app.post(json.dumps({"model": "m", "messages": messages}), path="/v1/messages/count_tokens")
+    assert response.status_code == 200, response.text
+    assert 1000 <= response.json["input_tokens"] < 3000
+    assert app.post("{}", path="/v1/messages/count_tokens").json["error"]["type"] == "invalid_request_error"
+
+
 def test_the_root_answers_a_head_request(app: AppClient) -> None:
     assert app.head("/").status_code == 200
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.api.routes import PREFIXES, ROUTES, BodyRoute, FlaskRoute, client_families
+from app.api.routes import MODEL_PREFIXES, PREFIXES, ROUTES, BodyRoute, FlaskRoute, ModelRoute, client_families
 from tests.api.conftest import KEY, AppClient
 
 CONFIG = """
@@ -30,6 +30,11 @@ def sent(client: AppClient, method: str, path: str, **more: Any) -> Any:
 def test_every_route_of_a_scope_asks_for_a_key(client: AppClient) -> None:
     for route in ROUTES:
         if route.scope is None:
+            continue
+        if isinstance(route, ModelRoute):
+            for prefix in MODEL_PREFIXES:
+                answer = sent(client, "POST", f"{prefix}/models/m:{route.verb}")
+                assert (answer.status_code, answer.json["error"]["status"]) == (401, "UNAUTHENTICATED")
             continue
         method = "POST" if isinstance(route, BodyRoute) else route.method
         for prefix in route.prefixes if isinstance(route, FlaskRoute) else PREFIXES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,7 +116,7 @@ class TestOpenAIChat:
         with openai_client.chat.completions.stream(messages=messages, **named) as stream:
             message = stream.get_final_completion().choices[0].message
         calls = message.tool_calls or []
-        assert calls[0].function.arguments == '{"city": "Ulm"}'
+        assert json.loads(calls[0].function.arguments) == {"city": "Ulm"}
         messages.append(message)
         messages += [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in calls]
         again = openai_client.chat.completions.create(messages=messages, **named)

@@ -14,8 +14,8 @@ from app.domain.generation import DialectName
 class UsageObject(NamedTuple):
     """What a vendor says of an answer's cost, the cost, and the columns of the ledger that show it.
 
-    `prices` is the vendor's id in genai-prices. `bill` are fields of the answer; in a messages stream `delta_usage` is
-    what `message_delta` reports, in a whole answer it is merged into `usage`.
+    `prices` is the vendor's id in genai-prices. `bill` are fields of the answer. In a messages stream `usage` is what
+    `message_start` reports and `delta_usage` what `message_delta` does; `whole_usage` is what a whole answer says.
     """
 
     name: str
@@ -26,12 +26,25 @@ class UsageObject(NamedTuple):
     micro_usd: float
     row: dict[str, Any]
 
+    @property
+    def whole_bill(self) -> dict[str, Any]:
+        """The fields of a whole answer: by default a messages answer has the last counters of the stream."""
+        if "delta_usage" not in self.bill:
+            return self.bill
+        last = {name: value for name, value in self.bill["delta_usage"].items() if value is not None}
+        return {"usage": self.bill.get("whole_usage") or {**self.bill["usage"], **last}}
+
+    @property
+    def streamed_bill(self) -> dict[str, Any]:
+        """The fields of a streamed answer."""
+        return {name: value for name, value in self.bill.items() if name != "whole_usage"}
+
 
 def _messages(name: str, model: str, micro_usd: float, row: dict[str, Any], **usage: Any) -> UsageObject:
-    """Returns an object of Anthropic's: `delta` in it is what `message_delta` says."""
-    delta = usage.pop("delta", None)
+    """Returns an object of Anthropic's: `delta` is what `message_delta` says, `whole` what a whole answer does."""
+    more = {"delta_usage": usage.pop("delta", None), "whole_usage": usage.pop("whole", None)}
     prices = usage.pop("prices", "anthropic")
-    bill = {"usage": usage} if delta is None else {"usage": usage, "delta_usage": delta}
+    bill = {"usage": usage} | {name: value for name, value in more.items() if value is not None}
     return UsageObject(name, "messages", prices, model, bill, micro_usd, row)
 
 
@@ -183,6 +196,34 @@ MESSAGES = [
         delta={"input_tokens": None, "cache_read_input_tokens": None, "output_tokens": 50},
     ),
     _messages(
+        "M zeros for the prompt in message_delta",  # a prompt of nothing is no count
+        "claude-sonnet-4-5",
+        100 * 3 + 900 * 0.30 + 50 * 15,
+        {"prompt_tokens": 1000, "cached_tokens": 900},
+        input_tokens=100,
+        cache_read_input_tokens=900,
+        output_tokens=1,
+        delta={
+            "input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": 50,
+        },
+        whole={"input_tokens": 100, "cache_read_input_tokens": 900, "output_tokens": 50},
+    ),
+    _messages(
+        "M message_delta takes back what was written",  # and with it the split of message_start
+        "claude-sonnet-4-5",
+        100 * 3 + 200 * 3.75 + 50 * 15,
+        {"prompt_tokens": 300, "cache_write_tokens": 200, "cache_write_1h_tokens": 0},
+        input_tokens=100,
+        cache_creation_input_tokens=900,
+        cache_creation={"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 900},
+        output_tokens=1,
+        delta={"input_tokens": 100, "cache_creation_input_tokens": 200, "output_tokens": 50},
+        whole={"input_tokens": 100, "cache_creation_input_tokens": 200, "output_tokens": 50},
+    ),
+    _messages(
         "M searches and fetches",  # fetches cost only the tokens that they read
         "claude-sonnet-4-5",
         8000 * 3 + 200 * 15 + 3 * 10_000,
@@ -301,6 +342,15 @@ MESSAGES = [
     ),
 ]
 
+_TEXT = {"type": "output_text", "text": "Hello there.", "annotations": []}
+_ITEM = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [_TEXT]}
+_FILES = {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["q"], "results": None}
+
+
+def _search(kind: str) -> dict[str, Any]:
+    return {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": kind, "query": "q"}}
+
+
 RESPONSES = [
     _openai(
         "R cached and reasoning",
@@ -389,6 +439,23 @@ RESPONSES = [
     ),
 ]
 
+RESPONSES += [
+    RESPONSES[0]._replace(
+        name="R two searches, a page opened, a file searched",
+        bill={
+            **RESPONSES[0].bill,
+            "output": [_ITEM, *(_search(kind) for kind in ("search", "search", "open_page")), _FILES],
+        },
+        micro_usd=RESPONSES[0].micro_usd + 2 * 10_000 + 2500,
+        row={"searches": 2, "file_searches": 1, "unpriced": 0},
+    ),
+    RESPONSES[0]._replace(
+        name="R a code interpreter, whose fee nobody knows",
+        bill={**RESPONSES[0].bill, "output": [_ITEM, {"type": "code_interpreter_call", "id": "ci_1", "code": "1"}]},
+        row={"unpriced": 1},
+    ),
+]
+
 GEMINI = [
     _gemini(
         "G thoughts beside the candidates",
@@ -470,6 +537,38 @@ GEMINI = [
         promptTokenCount=20,
         candidatesTokenCount=151,
         totalTokenCount=553,
+    ),
+]
+
+_TOLD = {"content": {"role": "model", "parts": [{"text": "Hello there."}]}, "finishReason": "STOP", "index": 0}
+
+
+def _grounded(model: str, micro_usd: float, row: dict[str, Any], **metadata: Any) -> UsageObject:
+    """Returns an answer of ten tokens to a prompt of a thousand that Google grounded."""
+    usage = {"promptTokenCount": 1000, "candidatesTokenCount": 10, "totalTokenCount": 1010}
+    bill = {"usageMetadata": usage, "candidates": [{**_TOLD, "groundingMetadata": metadata}]}
+    name = f"G grounded: {model}, {next(iter(metadata))}"
+    return UsageObject(name, "gemini", "google", model, bill, micro_usd, row)
+
+
+GEMINI += [
+    _grounded(
+        "gemini-3-pro-preview",
+        1000 * 2 + 10 * 12 + 3 * 14_000,
+        {"searches": 3},
+        webSearchQueries=["one", "two", "three"],
+    ),
+    _grounded(
+        "gemini-2.5-pro",  # by the prompt, not by the query
+        1000 * 1.25 + 10 * 10 + 35_000,
+        {"searches": 1},
+        webSearchQueries=["one", "two", "three"],
+    ),
+    _grounded(
+        "gemini-2.5-flash",
+        1000 * 0.30 + 10 * 2.50,
+        {"searches": 0, "unpriced": 1},
+        groundingChunks=[{"maps": {"placeId": "p"}}],
     ),
 ]
 
@@ -589,5 +688,3 @@ CHAT = [
 ]
 
 USAGE_OBJECTS = [*MESSAGES, *RESPONSES, *GEMINI, *CHAT]
-# Vendors whose answers tell what a call costs, and are believed.
-TRUSTED = frozenset({"openrouter"})

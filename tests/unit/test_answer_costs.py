@@ -108,7 +108,7 @@ def test_a_vendors_own_cost_is_read_to_the_nano_dollar(usage: dict[str, Any], na
     assert reported_cost(usage) == nanousd
 
 
-def test_a_trusted_vendors_cost_is_the_calls_cost_and_ours_stands_beside_it() -> None:
+def test_a_trusted_vendors_cost_counts_and_ours_stands_beside_it() -> None:
     usage = Usage(1000, 100, reported_cost_nanousd=4_000_000)
     found = cost_of(usage, "openrouter", "anthropic/claude-sonnet-4.5")
     assert found[1:] == (4_000_000, False, "genai-prices 0.2.3", 1000 * 3000 + 100 * 15_000)
@@ -116,7 +116,7 @@ def test_a_trusted_vendors_cost_is_the_calls_cost_and_ours_stands_beside_it() ->
     assert cost_of(usage, "proxy", "nobody-knows-it").nanousd == 4_000_000
 
 
-def test_of_any_other_vendor_our_prices_count_and_its_cost_stands_beside_them() -> None:
+def test_of_other_vendors_our_prices_count_and_theirs_stand_beside_them() -> None:
     usage = Usage(1000, 100, reported_cost_nanousd=0)
     ours = 1000 * 3000 + 100 * 15_000
     assert cost_of(usage, "wary", "anthropic/claude-sonnet-4.5")[1:] == (ours, False, "genai-prices 0.2.3", ours)
@@ -197,7 +197,7 @@ def test_google_bills_a_search_by_the_prompt_on_older_models() -> None:
     assert cost_of(usage, "openrouter", "google/gemini-2.5-pro", asked).usage.searches == 3
 
 
-def test_only_vendors_that_report_no_lifetime_of_cache_writes_get_the_asked_one() -> None:
+def test_cache_writes_without_a_reported_lifetime_have_the_asked_one() -> None:
     asked = asking(ChatBody, cache_control={"type": "ephemeral", "ttl": "1h"})
     usage = Usage(100, 0, details=Details(cache_write_tokens=100))
     assert cost_of(usage, "anthropic", "claude-opus-4-8", asked).nanousd == 100 * 6250

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from app.errors import ContextOverflow, GatewayError, UpstreamOverflow
+from app.providers.dialects import DIALECTS
 from app.providers.overflow import Overflow, find_overflow
 
 REFUSALS = {
@@ -128,3 +130,23 @@ def test_other_refusals_are_not_taken_for_one(message: str) -> None:
 def test_a_hostile_message_is_searched_in_bounded_time() -> None:
     assert find_overflow("maximum context length is 1 tokens" * 100_000) is not None
     assert find_overflow("maximum context length is, " * 100_000) == Overflow()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ContextOverflow(9100, 8192), UpstreamOverflow(9100, 8192, provider="up", upstream_status=400)],
+    ids=["ours", "the vendor's"],
+)
+def test_each_dialect_tells_of_it_in_the_words_its_clients_look_for(error: GatewayError) -> None:
+    words = "prompt is too long: 9100 tokens > 8192 maximum"
+    bodies = {name: dialect.error_body(error, "req_1")["error"] for name, dialect in DIALECTS.items()}
+    assert {name: body["message"] for name, body in bodies.items()} == dict.fromkeys(DIALECTS, words)
+    assert bodies["chat"]["code"] == bodies["responses"]["code"] == "context_length_exceeded"
+    assert bodies["messages"]["type"] == "invalid_request_error"
+    assert (bodies["gemini"]["code"], bodies["gemini"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert error.status == 400
+
+
+def test_an_overflow_without_numbers_begins_with_the_same_words() -> None:
+    error = UpstreamOverflow(None, None, provider="up", upstream_status=400)
+    assert error.message.startswith("prompt is too long")

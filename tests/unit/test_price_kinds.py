@@ -92,7 +92,8 @@ def counted(usage: Usage) -> types.Usage:
     details = usage.details or Details()
     seconds = {"audio_seconds": details.audio_seconds, "input_audio_seconds": details.audio_seconds}
     searches = {"web_searches": details.searches, "storage_searches": details.file_searches}
-    return types.Usage(**found, **seconds, output_audio_seconds=0, **searches)
+    characters = {"input_characters": details.characters}
+    return types.Usage(**found, **seconds, output_audio_seconds=0, **searches, **characters)
 
 
 def some_usage(draw: random.Random, prompt: int) -> Usage:
@@ -121,6 +122,7 @@ def test_the_cost_is_that_of_genai_prices_for_every_model_it_knows() -> None:
             price = model.get_prices(NOW, context)
             if card is None:
                 assert price.input_mtok is price.output_mtok is None, model.id
+                assert price.input_mchars is price.audio_hours is price.input_audio_hours is None, model.id
                 continue
             priced += 1
             lengths = [tier.above + 1 for tier in card.tiers] + [tier.above for tier in card.tiers[1:]]
@@ -181,8 +183,10 @@ def test_a_kind_without_a_rate_of_its_own_costs_what_the_wider_kind_costs() -> N
 def test_every_kind_can_be_priced_in_the_configuration() -> None:
     price = {kind: place + 1 for place, kind in enumerate(RATES)} | {"request": 3_000_000, "search": 25_000}
     price["file_search"] = 2500
+    price |= {"image": 40_000, "audio_second": 100, "character": 15}
     card = pricing(overrides={"m": price}).rate_card("up", "m")
     assert card is not None
+    assert (card.image, card.audio_second, card.character) == (40_000 * NANO, 100 * NANO, 15 * NANO)
     assert [card.tiers[0].rate(kind) for kind in RATES] == [(place + 1) * NANO for place in range(len(RATES))]
     assert (card.per_request, card.search, card.file_search) == (3 * NANO, 25_000 * NANO, 2500 * NANO)
     assert card.cost_nanousd(Usage(details=Details(searches=2))) == 3 * NANO + 2 * NANO * 25 // 1000

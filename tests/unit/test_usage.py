@@ -14,7 +14,7 @@ from app.domain.chat import ChatRequest, EmbedRequest
 from app.domain.usage import Details, Usage
 from app.gateway.chunks import to_completion
 from app.gateway.implied_usage import MAX_SEARCHES, max_searches, with_implied_usage
-from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 
 DETAILS: dict[str, Any] = {
     "prompt_tokens_details": {

@@ -19,8 +19,17 @@ from gevent.event import Event
 from app.config.gateway import DemoScript, ProviderConfig, Timeouts
 from app.domain.usage import Usage
 from app.errors import ClientGone, ConfigError, GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse, ProviderStream
+from app.providers.base import (
+    CancelToken,
+    ChatCall,
+    EmbedCall,
+    MediaCall,
+    MediaResponse,
+    ProviderResponse,
+    ProviderStream,
+)
 from app.providers.demo.completion import DemoCompletion
+from app.providers.demo.media import demo_media
 from app.providers.demo.translated import Translation
 from app.providers.dialects import DIALECTS
 from app.providers.reasoning import NO_MEMORY, ReasoningMemory
@@ -80,13 +89,17 @@ class DemoProvider:
     def count_tokens(self, call: ChatCall) -> None:
         """Returns nothing: prompts for the demo model are counted as others are."""
 
+    def media(self, call: MediaCall) -> MediaResponse:
+        self._simulate_start(call)
+        return demo_media(call)
+
     def check(self, timeout_s: float) -> None:
         """Succeeds: the demo model is always there."""
 
     def stats(self) -> dict[str, Any]:
         return {"failures": self._failures}
 
-    def _simulate_start(self, call: ChatCall | EmbedCall) -> None:
+    def _simulate_start(self, call: ChatCall | EmbedCall | MediaCall) -> None:
         """Waits and fails as the script says. Raises `UpstreamTimeout`, `ClientGone` and the scripted error."""
         script = self._script
         delay_s = script.delay_s

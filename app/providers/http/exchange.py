@@ -114,14 +114,14 @@ class Exchange:
             if not more and not parser.message_complete:
                 self._raise_cut(None)
 
-    def read_all(self) -> bytes:
+    def read_all(self, max_bytes: int = _MAX_BODY_BYTES) -> bytes:
         """Returns the whole body. Raises `UpstreamError` bad_body when it is too long to be an answer."""
         limit_s = self._timeouts.idle_s
         blocks = []
         size = 0
         while block := self.read(limit_s, "timeout_idle"):
             size += len(block)
-            if size > _MAX_BODY_BYTES:
+            if size > max_bytes:
                 self.close()
                 name = self._provider
                 raise UpstreamError(

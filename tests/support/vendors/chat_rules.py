@@ -69,6 +69,7 @@ class Message(Strict):
     annotations: list[Any] | None = None
     function_call: Fields | None = None
     parsed: Any = None  # of the SDK's own helpers, which send it back
+    provider_specific_fields: Any = None  # of LiteLLM's messages, likewise
 
 
 class ReasoningMessage(Message):

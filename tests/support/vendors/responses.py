@@ -109,7 +109,7 @@ class ResponsesWire:
         output = list(self.output(turn, asked))
         if asked.request.get("store") is not False:
             self._stored[f"resp_{turn.id}"] = [*asked.request["input"], *output]
-        return {**_response(turn, asked), **_end(turn), "output": output}
+        return {**_response(turn, asked), "output": output, **_end(turn)}
 
     def pieces(self, turn: Turn, asked: Asked) -> Pieces:
         number = iter(range(10_000_000))

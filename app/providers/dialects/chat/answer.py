@@ -16,8 +16,8 @@ from app.providers.dialects.chat.parts import source_url, url_source
 from app.providers.dialects.chat.request import TOOL_IDS
 from app.providers.dialects.chat.stops import FAILURES, decode_stop, encode_stop
 from app.providers.dialects.chat.thinking import decode_thinking, encode_block
-from app.providers.dialects.chat.usage import WireUsage, encode_usage, to_usage
 from app.providers.dialects.dialect import Framing
+from app.providers.dialects.openai_usage import WireUsage, encode_usage, to_usage
 from app.providers.dialects.tool_ids import AnswerIds
 
 SERVICE_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})

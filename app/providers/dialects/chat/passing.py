@@ -12,8 +12,8 @@ from app.domain.body import encode_fields
 from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
 from app.providers.dialects.chat.errors import reported_error
-from app.providers.dialects.chat.usage import WireUsage, to_usage
 from app.providers.dialects.dialect import Outgoing, Reported
+from app.providers.dialects.openai_usage import WireUsage, to_usage
 
 _MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens")
 _DONE = b"data: [DONE]\n\n"

@@ -37,8 +37,8 @@ from app.providers.dialects.chat.answer import (
 from app.providers.dialects.chat.request import TOOL_IDS
 from app.providers.dialects.chat.stops import encode_stop
 from app.providers.dialects.chat.thinking import encode_block
-from app.providers.dialects.chat.usage import encode_usage
 from app.providers.dialects.dialect import Framing
+from app.providers.dialects.openai_usage import encode_usage
 from app.providers.dialects.tool_ids import AnswerIds
 
 
@@ -159,7 +159,9 @@ class ChatStreamEncoder:
 
     def _sign(self, signature: Opaque) -> bytes:
         if isinstance(self._block, ToolCall):
-            return self._chunk({"tool_calls": [{"index": self._call, **encode_signature(signature)}]})
+            # OpenAI's own SDK wants a function in each piece of a call.
+            piece = {"custom": {"input": ""}} if self._block.custom else {"function": {"arguments": ""}}
+            return self._chunk({"tool_calls": [{"index": self._call, **piece, **encode_signature(signature)}]})
         thinking = Thinking(text="".join(self._thinking), signature=signature)
         return self._item("thinking_blocks", encode_block(thinking, self._others or None))
 

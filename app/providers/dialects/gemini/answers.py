@@ -26,6 +26,7 @@ from app.domain.content import (
     Thinking,
     ToolCall,
 )
+from app.domain.usage import Usage
 from app.providers.dialects.dialect import Framing
 from app.providers.dialects.gemini import signatures
 from app.providers.dialects.gemini.arguments import to_args
@@ -68,6 +69,7 @@ class WireContent(msgspec.Struct, frozen=True):
 
 class _Grounding(msgspec.Struct, frozen=True, rename="camel"):
     web_search_queries: list[str] | None = None
+    grounding_chunks: list[dict[str, Any]] | None = None
 
 
 class WireCandidate(msgspec.Struct, frozen=True, rename="camel"):
@@ -132,10 +134,34 @@ def count_searches(wire: WireAnswer) -> int:
     )
 
 
+def uses_maps(wire: WireAnswer) -> bool:
+    """Tells if the answer is grounded with Google Maps, which is billed at a price that no answer tells."""
+    return any(
+        "maps" in chunk
+        for each in wire.candidates or ()
+        if each.grounding_metadata is not None
+        for chunk in each.grounding_metadata.grounding_chunks or ()
+    )
+
+
+def usage_of(wire: WireAnswer, before: Usage | None = None) -> Usage | None:
+    """Returns what the answer, or a stream up to this chunk, has cost; `before` is that of the chunks before.
+
+    Google tells of searches in one chunk, and counts tokens in all.
+    """
+    if wire.usage_metadata is None:
+        return before
+    searches = max(count_searches(wire), before.searches if before is not None else 0)
+    usage = read_usage(wire.usage_metadata, searches)
+    if uses_maps(wire) or (before is not None and before.unpriced):
+        usage = usage._replace(unpriced=True)
+    return usage
+
+
 def decode_answer(body: bytes, origin: str) -> Answer:
     """Returns the answer. Raises `ValueError` for what is none: without a candidate, or with one that failed."""
     wire = decode_wire(body)
-    usage = read_usage(wire.usage_metadata, count_searches(wire)) if wire.usage_metadata is not None else None
+    usage = usage_of(wire)
     candidate = wire.first()
     blocks: list[Block] = []
     if candidate is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import struct
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -81,10 +82,9 @@ def _text(content: Any, path: str) -> str:
     if isinstance(content, str):
         content = {"parts": [{"text": content}]}
     parts = content.get("parts") if isinstance(content, dict) else None
-    texts = [
-        part.get("text") if isinstance(part, dict) else None for part in (parts if isinstance(parts, list) else [parts])
-    ]
-    if not texts or not all(isinstance(text, str) and text for text in texts):
+    listed = parts if isinstance(parts, list) else [parts]
+    texts = [part["text"] for part in listed if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    if len(texts) < len(listed) or not any(texts):
         raise InvalidRequest(f"Expected parts with text, and nothing else: `{path}`.", param=path)
     return "\n".join(texts)
 
@@ -100,12 +100,21 @@ def write_answer(body: bytes, *, batch: bool) -> bytes:
     return encode(fields)
 
 
+def path(model: str) -> str:
+    """Returns the path of a vendor's embeddings, behind the version."""
+    return f"/{quote(_resource(model), safe='/-._~')}:batchEmbedContents"
+
+
+def _resource(model: str) -> str:
+    return model if "/" in model else f"models/{model}"
+
+
 def encode_embeddings(request: EmbedRequest, model: str) -> bytes:
     """Returns the body of batchEmbedContents for a request in OpenAI's shape. Raises `Untranslatable` for token ids."""
     texts = [request.input] if isinstance(request.input, str) else request.input
     if not all(isinstance(text, str) for text in texts):
         raise Untranslatable(f"`input` must be text for the model {request.model}, not token ids.", param="input")
-    name = model if "/" in model else f"models/{model}"
+    name = _resource(model)
     shared: dict[str, Any] = {
         google: request.fields[name] for google, name in _SETTINGS.items() if name in request.fields
     }

@@ -13,9 +13,9 @@ from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
 from app.providers.dialects.dialect import Outgoing, Reported
 from app.providers.dialects.gemini import signatures
-from app.providers.dialects.gemini.answers import WireAnswer, count_searches, decode_wire
+from app.providers.dialects.gemini.answers import WireAnswer, decode_wire, usage_of
 from app.providers.dialects.gemini.stream_reading import has_error, reported
-from app.providers.dialects.gemini.usage import prompt_usage, read_usage
+from app.providers.dialects.gemini.usage import prompt_usage
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Any] | dict[str, Any])
@@ -68,7 +68,7 @@ def read_answer(body: bytes) -> Reported:
     wire = decode_wire(body)
     if wire.candidates is None and wire.prompt_feedback is None and wire.usage_metadata is None:
         raise ValueError("a response without candidates")
-    usage = read_usage(wire.usage_metadata, count_searches(wire)) if wire.usage_metadata is not None else None
+    usage = usage_of(wire)
     return Reported(usage, 0 if usage is not None else _text_bytes(wire))
 
 
@@ -112,7 +112,7 @@ class GeminiWatch:
         if has_error(wire):
             raise reported(wire.error, payload)
         if wire.usage_metadata is not None:
-            self._last_usage = read_usage(wire.usage_metadata, count_searches(wire))
+            self._last_usage = usage_of(wire, self._last_usage)
             self.prompt_usage = prompt_usage(self._last_usage)
         size = _text_bytes(wire)
         if size:

@@ -32,16 +32,16 @@ from app.providers.dialects.gemini.answers import (
     WireAnswer,
     WireCall,
     WirePart,
-    count_searches,
     decode_wire,
     read_args,
     read_other,
     read_time,
+    usage_of,
 )
 from app.providers.dialects.gemini.arguments import PartialArgs
 from app.providers.dialects.gemini.finish import failed, read_reason
 from app.providers.dialects.gemini.logprobs import read_logprobs
-from app.providers.dialects.gemini.usage import prompt_usage, read_usage
+from app.providers.dialects.gemini.usage import prompt_usage
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -88,8 +88,7 @@ class GeminiStreamDecoder:
         wire = decode_wire(payload)
         if has_error(wire):
             raise reported(wire.error, payload)
-        if wire.usage_metadata is not None:
-            self._usage = read_usage(wire.usage_metadata, count_searches(wire))
+        self._usage = usage_of(wire, self._usage)
         if not self._started:
             self._started = True
             yield Started(

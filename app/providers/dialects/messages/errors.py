@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.errors import GatewayError, UpstreamUnavailable
+from app.errors import GatewayError, UpstreamError, UpstreamUnavailable
 from app.net.error_body import error_body as chat_error_body
 from app.providers.dialects.dialect import StreamEncoder, StreamReported, Watch
 
@@ -46,7 +46,9 @@ def error_body(error: GatewayError, request_id: str) -> dict[str, Any]:
 
 
 def error_event(error: GatewayError, request_id: str, stream: StreamEncoder | Watch | None) -> bytes:
-    """Returns the event that ends a stream."""
+    """Returns the event that ends a stream: the vendor's own, if it speaks this dialect."""
+    if isinstance(error, UpstreamError) and error.native and error.native_dialect == "messages":
+        return b"event: error\ndata: " + error.native.replace(b"\n", b" ") + b"\n\n"
     return b"event: error\ndata: " + _encode(error_body(error, request_id)) + b"\n\n"
 
 

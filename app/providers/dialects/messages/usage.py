@@ -8,28 +8,45 @@ Source: the types `Usage`, `MessageDeltaUsage` and `BetaIterationsUsage` of Anth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from app.domain.reported_cost import reported_cost
 from app.domain.usage import Details, Usage
 
 _MAX_TOKENS = 10**9  # more than any model can read or write in one call
-_COUNTERS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_PROMPT_COUNTERS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_COUNTERS = (*_PROMPT_COUNTERS, "output_tokens")
 _TIERS = frozenset({"priority", "batch"})
+_REGION = re.compile("[a-z0-9-]{1,32}")
+_ANYWHERE = frozenset({"global", "not_available"})
+# Iterations of another model than the answer's, at its own price: the totals do not say what is whose.
+_OTHER_MODELS = frozenset({"advisor_message", "fallback_message"})
 
 
 def merged(start: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the usage of a stream: what `delta` says, and of `start` what it does not say."""
-    return {**start, **{name: value for name, value in delta.items() if value is not None}}
+    """Returns the usage of a stream: what `delta` says, and of `start` what it does not say.
+
+    A prompt of nothing is no count: there are vendors that fill `message_delta` with zeros.
+    """
+    told = {name: value for name, value in delta.items() if value is not None}
+    if not any(_count(told.get(name)) for name in _PROMPT_COUNTERS) and any(map(start.get, _PROMPT_COUNTERS)):
+        told = {name: value for name, value in told.items() if name not in _PROMPT_COUNTERS}
+    both = {**start, **told}
+    if "cache_creation_input_tokens" in told and _split(both)[1] > _count(told["cache_creation_input_tokens"]):
+        del both["cache_creation"]  # of a count that was taken back
+    return both
 
 
 def to_usage(wire: Mapping[str, Any]) -> Usage:
     """Returns `wire` as `Usage`. What is of an odd type counts as nothing."""
     counts = {name: _count(wire.get(name)) for name in _COUNTERS}
     written_1h, split = _split(wire)
-    for iteration in wire.get("iterations") or ():
+    iterations = [each for each in wire.get("iterations") or () if isinstance(each, dict)]
+    for iteration in iterations:
         # Those of the conversation itself are in the counters above; a compaction's are not.
-        if isinstance(iteration, dict) and iteration.get("type") == "compaction":
+        if iteration.get("type") == "compaction":
             for name in _COUNTERS:
                 counts[name] += _count(iteration.get(name))
             written_1h += _split(iteration)[0]
@@ -38,7 +55,9 @@ def to_usage(wire: Mapping[str, Any]) -> Usage:
     details = None
     if written or searches:
         details = Details(cache_write_tokens=written, cache_write_1h_tokens=min(written_1h, written), searches=searches)
-    tier = wire.get("service_tier")
+    tier, region = wire.get("service_tier"), wire.get("inference_geo")
+    if not (isinstance(region, str) and region not in _ANYWHERE and _REGION.fullmatch(region)):
+        region = ""
     return Usage(
         counts["input_tokens"] + read + written,
         counts["output_tokens"],
@@ -46,6 +65,9 @@ def to_usage(wire: Mapping[str, Any]) -> Usage:
         _count(_part(wire, "output_tokens_details").get("thinking_tokens")),
         service_tier="fast" if wire.get("speed") == "fast" else tier if tier in _TIERS else "",
         details=details,
+        inference_geo=region,
+        unpriced=any(each.get("type") in _OTHER_MODELS for each in iterations),
+        reported_cost_nanousd=reported_cost(wire),
     )
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import msgspec
 
-from app.domain.usage import Usage
-from app.providers.dialects.chat.usage import WireUsage, to_usage
+from app.domain.usage import Details, Usage
+from app.providers.dialects.openai_usage import WireUsage, to_usage
+
+# Work of the vendor's own tools that is billed besides, at prices that no answer tells.
+_UNPRICED = frozenset({"code_interpreter_call", "image_generation_call", "x_search_call"})
 
 
 class OutputItem(msgspec.Struct, frozen=True):
@@ -47,7 +50,13 @@ def to_billed_usage(billed: Billed) -> Usage | None:
         "server_tool_use": {"web_search_requests": sum(map(_is_search, billed.output or ()))},
     }
     tier = billed.service_tier
-    return to_usage(msgspec.convert(wire, WireUsage), tier if isinstance(tier, str) else None)
+    usage = to_usage(msgspec.convert(wire, WireUsage), tier if isinstance(tier, str) else None)
+    file_searches = sum(item.type == "file_search_call" for item in billed.output or ())
+    if file_searches:
+        usage = usage._replace(details=(usage.details or Details())._replace(file_searches=file_searches))
+    if any(item.type in _UNPRICED for item in billed.output or ()):
+        usage = usage._replace(unpriced=True)
+    return usage
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Usage as vendors of OpenAI's dialect report it: the shapes on the wire, and their translation to `Usage`.
+"""Usage as vendors of OpenAI's dialects report it: the shapes on the wire, and their translation to `Usage`.
 
 Sources: OpenAI's API reference ("The chat completion object", `usage`), and for what other vendors add to it the
 extractors of the genai-prices package and the vendors' own references. A detail of an odd type is left out: the
