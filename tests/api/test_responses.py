@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from app.api.responses_as_chat import as_chat_request
 from app.errors import StoreUnavailable
-from app.providers.dialects.responses.as_chat import as_chat_request
 from app.store.responses import Responses, StoredResponse
 from tests.api.conftest import KEY, AppClient
 from tests.support.response import AppResponse
