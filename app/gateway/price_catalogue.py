@@ -54,14 +54,8 @@ RATES = {
     "citation": "output_citation_mtok",
 }
 # Fees for other units than tokens.
-FEES = (
-    "requests_kcount",
-    "web_searches_kcount",
-    "storage_searches_kcount",
-    "audio_hours",
-    "input_audio_hours",
-    "input_mchars",
-)
+UNITS = ("input_mchars", "audio_hours", "input_audio_hours")  # by which a model may be billed alone
+FEES = ("requests_kcount", "web_searches_kcount", "storage_searches_kcount", *UNITS)
 # Units that no call here is billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
     "input_document_kpages": "OCR",
@@ -125,8 +119,7 @@ def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.Mode
 
 
 def _rate_card(price: types.ModelPrice, terms: _Terms) -> RateCard | None:
-    units = (price.input_mchars, price.audio_hours, price.input_audio_hours)
-    if not _has_token_rates(price) and all(rate is None for rate in units):
+    if not _has_token_rates(price) and all(getattr(price, unit) is None for unit in UNITS):
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
