@@ -94,10 +94,13 @@ def test_pictures_and_reasoning_do_not_count(client: AppClient) -> None:
     assert client.chat("small", messages=messages).status_code == 200
 
 
-def test_a_request_that_the_vendor_shortens_is_sent(client: AppClient) -> None:
+def test_a_request_that_the_vendor_makes_fit_is_sent(client: AppClient) -> None:
     assert client.chat("small", messages=words(20_000), transforms=["middle-out"]).status_code == 200
     assert client.chat("small", messages=words(20_000), transforms=[]).status_code == 400
     assert client.chat("small", messages=words(20_000), transforms=None).status_code == 400
+    longer = {"anthropic-version": "2023-06-01", "anthropic-beta": "context-1m-2025-08-07"}
+    body = {"model": "small", "max_tokens": 5, "messages": words(20_000)}
+    assert client.post(json.dumps(body), path="/v1/messages", headers=longer).status_code == 200
     for extra in ({"truncation": "auto"}, {"context_management": [{"type": "compaction"}]}):
         body = {"model": "small", "input": " word" * 20_000, **extra}
         assert "too long" not in client.post(json.dumps(body), path="/v1/responses").text
