@@ -18,8 +18,9 @@ from importlib.metadata import version
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
+from app.config.providers import ProviderConfig
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 
@@ -82,7 +83,7 @@ class _Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """What a provider adds to its prices, as in `RateCard`."""
+    """Terms that a provider adds to its prices, as in `RateCard`."""
 
     region_percent: Mapping[str, int]
     least_seconds: int
@@ -283,7 +284,7 @@ def _highest_rates(prices: Iterable[types.ModelPrice], terms: _Terms) -> RateCar
         region_percent=terms.region_percent,
         least_seconds=terms.least_seconds,
         character=max(_to_nanousd(_highest_price(price.input_mchars)) for price in given),
-        has_token_rates=all(map(_has_token_rates, given)),
+        has_token_rates=any(map(_has_token_rates, given)),
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
+from app.config.providers import ProviderConfig
 from app.domain.body import decode_fields
 from app.domain.generation import DialectName, GenerationRequest
 from app.domain.reported_cost import reported_cost

@@ -9,7 +9,8 @@ import pytest
 
 from app.config import serving
 from app.config.files import load_config
-from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.gateway import GatewayConfig
+from app.config.providers import ProviderConfig
 from app.domain.usage import SERVICE_TIERS
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
