@@ -27,7 +27,6 @@ from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.context_check import ContextCheck
 from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimator
-from app.gateway.model_facts import ModelFacts
 from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
@@ -65,7 +64,7 @@ class Pipeline:
         self._estimator = Estimator(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._accounting = accounting
         self._metrics = metrics
-        self._context_check = ContextCheck(facts=ModelFacts(config=config, pricing=pricing), decode=decode)
+        self._context_check = ContextCheck(config=config, pricing=pricing, decode=decode)
         self._clock = clock
         self._monotonic = monotonic
 
@@ -206,8 +205,7 @@ class Pipeline:
         self._admission.cancel(deferred.reservation())
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
-        if isinstance(call.request, GenerationRequest):
-            self._context_check.check(call.request, call.route.all_targets)
+        self._context_check.check(call.request, call.route.all_targets)
         return self._router.run(
             call.route,
             call.attempts,

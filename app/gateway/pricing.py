@@ -18,9 +18,8 @@ from importlib.metadata import version
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import GatewayConfig
+from app.config.gateway import GatewayConfig, ProviderConfig
 from app.config.prices import PriceOverride
-from app.config.providers import ProviderConfig
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 
@@ -29,8 +28,6 @@ _MAX_CACHED_MODELS = 10_000
 _GENAI_PRICES = f"genai-prices {version('genai-prices')}"
 # The steps, up to a day, in which a maximum looks ahead for prices that change with the date or the hour.
 _LOOK_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
-
-
 # The contexts in which genai-prices has prices of their own, by our name of the service tier: its own name at OpenAI
 # and Google; batches, and Anthropic's fast mode, are none at theirs.
 CONTEXTS: dict[str, tuple[dict[str, str], ...]] = {tier: ({"service_tier": tier},) for tier in SERVICE_TIERS} | {
@@ -83,7 +80,7 @@ class _Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """Terms that a provider adds to its prices, as in `RateCard`."""
+    """What a provider adds to its prices, as in `RateCard`."""
 
     region_percent: Mapping[str, int]
     least_seconds: int
@@ -284,7 +281,7 @@ def _highest_rates(prices: Iterable[types.ModelPrice], terms: _Terms) -> RateCar
         region_percent=terms.region_percent,
         least_seconds=terms.least_seconds,
         character=max(_to_nanousd(_highest_price(price.input_mchars)) for price in given),
-        has_token_rates=any(map(_has_token_rates, given)),
+        has_token_rates=any(map(_has_token_rates, given)),  # a variant names only what differs
     )
 
 

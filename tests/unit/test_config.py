@@ -19,12 +19,12 @@ from app.config.gateway import (
     Plan,
     ReserveConfig,
     RetryConfig,
-    ServerConfig,
     TargetConfig,
 )
 from app.config.prices import PriceOverride
 from app.config.providers import DemoScript, ProviderConfig, Timeouts
 from app.config.section import Section
+from app.config.server import ServerConfig
 
 COUNT = (1, 10**12)
 SECONDS = (1e-9, 86_400)
