@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamOverflow, UpstreamTimeout
 from app.providers.dialects.dialect import StreamReported

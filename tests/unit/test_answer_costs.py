@@ -11,8 +11,9 @@ from typing import Any, ClassVar, cast
 import msgspec
 import pytest
 
-from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
+from app.config.providers import ProviderConfig
 from app.domain.body import decode_fields
 from app.domain.chat import ChatRequest
 from app.domain.gemini import GeminiRequest
