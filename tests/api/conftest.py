@@ -184,7 +184,5 @@ def _with_seams(services: Services) -> AppClient:
     )
     responses = build_responses(services.settings, pipeline, services.redis)
     counter = TokenCounter(pipeline=pipeline, router=router, admission=services.admission, decode=decode_request)
-    services = replace(
-        services, router=router, pipeline=pipeline, responses=responses, token_counter=counter
-    )
+    services = replace(services, router=router, pipeline=pipeline, responses=responses, token_counter=counter)
     return AppClient(services, asked, pauses, clock_offset_s)

@@ -126,9 +126,7 @@ def test_an_unknown_path_is_named_and_the_right_one_suggested(client: AppClient,
     assert answer["code"] == "NOT_FOUND"
 
 
-@pytest.mark.parametrize(
-    "path", ["/wp-admin/setup.php", "/favicon.ico", "/v1/vector_stores", "/v1/debugg", "/x"]
-)
+@pytest.mark.parametrize("path", ["/wp-admin/setup.php", "/favicon.ico", "/v1/vector_stores", "/v1/debugg", "/x"])
 def test_nothing_is_suggested_for_what_is_like_nothing_here(client: AppClient, path: str) -> None:
     answer: Any = client.send("GET", path).json
     assert answer["error"]["message"] == f"Unknown request URL: GET {path}."
