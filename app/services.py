@@ -27,6 +27,7 @@ from app.jobs.queue import JobQueue
 from app.providers import KINDS
 from app.providers.base import Provider
 from app.providers.dialects import decode_request
+from app.providers.dialects.responses.signatures import owned_item
 from app.providers.reasoning import ReasoningMemory
 from app.settings import Settings
 from app.store.batches import Batches
@@ -70,6 +71,7 @@ class Services:
     admission: Admission
     heartbeat: Heartbeat
     pipeline: Pipeline
+    pricing: Pricing
     model_facts: ModelFacts
     token_counter: TokenCounter
     queue: JobQueue
@@ -128,6 +130,7 @@ def build_services(settings: Settings) -> Services:
         admission=admission,
         heartbeat=heartbeat,
         pipeline=pipeline,
+        pricing=pricing,
         model_facts=ModelFacts(config=config, pricing=pricing),
         token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),
@@ -187,7 +190,9 @@ def build_responses(settings: Settings, pipeline: Pipeline, redis: Redis) -> Res
         max_bytes=config.max_bytes,
     )
     max_input_bytes = settings.config.server.max_body_bytes
-    return ResponsesService(pipeline=pipeline, responses=responses, max_input_bytes=max_input_bytes)
+    return ResponsesService(
+        pipeline=pipeline, responses=responses, owned_item=owned_item, max_input_bytes=max_input_bytes
+    )
 
 
 def _providers(settings: Settings, memory: ReasoningMemory) -> dict[str, Provider]:

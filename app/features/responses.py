@@ -19,7 +19,6 @@ from app.errors import GatewayError, InvalidRequest, NotFound, RequestTooLarge, 
 from app.gateway.call import CallContext, Reply, Report
 from app.gateway.pipeline import Pipeline
 from app.gateway.stream import CachedStream, LiveStream
-from app.providers.dialects.responses.signatures import owned_item
 from app.store.responses import Responses, StoredResponse
 
 log = structlog.get_logger()
@@ -68,11 +67,23 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class ResponsesService:
-    """Creates, keeps and returns responses. `max_input_bytes` bounds a conversation that is continued."""
+    """Creates, keeps and returns responses.
 
-    def __init__(self, *, pipeline: Pipeline, responses: Responses, max_input_bytes: int) -> None:
+    `owned_item` marks a reasoning item of an answer as that of the provider which wrote it, so that no other one gets
+    it. `max_input_bytes` bounds a conversation that is continued.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        responses: Responses,
+        owned_item: Callable[[dict[str, Any], str], dict[str, Any]],
+        max_input_bytes: int,
+    ) -> None:
         self._pipeline = pipeline
         self._responses = responses
+        self._owned_item = owned_item
         self._max_input_bytes = max_input_bytes
 
     def create(self, caller: Caller, request: ResponsesRequest, context: CallContext) -> Reply:
@@ -107,7 +118,7 @@ class ResponsesService:
             )
         added = self._resolved(caller, request.items, references) if references else request.items
         stored = self._conversation(caller, previous) if previous is not None else []
-        items = [item for one in stored for item in (*one.input, *_output_items(one))] + added
+        items = [item for one in stored for item in (*one.input, *self._output_items(one))] + added
         if sum(len(bytes(item)) for item in items) > self._max_input_bytes:
             raise RequestTooLarge("The request is too large with the conversation that it continues.")
         return Turn(request.with_conversation(items), added, [one.id for one in stored])
@@ -123,7 +134,7 @@ class ResponsesService:
         """Returns the items that a kept response was made from, oldest first, each with an id. Raises `NotFound`."""
         last = self.get(key_id, response_id)
         stored = [one for one in self._responses.read(key_id, last.earlier) if one is not None]
-        items = [item for one in stored for item in (*one.input, *_output_items(one))] + last.input
+        items = [item for one in stored for item in (*one.input, *self._output_items(one))] + last.input
         suffix = response_id.removeprefix("resp_")
         return [{"id": f"in_{suffix}_{i}", **_decode_object(item)} for i, item in enumerate(items)]
 
@@ -153,10 +164,19 @@ class ResponsesService:
             raise InvalidRequest(f"More than {_MAX_REFERENCES} responses are referred to: `input`.", param="input")
         known: dict[str, msgspec.Raw] = {}
         for one in self._responses.read(caller.key_id, response_ids):
-            for item in _output_items(one) if one is not None else ():
+            for item in self._output_items(one) if one is not None else ():
                 known[_decode_item(item).id or ""] = item
         wanted = {name: known[name] for name in references if name in known}
         return [wanted.get(_decode_item(item).id or "", item) for item in items] if wanted else items
+
+    def _output_items(self, stored: StoredResponse) -> list[msgspec.Raw]:
+        """Returns a response's output as a later request repeats it."""
+        return [
+            msgspec.Raw(_encode(self._owned_item(_decode_object(item), stored.provider)))
+            if _decode_item(item).type == "reasoning"
+            else item
+            for item in _decode_output(stored.response).output
+        ]
 
     def _keep(self, caller: Caller, turn: Turn, body: bytes, provider: str) -> None:
         """Keeps an answer, unless its caller or its state forbids it. An answer that cannot be kept is still one."""
@@ -211,16 +231,6 @@ def _ended_response(event: bytes) -> bytes | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     return bytes(found.response) if found.type in _TERMINAL_EVENTS else None
-
-
-def _output_items(stored: StoredResponse) -> list[msgspec.Raw]:
-    """Returns a response's output as a later request repeats it."""
-    return [
-        msgspec.Raw(_encode(owned_item(_decode_object(item), stored.provider)))
-        if _decode_item(item).type == "reasoning"
-        else item
-        for item in _decode_output(stored.response).output
-    ]
 
 
 def _not_found(response_id: str) -> NotFound:

@@ -209,7 +209,7 @@ class WireProvider:
             deadline=call.deadline,
             cancel=call.cancel,
             model=call.model,
-            content_type=content_type,
+            headers=b"Content-Type: %b\r\n" % content_type.encode("ascii"),
         )
         return media_response(
             self._accepted(exchange, "chat"),

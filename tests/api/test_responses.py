@@ -12,6 +12,7 @@ import pytest
 import zstandard
 
 from app.errors import StoreUnavailable
+from app.providers.dialects.responses.as_chat import as_chat_request
 from app.store.responses import Responses, StoredResponse
 from tests.api.conftest import KEY, AppClient
 from tests.support.response import AppResponse
@@ -244,6 +245,57 @@ def test_a_websocket_is_refused_at_once(app: AppClient) -> None:
 @pytest.mark.parametrize("path", ["/v1/responses", "/responses", "/v1/v1/responses", "/v1/responses/"])
 def test_the_endpoint_is_found_by_every_spelling(app: AppClient, path: str) -> None:
     assert app.post(json.dumps({"model": "echo", "input": "x"}), path=path).status_code == 200
+
+
+CURSORS = {
+    "model": "echo",
+    "input": [
+        {"role": "system", "content": "You are an agent."},
+        {"role": "user", "content": [{"type": "input_text", "text": "ping"}]},
+        {"type": "custom_tool_call", "call_id": "c", "name": "patch", "input": "*** Begin"},
+        {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"},
+    ],
+    "tools": [
+        {"type": "function", "name": "read", "parameters": {"type": "object"}},
+        {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark", "definition": "start: X"}},
+    ],
+    "reasoning": {"effort": "low"},
+    "metadata": {"a": "b"},
+}
+
+
+def test_a_responses_request_for_a_chat_gets_a_chat(app: AppClient) -> None:
+    found = app.post(json.dumps(CURSORS))
+    assert found.status_code == 200, found.text
+    assert found.json["choices"][0]["message"]["content"] == "Pong."
+    assert "metadata" in found.headers["x-penstock-dropped"]
+    stream = app.post(json.dumps({**CURSORS, "stream": True})).text
+    assert '"object":"chat.completion.chunk"' in stream
+    assert stream.endswith("data: [DONE]\n\n")
+
+
+def test_a_responses_request_for_a_chat_keeps_its_parts(app: AppClient) -> None:
+    request, dropped = as_chat_request(json.dumps(CURSORS).encode())
+    tools = json.loads(bytes(request.tools))
+    assert [tool["type"] for tool in tools] == ["function", "custom"]
+    assert tools[1]["custom"]["format"]["grammar"] == {"syntax": "lark", "definition": "start: X"}
+    messages = json.loads(bytes(request.fields["messages"]))
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "tool"]
+    assert messages[2]["tool_calls"][0]["custom"] == {"name": "patch", "input": "*** Begin"}
+    assert dropped == ["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].web_search"),
+        ({"input": 5}, "input"),
+    ],
+)
+def test_a_chat_cannot_have_all_of_a_response(app: AppClient, more: dict[str, Any], param: str) -> None:
+    refused = app.post(json.dumps({**CURSORS, **more}))
+    assert (refused.status_code, refused.json["error"]["param"]) == (400, param)
 
 
 BODY = json.dumps({"model": "echo", "input": "ping " * 100}).encode()

@@ -41,8 +41,15 @@ _T = TypeVar("_T")
 def decode_request(request: GenerationRequest) -> Prompt:
     """Returns what the request asks."""
     served = served_by_gateway(request)
-    fields = {name: _decode(value) for name, value in request.fields.items() if name not in served}
+    fields = {name: _decoded(name, value) for name, value in request.fields.items() if name not in served}
     return _Reader(fields).prompt(request.model)
+
+
+def _decoded(name: str, value: msgspec.Raw) -> Any:
+    try:
+        return _decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        raise InvalidRequest(f"The value is not valid JSON: `{name}`.", param=name) from None
 
 
 def served_by_gateway(request: GenerationRequest) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from app.providers.dialects.responses.usage import read_usage
 from app.providers.dialects.sequencer import Sequencer
 
 _TextKind = Literal["text", "refusal"]
+_BEGINNINGS = ("response.created", "response.queued", "response.in_progress")
 _DONE_MARK = b"[DONE]"  # of vendors that end every stream as chat completions do
 
 
@@ -61,6 +62,26 @@ class ResponsesStreamDecoder:
         self._parts: dict[int, tuple[str, int]] = {}  # of reasoning items, the part whose text comes
         self._finished: set[int] = set()
         self._has_calls = self._has_refusal = False
+        self._handlers: dict[str, Callable[[StreamedEvent], list[Event]]] = {
+            **dict.fromkeys(_BEGINNINGS, lambda event: []),
+            "response.output_item.added": self._item_added,
+            "response.content_part.added": self._part_added,
+            "response.output_text.delta": self._text_delta,
+            "response.output_text.done": self._text_done,
+            "response.output_text.annotation.added": self._annotation_added,
+            "response.refusal.delta": self._refusal_delta,
+            "response.refusal.done": self._text_done,
+            "response.content_part.done": self._part_done,
+            "response.reasoning_summary_text.delta": self._reasoning_delta,
+            "response.reasoning_text.delta": self._reasoning_delta,
+            "response.function_call_arguments.delta": self._arguments_delta,
+            "response.function_call_arguments.done": self._arguments_done,
+            "response.custom_tool_call_input.delta": self._arguments_delta,
+            "response.custom_tool_call_input.done": self._arguments_done,
+            "response.output_item.done": self._item_done,
+            "response.completed": self._ended,
+            "response.incomplete": self._ended,
+        }
 
     def decode(self, name: str, payload: bytes) -> Iterable[Event]:
         if payload.strip() == _DONE_MARK:
@@ -72,14 +93,14 @@ class ResponsesStreamDecoder:
         kind = event.type or name
         if kind in ("error", "response.failed", "response.cancelled") or not kind:
             raise _failure_of(payload) or ValueError("an event without a type")
-        handle = _HANDLERS.get(kind)
+        handle = self._handlers.get(kind)
         if handle is None or self.complete:
             return []
         events: list[Event] = []
         if not self._started:
             self._started = True
             events.append(_started(event.response or {}))
-        return events + handle(self, event)
+        return events + handle(event)
 
     def end(self) -> Iterable[Event]:
         return []
@@ -230,30 +251,6 @@ class ResponsesStreamDecoder:
     def _rest(self, key: tuple[int, int], whole: str) -> list[Event]:
         """Returns what of the `whole` text has not come in pieces."""
         return self._append(key, whole[self._written.get(key, 0) :]) if self._sequence.is_open(key) else []
-
-
-_HANDLERS: dict[str, Callable[[ResponsesStreamDecoder, StreamedEvent], list[Event]]] = {
-    "response.created": lambda decoder, event: [],
-    "response.queued": lambda decoder, event: [],
-    "response.in_progress": lambda decoder, event: [],
-    "response.output_item.added": ResponsesStreamDecoder._item_added,
-    "response.content_part.added": ResponsesStreamDecoder._part_added,
-    "response.output_text.delta": ResponsesStreamDecoder._text_delta,
-    "response.output_text.done": ResponsesStreamDecoder._text_done,
-    "response.output_text.annotation.added": ResponsesStreamDecoder._annotation_added,
-    "response.refusal.delta": ResponsesStreamDecoder._refusal_delta,
-    "response.refusal.done": ResponsesStreamDecoder._text_done,
-    "response.content_part.done": ResponsesStreamDecoder._part_done,
-    "response.reasoning_summary_text.delta": ResponsesStreamDecoder._reasoning_delta,
-    "response.reasoning_text.delta": ResponsesStreamDecoder._reasoning_delta,
-    "response.function_call_arguments.delta": ResponsesStreamDecoder._arguments_delta,
-    "response.function_call_arguments.done": ResponsesStreamDecoder._arguments_done,
-    "response.custom_tool_call_input.delta": ResponsesStreamDecoder._arguments_delta,
-    "response.custom_tool_call_input.done": ResponsesStreamDecoder._arguments_done,
-    "response.output_item.done": ResponsesStreamDecoder._item_done,
-    "response.completed": ResponsesStreamDecoder._ended,
-    "response.incomplete": ResponsesStreamDecoder._ended,
-}
 
 
 def _started(response: dict[str, Any]) -> Started:
