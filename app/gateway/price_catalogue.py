@@ -14,7 +14,7 @@ from importlib.metadata import version
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import ProviderConfig
+from app.config.providers import ProviderConfig
 from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import SERVICE_TIERS
 
