@@ -71,6 +71,7 @@ class Services:
     admission: Admission
     heartbeat: Heartbeat
     pipeline: Pipeline
+    pricing: Pricing
     model_facts: ModelFacts
     token_counter: TokenCounter
     queue: JobQueue
@@ -129,6 +130,7 @@ def build_services(settings: Settings) -> Services:
         admission=admission,
         heartbeat=heartbeat,
         pipeline=pipeline,
+        pricing=pricing,
         model_facts=ModelFacts(config=config, pricing=pricing),
         token_counter=TokenCounter(pipeline=pipeline, router=router, admission=admission, decode=decode_request),
         queue=JobQueue(config=config, redis=redis, pipeline=pipeline, admission=admission, heartbeat=heartbeat),

@@ -100,12 +100,12 @@ def _plain(model: str) -> str:
 
 def list_models() -> dict[str, Any]:
     """Returns all models that the key may use, on one page."""
-    return {"models": [_model(each) for each in models.list_models()["data"]]}
+    return {"models": [_model(each) for each in models.list_usable()]}
 
 
 def get_model(model_id: str) -> dict[str, Any]:
     """Returns one model, named with or without Google's folder."""
-    return _model(models.get_model(_plain(model_id)))
+    return _model(models.find(_plain(model_id)))
 
 
 def _model(model: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from flask import Flask, Response, g
+from werkzeug.routing import PathConverter
 
 from app.api import (
     admin,
@@ -128,7 +129,7 @@ ROUTES: Routes = (
     FlaskRoute("GET", "/models", Scope.CHAT, models.list_models),
     FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, models.get_model),
     FlaskRoute("GET", "/models", Scope.CHAT, gemini.list_models, _GOOGLE),
-    FlaskRoute("GET", "/models/<path:model_id>", Scope.CHAT, gemini.get_model, _GOOGLE),
+    FlaskRoute("GET", "/models/<google_model:model_id>", Scope.CHAT, gemini.get_model, _GOOGLE),
     FlaskRoute("POST", "/files", Scope.CHAT, files.create_file),
     FlaskRoute("GET", "/files", Scope.CHAT, files.list_files),
     FlaskRoute("GET", "/files/<file_id>", Scope.CHAT, files.retrieve_file),
@@ -153,6 +154,12 @@ ROUTES: Routes = (
 )
 
 
+class _GoogleModel(PathConverter):
+    """A model's name, slashes and colons included, that no method of a `ModelRoute` follows: that is another URL."""
+
+    regex = rf"(?!.*:(?:{'|'.join(route.verb for route in ROUTES if isinstance(route, ModelRoute))})$)[^/].*?"
+
+
 def client_families(routes: Routes) -> frozenset[str]:
     """Returns the first segments of the paths that callers' clients use; operators' paths are not among them."""
     return frozenset(
@@ -165,6 +172,7 @@ def client_families(routes: Routes) -> frozenset[str]:
 def register(app: Flask, routes: Routes) -> None:
     """Gives Flask a rule for each route. It answers 405 to other methods, and HEAD for GET; the fast path's own methods
     do not come to it."""
+    app.url_map.converters["google_model"] = _GoogleModel
     for route in routes:
         if isinstance(route, FlaskRoute):
             view = route.view if route.scope is None else require(route.scope)(route.view)

@@ -1,4 +1,4 @@
-"""The command line: `flask --app app keys | usage | ledger | config | chat | jobs | batches | installation`.
+"""The command line: `flask --app app keys | usage | ledger | config | models | chat | jobs | batches | installation`.
 
 A module for each command, thin over the services. An error is one line on stderr and exit code 1.
 """
@@ -15,11 +15,12 @@ from app.cli.installation import installation
 from app.cli.jobs import jobs
 from app.cli.keys import keys
 from app.cli.ledger import ledger
+from app.cli.models import models
 from app.cli.usage import usage
 
 __all__ = ["is_command", "one_line_errors", "register"]
 
 
 def register(app: Flask) -> None:
-    for command in (keys, usage, ledger, config, chat, jobs, batches, installation):
+    for command in (keys, usage, ledger, config, models, chat, jobs, batches, installation):
         app.cli.add_command(command)

@@ -17,6 +17,7 @@ from app.domain.requests import CallRequest
 
 _MAX_CHARS = 200
 _MAX_JSON_BYTES = 4096
+_BODY_FIELDS = frozenset({"safety_identifier", "prompt_cache_key", "conversation"})
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # Claude Code up to 2.1.7x; later ones write the same facts as a JSON object.
 _CLAUDE_CODE_USER = re.compile(
@@ -61,6 +62,8 @@ def _stated_in_body(request: GenerationRequest) -> Attribution:
     if request.dialect == "messages":
         metadata = fields.get("metadata")
         return NOBODY if metadata is None else _of_user_id(_member(metadata, "user_id"))
+    if request.user is None and _BODY_FIELDS.isdisjoint(fields):
+        return NOBODY
     user = request.user or label(_text(fields.get("safety_identifier")))
     session = ""
     if "prompt_cache_key" in fields:

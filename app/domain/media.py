@@ -140,7 +140,7 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def units(self) -> Details:
-        """What the call is billed by besides tokens: as much as it can be."""
+        """Units that the call is billed by besides tokens: as many as it can be."""
         return Details(audio_seconds=self.seconds, images=self.images, characters=self.characters)
 
     def estimate_usage(self) -> Usage:
@@ -194,7 +194,7 @@ def _of_json(endpoint: MediaEndpoint, rules: _Rules, body: bytes) -> MediaReques
     fields = decode_fields(body)
     check_field_names(fields, _KNOWN)
     for name in rules.required:
-        if fields.get(name, msgspec.Raw(b"null")) == b"null":
+        if not _is_given(fields.get(name, msgspec.Raw(b""))):
             raise missing_field(name, closest_match(name, fields))
     text = _spoken(found.input) if endpoint == "audio.speech" else ""
     return _checked(

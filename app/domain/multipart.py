@@ -16,7 +16,9 @@ from app.errors import InvalidRequest
 
 _MAX_PARTS = 256
 _MAX_HEADER_BYTES = 8192
-_BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^\s";,]{1,70}))', re.IGNORECASE)
+_BOUNDARY = re.compile(
+    r';\s*boundary=(?:"([^"]{1,200})"|([^\s";,]{1,200}))', re.IGNORECASE
+)  # 70 at most, but Werkzeug's has more
 _DISPOSITION = re.compile(rb"^content-disposition:[ \t]*form-data[ \t]*(;.*)$", re.IGNORECASE | re.MULTILINE)
 _PARAMETER = re.compile(rb';[ \t]*([a-z*]+)[ \t]*=[ \t]*(?:"((?:[^"\\\r\n]|\\.)*)"|([^\s;"]*))', re.IGNORECASE)
 _CONTENT_TYPE = re.compile(rb"^content-type:[ \t]*([\x20-\x7e]+?)[ \t]*$", re.IGNORECASE | re.MULTILINE)

@@ -13,6 +13,7 @@ import msgspec
 
 from app.domain.charges import ChargedAttempt
 from app.domain.media import MediaRequest
+from app.domain.money import RateCard
 from app.domain.requests import CallRequest
 from app.domain.usage import Usage
 from app.errors import ClientGone, Untranslatable, UpstreamError
@@ -64,7 +65,7 @@ class AttemptCosts:
         """Returns the cost of an answer with this usage: as reported, by a provider that is trusted with it."""
         usage = with_implied_usage(usage, request, model, self._pricing.kind(provider))
         card = self._pricing.rate_card(provider, model, usage.service_tier)
-        computed = self.answered(request, provider, model, usage)
+        computed = self._computed(request, provider, model, usage, card)
         version = "" if card is None else card.version
         reported = usage.reported_cost_nanousd
         if reported is not None and self._pricing.trusts_reported_cost(provider):
@@ -72,18 +73,19 @@ class AttemptCosts:
         unpriced = card is None or not card.can_price(usage)
         return AnswerCost(usage, computed or 0, unpriced, version, None if reported is None else computed)
 
-    def answered(self, request: CallRequest, provider: str, model: str, usage: Usage) -> int | None:
-        """Returns the cost of `usage` in nano-dollars; None when the price is unknown.
+    def _computed(
+        self, request: CallRequest, provider: str, model: str, usage: Usage, card: RateCard | None
+    ) -> int | None:
+        """Returns the cost of `usage` by our prices, in nano-dollars; None when there are none.
 
         A service tier that was asked for, and that the answer does not mention, may or may not have been honoured: the
         dearer one counts.
         """
-        card = self._pricing.rate_card(provider, model, usage.service_tier)
         if card is None:
             return None
         cost = card.cost_nanousd(usage)
-        asked = asked_tier(request)
-        if asked and not usage.service_tier:
+        asked = "" if usage.service_tier else asked_tier(request)
+        if asked:
             other = self._pricing.rate_card(provider, model, asked)
             cost = max(cost, other.cost_nanousd(usage)) if other is not None else cost
         return cost
@@ -118,7 +120,8 @@ class AttemptCosts:
                     request.units if isinstance(request, MediaRequest) else None,
                 )
             else:
-                cost = self.answered(request, attempt.provider, attempt.model, usage)
+                card = self._pricing.rate_card(attempt.provider, attempt.model)
+                cost = self._computed(request, attempt.provider, attempt.model, usage, card)
             charged.append(
                 ChargedAttempt(
                     attempt.provider,

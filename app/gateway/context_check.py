@@ -6,10 +6,14 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from app.config.gateway import GatewayConfig
+from app.domain.chat import EmbedRequest
 from app.domain.content import Prompt
 from app.domain.generation import GenerationRequest
+from app.domain.media import MediaRequest
 from app.errors import ContextOverflow, InvalidRequest
 from app.gateway.model_facts import ModelFacts
+from app.gateway.pricing import Pricing
 from app.gateway.routes import Target
 from app.gateway.token_counts import least_tokens
 
@@ -24,13 +28,17 @@ _SHORTENED_BY = {"context_management": None, "truncation": b'"disabled"', "trans
 class ContextCheck:
     """`decode` turns a caller's request into the neutral form, in which its texts are counted."""
 
-    def __init__(self, *, facts: ModelFacts, decode: Callable[[GenerationRequest], Prompt]) -> None:
-        self._facts = facts
+    def __init__(
+        self, *, config: GatewayConfig, pricing: Pricing, decode: Callable[[GenerationRequest], Prompt]
+    ) -> None:
+        self._facts = ModelFacts(config=config, pricing=pricing)
         self._decode = decode
 
-    def check(self, request: GenerationRequest, targets: Collection[Target]) -> None:
-        """Raises `ContextOverflow` if the text alone has more tokens than any of the targets takes, by a count that
-        theirs is not below. What cannot be counted passes."""
+    def check(self, request: GenerationRequest | EmbedRequest | MediaRequest, targets: Collection[Target]) -> None:
+        """Raises `ContextOverflow` for a generation whose text alone has more tokens than any of the targets takes, by
+        a count that theirs is not below. What cannot be counted passes."""
+        if not isinstance(request, GenerationRequest):
+            return
         size = len(request.raw) - request.inline_bytes
         if size <= _SHORT_BYTES:
             return

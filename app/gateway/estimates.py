@@ -63,7 +63,8 @@ class Estimator:
     def _max_cost_nanousd(self, route: Route, request: CallRequest, completion_tokens: int) -> int:
         most, prompt_tokens = 0, request.prompt_tokens_upper_bound()
         for target in route.all_targets:
-            fees = most_fees(request, target.model)
+            translated = isinstance(request, GenerationRequest) and not target.passes(request.dialect)
+            fees = most_fees(request, target.model, translated=translated)
             if fees.unknown:
                 raise Forbidden(
                     f"The price of `{printable(fees.unknown)[:64]}` is unknown, and your plan has a budget.",

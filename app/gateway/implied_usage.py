@@ -109,10 +109,15 @@ def asked_tier(request: CallRequest) -> str:
     return request.service_tier or ""
 
 
-def most_fees(request: CallRequest, model: str) -> Fees:
-    """Returns the most that an answer of `model` can be billed for besides its own tokens."""
+def most_fees(request: CallRequest, model: str, *, translated: bool = False) -> Fees:
+    """Returns the most that an answer of `model` can be billed for besides its own tokens.
+
+    `translated`: to another dialect, into which no vendor's own tool is translated.
+    """
     if not isinstance(request, GenerationRequest):
         return _NONE
+    if translated:
+        return Fees(searches=MAX_SEARCHES) if _always_searches(model) else _NONE
     if request.dialect == "chat":
         return _fees_of_chat(request, model)
     total = Fees(searches=MAX_SEARCHES) if searches_web(request, model) else _NONE

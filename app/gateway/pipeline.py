@@ -10,9 +10,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from app.config.gateway import GatewayConfig
-from app.config.serving import models_of_kind
 from app.domain.attribution import attributed
-from app.domain.body import missing_field
 from app.domain.chat import EmbedRequest
 from app.domain.content import Prompt
 from app.domain.generation import GenerationRequest
@@ -29,7 +27,6 @@ from app.gateway.call import CallContext, Reply, RunningCall, notes_of
 from app.gateway.context_check import ContextCheck
 from app.gateway.deferred import DeferredCall
 from app.gateway.estimates import Estimator
-from app.gateway.model_facts import ModelFacts
 from app.gateway.preprocess import Preprocessor
 from app.gateway.pricing import Pricing
 from app.gateway.router import Attempts, Router
@@ -67,7 +64,7 @@ class Pipeline:
         self._estimator = Estimator(pricing=pricing, completion_tokens=config.reserve.completion_tokens)
         self._accounting = accounting
         self._metrics = metrics
-        self._context_check = ContextCheck(facts=ModelFacts(config=config, pricing=pricing), decode=decode)
+        self._context_check = ContextCheck(config=config, pricing=pricing, decode=decode)
         self._clock = clock
         self._monotonic = monotonic
 
@@ -115,8 +112,7 @@ class Pipeline:
         """Makes a media call: a moderation, speech, a transcription or pictures. They are never cached."""
         if request.has_unknown_cost and self._admission.plan(caller).has_budget:
             raise Forbidden("The price of `svg` is unknown, and your plan has a budget.", param="svg")
-        if not request.model:
-            request = request.with_model(self._media_model(caller, request))
+        request = self._preprocessor.preprocess_media(caller, request)
         call = self._admit(caller, request, context, streamed=request.streamed)
         with self._accounting.settling(call):
             answer = self._run(call, lambda target: target.provider.media(call.media_call(target)))
@@ -124,7 +120,7 @@ class Pipeline:
                 cost = self._accounting.completed(call, answer.usage)
                 return MediaReply(answer.content_type, answer.body, self._accounting.report(call, cost))
             call.ttft_s = self._monotonic() - call.started
-            stream = LiveStream(call=call, upstream=answer.body, accounting=self._accounting, cache=None)
+            stream = LiveStream(call=call, upstream=answer.body, accounting=self._accounting)
             return MediaReply(answer.content_type, stream, stream.report)
 
     def defer(
@@ -209,8 +205,7 @@ class Pipeline:
         self._admission.cancel(deferred.reservation())
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
-        if isinstance(call.request, GenerationRequest):
-            self._context_check.check(call.request, call.route.all_targets)
+        self._context_check.check(call.request, call.route.all_targets)
         return self._router.run(
             call.route,
             call.attempts,
@@ -308,13 +303,6 @@ class Pipeline:
             read_cache=bool(cache_key) and context.read_cache,
             single_flight=bool(cache_key) and context.read_cache and context.write_cache,
         )
-
-    def _media_model(self, caller: Caller, request: MediaRequest) -> str:
-        """Returns the model of a call that names none: the first of its kind that the key may use, served if any is."""
-        usable = [model for model in models_of_kind(self._config, request.kind) if caller.may_use(model)]
-        if not usable:
-            raise missing_field("model")
-        return usable[0]
 
     def _without_unpriced_parts(
         self, caller: Caller, request: GenerationRequest | EmbedRequest

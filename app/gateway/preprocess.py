@@ -1,4 +1,4 @@
-"""Preprocessing of chat calls before admission: default model, optimizer, and the model that replaces `auto`.
+"""Preprocessing of calls before admission: default model, optimizer, and the model that replaces `auto`.
 
 What was done is noted in the call's context, from where headers, row and log report it. Every later step sees only the
 changed request: limits, price and cache key are those of the model that was picked.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import msgspec
 
 from app.config.gateway import GatewayConfig
-from app.config.serving import AUTO, chat_models
+from app.config.serving import AUTO, chat_models, models_of_kind
+from app.domain.body import missing_field
 from app.domain.chat import ChatRequest, Draft
 from app.domain.generation import GenerationRequest
 from app.domain.identity import Caller
+from app.domain.media import MediaRequest
 from app.errors import InvalidRequest
 from app.gateway import model_picker
 from app.gateway.call import CallContext
@@ -25,6 +27,7 @@ class Preprocessor:
     """Fills in the model of a chat request, and lets the optimizer change the rest, as the configuration says."""
 
     def __init__(self, *, config: GatewayConfig, router: Router) -> None:
+        self._config = config
         self._router = router
         self._defaults = chat_models(config, config.default_model)
         self._smart_defaults = model_picker.defaults(config)
@@ -32,6 +35,18 @@ class Preprocessor:
         self._content_kinds = model_picker.content_kinds(config.smart)
         self._auto = None if AUTO in config.models else AUTO  # a configured model may have the name
         self._optimizer = Optimizer(config.optimizer) if config.optimizer.enabled else None
+
+    def preprocess_media(self, caller: Caller, request: MediaRequest) -> MediaRequest:
+        """Returns the request with a model: the first of its kind that the key may use, one that is served if any is.
+
+        Raises `InvalidRequest` when there is none.
+        """
+        if request.model:
+            return request
+        usable = [model for model in models_of_kind(self._config, request.kind) if caller.may_use(model)]
+        if not usable:
+            raise missing_field("model")
+        return request.with_model(usable[0])
 
     def preprocess(
         self, caller: Caller, request: GenerationRequest, context: CallContext

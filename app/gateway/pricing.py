@@ -28,8 +28,6 @@ _MAX_CACHED_MODELS = 10_000
 _GENAI_PRICES = f"genai-prices {version('genai-prices')}"
 # The steps, up to a day, in which a maximum looks ahead for prices that change with the date or the hour.
 _LOOK_AHEAD = [timedelta(minutes=30 * i) for i in range(49)]
-
-
 # The contexts in which genai-prices has prices of their own, by our name of the service tier: its own name at OpenAI
 # and Google; batches, and Anthropic's fast mode, are none at theirs.
 CONTEXTS: dict[str, tuple[dict[str, str], ...]] = {tier: ({"service_tier": tier},) for tier in SERVICE_TIERS} | {
@@ -61,14 +59,8 @@ RATES = {
     "citation": "output_citation_mtok",
 }
 # Fees for other units than tokens.
-FEES = (
-    "requests_kcount",
-    "web_searches_kcount",
-    "storage_searches_kcount",
-    "audio_hours",
-    "input_audio_hours",
-    "input_mchars",
-)
+UNITS = ("input_mchars", "audio_hours", "input_audio_hours")  # by which a model may be billed alone
+FEES = ("requests_kcount", "web_searches_kcount", "storage_searches_kcount", *UNITS)
 # Units that no call here is billed in, and the endpoints that are.
 SOLD_ELSEWHERE = {
     "input_document_kpages": "OCR",
@@ -249,8 +241,7 @@ def _possible_prices(info: types.ModelInfo, at: datetime) -> Iterator[types.Mode
 
 
 def _rate_card(price: types.ModelPrice, terms: _Terms) -> RateCard | None:
-    units = (price.input_mchars, price.audio_hours, price.input_audio_hours)
-    if not _has_token_rates(price) and all(rate is None for rate in units):
+    if not _has_token_rates(price) and all(getattr(price, unit) is None for unit in UNITS):
         return None
     known = {kind: rate for kind, name in RATES.items() if (rate := getattr(price, name)) is not None}
     tiered = [rate for rate in known.values() if isinstance(rate, types.TieredPrices)]
@@ -290,7 +281,7 @@ def _highest_rates(prices: Iterable[types.ModelPrice], terms: _Terms) -> RateCar
         region_percent=terms.region_percent,
         least_seconds=terms.least_seconds,
         character=max(_to_nanousd(_highest_price(price.input_mchars)) for price in given),
-        has_token_rates=all(map(_has_token_rates, given)),
+        has_token_rates=any(map(_has_token_rates, given)),  # a variant names only what differs
     )
 
 

@@ -35,6 +35,10 @@ class Target:
     def name(self) -> str:
         return f"{self.provider.name}/{self.model}"
 
+    def passes(self, dialect: DialectName) -> bool:
+        """Says that a request in this dialect is not translated to another one on its way."""
+        return not self.wires or dialect in self.wires
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

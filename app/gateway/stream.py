@@ -29,7 +29,7 @@ class LiveStream:
         call: RunningCall,
         upstream: ProviderStream,
         accounting: Accounting,
-        cache: Cache | None,
+        cache: Cache | None = None,
     ) -> None:
         """The answer goes into `cache`, if there is one."""
         self.report = accounting.report(call, None)

@@ -208,7 +208,7 @@ def _is_error(payload: bytes) -> bool:
         found = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (ValueError, RecursionError):
         return False
-    return found.get("error", msgspec.Raw(b"null")) != b"null"
+    return bytes(found.get("error", b"null")) != b"null"
 
 
 def _printable(content_type: str) -> str:

@@ -196,7 +196,8 @@ class WireProvider:
             if exc.upstream_status in _NO_ENDPOINT:
                 self._no_counts_until[call.model] = time.monotonic() + _ASK_AGAIN_S
             raise
-        return self._read(endpoint.read, answer)
+        counted = self._read(endpoint.read, answer)
+        return counted if caller is vendor else counted._replace(body=b"")
 
     def media(self, call: MediaCall) -> MediaResponse:
         if "chat" not in self._wires:
@@ -208,7 +209,7 @@ class WireProvider:
             deadline=call.deadline,
             cancel=call.cancel,
             model=call.model,
-            content_type=content_type,
+            headers=b"Content-Type: %b\r\n" % content_type.encode("ascii"),
         )
         return media_response(
             self._accepted(exchange, "chat"),

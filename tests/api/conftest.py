@@ -19,7 +19,15 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.router import Router
 from app.gateway.token_counter import TokenCounter
-from app.providers.base import ChatCall, EmbedCall, Provider, ProviderResponse, ProviderStream
+from app.providers.base import (
+    ChatCall,
+    EmbedCall,
+    MediaCall,
+    MediaResponse,
+    Provider,
+    ProviderResponse,
+    ProviderStream,
+)
 from app.providers.dialects import decode_request
 from app.providers.vendor_counts import VendorCount
 from app.services import Services, build_responses, build_services
@@ -52,6 +60,10 @@ class RecordingProvider:
     def embed(self, call: EmbedCall) -> ProviderResponse:
         self.asked.append(self.name)
         return self.provider.embed(call)
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        self.asked.append(self.name)
+        return self.provider.media(call)
 
     def count_tokens(self, call: ChatCall) -> VendorCount | None:
         return self.provider.count_tokens(call)
@@ -90,9 +102,10 @@ class AppClient:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         path: str = "/v1/chat/completions",
+        content_type: str = "application/json",
     ) -> AppResponse:
         sent = {"Authorization": f"Bearer {key or self.key}", **(headers or {})}
-        response: AppResponse = self._client.post(path, data=body, content_type="application/json", headers=sent)
+        response: AppResponse = self._client.post(path, data=body, content_type=content_type, headers=sent)
         # Reading it to the end and closing it is what a server does; only then is a stream settled.
         response.get_data()
         response.close()
@@ -133,11 +146,12 @@ class AppClient:
 
 
 @pytest.fixture
-def client_with(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], AppClient]]:
-    """Builds the application for a gateway.yaml; every provider named in it costs $1 and $2 a million tokens."""
+def client_with(tmp_path: Path, redis_url: str) -> Iterator[Callable[..., AppClient]]:
+    """Builds the application for a gateway.yaml, and a prices.yaml if one is given; otherwise every provider that is
+    named costs $1 and $2 a million tokens."""
     opened: list[Services] = []
 
-    def build(config: str) -> AppClient:
+    def build(config: str, prices: str = "") -> AppClient:
         (tmp_path / "gateway.yaml").write_text(config)
         env = {
             "GATEWAY_CONFIG": str(tmp_path / "gateway.yaml"),
@@ -146,7 +160,7 @@ def client_with(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str], AppC
             "DEV_API_KEY": KEY,
         }
         names = load_settings(env).config.providers
-        (tmp_path / "prices.yaml").write_text("\n".join(f"{name}: {PRICES}" for name in names))
+        (tmp_path / "prices.yaml").write_text(prices or "\n".join(f"{name}: {PRICES}" for name in names))
         services = build_services(load_settings(env))
         opened.append(services)
         made = _with_seams(services)

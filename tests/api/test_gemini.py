@@ -128,7 +128,7 @@ def test_a_vendors_own_error_passes_as_it_is(app: AppClient) -> None:
 
 def test_a_tool_loop_keeps_another_vendors_signatures(app: AppClient, vendors: Vendors) -> None:
     tool = {"name": "look", "description": "Looks.", "parametersJsonSchema": {"type": "object", "properties": {}}}
-    tools = {
+    tools: dict[str, Any] = {
         "tools": [{"functionDeclarations": [tool]}],
         "generationConfig": {"thinkingConfig": {"thinkingBudget": 2000}},
     }
@@ -245,6 +245,8 @@ def test_texts_are_embedded_one_or_several(app: AppClient) -> None:
         ("embedContent", {"content": {"parts": [{"inlineData": {}}]}}, "content"),
         ("batchEmbedContents", {}, "requests"),
         ("batchEmbedContents", {"requests": [{"content": {"parts": []}}]}, "requests[0].content"),
+        ("embedContent", {"content": {"parts": [{"text": "a"}]}, "title": {}}, "title"),
+        ("embedContent", {"content": {"parts": [{"text": "a"}]}, "output_dimensionality": "x"}, "outputDimensionality"),
         (
             "batchEmbedContents",
             {"requests": [{"content": {"parts": {"text": "a"}}}, {"content": {"parts": {"text": "a"}}, "title": "t"}]},
@@ -257,3 +259,20 @@ def test_what_cannot_be_embedded_is_refused_by_name(app: AppClient, method: str,
     assert response.status_code == 400, response.text
     violations = [each for each in response.json["error"]["details"] if "fieldViolations" in each]
     assert violations[0]["fieldViolations"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda body: body, lambda body: {"generateContentRequest": {"model": "models/m", **body}}]
+)
+def test_tokens_are_counted_by_the_vendor_or_offline(
+    app: AppClient, vendors: Vendors, wrap: Callable[..., Any]
+) -> None:
+    def count(model: str) -> AppResponse:
+        return app.post(json.dumps(wrap(HELLO)), path=f"/v1beta/models/{model}:countTokens")
+
+    assert 2 <= count("m").json["totalTokens"] < 50
+    by_vendor = count("google")
+    assert by_vendor.json["totalTokens"] > 0
+    assert vendors.requests()[-1]["path"] == "/v1beta/models/gemini-3-plain:countTokens"
+    assert count("nowhere").json["error"]["status"] == "NOT_FOUND"
+    assert app.rows() == []

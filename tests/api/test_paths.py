@@ -110,7 +110,10 @@ def test_what_is_for_operators_gets_no_second_address(lead: str, tail: str) -> N
         ("/V1/Chat/Completions", "/v1/chat/completions"),
         ("/v2/chat/completions", "/v1/chat/completions"),
         ("/openai/deployments/gpt-4o/chat/completions", "/v1/chat/completions"),
-        ("/v1/messages", "/v1/chat/completions"),
+        ("/v1/message", "/v1/messages"),
+        ("/v1/moderation", "/v1/moderations"),
+        ("/v1/audio/transcription", "/v1/audio/transcriptions"),
+        ("/v1/image/generations", "/v1/images/generations"),
         ("/api/chat", "/v1/chat/completions"),
         ("/api/tags", "/v1/models"),
         ("/v1/messages/batches", "/v1/batches"),
@@ -125,9 +128,7 @@ def test_an_unknown_path_is_named_and_the_right_one_suggested(client: AppClient,
     assert answer["code"] == "NOT_FOUND"
 
 
-@pytest.mark.parametrize(
-    "path", ["/wp-admin/setup.php", "/favicon.ico", "/v1/vector_stores", "/v1/debugg", "/x"]
-)
+@pytest.mark.parametrize("path", ["/wp-admin/setup.php", "/favicon.ico", "/v1/vector_stores", "/v1/debugg", "/x"])
 def test_nothing_is_suggested_for_what_is_like_nothing_here(client: AppClient, path: str) -> None:
     answer: Any = client.send("GET", path).json
     assert answer["error"]["message"] == f"Unknown request URL: GET {path}."

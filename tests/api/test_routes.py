@@ -39,7 +39,9 @@ def test_every_route_of_a_scope_asks_for_a_key(client: AppClient) -> None:
         method = "POST" if isinstance(route, BodyRoute) else route.method
         for prefix in route.prefixes if isinstance(route, FlaskRoute) else PREFIXES:
             answer = sent(client, method, prefix + route.path)
-            assert (answer.status_code, answer.json["code"]) == (401, "INVALID_API_KEY"), (method, prefix + route.path)
+            assert answer.status_code == 401, (method, prefix + route.path)
+            if getattr(route, "dialect", "chat") == "chat" and prefix != "/v1beta":
+                assert answer.json["code"] == "INVALID_API_KEY", (method, prefix + route.path)
 
 
 def test_a_user_may_not_use_what_is_for_administrators(client: AppClient) -> None:

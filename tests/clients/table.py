@@ -48,9 +48,9 @@ class Table:
         if any(len(cells) < len(DIALECTS) for cells in self.cells.values()):
             return  # some of the tests were selected
         written = DOCUMENT.read_text()
-        between = re.compile(rf"(<!-- {self.name}: [^\n]* -->\n).*?(\n<!-- end of {self.name} -->)", re.DOTALL)
+        between = re.compile(rf"(<!-- {self.name}: [^\n]* -->\n).*?(<!-- end of {self.name} -->)", re.DOTALL)
         assert between.search(written), f"{DOCUMENT.name} has no marks of {self.name}"
-        new = between.sub(lambda found: f"{found[1]}{self.text()}{found[2]}", written)
+        new = between.sub(lambda found: f"{found[1]}\n{self.text()}\n\n{found[2]}", written)
         if os.environ.get("CI"):
             assert new == written, "the table has changed: run `make test-clients` and commit docs/clients.md"
         elif new != written:

@@ -18,8 +18,18 @@ def before_call(_: schemathesis.HookContext, case: schemathesis.Case[Any], __: d
     """84.0 is the integer 84 to JSON Schema, which knows no spellings; OpenAI takes the second one only, as we do."""
     if isinstance(case.body, dict | list):
         case.body = _whole(case.body)
+    if case.path == "/v1/messages" and isinstance(case.body, dict):
+        _end_with_a_user(case.body)
     if case.path == "/v1/admin/usage" and isinstance(case.query, dict):
         _in_order(case.query)
+
+
+def _end_with_a_user(body: dict[str, Any]) -> None:
+    """The demo's model begins an answer of its own: it does not go on with one."""
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(messages, list) and isinstance(last, dict) and last.get("role") == "assistant":
+        messages.append({"role": "user", "content": "Hello"})
 
 
 def _in_order(query: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from tests.support.deployment import Deployment
 from tests.support.servers import ROOT, RedisServer, wait_for
 from tests.support.upstream import Upstream
 
-# The version that is upgraded: the last commit before the modules moved to the rooms they are in now.
-BEFORE = "38694a8c33abf981652916934b6ccb2863d59389"
+# The version that is upgraded: the last commit that knew one dialect of callers and vendors.
+BEFORE = "d4476fb2499f6c5b2b77577f440783acf030c176"
 LINES = 12
 CONFIG = """
 providers:

@@ -24,7 +24,7 @@ from app.gateway.pipeline import Pipeline
 from app.gateway.pricing import Pricing
 from app.gateway.reaper import Reaper
 from app.gateway.router import Router
-from app.providers.base import ChatCall, EmbedCall, ProviderResponse
+from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import decode_request
 from app.store.keys import Keys
 from app.store.redis.client import Redis
@@ -141,6 +141,9 @@ class FakeProvider:
     def chat(self, call: ChatCall) -> ProviderResponse:
         self._begin(call)
         return ProviderResponse(self.body, self.usage, self.text_bytes)
+
+    def media(self, call: MediaCall) -> MediaResponse:
+        raise NotImplementedError
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
         self._begin(call)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
@@ -15,9 +15,14 @@ from app.domain.body import decode_fields
 from app.domain.generation import DialectName, GenerationRequest
 from app.domain.reported_cost import reported_cost
 from app.domain.usage import Details, Usage
+from app.errors import Forbidden
 from app.gateway.attempt_costs import AnswerCost, AttemptCosts, Unanswered
+from app.gateway.breaker import Breaker
+from app.gateway.estimates import Estimator
 from app.gateway.implied_usage import MAX_SEARCHES, TOKENS_PER_USE, Fees, asked_tier, most_fees
 from app.gateway.pricing import Pricing
+from app.gateway.routes import Route, Target
+from app.providers.base import Provider
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 READS = MAX_SEARCHES * TOKENS_PER_USE
@@ -28,6 +33,10 @@ class _Request(GenerationRequest, frozen=True, kw_only=True):
     @property
     def message_count(self) -> int:
         return 1
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        return 100
 
 
 class ChatBody(_Request, frozen=True, kw_only=True):
@@ -254,6 +263,38 @@ def test_what_a_request_lets_a_vendor_bill_besides_is_known(
     request_body: GenerationRequest, model: str, fees: Fees
 ) -> None:
     assert most_fees(request_body, model) == fees
+
+
+class _NamedProvider:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def estimated(request: GenerationRequest, provider: str, model: str, *wires: DialectName) -> int:
+    """Returns the ceiling that a caller with a budget reserves."""
+    breaker = Breaker(threshold=5, cooldown_s=1)
+    target = Target(cast(Provider, _NamedProvider(provider)), model, 1.0, breaker, wires=wires)
+    route = Route("m", (target,), (), 100)
+    return Estimator(pricing=pricing(), completion_tokens=10).estimate(route, request, has_budget=True).reserve.nanousd
+
+
+def test_under_a_budget_a_tool_whose_fee_nobody_knows_is_refused() -> None:
+    asked = asking(MessagesBody, tools=[{"type": "advisor_20260301"}])
+    with pytest.raises(Forbidden, match="The price of `advisor_20260301` is unknown") as refused:
+        estimated(asked, "anthropic", "claude-opus-4-8", "messages")
+    assert refused.value.param == "tools"
+    assert estimated(asked, "openai", "gpt-5", "chat") > 0, "it is not sent there"
+
+
+def test_the_ceiling_has_room_for_the_dearest_tier_and_for_each_search() -> None:
+    tool = {"type": "web_search_20250305", "max_uses": 2}
+    plain, searching = asking(MessagesBody, tools=[]), asking(MessagesBody, tools=[tool])
+    prompt = plain.prompt_tokens_upper_bound()
+    # $20 a million written for an hour and $50 out in fast mode, 1.1 times in the US.
+    assert estimated(plain, "anthropic", "claude-opus-4-8", "messages") == (prompt * 20_000 + 100 * 50_000) * 11 // 10
+    prompt = searching.prompt_tokens_upper_bound() + 2 * TOKENS_PER_USE
+    expected = (prompt * 20_000 + 100 * 50_000) * 11 // 10 + 2 * 10_000_000
+    assert estimated(searching, "anthropic", "claude-opus-4-8", "messages") == expected
 
 
 def test_the_tier_that_is_asked_for_is_read_in_every_dialect() -> None:

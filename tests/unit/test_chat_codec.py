@@ -361,13 +361,21 @@ def test_thinking_between_calls_keeps_its_place_in_the_next_turn() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "reason"),
-    [("end", "stop"), ("pause", "length"), ("context_window", "length"), ("refusal", "content_filter")],
+    [("end", "stop"), ("pause", "length"), ("context_window", "length"), ("refusal", "stop")],
 )
 def test_finish_reasons_are_those_that_clients_know(stop: Any, reason: str) -> None:
     framing = Framing(call_id="abc", created=7, prompt=Prompt(model="m", messages=()), fields={})
     answer = Answer(id="", model="", blocks=(Refusal(text="no"),), stop=stop)
     choice = msgspec.json.decode(DIALECT.encode_answer(answer, framing))["choices"][0]
     assert (choice["finish_reason"], choice["message"]["refusal"]) == (reason, "no")
+
+
+def test_a_refusal_without_words_of_its_own_is_filtered() -> None:
+    framing = Framing(call_id="abc", created=7, prompt=Prompt(model="m", messages=()), fields={})
+    answer = Answer(id="", model="", blocks=(Text(text="no"),), stop="refusal")
+    assert (
+        msgspec.json.decode(DIALECT.encode_answer(answer, framing))["choices"][0]["finish_reason"] == "content_filter"
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from app.config.gateway import (
     ProviderConfig,
     ReserveConfig,
     RetryConfig,
-    ServerConfig,
     TargetConfig,
     Timeouts,
 )
 from app.config.prices import PriceOverride
 from app.config.section import Section
+from app.config.server import ServerConfig
 
 COUNT = (1, 10**12)
 SECONDS = (1e-9, 86_400)

@@ -167,6 +167,7 @@ def test_the_system_may_speak_in_the_middle() -> None:
         ({"tools": [{"name": "f"}, {"type": "web_search_20250305", "name": "w"}]}, "tools[1].web_search_20250305"),
         ({"tools": [{"name": "f", "allowed_callers": ["code_execution_20260120"]}]}, "tools[0].allowed_callers"),
         ({"container": "c"}, "container"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"mcp_servers": []}, "mcp_servers"),
         ({"never_heard_of": 1}, "never_heard_of"),
         ({"messages": [USER, {"role": "assistant", "content": "The"}]}, "messages[1]"),

@@ -287,6 +287,14 @@ def test_thinking_without_a_signature_is_marked_as_ours() -> None:
     assert replayed(body).messages[1].blocks == (Thinking(text="hm"),)
 
 
+def test_a_signature_alone_is_never_the_last_block() -> None:
+    blocks = (Thinking(signature=SIGNED), Text(text="a"), Thinking(signature=OTHERS))
+    streamed = accumulated(encode(stream_of(*blocks)))["content"]
+    whole = json.loads(DIALECT.encode_answer(Answer(id="", model="m", blocks=blocks, stop="end"), FRAMING))["content"]
+    assert [{**block, "citations": None} for block in streamed] == [{**block, "citations": None} for block in whole]
+    assert [block["type"] for block in whole] == ["thinking", "text"]
+
+
 def test_the_signature_of_a_call_stands_before_it_and_comes_back_to_it() -> None:
     signature = Opaque("g", "thoughtSignature", "sig")
     call = ToolCall(id="a:1", name="f", arguments='{"x":1}', signature=signature)
@@ -512,10 +520,6 @@ CASES: list[tuple[dict[str, Any], Usage]] = [
         Usage(30, 0, details=Details(cache_write_tokens=30, cache_write_1h_tokens=10)),
     ),
     (
-        {"cache_creation_input_tokens": 5, "cache_creation": {"ephemeral_1h_input_tokens": 9}},
-        Usage(9, 0, details=Details(cache_write_tokens=9, cache_write_1h_tokens=9)),
-    ),
-    (
         {"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 4}, "service_tier": "standard"},
         Usage(0, 9, reasoning_tokens=4),
     ),
@@ -535,7 +539,16 @@ CASES: list[tuple[dict[str, Any], Usage]] = [
         },
         Usage(16, 22, 5),
     ),
-    ({"input_tokens": "5", "output_tokens": True, "cache_read_input_tokens": -3, "cache_creation": []}, Usage()),
+    (
+        {
+            "input_tokens": "5",
+            "output_tokens": True,
+            "cache_read_input_tokens": -3,
+            "cache_creation": [],
+            "iterations": 5,
+        },
+        Usage(),
+    ),
     ({"input_tokens": 1e30, "output_tokens": 2.0}, Usage(10**9, 2)),
 ]
 
@@ -544,13 +557,19 @@ CASES: list[tuple[dict[str, Any], Usage]] = [
 def test_usage_is_read_alike_from_answers_and_streams(wire: dict[str, Any], usage: Usage) -> None:
     assert DIALECT.read_answer(json.dumps({"content": [], "usage": wire}).encode()).usage == usage
     watch = DIALECT.watch(REQUEST)
-    for name, payload in sse(start(input_tokens=999, output_tokens=1), *end(**{"input_tokens": 0, **wire})):
+    for name, payload in sse(start(output_tokens=1), *end(**wire)):
         watch.see(name, payload)
-    stopped = decode(start(input_tokens=999, output_tokens=1), *end(**{"input_tokens": 0, "output_tokens": 0, **wire}))
+    stopped = decode(start(output_tokens=1), *end(**{"output_tokens": 0, **wire}))
     assert isinstance(stopped[-1], Stopped)
     if "output_tokens" in wire:
         assert watch.usage == usage
     assert stopped[-1].usage == usage
+
+
+def test_a_split_longer_than_the_total_is_the_total() -> None:
+    wire = {"cache_creation_input_tokens": 5, "cache_creation": {"ephemeral_1h_input_tokens": 9}}
+    usage = Usage(9, 0, details=Details(cache_write_tokens=9, cache_write_1h_tokens=9))
+    assert DIALECT.read_answer(json.dumps({"content": [], "usage": wire}).encode()).usage == usage
 
 
 def test_counters_of_the_end_replace_those_of_the_start() -> None:

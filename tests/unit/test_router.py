@@ -22,7 +22,7 @@ from app.errors import (
 )
 from app.gateway.router import Attempts, Router
 from app.gateway.routes import Target
-from app.providers.base import CancelToken, ChatCall, EmbedCall, ProviderResponse
+from app.providers.base import CancelToken, ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.telemetry.metrics import _UPSTREAM_KINDS, Metrics
 
 CALLER = Caller("key_1", "test")
@@ -42,6 +42,9 @@ class NamedProvider:
         raise NotImplementedError
 
     def embed(self, call: EmbedCall) -> ProviderResponse:
+        raise NotImplementedError
+
+    def media(self, call: MediaCall) -> MediaResponse:
         raise NotImplementedError
 
     def count_tokens(self, call: ChatCall) -> None:

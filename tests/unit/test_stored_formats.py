@@ -56,6 +56,10 @@ OUTBOX_ROW_WITH_EVERYTHING = (
     b'"timeout_first_byte",48,100,348000,true,false],["dear","safe","ok",10,20,1050000,false,false]],'
     b'"service_tier":"flex","cache_write_tokens":3,"searches":2}'
 )
+OUTBOX_ROW_OF_A_SESSION = OUTBOX_ROW_WITH_EVERYTHING[:-1] + (
+    b',"file_searches":1,"images":4,"characters":5,"inference_geo":"us","price_version":"genai-prices 0.2.3",'
+    b'"reported_cost_nanousd":0,"computed_cost_nanousd":7,"session":"ses_1","agent":"a0/a1"}'
+)
 DEFERRED_CALL = (
     b'{"row":{"request_id":"req_3","call_id":"call_3","ts":1800000000.25,"key_id":"key_1","user":"",'
     b'"tenant":"acme","model":"m","provider":"","upstream_model":"","endpoint":"chat.completions",'
@@ -122,7 +126,9 @@ def test_a_reservation_is_lost_with_the_arguments_that_were_recorded(from_cache:
     assert args[2] == msgspec.json.encode(known["row"] | (used_nothing if from_cache else {}))
 
 
-@pytest.mark.parametrize("row", [OUTBOX_ROW, OUTBOX_ROW_WITH_EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "row", [OUTBOX_ROW, OUTBOX_ROW_WITH_EVERYTHING, OUTBOX_ROW_OF_A_SESSION], ids=["plain", "everything", "a session"]
+)
 def test_a_row_of_the_outbox_is_read_and_would_be_written_the_same(row: bytes) -> None:
     assert msgspec.json.encode(msgspec.json.decode(row, type=UsageRow)) == row
 
@@ -133,12 +139,19 @@ def test_a_row_tells_of_every_attempt_and_the_rare_kinds_of_usage() -> None:
     assert (row.service_tier, row.cache_write_tokens, row.searches, row.audio_seconds) == ("flex", 3, 2, 0)
 
 
+def test_a_row_tells_of_its_session_and_of_both_costs() -> None:
+    row = msgspec.json.decode(OUTBOX_ROW_OF_A_SESSION, type=UsageRow)
+    assert (row.session, row.agent, row.inference_geo) == ("ses_1", "a0/a1", "us")
+    assert (row.reported_cost_nanousd, row.computed_cost_nanousd) == (0, 7)
+
+
 def test_a_row_without_newer_fields_has_their_defaults() -> None:
     row = msgspec.json.decode(
         b'{"request_id":"r","ts":1,"key_id":"k","model":"m","status":"ok","of_a_later_version":1}', type=UsageRow
     )
     assert (row.call_id, row.endpoint, row.cache, row.job_id) == ("r", "chat.completions", "bypass", None)
     assert (row.ttft_ms, row.unpriced, row.charged_attempts, row.service_tier) == (None, False, [], "")
+    assert (row.session, row.agent, row.price_version, row.reported_cost_nanousd) == ("", "", "", None)
 
 
 def test_a_deferred_call_is_read_and_would_be_stored_the_same() -> None:

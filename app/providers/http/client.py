@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import socket as plain_socket
 import ssl
 import time
@@ -35,7 +34,6 @@ from app.providers.http.exchange import Exchange, ExchangeFailed
 _DEFAULT_HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"}
 # The machine or this process has run out of descriptors, ports or buffers. No provider is to blame.
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-_TYPE_LINE = re.compile(rb"^content-type:[^\n]*\n", re.IGNORECASE | re.MULTILINE)
 _MIN_ROUND_TRIP_S = 0.005
 _LIST_HEADERS = frozenset({b"anthropic-beta", b""})
 _FRAMING_HEADERS = {"content-length", "transfer-encoding", "connection"}  # they say where a message ends
@@ -75,7 +73,6 @@ class HttpClient:
         self._query = query or {}
         self._tls = _tls_context(ca_file) if url.scheme == "https" else None
         self._headers = _header_lines({"Host": url.netloc, **_DEFAULT_HEADERS}, headers)
-        self._untyped_headers = _TYPE_LINE.sub(b"", self._headers)
         self._request_heads: dict[tuple[str, str], bytes] = {}  # by path and model, both the configuration's
         self._idle: deque[Any] = deque(maxlen=max_idle)
         self._max_idle = max_idle
@@ -85,27 +82,15 @@ class HttpClient:
         self._round_trip_s = math.inf  # an upper bound: the least time that a connection took to be made
 
     def post(
-        self,
-        path: str,
-        body: bytes,
-        *,
-        deadline: float,
-        cancel: CancelToken,
-        model: str = "",
-        headers: bytes = b"",
-        content_type: str = "",
+        self, path: str, body: bytes, *, deadline: float, cancel: CancelToken, model: str = "", headers: bytes = b""
     ) -> Exchange:
         """Sends `body` to `path`, and returns when the response's headers are there.
 
         `model` is the provider's name for it, which the base URL may have a place for. `headers` are further ones, as
-        lines that end in CRLF: they replace the client's own of the same name. `content_type` is the body's, when it is
-        not JSON.
+        lines that end in CRLF: they replace the client's own of the same name.
         """
         head = self._request_heads.get((path, model))
-        if content_type:
-            lines = b"%bContent-Type: %b\r\n" % (self._untyped_headers, content_type.encode("ascii"))
-            head = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (self._request_target(path, model), lines)
-        elif head is None:
+        if head is None:
             head = self._request_heads[path, model] = b"POST %b HTTP/1.1\r\n%bContent-Length: " % (
                 self._request_target(path, model),
                 self._headers,

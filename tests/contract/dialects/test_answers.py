@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.content import Prompt
 from app.providers.dialects import DIALECTS
-from tests.support.dialects.answers import TURNS, Said, stream, whole
+from tests.support.dialects.answers import ENDS, TURNS, Said, ending, stream, whole
 from tests.support.dialects.calls import NAMES, ORIGIN, decode_stream, encode_answer, encode_stream
 from tests.support.dialects.sdks import Heard, hear
 
@@ -48,3 +48,18 @@ def test_a_stream_is_heard(name: str, vendor: str, caller: str) -> None:
     events, complete = decode_stream(vendor, stream(vendor, said.turn))
     assert complete
     hears(caller, hear(caller, encode_stream(caller, events, PROMPT)), said)
+
+
+@pytest.mark.parametrize(("kind", "vendor"), ENDS)
+@pytest.mark.parametrize("caller", NAMES)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_end_is_named_in_the_callers_words(kind: str, vendor: str, caller: str, *, streamed: bool) -> None:
+    turn = ending(kind)
+    if streamed:
+        events, _ = decode_stream(vendor, stream(vendor, turn))
+        heard = hear(caller, encode_stream(caller, events, PROMPT))
+    else:
+        answer = DIALECTS[vendor].decode_answer(msgspec.json.encode(whole(vendor, turn)), ORIGIN)
+        heard = hear(caller, encode_answer(caller, answer, PROMPT))
+    assert heard.stop == ENDS[kind, vendor][caller]
+    assert (heard.text or heard.refusal) == turn.text

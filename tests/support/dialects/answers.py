@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.support.dialects.calls import WIRES, judge
+from tests.support.dialects.calls import NAMES, WIRES, judge
 from tests.support.dialects.prompts import HI, TOOLS
 from tests.support.vendors.play import Asked, Call, Offered, Turn
 
@@ -63,6 +63,26 @@ TURNS: dict[str, Said] = {
     ),
 }
 
+_SAYS_STOP = _stops("stop", "end_turn", "completed", "STOP")
+_FILTERED = _stops("content_filter", "refusal", "incomplete content_filter", "SAFETY")
+# Of how a turn ends at a vendor: the end as the SDK of each caller's dialect names it.
+ENDS: dict[tuple[str, str], dict[str, str]] = {
+    ("stop_sequence", "chat"): _SAYS_STOP,
+    ("stop_sequence", "responses"): _SAYS_STOP,
+    ("stop_sequence", "gemini"): _SAYS_STOP,
+    ("stop_sequence", "messages"): {**_SAYS_STOP, "messages": "stop_sequence"},
+    ("pause", "messages"): _stops("length", "pause_turn", "incomplete max_output_tokens", "MAX_TOKENS"),
+    ("refusal", "chat"): _stops("stop", "refusal", "completed", "SAFETY"),
+    ("refusal", "responses"): _stops("stop", "refusal", "completed", "SAFETY"),
+    **{("refusal", vendor): _FILTERED for vendor in ("messages", "gemini")},
+    **{("filter", vendor): _FILTERED for vendor in NAMES},
+}
+
+
+def ending(kind: str) -> Turn:
+    """Returns a turn that ends so."""
+    return _turn(words=("I ", "cannot."), stop=kind)
+
 
 def asked(vendor: str, *, stream: bool = False) -> Asked:
     """Returns a request to the vendor, which offers the tools that the turns call."""
@@ -71,6 +91,8 @@ def asked(vendor: str, *, stream: bool = False) -> Asked:
         body["model"] = "plain"
         if stream:
             body["stream"] = True
+    if vendor == "responses":
+        body["include"] = ["reasoning.encrypted_content"]
     if vendor == "chat" and stream:
         body["stream_options"] = {"include_usage": True}
     return replace(judge(vendor, body, stream=stream), shows=True)

@@ -30,6 +30,23 @@ class Heard(NamedTuple):
 
 def hear(dialect: str, answer: bytes | dict[str, Any]) -> Heard:
     """Returns what the dialect's SDK makes of an answer: of a stream, if it is bytes. Raises what the SDK raises."""
+    return _SDKS[dialect][1](_received(dialect, answer))
+
+
+def collected(dialect: str, stream: bytes) -> dict[str, Any]:
+    """Returns a stream as the SDK puts it together, in the JSON of a whole answer."""
+    received = _received(dialect, stream)
+    if dialect != "gemini":
+        return dict(received.model_dump(mode="json", exclude_unset=True, warnings=False))
+    parts = [
+        part.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for piece in received
+        for part in (piece.candidates[0].content.parts if piece.candidates[0].content else None) or ()
+    ]
+    return {"candidates": [{"content": {"role": "model", "parts": parts}}]}
+
+
+def _received(dialect: str, answer: bytes | dict[str, Any]) -> Any:
     streamed = isinstance(answer, bytes)
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     kind = "text/event-stream" if streamed else "application/json"
@@ -38,7 +55,7 @@ def hear(dialect: str, answer: bytes | dict[str, Any]) -> Heard:
         return httpx2.Response(200, headers={"content-type": kind}, content=content)
 
     with httpx2.Client(transport=httpx2.MockTransport(respond)) as client:
-        return _SDKS[dialect](client, streamed)
+        return _SDKS[dialect][0](client, streamed)
 
 
 def _openai(client: httpx2.Client) -> openai.OpenAI:
@@ -51,17 +68,18 @@ def _openai(client: httpx2.Client) -> openai.OpenAI:
     )
 
 
-def _chat(client: httpx2.Client, streamed: bool) -> Heard:
+def _receive_chat(client: httpx2.Client, streamed: bool) -> Any:
     sdk = _openai(client).chat.completions
-    if streamed:
-        options: Any = {"include_usage": True}
-        with sdk.stream(model="m", messages=_ASKED, stream_options=options) as stream:
-            for _ in stream:
-                pass
-            # The last of it would be refused where it ends early.
-            completion: Any = stream.current_completion_snapshot
-    else:
-        completion = sdk.create(model="m", messages=_ASKED)
+    if not streamed:
+        return sdk.create(model="m", messages=_ASKED)
+    options: Any = {"include_usage": True}
+    with sdk.stream(model="m", messages=_ASKED, stream_options=options) as stream:
+        for _ in stream:
+            pass
+        return stream.current_completion_snapshot  # the final one is not given where it ends early
+
+
+def _hear_chat(completion: Any) -> Heard:
     (choice,) = completion.choices
     message = choice.message
     calls = [
@@ -82,16 +100,16 @@ def _chat(client: httpx2.Client, streamed: bool) -> Heard:
     )
 
 
-def _responses(client: httpx2.Client, streamed: bool) -> Heard:
+def _receive_responses(client: httpx2.Client, streamed: bool) -> Any:
     sdk = _openai(client).responses
-    if streamed:
-        with sdk.stream(model="m", input="hi") as stream:
-            events = list(stream)
-            response: Any = stream.get_final_response() if events[-1].type == "response.completed" else None
-            if response is None:
-                response = events[-1].response  # type: ignore[union-attr]
-    else:
-        response = sdk.create(model="m", input="hi")
+    if not streamed:
+        return sdk.create(model="m", input="hi")
+    with sdk.stream(model="m", input="hi") as stream:
+        last: Any = list(stream)[-1]
+        return stream.get_final_response() if last.type == "response.completed" else last.response
+
+
+def _hear_responses(response: Any) -> Heard:
     items = response.output
     parts = [part for item in items if item.type == "message" for part in item.content]
     calls = [item for item in items if item.type in ("function_call", "custom_tool_call")]
@@ -111,7 +129,7 @@ def _responses(client: httpx2.Client, streamed: bool) -> Heard:
     )
 
 
-def _messages(client: httpx2.Client, streamed: bool) -> Heard:
+def _receive_messages(client: httpx2.Client, streamed: bool) -> Any:
     sdk = anthropic.Anthropic(
         api_key="x",
         base_url="http://vendor.invalid",
@@ -120,11 +138,13 @@ def _messages(client: httpx2.Client, streamed: bool) -> Heard:
         _strict_response_validation=True,
     ).messages
     asked: Any = {"model": "m", "max_tokens": 10, "messages": _ASKED}
-    if streamed:
-        with sdk.stream(**asked) as stream:
-            message: Any = stream.get_final_message()
-    else:
-        message = sdk.create(**asked)
+    if not streamed:
+        return sdk.create(**asked)
+    with sdk.stream(**asked) as stream:
+        return stream.get_final_message()
+
+
+def _hear_messages(message: Any) -> Heard:
     blocks = message.content
     calls = [block for block in blocks if block.type == "tool_use"]
     usage = message.usage
@@ -141,13 +161,15 @@ def _messages(client: httpx2.Client, streamed: bool) -> Heard:
     )
 
 
-def _gemini(client: httpx2.Client, streamed: bool) -> Heard:
+def _receive_gemini(client: httpx2.Client, streamed: bool) -> list[GenerateContentResponse]:
     options = HttpOptions(base_url="http://vendor.invalid", httpx_client=client)
     models = genai.Client(api_key="x", http_options=options).models
     if streamed:
-        pieces: list[GenerateContentResponse] = list(models.generate_content_stream(model="m", contents="hi"))
-    else:
-        pieces = [models.generate_content(model="m", contents="hi")]
+        return list(models.generate_content_stream(model="m", contents="hi"))
+    return [models.generate_content(model="m", contents="hi")]
+
+
+def _hear_gemini(pieces: list[GenerateContentResponse]) -> Heard:
     parts: list[Any] = []
     stop, usage = "", None
     for piece in pieces:
@@ -175,9 +197,10 @@ def _canonical(arguments: str) -> str:
     return json.dumps(json.loads(arguments), sort_keys=True)
 
 
-_SDKS: dict[str, Callable[[httpx2.Client, bool], Heard]] = {
-    "chat": _chat,
-    "messages": _messages,
-    "responses": _responses,
-    "gemini": _gemini,
+# By dialect: what calls the SDK, and what reads its answer.
+_SDKS: dict[str, tuple[Callable[[httpx2.Client, bool], Any], Callable[[Any], Heard]]] = {
+    "chat": (_receive_chat, _hear_chat),
+    "messages": (_receive_messages, _hear_messages),
+    "responses": (_receive_responses, _hear_responses),
+    "gemini": (_receive_gemini, _hear_gemini),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -37,7 +37,7 @@ def decode_answer(body: bytes, origin: str) -> Answer:
     reason = choice.get("finish_reason")
     if reason in FAILURES or choice.get("error"):
         raise ValueError("The completion failed.")
-    stop, native = decode_stop(reason, has_calls=any(isinstance(block, ToolCall) for block in blocks))
+    stop, native = decode_stop(reason, has_calls=has(blocks, ToolCall), has_refusal=has(blocks, Refusal))
     tier = text_of(completion, "service_tier")
     return Answer(
         id=text_of(completion, "id"),
@@ -148,6 +148,11 @@ def first(choices: object) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def has(blocks: Iterable[Block], kind: type[Block]) -> bool:
+    """Says whether one of the blocks is of this kind."""
+    return any(isinstance(block, kind) for block in blocks)
+
+
 def text_of(fields: dict[str, Any], name: str) -> str:
     """Returns a text; "" for anything else."""
     value = fields.get(name)
@@ -166,7 +171,7 @@ def encode_answer(answer: Answer, framing: Framing) -> bytes:
         "index": 0,
         "message": _encode_message(answer.blocks, framing.call_id),
         "logprobs": None if answer.logprobs is None else {"content": answer.logprobs, "refusal": None},
-        "finish_reason": encode_stop(answer.stop),
+        "finish_reason": encode_stop(answer.stop, has_refusal=has(answer.blocks, Refusal)),
     }
     if answer.native_stop:
         choice["native_finish_reason"] = answer.native_stop

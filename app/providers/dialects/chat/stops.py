@@ -40,13 +40,15 @@ _REASONS: dict[Stop, str] = {
 FAILURES = frozenset({"error", "insufficient_system_resource"})
 
 
-def decode_stop(reason: object, *, has_calls: bool) -> tuple[Stop, str]:
-    """Returns why the answer ended, and the vendor's word. Many vendors write `stop` beside tool calls."""
+def decode_stop(reason: object, *, has_calls: bool, has_refusal: bool) -> tuple[Stop, str]:
+    """Returns why the answer ended, and the vendor's word. `stop` stands beside refusals, and often beside calls."""
     native = reason if isinstance(reason, str) else ""
     stop = _STOPS.get(native, "end")
-    return ("tool_calls" if has_calls and stop == "end" else stop), native
+    if stop == "end":
+        stop = "refusal" if has_refusal else "tool_calls" if has_calls else "end"
+    return stop, native
 
 
-def encode_stop(stop: Stop) -> str:
-    """Returns the finish reason."""
-    return _REASONS[stop]
+def encode_stop(stop: Stop, *, has_refusal: bool) -> str:
+    """Returns the finish reason. A refusal in words of its own ends as any answer does."""
+    return "stop" if stop == "refusal" and has_refusal else _REASONS[stop]

@@ -64,7 +64,7 @@ class ChatStreamDecoder:
         self.complete = False
         self._origin = origin
         self._sequencer = Sequencer()
-        self._is_started = False
+        self._is_started = self._has_refusal = False
         self._said: tuple[str, int] | None = None  # the kind of the block of text or thinking, and its number
         self._number = 0
         self._field = ""  # of the thinking that was not signed
@@ -128,6 +128,7 @@ class ChatStreamDecoder:
         if len(delta) == 1 and "content" in delta:
             return events
         if refusal := text_of(delta, "refusal"):
+            self._has_refusal = True
             events += self._say("refusal", refusal, None)
         for block in media(delta):
             events += self._whole(block)
@@ -286,7 +287,7 @@ class ChatStreamDecoder:
             if not call.started:
                 events += self._start_call(call)
         events += self._sequencer.end_all()
-        stop, native = decode_stop(self._reason, has_calls=bool(self._calls))
+        stop, native = decode_stop(self._reason, has_calls=bool(self._calls), has_refusal=self._has_refusal)
         events.append(Stopped(stop=stop, native_stop=native, usage=self._usage, service_tier=self._tier))
         return events
 

@@ -51,7 +51,7 @@ class ChatStreamEncoder:
         self._head = self._tail = b""
         self._block: Block = Text(text="")  # the open one
         self._call = -1  # the number of the open tool call
-        self._has_arguments = False
+        self._has_arguments = self._has_refusal = False
         self._chars = self._text_start = 0  # of text
         self._thinking: list[str] = []
         self._others = 0  # blocks but thinking
@@ -101,6 +101,7 @@ class ChatStreamEncoder:
     def _start_block(self, block: Block) -> bytes:
         self._block = block
         self._others += not isinstance(block, Thinking)
+        self._has_refusal = self._has_refusal or isinstance(block, Refusal)
         match block:
             case Thinking():
                 self._thinking = [block.text] if block.text else []
@@ -176,7 +177,12 @@ class ChatStreamEncoder:
         return b"".join(self._item("annotations", annotation) for annotation in found)
 
     def _stop(self, event: Stopped) -> bytes:
-        choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": encode_stop(event.stop)}
+        choice = {
+            "index": 0,
+            "delta": {},
+            "logprobs": None,
+            "finish_reason": encode_stop(event.stop, has_refusal=self._has_refusal),
+        }
         if event.native_stop:
             choice["native_finish_reason"] = event.native_stop
         last = self._head + encode(choice) + self._tail

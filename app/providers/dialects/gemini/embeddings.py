@@ -21,6 +21,7 @@ from app.providers.dialects.gemini.usage import WireUsage, read_usage
 # What Google alone knows of a text: for its vendors, and left out for others.
 GOOGLE_FIELDS = ("taskType", "title")
 _SETTINGS = {"outputDimensionality": "dimensions", "taskType": "taskType", "title": "title"}
+_GOOGLE_NAMES = {ours: google for google, ours in _SETTINGS.items()}
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -72,6 +73,11 @@ def _request(requests: list[dict[str, Any]], model: str, path: str) -> EmbedRequ
         each = {camel(name): value for name, value in given.items()}
         texts.append(_text(each.get("content"), f"{where}content"))
         settings = {_SETTINGS[name]: each[name] for name in _SETTINGS if each.get(name) is not None}
+        for name, value in settings.items():
+            if not isinstance(value, int if name == "dimensions" else str) or isinstance(value, bool):
+                raise InvalidRequest(
+                    f"Of the wrong type: `{where}{_GOOGLE_NAMES[name]}`.", param=where + _GOOGLE_NAMES[name]
+                )
         if i and settings != shared:
             raise InvalidRequest(f"`{path}[{i}]` has other settings than the first one.", param=f"{path}[{i}]")
         shared = settings
@@ -83,7 +89,11 @@ def _text(content: Any, path: str) -> str:
         content = {"parts": [{"text": content}]}
     parts = content.get("parts") if isinstance(content, dict) else None
     listed = parts if isinstance(parts, list) else [parts]
-    texts = [part["text"] for part in listed if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts = [
+        part["text"]
+        for part in listed
+        if isinstance(part, dict) and part.keys() == {"text"} and isinstance(part["text"], str)
+    ]
     if len(texts) < len(listed) or not any(texts):
         raise InvalidRequest(f"Expected parts with text, and nothing else: `{path}`.", param=path)
     return "\n".join(texts)

@@ -38,7 +38,7 @@ _WRITTEN: dict[Stop, str] = {
     "end": "STOP",
     "stop_sequence": "STOP",
     "tool_calls": "STOP",
-    "pause": "STOP",
+    "pause": "MAX_TOKENS",
     "length": "MAX_TOKENS",
     "context_window": "MAX_TOKENS",
     "content_filter": "SAFETY",

@@ -34,6 +34,11 @@ from app.providers.dialects.gemini.settings_reading import read_settings
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _SERVER_PARTS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse")
 _HARMLESS = frozenset({"mediaResolution", "partMetadata", "videoMetadata", "thought", "thoughtSignature"})
+_CONTENT_FIELDS = frozenset({"role", "parts"})
+_TEXT_FIELDS = frozenset({"text", "partMetadata"})
+_KNOWN_PARTS = frozenset(
+    {"text", "inlineData", "fileData", "functionCall", "functionResponse", *_SERVER_PARTS, *_HARMLESS}
+)
 _RESULT_FIELDS = frozenset({"id", "name", "response", "parts"})
 _ROLES = {None: "user", "": "user", "user": "user", "function": "user", "tool": "user", "model": "assistant"}
 # Google's own stores: no other vendor can read what stands there.
@@ -44,28 +49,19 @@ def decode_request(request: GenerationRequest) -> Prompt:
     """Returns what `request` asks. Raises `InvalidRequest` for what is no request of this dialect."""
     body = with_camel_names(decode_body(_OBJECT, request.raw))
     reader = _Reader()
-    messages = [*_system(body.get("systemInstruction")), *reader.messages(_listed(body.get("contents")))]
+    system = list(reader.system(body.get("systemInstruction")))
+    turns = list(reader.messages(_listed(body.get("contents"))))
+    if not turns and not reader.foreign:
+        raise InvalidRequest("Expected parts with something in them: `contents`.", param="contents")
     settings = read_settings(body, reader.hints, reader.foreign)
     return Prompt(
         model=request.model,
-        messages=tuple(messages),
+        messages=(*system, *turns),
         stream=bool(request.stream),
         hints=reader.hints,
         foreign=reader.foreign,
         **settings,
     )
-
-
-def _system(content: Any) -> Iterator[Message]:
-    """Yields the system's message, if there is one. A string is what some clients write for it."""
-    if isinstance(content, str):
-        content = {"parts": [{"text": content}]}
-    if not isinstance(content, dict):
-        return
-    texts = (part.get("text") for part in _objects(content.get("parts"), "systemInstruction.parts"))
-    blocks = tuple(Text(text=text) for text in texts if isinstance(text, str) and text)
-    if blocks:
-        yield Message(role="system", blocks=blocks)
 
 
 class _Reader:
@@ -77,11 +73,30 @@ class _Reader:
         self._calls = 0
         self._open: list[tuple[str, str]] = []  # id and name
 
+    def system(self, content: Any) -> Iterator[Message]:
+        """Yields the system's message, if there is one."""
+        if content is None:
+            return
+        texts: list[str] = []
+        content = _object(content, "systemInstruction")
+        self._note_others(content, _CONTENT_FIELDS, "systemInstruction")
+        for j, part in enumerate(_objects(content.get("parts"), "systemInstruction.parts")):
+            self._note_others(part, _TEXT_FIELDS, f"systemInstruction.parts[{j}]")
+            if isinstance(part.get("text"), str) and part["text"]:
+                texts.append(part["text"])
+        if texts:
+            yield Message(role="system", blocks=tuple(Text(text=text) for text in texts))
+
+    def _note_others(self, fields: dict[str, Any], known: frozenset[str], path: str) -> None:
+        for name in fields.keys() - known:
+            self.foreign[f"{path}.{name}"] = fields[name]
+
     def messages(self, contents: list[Any]) -> Iterator[Message]:
         for i, content in enumerate(contents):
             path = f"contents[{i}]"
             if not isinstance(content, dict):
                 raise InvalidRequest(f"Expected an object: `{path}`.", param=path)
+            self._note_others(content, _CONTENT_FIELDS, path)
             role = _ROLES.get(content.get("role")) if isinstance(content.get("role"), str | None) else None
             if role is None:
                 raise InvalidRequest(f"Expected `user` or `model`: `{path}.role`.", param=f"{path}.role")
@@ -96,6 +111,7 @@ class _Reader:
 
     def _read(self, part: dict[str, Any], path: str, blocks: list[Block]) -> None:
         """Adds what the part stands for to `blocks`."""
+        self._note_others(part, _KNOWN_PARTS, path)
         carried = signatures.read(part.get("thoughtSignature"))
         if carried is not None:
             _add_thinking(carried.thinking, blocks)
@@ -132,9 +148,6 @@ class _Reader:
         for name in _SERVER_PARTS:
             if part.get(name) is not None:
                 return ServerTool(dialect="gemini", value=part)
-        for name in part.keys() - _HARMLESS:
-            if part[name] is not None:
-                self.foreign[f"{path}.{name}"] = part[name]
         return None
 
     def _call(self, call: dict[str, Any], path: str, own: Any) -> ToolCall:

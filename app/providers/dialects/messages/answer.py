@@ -92,6 +92,8 @@ def encode_answer(answer: Answer, framing: Framing) -> bytes:
     content: list[dict[str, Any]] = []
     for block in answer.blocks:
         content += _write_block(block, ids)
+    while content and content[-1].get("thinking") == "":
+        content.pop()  # a signature alone: clients take the last block for the answer
     refusal = stops.refusal_in(answer.blocks)
     reason = stops.write_stop(answer.stop, calls=stops.calls_in(answer.blocks), refusal=refusal)
     message = {

@@ -73,6 +73,8 @@ def decode_request(request: GenerationRequest) -> Prompt:
     for name, value in body.items():
         if name not in _READ and value is not None:
             (notes.hints if name in _HINTS else notes.foreign)[name[:64]] = value
+    if parsed.max_tokens == 0:
+        notes.foreign["max_tokens"] = 0  # no answer is wanted, but the vendor's cache written
     tools = _tools(body, notes)
     tool_choice, parallel = _tool_choice(body.get("tool_choice"))
     metadata = object_of(body.get("metadata"), "metadata")
@@ -88,7 +90,7 @@ def decode_request(request: GenerationRequest) -> Prompt:
         parallel_tool_calls=parallel,
         format=answer_format,
         reasoning=reasoning,
-        max_output_tokens=parsed.max_tokens,
+        max_output_tokens=parsed.max_tokens or None,
         temperature=parsed.temperature,
         top_p=parsed.top_p,
         top_k=integer_of(body, "top_k", ""),

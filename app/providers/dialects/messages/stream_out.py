@@ -39,7 +39,10 @@ HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
 class StreamEncoder:
-    """See `dialect.StreamEncoder`. Blocks are numbered anew: some events' blocks have no place in this dialect."""
+    """See `dialect.StreamEncoder`. Blocks are numbered anew: some events' blocks have no place in this dialect.
+
+    Thinking without a text is written when another block follows it: clients take the last block for the answer.
+    """
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
@@ -47,9 +50,11 @@ class StreamEncoder:
         self._index = 0
         self._block: Block | None = None  # the open one, if it is written
         self._call_id = ""
-        self._late_signature = b""  # of the open call
+        self._late_signature = ""  # of the open call
         self._refusal: list[str] | None = None
-        self._signed = False
+        self._signature = ""  # of the open thinking
+        self._thinks = False  # the open thinking is written: it has a text
+        self._held: list[str] = []  # signatures of thinking without a text
         self._calls = False
 
     def encode(self, event: Event) -> bytes:
@@ -60,7 +65,8 @@ class StreamEncoder:
         if isinstance(event, BlockEnded):
             return self._end()
         if isinstance(event, Signed):
-            return self._sign(event)
+            self._sign(event)
+            return b""
         if isinstance(event, Cited):
             citations = own_citations([event.citation])
             if not citations or not isinstance(self._block, Text):
@@ -104,9 +110,8 @@ class StreamEncoder:
             self._refusal = [] if self._refusal is None else self._refusal
             return self._open({"type": "text", "text": ""}) + self._delta(block.text)
         if isinstance(block, Thinking):
-            self._signed = False
-            start = self._open({"type": "thinking", "thinking": "", "signature": ""}) + self._delta(block.text)
-            return start if block.signature is None else start + self._signature(pack_thinking(block.signature))
+            self._thinks, self._signature = False, "" if block.signature is None else pack_thinking(block.signature)
+            return self._delta(block.text)
         if isinstance(block, ToolCall):
             return self._start_call(block)
         if isinstance(block, ServerTool) and block.dialect == "messages":
@@ -120,10 +125,11 @@ class StreamEncoder:
     def _start_call(self, block: ToolCall) -> bytes:
         self._calls = True
         self._call_id = self._ids.next(block.id)
-        before = b"" if block.signature is None else self._signature_block(pack_call(block.signature, self._call_id))
+        if block.signature is not None:
+            self._held.append(pack_call(block.signature, self._call_id))
         start = self._open({"type": "tool_use", "id": self._call_id, "name": block.name, "input": {}})
         wrapping = self._json_piece('{"input":"') if block.custom else b""
-        return before + start + wrapping + self._delta(block.arguments)
+        return start + wrapping + self._delta(block.arguments)
 
     def _delta(self, text: str) -> bytes:
         block = self._block
@@ -132,41 +138,46 @@ class StreamEncoder:
         if isinstance(block, ToolCall):
             return self._json_piece(_encode(text)[1:-1].decode() if block.custom else text)
         if isinstance(block, Thinking):
-            return self._piece({"type": "thinking_delta", "thinking": text})
+            start = b"" if self._thinks else self._open({"type": "thinking", "thinking": "", "signature": ""})
+            self._thinks = True
+            return start + self._piece({"type": "thinking_delta", "thinking": text})
         if isinstance(block, Refusal) and self._refusal is not None:
             self._refusal.append(text)
         return self._text_piece(text) if isinstance(block, Text | Refusal) else b""
 
-    def _sign(self, event: Signed) -> bytes:
+    def _sign(self, event: Signed) -> None:
         if isinstance(self._block, Thinking):
-            return self._signature(pack_thinking(event.signature))
-        if isinstance(self._block, ToolCall):
-            # Its own block should have stood before the call, which has begun by now.
-            self._late_signature = pack_call(event.signature, self._call_id).encode()
-        return b""
+            self._signature = pack_thinking(event.signature)
+        elif isinstance(self._block, ToolCall):
+            # It should stand in a block before the call, which has begun by now.
+            self._late_signature = pack_call(event.signature, self._call_id)
 
     def _end(self) -> bytes:
-        block, written = self._block, b""
+        block, self._block = self._block, None
+        if isinstance(block, Thinking):
+            return self._end_thinking()
         if block is None:
             return b""
-        if isinstance(block, Thinking) and not self._signed:
-            written = self._signature(UNSIGNED)
-        if isinstance(block, ToolCall) and block.custom:
-            written = self._json_piece('"}')
-        self._block = None
+        written = self._json_piece('"}') if isinstance(block, ToolCall) and block.custom else b""
         written += self._close()
         if self._late_signature:
-            written += self._signature_block(self._late_signature.decode())
-            self._late_signature = b""
+            written += self._signature_block(self._late_signature)
+            self._late_signature = ""
         return written
+
+    def _end_thinking(self) -> bytes:
+        if self._thinks:
+            return self._signature_piece(self._signature or UNSIGNED) + self._close()
+        if self._signature:
+            self._held.append(self._signature)
+        return b""
 
     def _signature_block(self, signature: str) -> bytes:
         """Returns a thinking block that has nothing but a signature."""
         start = self._open({"type": "thinking", "thinking": "", "signature": ""})
-        return start + self._signature(signature) + self._close()
+        return start + self._signature_piece(signature) + self._close()
 
-    def _signature(self, signature: str) -> bytes:
-        self._signed = True
+    def _signature_piece(self, signature: str) -> bytes:
         return self._piece({"type": "signature_delta", "signature": signature})
 
     def _text_piece(self, text: str) -> bytes:
@@ -176,8 +187,11 @@ class StreamEncoder:
         return self._piece({"type": "input_json_delta", "partial_json": text})
 
     def _open(self, content_block: dict[str, Any]) -> bytes:
+        """Returns the beginning of a block, behind the thinking that was held back."""
+        held, self._held = self._held, []
+        before = b"".join(map(self._signature_block, held))
         fields = {"type": "content_block_start", "index": self._index, "content_block": content_block}
-        return _event("content_block_start", fields)
+        return before + _event("content_block_start", fields)
 
     def _piece(self, delta: dict[str, Any]) -> bytes:
         return _event("content_block_delta", {"type": "content_block_delta", "index": self._index, "delta": delta})

@@ -43,7 +43,8 @@ def to_usage(wire: Mapping[str, Any]) -> Usage:
     """Returns `wire` as `Usage`. What is of an odd type counts as nothing."""
     counts = {name: _count(wire.get(name)) for name in _COUNTERS}
     written_1h, split = _split(wire)
-    iterations = [each for each in wire.get("iterations") or () if isinstance(each, dict)]
+    told = wire.get("iterations")
+    iterations = [each for each in told if isinstance(each, dict)] if isinstance(told, list) else []
     for iteration in iterations:
         # Those of the conversation itself are in the counters above; a compaction's are not.
         if iteration.get("type") == "compaction":
