@@ -75,6 +75,10 @@ class Framing(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = True
 
 
+# Raised by a decoder for what is no answer of its dialect: `ValueError` where it noticed, the others where it did not.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
 class StreamReported(Exception):
     """An error event of the vendor's. `status` is the HTTP status that it would have been, 500 if it does not say.
 
@@ -137,7 +141,7 @@ class Watch(Protocol):
 
     @property
     def prompt_usage(self) -> Usage | None:
-        """What the vendor has said of the prompt so far."""
+        """Usage of the prompt, as far as the vendor has told it."""
 
     @property
     def ending(self) -> bytes:

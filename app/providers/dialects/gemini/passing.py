@@ -145,7 +145,7 @@ class GeminiWatch:
 
     @property
     def prompt_usage(self) -> Usage | None:
-        """What is known of the prompt before the end."""
+        """Usage of the prompt, as far as it is known before the end."""
         return self._running.read_prompt()
 
     @property

@@ -214,7 +214,8 @@ def _is_closed(schema: Any) -> bool:
     properties = schema.get("properties")
     if isinstance(properties, dict):
         required = schema.get("required")
-        if schema.get("additionalProperties") is not False or set(required or ()) != properties.keys():
+        listed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or listed != properties.keys():
             return False
     elif schema.get("type") == "object":
         return False

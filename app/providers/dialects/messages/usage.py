@@ -64,10 +64,14 @@ def to_usage(wire: Mapping[str, Any]) -> Usage:
         counts["output_tokens"],
         read,
         _count(_part(wire, "output_tokens_details").get("thinking_tokens")),
-        service_tier="fast" if wire.get("speed") == "fast" else tier if tier in _TIERS else "",
+        service_tier="fast"
+        if wire.get("speed") == "fast"
+        else tier
+        if isinstance(tier, str) and tier in _TIERS
+        else "",
         details=details,
         inference_geo=region,
-        unpriced=any(each.get("type") in _OTHER_MODELS for each in iterations),
+        unpriced=any(str(each.get("type")) in _OTHER_MODELS for each in iterations),
         reported_cost_nanousd=reported_cost(wire),
     )
 
