@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse
-from app.api.sse import EventStreamBody, ReplyStream
+from app.api.sse import ReplyStream, StreamBody, events
 from app.domain.identity import Caller
 from app.domain.media import RULES, MediaEndpoint, MediaRequest
 from app.errors import ClientGone, GatewayError
@@ -44,18 +44,12 @@ def _response(reply: MediaReply, http_request: HttpRequest, stop_watching: Calla
         stop_watching()
         return HttpResponse(200, headers, reply.body)
     headers += [("Cache-Control", "no-cache"), ("X-Accel-Buffering", "no")]
-    body = EventStreamBody if reply.body.heartbeat else SoundBody
-    return HttpResponse(200, headers, body(reply.body, http_request, stop_watching))
+    write = events if reply.body.heartbeat else sound
+    return HttpResponse(200, headers, StreamBody(reply.body, http_request, stop_watching, write))
 
 
-class SoundBody(EventStreamBody):
-    """A stream of sound as a WSGI body. Nothing can be said in it: a client sees by its length that it was cut off."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        return _blocks(self._stream)
-
-
-def _blocks(stream: ReplyStream) -> Iterator[bytes]:
+def sound(stream: ReplyStream, _request_id: str) -> Iterator[bytes]:
+    """Yields a stream of sound. Nothing can be said in it: a client sees by its length that it was cut off."""
     try:
         yield from stream
     except ClientGone:

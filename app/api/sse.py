@@ -58,29 +58,11 @@ def stream_response(
         stop_watching()
         raise
     headers = [*_HEADERS, *headers_of(stream.report)]
-    return HttpResponse(200, headers, EventStreamBody(stream, http_request, stop_watching))
+    return HttpResponse(200, headers, StreamBody(stream, http_request, stop_watching))
 
 
-class EventStreamBody:
-    """A stream as a WSGI body. Its `close` is called whatever happens, also when its first byte is never asked for."""
-
-    def __init__(self, stream: ReplyStream, http_request: HttpRequest, stop_watching: Callable[[], None]) -> None:
-        self._stream = stream
-        self._http_request = http_request
-        self._stop_watching = stop_watching
-
-    def __iter__(self) -> Iterator[bytes]:
-        return _events(self._stream, self._http_request.request_id)
-
-    def close(self) -> None:
-        try:
-            self._stop_watching()
-            self._stream.close()
-        finally:
-            self._http_request.release_body()
-
-
-def _events(stream: ReplyStream, request_id: str) -> Iterator[bytes]:
+def events(stream: ReplyStream, request_id: str) -> Iterator[bytes]:
+    """Yields a stream's events, and one for an error that ends it."""
     try:
         for block in stream:
             yield block or stream.heartbeat
@@ -96,3 +78,32 @@ def _events(stream: ReplyStream, request_id: str) -> Iterator[bytes]:
     ending = stream.ending
     if ending:
         yield ending
+
+
+class StreamBody:
+    """A stream as a WSGI body. Its `close` is called whatever happens, also when its first byte is never asked for.
+
+    `write` yields the stream's bytes, given the request's id.
+    """
+
+    def __init__(
+        self,
+        stream: ReplyStream,
+        http_request: HttpRequest,
+        stop_watching: Callable[[], None],
+        write: Callable[[ReplyStream, str], Iterator[bytes]] = events,
+    ) -> None:
+        self._write = write
+        self._stream = stream
+        self._http_request = http_request
+        self._stop_watching = stop_watching
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._write(self._stream, self._http_request.request_id)
+
+    def close(self) -> None:
+        try:
+            self._stop_watching()
+            self._stream.close()
+        finally:
+            self._http_request.release_body()

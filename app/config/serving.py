@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from app.config.gateway import GatewayConfig, ProviderConfig, TargetConfig, Wire
+from app.config.gateway import GatewayConfig, TargetConfig, Wire
+from app.config.providers import ProviderConfig
 from app.domain.generation import DialectName
 
 AUTO = "auto"  # the model name by which callers ask the gateway to pick one

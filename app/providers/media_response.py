@@ -11,7 +11,7 @@ from contextlib import closing
 
 import msgspec
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.domain.media import MediaRequest
 from app.domain.usage import Usage
 from app.errors import GatewayError, UpstreamError, UpstreamTimeout

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.config.gateway import ProviderConfig, Timeouts
+from app.config.providers import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
 from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName

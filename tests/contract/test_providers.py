@@ -10,7 +10,7 @@ from typing import Any
 import gevent
 import pytest
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers import KINDS
 from app.providers.base import CancelToken, Provider

@@ -11,7 +11,7 @@ from typing import Any
 from gevent import sleep, socket
 from gevent.server import StreamServer
 
-from app.config.gateway import DemoScript, ProviderConfig, Timeouts
+from app.config.providers import DemoScript, ProviderConfig, Timeouts
 from app.domain.chat import ChatRequest, EmbedRequest
 from app.providers.base import CancelToken, ChatCall, EmbedCall
 from app.providers.demo import DemoProvider

@@ -14,17 +14,15 @@ from pydantic import ValidationError
 from app.config.features import BatchConfig, OptimizerConfig, QueueConfig, SmartConfig, SmartRule, SupportConfig
 from app.config.gateway import (
     CacheConfig,
-    DemoScript,
     GatewayConfig,
     ModelConfig,
     Plan,
-    ProviderConfig,
     ReserveConfig,
     RetryConfig,
     TargetConfig,
-    Timeouts,
 )
 from app.config.prices import PriceOverride
+from app.config.providers import DemoScript, ProviderConfig, Timeouts
 from app.config.section import Section
 from app.config.server import ServerConfig
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from app.config.gateway import ProviderConfig, Timeouts
+from app.config.providers import ProviderConfig, Timeouts
 from app.domain.usage import Usage
 from app.errors import ConfigError, InvalidRequest, UpstreamError, UpstreamRejected, UpstreamTimeout
 from app.providers.demo import DemoProvider

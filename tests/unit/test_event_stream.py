@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.domain.chat import ChatRequest
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamTimeout

@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import pytest
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.providers.base import CancelToken
 from app.providers.http import client as http_client

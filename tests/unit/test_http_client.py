@@ -18,7 +18,7 @@ from typing import Any
 import gevent
 import pytest
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.errors import ConfigError, UpstreamError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.wire_provider import WireProvider
 from tests.support.certificates import self_signed

@@ -9,8 +9,9 @@ import pytest
 
 from app.config import serving
 from app.config.files import load_config
-from app.config.gateway import GatewayConfig, ProviderConfig
-from app.domain.usage import SERVICE_TIERS
+from app.config.gateway import GatewayConfig
+from app.config.providers import ProviderConfig
+from app.domain.usage import SERVICE_TIERS, Details
 from app.errors import ConfigError
 from app.gateway.pricing import Pricing
 from app.settings import load_settings
@@ -163,6 +164,27 @@ TYPED = (
     "text-embedding-3-small",
     "text-embedding-3-large",
     "text-embedding-ada-002",
+    "claude-opus-5-5",
+    "claude-sonnet-5-5",
+    "claude-haiku-5-5",
+    "claude-fable-5-2",
+    "claude-opus-4-8",
+    "claude-sonnet-4-6",
+    "claude-haiku-4-5",
+    "gemini-3.8-flash",
+    "gemini-3.5-flash-lite",
+    "gemini-3.1-pro-preview",
+    "gemini-2.5-pro",
+    "gemini-2.5-flash",
+    "gemini-embedding-001",
+    "omni-moderation-latest",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-transcribe",
+    "whisper-1",
+    "gpt-4o-mini-tts",
+    "tts-1",
+    "gpt-image-2",
+    "gpt-image-1-mini",
     "demo",
 )
 
@@ -176,10 +198,20 @@ def test_shipped_models_are_those_people_type_priced_and_described() -> None:
         for tier in ("", *SERVICE_TIERS):
             card = pricing.rate_card(model.targets[0].provider, alias, tier)
             assert card is not None, alias
-        assert (pricing.max_cost_nanousd(model.targets[0].provider, alias, 1000, 1000) or 0) > 0 or alias == "demo"
+        units = Details(audio_seconds=10, characters=10) if model.kind == "audio" else None
+        most = pricing.max_cost_nanousd(model.targets[0].provider, alias, 1000, 1000, units=units)
+        assert (most == 0) if alias in ("demo", "omni-moderation-latest") else most, alias
 
 
-@pytest.mark.parametrize(("env", "default"), [({}, "demo"), ({"OPENAI_API_KEY": "sk-test"}, "gpt-4.1-mini")])
+@pytest.mark.parametrize(
+    ("env", "default"),
+    [
+        ({}, "demo"),
+        ({"OPENAI_API_KEY": "sk-test"}, "gpt-4.1-mini"),
+        ({"ANTHROPIC_API_KEY": "sk-test"}, "claude-opus-5-5"),
+        ({"GEMINI_API_KEY": "sk-test"}, "gemini-3.8-flash"),
+    ],
+)
 def test_the_shipped_default_is_the_vendors_where_its_key_is_set(env: dict[str, str], default: str) -> None:
     assert serving.default_model(load_settings(env).config) == default
 

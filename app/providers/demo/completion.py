@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 import gevent
 import msgspec
 
-from app.config.gateway import DemoScript
+from app.config.providers import DemoScript
 from app.domain.chat import ChatRequest, Message
 from app.domain.usage import Usage
 from app.errors import UpstreamRejected

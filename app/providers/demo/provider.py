@@ -16,7 +16,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from app.config.gateway import DemoScript, ProviderConfig, Timeouts
+from app.config.providers import DemoScript, ProviderConfig, Timeouts
 from app.domain.usage import Usage
 from app.errors import ClientGone, ConfigError, GatewayError, InvalidRequest, UpstreamError, UpstreamTimeout
 from app.providers.base import (

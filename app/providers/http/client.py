@@ -25,7 +25,7 @@ from gevent import socket
 from gevent.lock import Semaphore
 from gevent.ssl import SSLSocket
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.errors import ClientGone, ConfigError, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from app.providers.base import CancelToken
 from app.providers.base_urls import endpoint_url

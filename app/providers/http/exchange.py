@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from geventhttpclient.response import HTTPParseError
 
-from app.config.gateway import Timeouts
+from app.config.providers import Timeouts
 from app.errors import ClientGone, UpstreamError, UpstreamTimeout
 from app.net.sockets import receive, receive_available, send
 from app.providers.base import CancelToken
