@@ -124,7 +124,6 @@ class Watch(Protocol):
     """
 
     usage: Usage | None
-    prompt_usage: Usage | None
     text_bytes: int
     chunks: int
     started: bool
@@ -135,6 +134,10 @@ class Watch(Protocol):
 
     def end(self) -> None:
         """Records that the body has ended."""
+
+    @property
+    def prompt_usage(self) -> Usage | None:
+        """What the vendor has said of the prompt so far."""
 
     @property
     def ending(self) -> bytes:
