@@ -18,11 +18,11 @@ from app.domain.usage import Details, Usage
 _MAX_TOKENS = 10**9  # more than any model can read or write in one call
 _PROMPT_COUNTERS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _COUNTERS = (*_PROMPT_COUNTERS, "output_tokens")
-_TIERS = frozenset({"priority", "batch"})
+_TIERS = ("priority", "batch")
 _REGION = re.compile("[a-z0-9-]{1,32}")
 _ANYWHERE = frozenset({"global", "not_available"})
 # Iterations of another model than the answer's, at its own price: the totals do not say what is whose.
-_OTHER_MODELS = frozenset({"advisor_message", "fallback_message"})
+_OTHER_MODELS = ("advisor_message", "fallback_message")
 
 
 def merged(start: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
