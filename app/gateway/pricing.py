@@ -18,8 +18,9 @@ from importlib.metadata import version
 from genai_prices import types
 from genai_prices.data_snapshot import get_snapshot
 
-from app.config.gateway import GatewayConfig, ProviderConfig
+from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
+from app.config.providers import ProviderConfig
 from app.domain.money import COMPLETION_KINDS, FREE, NANO, PROMPT_KINDS, RateCard, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
 
