@@ -184,7 +184,7 @@ _KNOWN = frozenset(_Fields.__struct_fields__)
 _JSON = msgspec.json.Decoder(_Fields)
 _TEXT = msgspec.json.Decoder(str)
 # Of a form: fields that may stand there once, and those that are numbers or flags.
-_NUMBERS = {"n": 128, "frame_count": 128, "partial_images": 16}
+_NUMBERS = {"n": (1, 128), "frame_count": (1, 128), "partial_images": (0, 16)}
 _ONCE = frozenset({"model", "prompt", "stream", "stream_format", "user", "file", *_NUMBERS})
 _FILES = frozenset({"file", "image", "image[]", "mask", "markup"})
 
@@ -233,7 +233,7 @@ def _of_form(endpoint: MediaEndpoint, rules: _Rules, body: bytes, content_type: 
             endpoint=endpoint,
             model=text.get("model", ""),
             user=text.get("user") or None,
-            streamed=text.get("stream", "").lower() in ("true", "1") or text.get("stream_format") == "sse",
+            streamed=_flag("stream", text.get("stream", "false")) or text.get("stream_format") == "sse",
             size=len(body),
             text_bytes=sum(len(part.content) for part in parts if part.name not in _FILES),
             seconds=seconds_of(recording) if recording else 0,
@@ -270,12 +270,18 @@ def _check_names(names: list[str]) -> None:
 
 
 def _number(name: str, text: str | None) -> int | None:
-    if not text:
+    if text is None:
         return None
-    most = _NUMBERS[name]
-    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not 0 <= int(text) <= most:
-        raise InvalidRequest(f"Expected a number up to {most}: `{name}`.", param=name)
+    least, most = _NUMBERS[name]
+    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not least <= int(text) <= most:
+        raise InvalidRequest(f"Expected a number from {least} to {most}: `{name}`.", param=name)
     return int(text)
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidRequest(f"Expected true or false: `{name}`.", param=name)
+    return text.lower() == "true"
 
 
 def _spoken(text: msgspec.Raw) -> str:
