@@ -5,14 +5,16 @@
 # make check           format, lint, types, architecture and every test: what CI runs
 # make bench           CPU a call; bench-peers: next to other gateways
 # make test-compose    the deployment in containers
-# Needs Python 3.11 or newer; no compiler, no root, no Docker, but for test-compose, which starts a container engine.
+# make test-clients    coding agents and frameworks through the gateway; writes their tables into docs/clients.md
+# Needs Python 3.11 or newer; no compiler, no root, no Docker: but test-compose starts a container engine, and test-clients
+# needs npm.
 PYTHON ?= python3
 BIN := .venv/bin
 # Modules of tests run beside each other, with a Redis and servers of their own: three at once keep two cores busy.
 TEST_WORKERS ?= 3
 TESTS := -n $(TEST_WORKERS) --dist loadscope
 
-.PHONY: run unit fmt test test-compose check bench bench-peers requirements clean
+.PHONY: run unit fmt test test-compose test-clients check bench bench-peers requirements clean
 
 run: .venv/stamp
 	@$(BIN)/python -m scripts.run
@@ -32,6 +34,23 @@ test: .venv/stamp-dev
 # docker.io, docker-compose and debootstrap; base images are made here, none is pulled.
 test-compose: .venv/stamp-dev
 	$(BIN)/python -m pytest -m compose -rP tests/e2e/compose
+
+# Coding agents as their makers publish them on npm (more than a gigabyte), and frameworks in an environment of their own:
+# below .cache/, which is kept.
+test-clients: .venv/stamp-dev .cache/clients/stamp .cache/sdks/stamp
+	$(BIN)/python -m pytest -m clients tests/clients
+
+# No script of a package is run: the programs are used as they are packed.
+.cache/clients/stamp: tests/clients/package.json tests/clients/package-lock.json
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
+.cache/sdks/stamp: requirements-clients.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	touch $@
 
 check: .venv/stamp-dev
 	$(BIN)/ruff format --check .

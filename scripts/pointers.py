@@ -29,6 +29,12 @@ _FOREIGN = {
     "proxy_cache_lock",
     "proxy_cache_lock_timeout",
     "REJECTED",  # nginx
+    "PartialArg",
+    "BlockedReason",
+    "GenerateContentResponseUsageMetadata",  # Google's SDK
+    "MessageDeltaUsage",
+    "BetaIterationsUsage",  # Anthropic's
+    "librechat.yaml",
     "LimitNOFILE",  # systemd
     "pg_dump",
     "pg_restore",  # PostgreSQL

@@ -7,13 +7,13 @@ from functools import partial
 from app.api.hangup import cancelled_on_hangup
 from app.api.headers import call_headers
 from app.api.http import HttpRequest, HttpResponse, json_response
+from app.api.responses_as_chat import as_chat_request, has_responses_shape
 from app.api.sse import stream_response
 from app.domain.chat import ChatRequest
 from app.domain.identity import Caller
 from app.errors import InvalidRequest
 from app.gateway.call import Report
 from app.providers.base import CancelToken
-from app.providers.dialects.responses.as_chat import as_chat_request, has_responses_shape
 from app.services import Services
 
 

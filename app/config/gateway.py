@@ -7,15 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from app.config.features import (
-    BatchConfig,
-    OptimizerConfig,
-    QueueConfig,
-    ReasoningConfig,
-    ResponsesConfig,
-    SmartConfig,
-    SupportConfig,
-)
+from app.config import features
 from app.config.providers import ProviderConfig, Timeouts
 from app.config.section import Count, Name, Seconds, Section
 from app.config.server import ServerConfig
@@ -159,13 +151,13 @@ class GatewayConfig(Section):
     cache: CacheConfig = CacheConfig()
     server: ServerConfig = ServerConfig()
     reserve: ReserveConfig = ReserveConfig()
-    queue: QueueConfig = QueueConfig()
-    batch: BatchConfig = BatchConfig()
-    reasoning: ReasoningConfig = ReasoningConfig()
-    responses: ResponsesConfig = ResponsesConfig()
-    support: SupportConfig = SupportConfig()
-    smart: SmartConfig = SmartConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    queue: features.QueueConfig = features.QueueConfig()
+    batch: features.BatchConfig = features.BatchConfig()
+    reasoning: features.ReasoningConfig = features.ReasoningConfig()
+    responses: features.ResponsesConfig = features.ResponsesConfig()
+    support: features.SupportConfig = features.SupportConfig()
+    smart: features.SmartConfig = features.SmartConfig()
+    optimizer: features.OptimizerConfig = features.OptimizerConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -222,8 +222,8 @@ def _check_bounded(body: dict[str, Any]) -> None:
 
 def _check_content(content: dict[str, Any], path: str) -> None:
     check_spelling(content, CONTENT_FIELDS, f"{path}.")
-    parts = content.get("parts") or ()
-    for i, part in enumerate(parts if isinstance(parts, list) else (parts,)):
+    parts = content.get("parts") or []
+    for i, part in enumerate(parts if isinstance(parts, list) else [parts]):
         _check_part(part, f"{path}.parts[{i}]")
 
 

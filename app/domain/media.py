@@ -40,16 +40,17 @@ class _Rules(NamedTuple):
     json: bool = False
     form: bool = False
     required: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # required of a form
 
 
 RULES: dict[MediaEndpoint, _Rules] = {
     "moderations": _Rules("moderation", json=True, required=("input",)),
     "audio.speech": _Rules("audio", json=True, required=("input",)),
-    "audio.transcriptions": _Rules("audio", form=True, required=("file",)),
-    "audio.translations": _Rules("audio", form=True, required=("file",)),
+    "audio.transcriptions": _Rules("audio", form=True, files=("file",)),
+    "audio.translations": _Rules("audio", form=True, files=("file",)),
     "images.generations": _Rules("image", json=True, required=("prompt",)),
-    "images.edits": _Rules("image", json=True, form=True, required=("prompt",)),
-    "images.variations": _Rules("image", form=True, required=("image",)),
+    "images.edits": _Rules("image", json=True, form=True, required=("prompt",), files=("image",)),
+    "images.variations": _Rules("image", form=True, files=("image",)),
 }
 # More tokens than any model makes of a second of sound: Google's 32; OpenAI's are 10 to 21.
 _TOKENS_PER_SECOND = 32
@@ -218,7 +219,7 @@ def _of_form(endpoint: MediaEndpoint, rules: _Rules, body: bytes, content_type: 
     names = [part.name for part in parts]
     _check_names(names)
     files = [part for part in parts if part.name in _FILES]
-    for name in rules.required:
+    for name in rules.required + rules.files:
         if not any(given in (name, f"{name}[]") for given in names):
             raise missing_field(name, closest_match(name, names))
     for part in files:

@@ -106,7 +106,7 @@ class ResponsesService:
     def turn(self, caller: Caller, request: ResponsesRequest) -> Turn:
         """Returns the request with the conversation that it continues, and the items that it refers to.
 
-        Raises `InvalidRequest` for a response that is not kept, `RequestTooLarge`, and `StoreUnavailable`.
+        Raises `NotFound` for a response that is not kept, `RequestTooLarge`, and `StoreUnavailable`.
         """
         references = request.references
         previous = request.previous_response_id
@@ -149,7 +149,7 @@ class ResponsesService:
         earlier = self._responses.read(caller.key_id, last.earlier) if last is not None else []
         found = [one for one in (*earlier, last) if one is not None]
         if last is None or len(found) <= len(earlier):
-            raise InvalidRequest(
+            raise NotFound(
                 f"Previous response with id '{response_id[:64]}' not found: it has expired or been deleted, or it was "
                 "made with another key or with `store: false`.",
                 param="previous_response_id",

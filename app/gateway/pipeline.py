@@ -205,7 +205,7 @@ class Pipeline:
         self._admission.cancel(deferred.reservation())
 
     def _run(self, call: RunningCall, attempt: Callable[[Target], T]) -> T:
-        self._context_check.check(call.request, call.route.all_targets)
+        self._context_check.check(call.request, call.route.all_targets, call.context.headers)
         return self._router.run(
             call.route,
             call.attempts,

@@ -7,9 +7,10 @@ from collections.abc import Generator, Iterator
 
 from app.config.providers import Timeouts
 from app.domain.usage import Usage
-from app.errors import UpstreamError, UpstreamTimeout
+from app.errors import UpstreamError, UpstreamOverflow, UpstreamTimeout
 from app.providers.dialects.dialect import StreamReported
 from app.providers.http.exchange import Exchange
+from app.providers.overflow import find_overflow
 from app.providers.pacing import Pacing
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import without_secrets
@@ -210,7 +211,10 @@ class EventStream:
         """Closes the upstream call, and returns the error of its events. Before any text nobody bills it."""
         failure = self._events.failure
         if isinstance(failure, StreamReported):
+            overflow = find_overflow(failure.message)
             error = self._close_with_error("reported an error in its answer", "stream_error", billable=self.chunks > 0)
+            if overflow is not None:
+                error = UpstreamOverflow(*overflow, provider=self._provider, upstream_status=failure.status)
             error.upstream_status = failure.status
             error.native, error.native_dialect = without_secrets(failure.payload), self._dialect
             return error

@@ -55,6 +55,24 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_sent(client: AppClient
     assert (row["status"], row["http_status"], row["cost_nanousd"]) == ("error", 400, 0)
 
 
+def test_every_dialect_is_checked_and_told_in_its_own_words(client: AppClient) -> None:
+    text = " word" * 20_000
+    words_of_it = "prompt is too long: 12000 tokens > 10000 maximum"
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/messages": {"model": "small", "max_tokens": 5, "messages": [{"role": "user", "content": text}]},
+        "/v1/responses": {"model": "small", "input": text},
+        "/v1beta/models/small:generateContent": {"contents": [{"role": "user", "parts": [{"text": text}]}]},
+    }
+    answers = {path: client.post(json.dumps(body), path=path) for path, body in asked.items()}
+    assert {answer.status_code for answer in answers.values()} == {400}
+    errors = {path: answer.json["error"] for path, answer in answers.items()}
+    assert [error["message"] for error in errors.values()] == [words_of_it] * 3
+    assert errors["/v1/messages"]["type"] == "invalid_request_error"
+    assert errors["/v1/responses"]["code"] == "context_length_exceeded"
+    assert errors["/v1beta/models/small:generateContent"]["status"] == "INVALID_ARGUMENT"
+    assert client.asked == []
+
+
 def test_a_prompt_that_may_fit_is_sent(client: AppClient) -> None:
     assert client.chat("small", messages=words(16_000)).status_code == 200
     assert client.chat("boundless", messages=words(200_000)).status_code == 200
@@ -76,10 +94,16 @@ def test_pictures_and_reasoning_do_not_count(client: AppClient) -> None:
     assert client.chat("small", messages=messages).status_code == 200
 
 
-def test_a_request_that_the_vendor_shortens_is_sent(client: AppClient) -> None:
+def test_a_request_that_the_vendor_makes_fit_is_sent(client: AppClient) -> None:
     assert client.chat("small", messages=words(20_000), transforms=["middle-out"]).status_code == 200
     assert client.chat("small", messages=words(20_000), transforms=[]).status_code == 400
     assert client.chat("small", messages=words(20_000), transforms=None).status_code == 400
+    longer = {"anthropic-version": "2023-06-01", "anthropic-beta": "context-1m-2025-08-07"}
+    body = {"model": "small", "max_tokens": 5, "messages": words(20_000)}
+    assert client.post(json.dumps(body), path="/v1/messages", headers=longer).status_code == 200
+    for extra in ({"truncation": "auto"}, {"context_management": [{"type": "compaction"}]}):
+        body = {"model": "small", "input": " word" * 20_000, **extra}
+        assert "too long" not in client.post(json.dumps(body), path="/v1/responses").text
 
 
 def test_a_window_of_the_price_table_is_taken_with_some_slack(client: AppClient) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from app.api.responses_as_chat import as_chat_request
 from app.errors import StoreUnavailable
-from app.providers.dialects.responses.as_chat import as_chat_request
 from app.store.responses import Responses, StoredResponse
 from tests.api.conftest import KEY, AppClient
 from tests.support.response import AppResponse
@@ -105,7 +105,7 @@ def test_a_kept_response_is_returned_as_it_was(app: AppClient) -> None:
     assert show(app, made.json["id"]).status_code == 404
     assert show(app, made.json["id"], "DELETE").status_code == 404
     again = respond(app, previous_response_id=made.json["id"])
-    assert (again.status_code, again.json["error"]["param"]) == (400, "previous_response_id")
+    assert (again.status_code, again.json["error"]["param"]) == (404, "previous_response_id")
 
 
 def test_another_keys_response_does_not_exist(app: AppClient) -> None:
@@ -115,7 +115,7 @@ def test_another_keys_response_does_not_exist(app: AppClient) -> None:
         assert show(app, made.json["id"], method, other).status_code == 404
     assert show(app, f"{made.json['id']}/input_items", key=other).status_code == 404
     body = json.dumps({"model": "echo", "input": "x", "previous_response_id": made.json["id"]})
-    assert app.post(body, key=other, path="/v1/responses").status_code == 400
+    assert app.post(body, key=other, path="/v1/responses").status_code == 404
     assert show(app, made.json["id"]).status_code == 200
 
 
@@ -162,7 +162,7 @@ def test_a_conversation_is_no_longer_than_a_body_may_be(app: AppClient) -> None:
         if made.status_code != 200:
             break
         response_id = made.json["id"]
-    assert made.status_code in (400, 413)  # its beginning was forgotten, or it is too long
+    assert made.status_code in (404, 413)  # its beginning was forgotten, or it is too long
 
 
 def test_an_item_of_ours_can_be_referred_to(app: AppClient) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.servers import ROOT, wait_for
 
-LOCKS = ("requirements.txt", "requirements-run.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-run.txt", "requirements-dev.txt", "requirements-clients.txt")
 
 
 def names(path: str) -> set[str]:
@@ -26,7 +26,7 @@ def names(path: str) -> set[str]:
     return {name.lower().replace("_", "-") for name in found}
 
 
-@pytest.mark.parametrize("path", ["Dockerfile", "render.yaml", "scripts/install.py"])
+@pytest.mark.parametrize("path", ["Dockerfile", "Makefile", "render.yaml", "scripts/install.py"])
 def test_whatever_installs_takes_wheels_only_and_by_their_hashes(path: str) -> None:
     words = (ROOT / path).read_text().replace('", "', " ")
     assert "--require-hashes" in words

@@ -84,13 +84,13 @@ def quoted(model: str) -> str:
 
 @each_vendor
 class TestOpenAIChat:
-    def test_create_answers(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_chat_completions_answer(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
         model = alias(vendor_dialect, "plain")
         completion = openai_client.chat.completions.create(model=model, messages=BRIEFLY)
         assert completion.choices[0].message.content == "Hello there."
         assert completion.choices[0].finish_reason == "stop"
 
-    def test_usage_counts_the_cache(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_chat_usage_counts_the_cache(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
         model = alias(vendor_dialect, "usage-100-7-20")
         options: Any = {"include_usage": True}
         with openai_client.chat.completions.stream(model=model, messages=BRIEFLY, stream_options=options) as stream:
@@ -102,13 +102,13 @@ class TestOpenAIChat:
             assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (100, 7, 107)
             assert usage.prompt_tokens_details.cached_tokens == 20
 
-    def test_parse_reads_the_schema(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_chat_answers_fit_a_schema(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
         model = alias(vendor_dialect, "plain")
         parsed = openai_client.chat.completions.parse(model=model, messages=BRIEFLY, response_format=City)
         assert parsed.choices[0].message.parsed == City(city="Ulm")
 
     @each_loop
-    def test_a_tool_loop_by_the_stream_helper(
+    def test_chat_goes_through_a_tool_loop_by_its_stream_helper(
         self, vendor_dialect: str, model: str, openai_client: openai.OpenAI
     ) -> None:
         messages: list[Any] = [*BRIEFLY]
@@ -125,13 +125,15 @@ class TestOpenAIChat:
 
 @each_vendor
 class TestOpenAIResponses:
-    def test_create_answers(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_responses_answer(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
         model = alias(vendor_dialect, "plain")
         response = openai_client.responses.create(model=model, input="Hello", instructions="Be brief.")
         assert response.output_text == "Hello there."
         assert response.status == "completed"
 
-    def test_the_stream_helper_counts_the_cache(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_the_stream_helper_of_responses_counts_the_cache(
+        self, vendor_dialect: str, openai_client: openai.OpenAI
+    ) -> None:
         model = alias(vendor_dialect, "usage-100-7-20")
         with openai_client.responses.stream(model=model, input="Hello") as stream:
             text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
@@ -141,7 +143,7 @@ class TestOpenAIResponses:
         assert (response.usage.input_tokens, response.usage.output_tokens) == (100, 7)
         assert response.usage.input_tokens_details.cached_tokens == 20
 
-    def test_parse_reads_the_schema(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
+    def test_responses_fit_a_schema(self, vendor_dialect: str, openai_client: openai.OpenAI) -> None:
         model = alias(vendor_dialect, "plain")
         response = openai_client.responses.parse(model=model, input="Hello", text_format=City)
         assert response.output_parsed == City(city="Ulm")
@@ -182,13 +184,13 @@ class TestOpenAIResponses:
 
 @each_vendor
 class TestAnthropic:
-    def test_create_answers(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
+    def test_messages_answer(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
         model = alias(vendor_dialect, "plain")
         message = anthropic_client.messages.create(model=model, max_tokens=2000, messages=ASKED, system="Be brief.")
         assert [block.text for block in message.content if block.type == "text"] == ["Hello there."]
         assert message.stop_reason == "end_turn"
 
-    def test_the_stream_helper_counts_the_cache(
+    def test_the_stream_helper_of_messages_counts_the_cache(
         self, vendor_dialect: str, anthropic_client: anthropic.Anthropic
     ) -> None:
         model = alias(vendor_dialect, "usage-100-7-20")
@@ -221,12 +223,12 @@ class TestAnthropic:
         again = anthropic_client.messages.create(messages=[*ASKED, said, told], **named)
         assert [block.text for block in again.content if block.type == "text"] == [quoted(model)]
 
-    def test_parse_reads_the_schema(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
+    def test_messages_fit_a_schema(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
         model = alias(vendor_dialect, "plain")
         message = anthropic_client.messages.parse(model=model, max_tokens=2000, messages=ASKED, output_format=City)
         assert message.parsed_output == City(city="Ulm")
 
-    def test_tokens_are_counted(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
+    def test_tokens_of_messages_are_counted(self, vendor_dialect: str, anthropic_client: anthropic.Anthropic) -> None:
         model = alias(vendor_dialect, "plain")
         counted = anthropic_client.messages.count_tokens(model=model, messages=ASKED)
         assert counted.input_tokens >= 1
@@ -236,7 +238,7 @@ class TestAnthropic:
 class TestGoogle:
     DECLARED = google.FunctionDeclaration(name="get_weather", description="Weather.", parameters_json_schema=SCHEMA)
 
-    def test_generate_answers(self, vendor_dialect: str, google_client: genai.Client) -> None:
+    def test_contents_are_generated(self, vendor_dialect: str, google_client: genai.Client) -> None:
         config = google.GenerateContentConfig(system_instruction="Be brief.", top_k=64)
         answer = google_client.models.generate_content(
             model=alias(vendor_dialect, "plain"), contents="Hello", config=config
@@ -244,7 +246,7 @@ class TestGoogle:
         assert answer.text == "Hello there."
         assert [candidate.finish_reason for candidate in answer.candidates or ()] == [google.FinishReason.STOP]
 
-    def test_a_stream_counts_the_cache(self, vendor_dialect: str, google_client: genai.Client) -> None:
+    def test_a_stream_of_contents_counts_the_cache(self, vendor_dialect: str, google_client: genai.Client) -> None:
         chunks = list(
             google_client.models.generate_content_stream(
                 model=alias(vendor_dialect, "usage-100-7-20"), contents="Hello"
@@ -274,13 +276,13 @@ class TestGoogle:
         ]
         assert chat.send_message(results).text == quoted(model)
 
-    def test_a_schema_is_kept_to(self, vendor_dialect: str, google_client: genai.Client) -> None:
+    def test_contents_fit_a_schema(self, vendor_dialect: str, google_client: genai.Client) -> None:
         config = google.GenerateContentConfig(response_mime_type="application/json", response_schema=City)
         answer = google_client.models.generate_content(
             model=alias(vendor_dialect, "plain"), contents="Hello", config=config
         )
         assert answer.parsed == City(city="Ulm")
 
-    def test_tokens_are_counted(self, vendor_dialect: str, google_client: genai.Client) -> None:
+    def test_tokens_of_contents_are_counted(self, vendor_dialect: str, google_client: genai.Client) -> None:
         counted = google_client.models.count_tokens(model=alias(vendor_dialect, "plain"), contents="Hello")
         assert (counted.total_tokens or 0) >= 1

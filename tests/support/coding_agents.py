@@ -144,5 +144,5 @@ AGENTS = (
     Agent("Claude Code", "@anthropic-ai/claude-code", "messages", _claude),
     Agent("Codex CLI", "@openai/codex", "responses", _codex),
     Agent("Gemini CLI", "@google/gemini-cli", "gemini", _gemini),
-    Agent("opencode", "opencode-ai", "chat", _opencode),
+    Agent("opencode", "opencode-linux-x64", "chat", _opencode),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, ClassVar, cast
 
@@ -13,9 +15,14 @@ from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
 from app.config.providers import ProviderConfig
 from app.domain.body import decode_fields
+from app.domain.chat import ChatRequest
+from app.domain.gemini import GeminiRequest
 from app.domain.generation import DialectName, GenerationRequest
+from app.domain.messages import MessagesRequest
+from app.domain.money import COMPLETION_KINDS, PROMPT_KINDS
 from app.domain.reported_cost import reported_cost
-from app.domain.usage import Details, Usage
+from app.domain.responses import ResponsesRequest
+from app.domain.usage import SERVICE_TIERS, Details, Usage
 from app.errors import Forbidden
 from app.gateway.attempt_costs import AnswerCost, AttemptCosts, Unanswered
 from app.gateway.breaker import Breaker
@@ -56,8 +63,12 @@ class GeminiBody(_Request, frozen=True, kw_only=True):
     dialect: ClassVar[DialectName] = "gemini"
 
 
+def encoded(**fields: Any) -> bytes:
+    return json.dumps({"model": "m", **fields}).encode()
+
+
 def asking(kind: type[GenerationRequest], **fields: Any) -> GenerationRequest:
-    raw = json.dumps({"model": "m", **fields}).encode()
+    raw = encoded(**fields)
     return msgspec.structs.replace(msgspec.json.decode(raw, type=kind), raw=raw, fields=decode_fields(raw))
 
 
@@ -318,3 +329,72 @@ def test_an_unanswered_attempt_may_have_searched_as_often_as_it_was_let() -> Non
     costs, attempts = AttemptCosts(pricing()), [Unanswered("anthropic", "claude-opus-4-8", "cut")]
     (with_tool,), (without,) = (costs.unanswered(each, attempts, 10, ceiling=True) for each in (asked, plain))
     assert with_tool.cost_nanousd - without.cost_nanousd >= 20_000_000 + 2 * TOKENS_PER_USE * 20_000
+
+
+# --- the ceiling of whole requests
+
+LONG = "a" * 250_000
+REQUESTS: list[tuple[str, GenerationRequest, str, str]] = [
+    ("chat", ChatRequest.parse(encoded(messages=[{"role": "user", "content": LONG}], n=2)), "openai", "gpt-5.4"),
+    ("chat", ChatRequest.parse(encoded(messages=[{"role": "user", "content": LONG}])), "openai", "gpt-5.6-sol"),
+    (
+        "messages",
+        MessagesRequest.parse(encoded(max_tokens=100, messages=[{"role": "user", "content": LONG}])),
+        "anthropic",
+        "claude-sonnet-4-5",
+    ),
+    (
+        "messages",
+        MessagesRequest.parse(encoded(max_tokens=100, messages=[{"role": "user", "content": "Hi"}])),
+        "anthropic",
+        "claude-opus-4-8",
+    ),
+    ("responses", ResponsesRequest.parse(encoded(input=LONG)), "openai", "gpt-5.6-sol"),
+    (
+        "gemini",
+        GeminiRequest.parse(encoded(contents=[{"role": "user", "parts": [{"text": LONG}]}]), "m", False),
+        "gemini",
+        "gemini-2.5-pro",
+    ),
+    (
+        "gemini",
+        GeminiRequest.parse(encoded(contents=[{"role": "user", "parts": [{"text": "Hi"}]}]), "m", False),
+        "gemini",
+        "gemini-2.5-flash",
+    ),
+]
+
+
+def worst_usages(prompt: int, completion: int) -> Iterator[Usage]:
+    """Yields usages of which every token is of one kind."""
+    for of_prompt in PROMPT_KINDS:
+        for of_completion in COMPLETION_KINDS:
+            parts = {
+                f"{of_prompt}_tokens": prompt,
+                f"{of_completion}_tokens": completion,
+                **({"cache_write_tokens": prompt} if of_prompt == "cache_write_1h" else {}),
+                **({"audio_prompt_tokens": prompt} if of_prompt == "audio_cached" else {}),
+                **({"image_prompt_tokens": prompt} if of_prompt == "image_cached" else {}),
+            }
+            details = Details(**{name: count for name, count in parts.items() if name in Details._fields})
+            cached = prompt if of_prompt in ("cached", "audio_cached", "image_cached") else 0
+            reasoning = completion if of_completion == "reasoning" else 0
+            for tier, region in itertools.product(("", *SERVICE_TIERS), ("", "us")):
+                yield Usage(prompt, completion, cached, reasoning, False, tier, details, region)
+
+
+@pytest.mark.parametrize(("dialect", "request_body", "provider", "model"), REQUESTS)
+def test_no_answer_within_its_bounds_costs_more_than_was_reserved(
+    dialect: DialectName, request_body: GenerationRequest, provider: str, model: str
+) -> None:
+    request = request_body.canonical()
+    reserved = estimated(request, provider, model, dialect)
+    bound = request.max_output_tokens or 100
+    most = request.completion_tokens_upper_bound(bound)
+    costs = AttemptCosts(pricing())
+    spent = [
+        costs.of_answer(request, provider, model, usage).nanousd
+        for usage in worst_usages(request.prompt_tokens_upper_bound(), most)
+    ]
+    assert len(spent) == len(PROMPT_KINDS) * len(COMPLETION_KINDS) * 10
+    assert max(spent) <= reserved

@@ -185,7 +185,7 @@ def test_a_value_of_another_type_is_refused_by_its_path(fields: dict[str, Any], 
     assert refused.value.param == param
 
 
-def test_a_carrier_comes_back_as_what_it_holds_and_a_foreign_signature_stays_out() -> None:
+def test_a_carrier_is_opened_and_a_foreign_signature_stays_out() -> None:
     ours = Opaque("anthropic", "signature", "S")
     blocks = [
         {"type": "thinking", "thinking": "a", "signature": carrier.pack(ours)},
@@ -234,7 +234,7 @@ def test_pictures_in_results_move_behind_the_results() -> None:
     ]
 
 
-def test_servers_that_are_not_openai_get_neither_custom_tools_nor_developer() -> None:
+def test_only_openai_gets_custom_tools_and_developer_messages() -> None:
     tool = Tool(name="p", custom=True, grammar={"syntax": "lark", "definition": "x"})
     asked = prompt(
         said(Text(text="be"), role="developer"),

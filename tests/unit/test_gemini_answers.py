@@ -370,7 +370,7 @@ def test_without_usage_the_text_is_measured() -> None:
         ("end", "STOP"),
         ("stop_sequence", "STOP"),
         ("tool_calls", "STOP"),
-        ("pause", "STOP"),
+        ("pause", "MAX_TOKENS"),
         ("length", "MAX_TOKENS"),
         ("context_window", "MAX_TOKENS"),
         ("content_filter", "SAFETY"),

@@ -150,6 +150,41 @@ def test_a_carrier_brings_back_the_thinking_that_a_client_threw_away() -> None:
     assert read_parts(thought, call, role="model") == expected
 
 
+def test_a_stream_that_is_replayed_chunk_by_chunk_is_one_turn() -> None:
+    thinking = Thinking(text="Let me think.", signature=CLAUDE)
+    held = signatures.write_call(ToolCall(id="a", name="f"), [thinking])
+    parts: list[dict[str, Any]] = [
+        {"text": "Let me", "thought": True},
+        {"text": " think.", "thought": True},
+        {"text": "", "thought": True, "thoughtSignature": signatures.write(CLAUDE)},
+        {"text": "I "},
+        {"text": "look."},
+        {"functionCall": {"id": "a", "name": "f"}, "thoughtSignature": held},
+        {"functionCall": {"id": "b", "name": "f"}},
+        {"text": ""},
+    ]
+    results = [{"functionResponse": {"id": name, "name": "f", "response": {"output": name}}} for name in "ab"]
+    contents = [{"role": "model", "parts": [part]} for part in parts] + [{"parts": [result]} for result in results]
+    turn, answer = read({"contents": [*contents, {"parts": [{"text": "and?"}]}]}).messages
+    calls = (ToolCall(id="a", name="f"), ToolCall(id="b", name="f"))
+    assert turn.blocks == (thinking, Text(text="I look."), *calls)
+    assert [getattr(block, "call_id", "text") for block in answer.blocks] == ["a", "b", "text"]
+
+
+def test_two_turns_of_the_user_stay_two() -> None:
+    contents = [{"parts": [{"text": "a"}]}, {"parts": [{"text": "b"}, {"text": "c"}]}]
+    assert [len(message.blocks) for message in read({"contents": contents}).messages] == [1, 2]
+
+
+def test_empty_signatures_of_two_thoughts_are_not_the_same_thought() -> None:
+    opaque = Opaque("other", "reasoning_content", "")
+    thoughts = [Thinking(text=text, signature=opaque) for text in "ab"]
+    held = signatures.write_call(ToolCall(id="a", name="f"), thoughts)
+    assert read_parts({"functionCall": {"id": "a", "name": "f"}, "thoughtSignature": held}, role="model")[:2] == tuple(
+        thoughts
+    )
+
+
 def test_a_carrier_survives_the_alphabet_of_googles_python_package() -> None:
     opaque = Opaque("g", "signature", "".join(map(chr, range(32, 1000))))
     held = signatures.write(opaque)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
+from app.domain.generation import DialectName
+from app.domain.messages import MessagesRequest
 from app.errors import ContextOverflow, GatewayError, UpstreamOverflow
+from app.providers.base import ChatCall
 from app.providers.dialects import DIALECTS
 from app.providers.overflow import Overflow, find_overflow
+from tests.support.providers import SSE_HEADERS, drip, openai, scripted_server
 
 REFUSALS = {
     "OpenAI chat": (
@@ -150,3 +157,37 @@ def test_each_dialect_tells_of_it_in_the_words_its_clients_look_for(error: Gatew
 def test_an_overflow_without_numbers_begins_with_the_same_words() -> None:
     error = UpstreamOverflow(None, None, provider="up", upstream_status=400)
     assert error.message.startswith("prompt is too long")
+
+
+_FAILED = {
+    "type": "response.failed",
+    "sequence_number": 1,
+    "response": {
+        "id": "resp_1",
+        "status": "failed",
+        "error": {
+            "code": "context_length_exceeded",
+            "message": "Your input exceeds the context window of this model. Please adjust your input and try again.",
+        },
+    },
+}
+_REPORTED = {"error": {"message": "This model's maximum context length is 8192 tokens. However, you requested 9100."}}
+
+
+@pytest.mark.parametrize(
+    ("wire", "event"),
+    [
+        ("responses", b"event: response.failed\ndata: " + json.dumps(_FAILED).encode()),
+        ("chat", b"data: " + json.dumps(_REPORTED).encode()),
+    ],
+)
+def test_a_stream_that_begins_with_the_refusal_is_recognised(wire: DialectName, event: bytes) -> None:
+    asked = {"model": "m", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    request = MessagesRequest.parse(json.dumps(asked).encode())
+    deadline = time.monotonic() + 10
+    call = ChatCall(request=request, model="m", request_id="req_1", deadline=deadline, wires=(wire,))
+    with (
+        scripted_server(drip([SSE_HEADERS + event + b"\n\n"], 0)) as url,
+        pytest.raises(UpstreamOverflow, match="^prompt is too long"),
+    ):
+        openai(url).stream(call)

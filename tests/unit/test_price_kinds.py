@@ -22,7 +22,8 @@ from app.config.gateway import GatewayConfig
 from app.config.prices import PriceOverride
 from app.domain.money import COMPLETION_KINDS, NANO, PROMPT_KINDS, TokenRates
 from app.domain.usage import SERVICE_TIERS, Details, Usage
-from app.gateway.pricing import CONTEXTS, FEES, RATES, SOLD_ELSEWHERE, Pricing
+from app.gateway.price_catalogue import CONTEXTS, FEES, RATES, SOLD_ELSEWHERE
+from app.gateway.pricing import Pricing
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 UNITS = {unit["price_key"]: unit for unit in unit_data.values()}
@@ -68,7 +69,7 @@ def unread_fields(price: types.ModelPrice) -> set[str]:
 
 def test_every_kind_of_price_that_the_package_knows_is_read() -> None:
     unknown = {key for _, model in models() for price in prices_of(model) for key in unread_fields(price)}
-    assert unknown == set(), "add it to RATES or FEES of app/gateway/pricing.py, or say why it cannot be billed"
+    assert unknown == set(), "add it to RATES or FEES of app/gateway/price_catalogue.py, or say why it cannot be billed"
     assert unread_fields(types.ModelPrice(input_mtok=None, input_smell_mtok=Decimal(1))) == {"input_smell_mtok"}
     assert set(RATES) == {*PROMPT_KINDS, *COMPLETION_KINDS}
 

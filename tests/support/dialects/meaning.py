@@ -6,15 +6,21 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from app.domain.content import (
     Answer,
     Audio,
     Block,
+    BlockStarted,
+    Delta,
     Document,
+    Event,
     Image,
     Prompt,
     Refusal,
     ServerTool,
+    Signed,
     Source,
     Text,
     Thinking,
@@ -46,7 +52,7 @@ class _Reader:
                 return ("call", self._number - 1, block.name, _arguments(block))
             case ToolResult():
                 numbers = self._calls.get(block.call_id)
-                number = (numbers.pop(0) if len(numbers) > 1 else numbers[0]) if numbers else None
+                number = numbers.pop(0) if numbers else None
                 return ("result", number, tuple(self.read(inner) for inner in block.content))
             case Thinking():
                 return ("thinking", block.text, block.signature)
@@ -94,3 +100,19 @@ def answered(answer: Answer) -> list[tuple[Any, ...]]:
     """Returns the blocks of an answer."""
     reader = _Reader()
     return joined(map(reader.read, answer.blocks))
+
+
+def assembled(events: Iterable[Event]) -> list[tuple[Any, ...]]:
+    """Returns the blocks of a streamed answer."""
+    blocks: list[Any] = []
+    for event in events:
+        match event:
+            case BlockStarted():
+                blocks.append(event.block)
+            case Delta():
+                field = "arguments" if isinstance(blocks[-1], ToolCall) else "text"
+                blocks[-1] = replace(blocks[-1], **{field: getattr(blocks[-1], field) + event.text})
+            case Signed():
+                blocks[-1] = replace(blocks[-1], signature=event.signature)
+    reader = _Reader()
+    return joined(map(reader.read, blocks))

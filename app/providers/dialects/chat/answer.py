@@ -34,7 +34,7 @@ def decode_answer(body: bytes, origin: str) -> Answer:
         raise ValueError("The completion has no choice.")
     message = choice.get("message")
     blocks = decode_message(message, origin) if isinstance(message, dict) else []
-    reason = choice.get("finish_reason")
+    reason = text_of(choice, "finish_reason")
     if reason in FAILURES or choice.get("error"):
         raise ValueError("The completion failed.")
     stop, native = decode_stop(reason, has_calls=has(blocks, ToolCall), has_refusal=has(blocks, Refusal))

@@ -33,7 +33,7 @@ class PartialArgs:
         self.value: dict[str, Any] = {}
 
     def add(self, part: dict[str, Any]) -> None:
-        """Adds a `PartialArg`. Raises `ValueError` for one without a place or a value."""
+        """Adds a part of the arguments. Raises `ValueError` for one without a place or a value."""
         path = part.get("jsonPath")
         if not isinstance(path, str) or not path.startswith("$"):
             raise ValueError("a part of the arguments without a path")

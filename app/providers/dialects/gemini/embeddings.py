@@ -85,8 +85,6 @@ def _request(requests: list[dict[str, Any]], model: str, path: str) -> EmbedRequ
 
 
 def _text(content: Any, path: str) -> str:
-    if isinstance(content, str):
-        content = {"parts": [{"text": content}]}
     parts = content.get("parts") if isinstance(content, dict) else None
     listed = parts if isinstance(parts, list) else [parts]
     texts = [

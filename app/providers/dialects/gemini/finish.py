@@ -1,6 +1,6 @@
 """Finish reasons of Gemini: read as the neutral reason of an answer's end, and written from it.
 
-Source: `FinishReason` and `BlockedReason` of the google-genai package.
+Source: the google-genai package, its enumerations of finish reasons and of reasons to block a prompt.
 """
 
 from __future__ import annotations

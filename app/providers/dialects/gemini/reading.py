@@ -92,22 +92,23 @@ class _Reader:
             self.foreign[f"{path}.{name}"] = fields[name]
 
     def messages(self, contents: list[Any]) -> Iterator[Message]:
+        """Yields the turns. Google's clients replay a streamed answer as a content for each chunk: one turn here."""
+        role, blocks = "", list[Block]()
         for i, content in enumerate(contents):
             path = f"contents[{i}]"
-            if not isinstance(content, dict):
-                raise InvalidRequest(f"Expected an object: `{path}`.", param=path)
+            content = _object(content, path)
             self._note_others(content, _CONTENT_FIELDS, path)
-            role = _ROLES.get(content.get("role")) if isinstance(content.get("role"), str | None) else None
-            if role is None:
+            given = content.get("role")
+            now = _ROLES.get(given) if isinstance(given, str | None) else None
+            if now is None:
                 raise InvalidRequest(f"Expected `user` or `model`: `{path}.role`.", param=f"{path}.role")
-            blocks: list[Block] = []
-            for j, part in enumerate(_objects(content.get("parts"), f"{path}.parts")):
+            parts = _objects(content.get("parts"), f"{path}.parts")
+            if now != role or not (now == "assistant" or _has_results(blocks) or _answers(parts)):
+                yield from _turn(role, blocks)
+                role, blocks = now, []
+            for j, part in enumerate(parts):
                 self._read(part, f"{path}.parts[{j}]", blocks)
-            results = [block for block in blocks if isinstance(block, ToolResult)]
-            if results:
-                blocks = [*results, *(block for block in blocks if not isinstance(block, ToolResult))]
-            if blocks:
-                yield Message(role="assistant" if role == "assistant" else "user", blocks=tuple(blocks))
+        yield from _turn(role, blocks)
 
     def _read(self, part: dict[str, Any], path: str, blocks: list[Block]) -> None:
         """Adds what the part stands for to `blocks`."""
@@ -134,7 +135,7 @@ class _Reader:
         else:
             block = self._media_or_tool(part, path)
         if block is not None:
-            blocks.append(block)
+            _add(block, blocks)
 
     def _media_or_tool(self, part: dict[str, Any], path: str) -> Block | None:
         for name in ("inlineData", "fileData"):
@@ -191,29 +192,69 @@ class _Reader:
         return given or name or "call_unknown"
 
 
+def _turn(role: str, blocks: list[Block]) -> Iterator[Message]:
+    """Yields the turn that `blocks` are, its results first; nothing for an empty one."""
+    ordered = sorted(blocks, key=lambda block: not isinstance(block, ToolResult))
+    if role == "assistant":
+        ordered = _joined_texts(blocks)
+    if ordered:
+        yield Message(role="assistant" if role == "assistant" else "user", blocks=tuple(ordered))
+
+
+def _joined_texts(blocks: list[Block]) -> list[Block]:
+    joined: list[Block] = []
+    for block in blocks:
+        last = joined[-1] if joined else None
+        if isinstance(block, Text) and isinstance(last, Text):
+            joined[-1] = Text(text=last.text + block.text)
+        else:
+            joined.append(block)
+    return joined
+
+
+def _has_results(blocks: list[Block]) -> bool:
+    return any(isinstance(block, ToolResult) for block in blocks)
+
+
+def _answers(parts: list[dict[str, Any]]) -> bool:
+    return any(part.get("functionResponse") is not None for part in parts)
+
+
+def _add(block: Block, blocks: list[Block]) -> None:
+    """Adds a block; a thought without a signature is the next piece of the one before it."""
+    last = blocks[-1] if blocks else None
+    if isinstance(block, Thinking) and isinstance(last, Thinking) and block.signature is None is last.signature:
+        blocks[-1] = Thinking(text=last.text + block.text)
+    else:
+        blocks.append(block)
+
+
 def _add_thinking(thinking: tuple[Thinking, ...], blocks: list[Block]) -> None:
-    """Adds signed thinking, unless it is there; the same thinking without its signature gives way to it."""
-    for each in thinking:
-        if any(isinstance(block, Thinking) and block.signature == each.signature for block in blocks):
-            continue
-        for i in range(len(blocks) - 1, -1, -1):
-            block = blocks[i]
-            if isinstance(block, Thinking) and block.signature is None and (block.text == each.text or not each.text):
-                each = Thinking(text=block.text, signature=each.signature)
-                del blocks[i]
-                break
-        blocks.append(each)
+    """Adds signed thinking, unless it is there. The pieces of it that came without the signature give way to it."""
+    last = blocks[-1] if blocks else None
+    pieces = last if isinstance(last, Thinking) and last.signature is None else None
+    new = [each for each in thinking if each not in blocks]
+    if pieces is not None and new:
+        if len(new) == 1 and not new[0].text:
+            new[0] = Thinking(text=pieces.text, signature=new[0].signature)
+        if pieces.text == "".join(each.text for each in new):
+            blocks.pop()
+    for each in new:
+        if each.text or not any(isinstance(block, Thinking) and block.signature == each.signature for block in blocks):
+            blocks.append(each)
 
 
 def read_media(media: dict[str, Any]) -> Image | Document | Audio | None:
     """Returns a picture, a document or sound, inline or of a URL; None for a film and for a file of Google's."""
     kind = media.get("mimeType") or media.get("mime_type") or ""
+    if not isinstance(kind, str):
+        return None
     uri = media.get("fileUri") or media.get("file_uri")
     if isinstance(uri, str):
         if uri.startswith(_GOOGLE_FILES) or not uri.startswith(("https://", "http://")):
             return None
         source = Source(media_type=kind, url=uri)
-    elif isinstance(media.get("data"), str) and isinstance(kind, str):
+    elif isinstance(media.get("data"), str):
         # Google takes the alphabet for URLs as well, others do not.
         source = Source(media_type=kind, data=media["data"].replace("-", "+").replace("_", "/"))
     else:
@@ -224,7 +265,7 @@ def read_media(media: dict[str, Any]) -> Image | Document | Audio | None:
     if family == "audio":
         return Audio(source=source)
     if family == "text" or kind == "application/pdf":
-        return Document(source=source, title=media.get("displayName") or "")
+        return Document(source=source, title=str(media.get("displayName") or ""))
     return None
 
 

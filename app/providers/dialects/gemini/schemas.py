@@ -53,7 +53,7 @@ def _read_value(name: str, value: Any) -> Any:
 
 
 def _type(name: Any) -> Any:
-    return name.lower() if name in _TYPES else name
+    return name.lower() if isinstance(name, str) and name in _TYPES else name
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Usage of Gemini: `usageMetadata` read as `Usage`, and written from it.
 
 `promptTokenCount` includes what was cached, and not the results of tools that Google ran; `candidatesTokenCount` does
-not include thoughts. Source: the google-genai package, `GenerateContentResponseUsageMetadata`.
+not include thoughts. Source: the google-genai package, its type of `usageMetadata`.
 """
 
 from __future__ import annotations

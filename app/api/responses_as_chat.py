@@ -8,9 +8,8 @@ from app.domain.body import encode
 from app.domain.chat import ChatRequest
 from app.domain.responses import ResponsesRequest
 from app.errors import InvalidRequest
-from app.providers.dialects.chat import DIALECT as CHAT
+from app.providers.dialects import DIALECTS
 from app.providers.dialects.dialect import Outgoing
-from app.providers.dialects.responses.request_in import decode_request
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -37,5 +36,5 @@ def as_chat_request(body: bytes) -> tuple[ChatRequest, list[str]]:
     outgoing = Outgoing(
         origin="", model=request.model, stream=bool(request.stream), max_tokens_field="max_completion_tokens"
     )
-    chat = CHAT.encode_request(decode_request(request), outgoing)
+    chat = DIALECTS["chat"].encode_request(DIALECTS["responses"].decode_request(request), outgoing)
     return ChatRequest.parse(encode({name: value for name, value in chat.items() if value != ""})), outgoing.dropped
