@@ -160,7 +160,8 @@ class _Reader:
     def _text(self) -> dict[str, Any]:
         text = self._typed("text", dict) or {}
         for name in text.keys() - {"format", "verbosity"}:
-            self._foreign[f"text.{name}"] = text[name]
+            if text[name] is not None:
+                self._foreign[f"text.{name}"] = text[name]
         form = _checked(text.get("format"), dict, "text.format") or {}
         kind = form.get("type", "text")
         found: Format | None = None
