@@ -30,7 +30,7 @@ def _langchain(model: Any) -> dict[str, Any]:
     plain = model["plain"].invoke(messages)
     streamed = [chunk.text for chunk in model["plain"].stream(messages)]
     bound = model["tools"].bind_tools([weather])
-    whole = None
+    whole: Any = None
     for chunk in bound.stream(messages):
         whole = chunk if whole is None else whole + chunk
     assert whole is not None
