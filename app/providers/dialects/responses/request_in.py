@@ -102,7 +102,8 @@ class _Reader:
     def _tools(self) -> tuple[Tool, ...]:
         tools: list[Tool] = []
         for i, tool in enumerate(self._typed("tools", list) or ()):
-            _checked(tool, dict, f"tools[{i}]")
+            if _checked(tool, dict, f"tools[{i}]") is None:
+                raise InvalidRequest(f"Expected an object: `tools[{i}]`.", param=f"tools[{i}]")
             if tool.get("type") == "namespace" and isinstance(tool.get("tools"), list):
                 namespace = str(tool.get("name") or "")
                 if tool.get("description"):
