@@ -133,7 +133,7 @@ class _Output:
             self.items.append(block.value)
 
     def _add_part(self, part: dict[str, Any]) -> None:
-        if self.items and self.items[-1]["type"] == "message":
+        if self.items and self.items[-1].get("type") == "message":
             self.items[-1]["content"].append(part)
         else:
             self.items.append(self._make.message(len(self.items), [part]))
@@ -155,9 +155,15 @@ def _logprobs(output: list[Any]) -> list[Any]:
     contents = [item.get("content") for item in output if item.get("type") == "message"]
     return [
         logprob
+<<<<<<< HEAD
         for content in contents
         if isinstance(content, list)
         for part in content
+=======
+        for item in output
+        if item.get("type") == "message" and isinstance(item.get("content"), list)
+        for part in item["content"]
+>>>>>>> 753591e3aca952dc2e30db18eeb0a027d924b051
         if isinstance(part, dict) and isinstance(part.get("logprobs"), list)
         for logprob in part["logprobs"]
     ]
