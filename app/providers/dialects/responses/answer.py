@@ -155,15 +155,9 @@ def _logprobs(output: list[Any]) -> list[Any]:
     contents = [item.get("content") for item in output if item.get("type") == "message"]
     return [
         logprob
-<<<<<<< HEAD
         for content in contents
         if isinstance(content, list)
         for part in content
-=======
-        for item in output
-        if item.get("type") == "message" and isinstance(item.get("content"), list)
-        for part in item["content"]
->>>>>>> 753591e3aca952dc2e30db18eeb0a027d924b051
         if isinstance(part, dict) and isinstance(part.get("logprobs"), list)
         for logprob in part["logprobs"]
     ]

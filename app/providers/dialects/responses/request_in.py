@@ -102,12 +102,7 @@ class _Reader:
     def _tools(self) -> tuple[Tool, ...]:
         tools: list[Tool] = []
         for i, tool in enumerate(self._typed("tools", list) or ()):
-<<<<<<< HEAD
             _check_object(tool, f"tools[{i}]")
-=======
-            if _checked(tool, dict, f"tools[{i}]") is None:
-                raise InvalidRequest(f"Expected an object: `tools[{i}]`.", param=f"tools[{i}]")
->>>>>>> 753591e3aca952dc2e30db18eeb0a027d924b051
             if tool.get("type") == "namespace" and isinstance(tool.get("tools"), list):
                 namespace = str(tool.get("name") or "")
                 if tool.get("description"):

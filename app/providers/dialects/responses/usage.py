@@ -32,13 +32,8 @@ class Billed(msgspec.Struct, frozen=True):
 def read_usage(response: Mapping[str, Any]) -> Usage | None:
     """Returns what the response object says of its cost; None where it has no usage."""
     output = response.get("output")
-<<<<<<< HEAD
-    listed = output if isinstance(output, list) else []
-    items = [OutputItem(item.get("type"), item.get("action")) for item in listed if isinstance(item, dict)]
-=======
     found = output if isinstance(output, list) else ()
     items = [OutputItem(item.get("type"), item.get("action")) for item in found if isinstance(item, dict)]
->>>>>>> 753591e3aca952dc2e30db18eeb0a027d924b051
     return to_billed_usage(Billed(response.get("usage"), response.get("service_tier"), items))
 
 
@@ -60,11 +55,7 @@ def to_billed_usage(billed: Billed) -> Usage | None:
     file_searches = sum(item.type == "file_search_call" for item in billed.output or ())
     if file_searches:
         usage = usage._replace(details=(usage.details or Details())._replace(file_searches=file_searches))
-<<<<<<< HEAD
-    if any(str(item.type) in _UNPRICED for item in billed.output or ()):
-=======
     if any(isinstance(item.type, str) and item.type in _UNPRICED for item in billed.output or ()):
->>>>>>> 753591e3aca952dc2e30db18eeb0a027d924b051
         usage = usage._replace(unpriced=True)
     return usage
 
