@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from app.domain.content import BlockStarted, Delta, Event, Started, Stopped, Text, Thinking
+import msgspec
+
+from app.domain.content import BlockStarted, Delta, Event, Signed, Started, Stopped, Text, Thinking
 from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.providers.dialects.dialect import (
@@ -18,6 +20,11 @@ from app.providers.dialects.dialect import (
 
 # Dialects whose clients tell events by their `event:` line; the others' clients may not know that there are such lines.
 _NAMED_EVENTS = frozenset({"messages", "responses"})
+_encode = msgspec.json.Encoder().encode
+
+
+# Encoders keep what an answer consists of until its end: at most as much as a whole answer may be long.
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 class PassedEvents:
@@ -116,6 +123,7 @@ class TranslatedEvents:
         self._decoder = decoder
         self._encoder = encoder
         self._stages = stages
+        self._answer_bytes = 0
 
     @property
     def complete(self) -> bool:
@@ -153,21 +161,29 @@ class TranslatedEvents:
             events = [each for event in events for each in stage(event)]
         for event in events:
             self._count(event)
+            if self._answer_bytes > _MAX_ANSWER_BYTES:
+                raise ValueError("the answer is too long")
             written.append(self._encoder.encode(event))
 
     def _count(self, event: Event) -> None:
         if type(event) is Delta:
             self.started = True
             if event.text:
+                size = utf8_bytes(event.text)
                 self.chunks += 1
-                self.text_bytes += utf8_bytes(event.text)
+                self.text_bytes += size
+                self._answer_bytes += size
+        elif type(event) is Signed:
+            self._answer_bytes += len(event.signature.data)
         elif type(event) is Stopped:
             self.started = True
             self.usage = event.usage
         elif type(event) is Started:
             self.prompt_usage = event.usage
-        elif type(event) is BlockStarted and not isinstance(event.block, Text | Thinking):
-            self.started = True
+        elif type(event) is BlockStarted:
+            self._answer_bytes += len(_encode(event.block))
+            if not isinstance(event.block, Text | Thinking):
+                self.started = True
 
 
 def parse_event(event: bytes) -> tuple[str, bytes]:

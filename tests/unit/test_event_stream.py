@@ -12,9 +12,10 @@ from app.domain.chat import ChatRequest
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamTimeout
 from app.providers.dialects import DIALECTS
+from app.providers.dialects.dialect import Framing
 from app.providers.event_stream import EventStream
 from app.providers.pacing import Pacing
-from app.providers.stream_events import PassedEvents
+from app.providers.stream_events import PassedEvents, TranslatedEvents
 from tests.support.providers import SSE_HEADERS, chat_call, drip, openai, payloads, scripted_server, text_of
 from tests.support.upstream import Upstream
 
@@ -296,3 +297,20 @@ def test_a_client_does_not_wait_long_for_the_content_behind_a_role() -> None:
     stream = stream_over(exchange)
     stream.wait_for_first_chunk()
     assert b"".join(stream) == ROLE + event()
+
+
+def test_a_translated_stream_is_never_longer_than_a_whole_answer_may_be() -> None:
+    """The encoder of responses keeps the text for its last event."""
+    chat = DIALECTS["chat"]
+    request = ChatRequest.parse(b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}')
+    framing = Framing(call_id="c1", created=1, prompt=chat.decode_request(request), fields={})
+    events = TranslatedEvents(
+        DIALECTS["responses"], chat.stream_decoder("up"), DIALECTS["responses"].stream_encoder(framing)
+    )
+    piece = event("x" * 1_000_000)
+    taken = 0
+    while events.failure is None:
+        taken += len(events.take(piece, [piece.removesuffix(b"\n\n")])) > 0
+        assert taken < 40
+    assert 30 < taken < 36
+    assert not events.complete
