@@ -8,6 +8,7 @@
 #   NGINX_WORK                   configuration, pid, temporary files                               /tmp/nginx
 #   TLS_LISTEN, HTTP_LISTEN      the second answers health checks and redirects; "none": not at all   8443, 8080
 #   MAX_BODY                     keep it at server.max_body_bytes of gateway.yaml                  10m
+#   MAX_MEDIA                    keep it at server.max_media_body_bytes of gateway.yaml            26m
 #   MAX_FILE                     a little more than batch.max_file_bytes of gateway.yaml            101m
 #   READ_TIMEOUT                 longer than timeouts.total_s of gateway.yaml                      660s
 #   PER_IP_REQUESTS_PER_SECOND, PER_IP_BURST, PER_IP_CONNECTIONS                                   500, 3000, 1000
@@ -80,7 +81,7 @@ case $files in unlimited | ??????*) files=65536 ;; esac
 sed -e "s|@FILES@|$files|" -e "s|@WORKERS@|${NGINX_WORKERS:-auto}|" -e "s|@WORK@|$work|" -e "s|@HERE@|$here|" \
     -e "s|@OTHER_TEMP_PATHS@|$others|" -e "s|@ERROR_LOG_LEVEL@|${ERROR_LOG_LEVEL:-crit}|" \
     -e "s|@ACCESS_LOG@|${ACCESS_LOG:-/dev/stdout json}|" -e "s|@TLS@|$tls|" -e "s|@MAX_BODY@|${MAX_BODY:-10m}|" \
-    -e "s|@MAX_FILE@|${MAX_FILE:-101m}|" \
+    -e "s|@MAX_FILE@|${MAX_FILE:-101m}|" -e "s|@MAX_MEDIA@|${MAX_MEDIA:-26m}|" \
     -e "s|@REQUESTS_PER_SECOND@|${PER_IP_REQUESTS_PER_SECOND:-500}|" -e "s|@BURST@|${PER_IP_BURST:-3000}|" \
     -e "s|@CONNECTIONS@|${PER_IP_CONNECTIONS:-1000}|" -e "s|@READ_TIMEOUT@|${READ_TIMEOUT:-660s}|" \
     -e "s|@UPSTREAM@|$upstream|" -e "s|@LISTEN@|$listen|" -e "s|@PROXY_PASS@|$pass|" \

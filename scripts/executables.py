@@ -84,6 +84,7 @@ def nginx_environment(settings: Settings) -> dict[str, str] | None:
         "GATEWAY": f"{settings.host}:{settings.port}",
         "ACCESS_LOG": "off",
         "MAX_BODY": str(settings.config.server.max_body_bytes),
+        "MAX_MEDIA": str(settings.config.server.max_media_body_bytes),
         "MAX_FILE": str(settings.config.batch.max_file_bytes + 262_144),  # the multipart form around it
         "READ_TIMEOUT": f"{int(settings.config.timeouts.total_s) + 60}s",
     }

@@ -17,7 +17,7 @@ from app.api.sse import stream_response
 from app.domain.body import decode_body, replace_fields
 from app.domain.identity import Caller
 from app.domain.responses import ResponsesRequest
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, NotFound
 from app.gateway.token_counter import TokenCount
 from app.providers.base import CancelToken
 from app.services import Services
@@ -78,7 +78,7 @@ def input_items(response_id: str) -> dict[str, Any]:
     if last:
         places = [i for i, item in enumerate(items) if item["id"] == last]
         if not places:
-            raise InvalidRequest("Expected the id of an item: `after`.", param="after")
+            raise NotFound("There is no item with the id of `after`.", param="after")
         items = items[places[0] + 1 :]
     return page(items[:size], len(items) > size)
 

@@ -109,8 +109,9 @@ ROUTES: Routes = (
     BodyRoute("/embeddings", Scope.EMBED, embeddings.create),
     BodyRoute("/responses", Scope.CHAT, responses.create, "responses"),
     BodyRoute("/responses/input_tokens", Scope.CHAT, responses.count_tokens, "responses"),
-    FlaskRoute("GET", "/responses/<response_id>", Scope.CHAT, responses.retrieve),
-    FlaskRoute("DELETE", "/responses/<response_id>", Scope.CHAT, responses.delete),
+    # Longer than `input_tokens`, which is no id.
+    FlaskRoute("GET", "/responses/<string(minlength=13):response_id>", Scope.CHAT, responses.retrieve),
+    FlaskRoute("DELETE", "/responses/<string(minlength=13):response_id>", Scope.CHAT, responses.delete),
     FlaskRoute("GET", "/responses/<response_id>/input_items", Scope.CHAT, responses.input_items),
     ModelRoute("generateContent", Scope.CHAT, gemini.generate),
     ModelRoute("streamGenerateContent", Scope.CHAT, gemini.stream),

@@ -40,16 +40,17 @@ class _Rules(NamedTuple):
     json: bool = False
     form: bool = False
     required: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()  # required of a form
 
 
 RULES: dict[MediaEndpoint, _Rules] = {
     "moderations": _Rules("moderation", json=True, required=("input",)),
     "audio.speech": _Rules("audio", json=True, required=("input",)),
-    "audio.transcriptions": _Rules("audio", form=True, required=("file",)),
-    "audio.translations": _Rules("audio", form=True, required=("file",)),
+    "audio.transcriptions": _Rules("audio", form=True, files=("file",)),
+    "audio.translations": _Rules("audio", form=True, files=("file",)),
     "images.generations": _Rules("image", json=True, required=("prompt",)),
-    "images.edits": _Rules("image", json=True, form=True, required=("prompt",)),
-    "images.variations": _Rules("image", form=True, required=("image",)),
+    "images.edits": _Rules("image", json=True, form=True, required=("prompt",), files=("image",)),
+    "images.variations": _Rules("image", form=True, files=("image",)),
 }
 # More tokens than any model makes of a second of sound: Google's 32; OpenAI's are 10 to 21.
 _TOKENS_PER_SECOND = 32
@@ -184,7 +185,7 @@ _KNOWN = frozenset(_Fields.__struct_fields__)
 _JSON = msgspec.json.Decoder(_Fields)
 _TEXT = msgspec.json.Decoder(str)
 # Of a form: fields that may stand there once, and those that are numbers or flags.
-_NUMBERS = {"n": 128, "frame_count": 128, "partial_images": 16}
+_NUMBERS = {"n": (1, 128), "frame_count": (1, 128), "partial_images": (0, 16)}
 _ONCE = frozenset({"model", "prompt", "stream", "stream_format", "user", "file", *_NUMBERS})
 _FILES = frozenset({"file", "image", "image[]", "mask", "markup"})
 
@@ -218,7 +219,7 @@ def _of_form(endpoint: MediaEndpoint, rules: _Rules, body: bytes, content_type: 
     names = [part.name for part in parts]
     _check_names(names)
     files = [part for part in parts if part.name in _FILES]
-    for name in rules.required:
+    for name in rules.required + rules.files:
         if not any(given in (name, f"{name}[]") for given in names):
             raise missing_field(name, closest_match(name, names))
     for part in files:
@@ -233,7 +234,7 @@ def _of_form(endpoint: MediaEndpoint, rules: _Rules, body: bytes, content_type: 
             endpoint=endpoint,
             model=text.get("model", ""),
             user=text.get("user") or None,
-            streamed=text.get("stream", "").lower() in ("true", "1") or text.get("stream_format") == "sse",
+            streamed=_flag("stream", text.get("stream", "false")) or text.get("stream_format") == "sse",
             size=len(body),
             text_bytes=sum(len(part.content) for part in parts if part.name not in _FILES),
             seconds=seconds_of(recording) if recording else 0,
@@ -270,12 +271,18 @@ def _check_names(names: list[str]) -> None:
 
 
 def _number(name: str, text: str | None) -> int | None:
-    if not text:
+    if text is None:
         return None
-    most = _NUMBERS[name]
-    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not 0 <= int(text) <= most:
-        raise InvalidRequest(f"Expected a number up to {most}: `{name}`.", param=name)
+    least, most = _NUMBERS[name]
+    if not (text.isascii() and text.isdigit()) or len(text) > 6 or not least <= int(text) <= most:
+        raise InvalidRequest(f"Expected a number from {least} to {most}: `{name}`.", param=name)
     return int(text)
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise InvalidRequest(f"Expected true or false: `{name}`.", param=name)
+    return text.lower() == "true"
 
 
 def _spoken(text: msgspec.Raw) -> str:

@@ -101,7 +101,7 @@ def _headers(body: bytes, at: int) -> tuple[int, str, bytes | None, bytes]:
             filename = value
         elif key.lower() == b"filename*":
             filename = unquote_to_bytes(value.rpartition(b"'")[2])
-    if name is None or "\ufffd" in name or not name.isprintable():
+    if name is None or "\ufffd" in name:
         raise _malformed()
     kind = _CONTENT_TYPE.search(lines)
     return end + 4, name, filename, kind[1] if kind else b""

@@ -187,7 +187,7 @@ def test_input_items_come_in_pages(app: AppClient) -> None:
     assert ([item["content"] for item in first["data"]], first["has_more"]) == (["c", "b"], True)
     rest = show(app, f"{made.json['id']}/input_items?limit=2&after={first['last_id']}").json
     assert ([item["content"] for item in rest["data"]], rest["has_more"]) == (["a"], False)
-    assert show(app, f"{made.json['id']}/input_items?after=x").status_code == 400
+    assert show(app, f"{made.json['id']}/input_items?after=x").status_code == 404
 
 
 def test_an_answer_is_given_though_redis_cannot_keep_it(app: AppClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def _langchain(model: Any) -> dict[str, Any]:
     whole: Any = None
     for chunk in bound.stream(messages):
         whole = chunk if whole is None else whole + chunk
+    assert whole is not None
     results = [
         ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"], name=call["name"])
         for call in whole.tool_calls

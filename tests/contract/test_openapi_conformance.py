@@ -18,7 +18,11 @@ from tests.support.servers import ADMIN_KEY, ROOT, Gateway
 _EXAMPLES = os.environ.get("OPENAPI_EXAMPLES", "20")
 _CONFIG = """
 providers: {demo: {kind: demo, script: {chunk_delay_s: 0}}}
-models: {demo: {targets: [{provider: demo}]}}
+models:
+  demo: {targets: [{provider: demo}]}
+  demo-moderation: {kind: moderation, targets: [{provider: demo}]}
+  demo-audio: {kind: audio, targets: [{provider: demo}]}
+  demo-image: {kind: image, targets: [{provider: demo}]}
 """
 
 

@@ -61,13 +61,19 @@ class Call(http.client.HTTPConnection):
 
 
 def call(
-    nginx: Nginx, path: str = "/v1/chat/completions", body: Any = None, *, key: str = DEV_KEY, **headers: str
+    nginx: Nginx,
+    path: str = "/v1/chat/completions",
+    body: Any = None,
+    *,
+    key: str = DEV_KEY,
+    method: str = "",
+    **headers: str,
 ) -> tuple[http.client.HTTPResponse, bytes]:
     connection = Call(nginx.connect())
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     sent = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request("GET" if body is None else "POST", path, data, sent)
+    connection.request(method or ("GET" if body is None else "POST"), path, data, sent)
     response = connection.getresponse()
     answer = response.read()
     connection.close()
@@ -123,6 +129,51 @@ def test_an_upload_may_be_longer_than_other_requests(nginx: Nginx) -> None:
         response, body = call(nginx, path, form, Content_Type="multipart/form-data; boundary=b")
         assert (response.status, json.loads(body)["bytes"]) == (200, len(content))
     is_ours(*call(nginx, "/v1/batches", form), 413, "REQUEST_TOO_LARGE")
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/audio/translations/", "/v1/v1/images/edits"])
+def test_a_recording_may_be_longer_than_other_requests(server: Gateway, nginx: Nginx, path: str) -> None:
+    most = server.services.settings.config.server.max_media_body_bytes
+    for size, status in ((most, 400), (most + 1, 413)):
+        response, body = call(nginx, path, b" " * size, Content_Type="multipart/form-data; boundary=b")
+        assert response.status == status, body
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "kind"),
+    [
+        ("/v1/messages?beta=true", {"type", "error", "request_id"}, "request_too_large"),
+        ("/messages/count_tokens", {"type", "error", "request_id"}, "request_too_large"),
+        ("/v1beta/models/m:generateContent", {"error"}, "INVALID_ARGUMENT"),
+        ("/models/m:streamGenerateContent?alt=sse", {"error"}, "INVALID_ARGUMENT"),
+    ],
+)
+def test_an_error_of_nginx_has_the_shape_of_the_callers_api(
+    nginx: Nginx, path: str, shape: set[str], kind: str
+) -> None:
+    response, body = call(nginx, path, b"x" * 11_000_000)
+    answer = json.loads(body)
+    assert (response.status, answer.keys()) == (413, shape)
+    assert kind in (answer["error"].get("type"), answer["error"].get("status"))
+    assert answer["error"].get("code") in (None, 413)
+
+
+def test_a_web_socket_is_refused_in_one_round_trip(nginx: Nginx) -> None:
+    client = nginx.connect()
+    client.sendall(
+        f"GET /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEV_KEY}\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    answer = http.client.HTTPResponse(client)
+    answer.begin()
+    assert (answer.status, "POST" in json.loads(answer.read())["error"]["message"]) == (426, True)
+    client.close()
+
+
+def test_the_probe_of_coding_agents_is_answered(nginx: Nginx) -> None:
+    response, _ = call(nginx, "/", method="HEAD")
+    assert response.status == 200
 
 
 def test_a_hang_up_reaches_the_vendor_through_nginx(nginx: Nginx, upstream: Upstream) -> None:

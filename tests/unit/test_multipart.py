@@ -72,7 +72,6 @@ def test_a_boundary_is_found_in_any_spelling(content_type: str) -> None:
         form("Content-Type: text/plain\r\n\r\nv"),
         form(disposition('filename="a"')),
         form(disposition('name="a"; name="b"')),
-        form(disposition('name="a\\\x01"')),
         form(disposition('name="a"', more="x: " + "y" * 9000 + "\r\n")),
         b'--bb\r\nContent-Disposition: form-data; name="a"\r\n\r\nv\r\n--b--',
         b'--b\nContent-Disposition: form-data; name="a"\n\nv\n--b--',

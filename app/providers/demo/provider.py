@@ -1,6 +1,6 @@
 """Provider of the demo model: deterministic, and its tokens are words.
 
-A script (`config.gateway.DemoScript`) adds delays, faults and token counts.
+A script (`config.providers.DemoScript`) adds delays, faults and token counts.
 """
 
 from __future__ import annotations
