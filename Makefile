@@ -38,7 +38,7 @@ test-compose: .venv/stamp-dev
 # Coding agents as their makers publish them on npm (more than a gigabyte), and frameworks in an environment of their own:
 # below .cache/, which is kept.
 test-clients: .venv/stamp-dev .cache/clients/stamp .cache/sdks/stamp
-	$(BIN)/python -m pytest -m clients tests/clients
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m clients tests/clients
 
 # No script of a package is run: the programs are used as they are packed.
 .cache/clients/stamp: tests/clients/package.json tests/clients/package-lock.json

@@ -77,5 +77,5 @@ def test_an_agent_reads_a_file_runs_a_command_and_answers(
     assert {row["status"] for row in rows} == {"ok"}
     sessions = {row["session"] for row in rows}
     assert len(sessions) == 1
-    cell.passed()
     assert agent.name == "Gemini CLI" or sessions != {""}, "Gemini CLI says nothing of its session"
+    cell.passed()
