@@ -78,12 +78,14 @@ def check_tools(tools: list[dict[str, Any]]) -> None:
     """Raises `InvalidRequest` for a tool that the vendor runs at an unknown cost."""
     for i, tool in enumerate(tools):
         check_field_names(tool, frozenset({"type"}), f"tools[{i}].")
-        if tool.get("type") not in _BOUNDED_TOOLS:
+        kind = tool.get("type")
+        if not isinstance(kind, str) or kind not in _BOUNDED_TOOLS:
             raise _unbounded(f"tools[{i}]", f"tools of type {', '.join(sorted(_BOUNDED_TOOLS))}")
 
 
 def _check_part(part: dict[str, Any], path: str) -> None:
-    allowed = _MESSAGE_PARTS.get(part.get("type", ""))
+    kind = part.get("type", "")
+    allowed = _MESSAGE_PARTS.get(kind) if isinstance(kind, str) else None
     if allowed is None or not part.keys() <= allowed | _COMMON_PART_FIELDS:
         expected = f"parts of type {', '.join(sorted(_MESSAGE_PARTS))}, and nothing else in them"
         raise _unbounded(path, expected)

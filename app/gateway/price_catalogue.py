@@ -75,7 +75,7 @@ class ModelPrices:
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """Terms that a provider adds to its prices, as in `RateCard`."""
+    """Surcharges of a provider, as in `RateCard`."""
 
     region_percent: Mapping[str, int]
     least_seconds: int

@@ -8,14 +8,15 @@ from collections.abc import Generator, Iterator
 from app.config.providers import Timeouts
 from app.domain.usage import Usage
 from app.errors import UpstreamError, UpstreamOverflow, UpstreamTimeout
-from app.providers.dialects.dialect import StreamReported
+from app.providers.dialects.dialect import MALFORMED, StreamReported
 from app.providers.http.exchange import Exchange
 from app.providers.overflow import find_overflow
 from app.providers.pacing import Pacing
 from app.providers.stream_events import PassedEvents, TranslatedEvents
 from app.providers.upstream_errors import without_secrets
 
-_MAX_EVENT_BYTES = 1024 * 1024
+# `response.completed` repeats the tools and the whole answer.
+_MAX_EVENT_BYTES = 4 * 1024 * 1024
 # When a stream is given up, so much of what had arrived is parsed; in the rest, chunks are merely counted.
 _MAX_PARSED_BYTES = 256 * 1024
 # The client waits for the first real content at most so long, and so much is held back: from then on an error of the
@@ -173,7 +174,7 @@ class EventStream:
         else:
             try:
                 rest += self._events.end() or b""
-            except ValueError:
+            except MALFORMED:
                 pass
         if not self.complete:
             raise self._close_with_error("broke off its answer", "cut")

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from app.domain.content import BlockStarted, Delta, Event, Started, Stopped, Text, Thinking
 from app.domain.usage import Usage
 from app.errors import GatewayError
-from app.providers.dialects.dialect import Dialect, StreamDecoder, StreamEncoder, StreamReported, Watch
+from app.providers.dialects.dialect import (
+    MALFORMED,
+    Dialect,
+    StreamDecoder,
+    StreamEncoder,
+    StreamReported,
+    Watch,
+)
 
 # Dialects whose clients tell events by their `event:` line; the others' clients may not know that there are such lines.
 _NAMED_EVENTS = frozenset({"messages", "responses"})
@@ -16,7 +23,7 @@ _NAMED_EVENTS = frozenset({"messages", "responses"})
 class PassedEvents:
     """Events whose client speaks the vendor's dialect: a block of them stays as it is unless one must be left out.
 
-    `failure` is what ended the events early: `StreamReported`, or `ValueError` for what is no event of the dialect.
+    `failure` is what ended the events early: `StreamReported`, or one of `MALFORMED` for what is no event.
     """
 
     def __init__(self, dialect: Dialect, watch: Watch) -> None:
@@ -68,7 +75,7 @@ class PassedEvents:
                 plain = named and event.startswith(b"event: ")
             try:
                 accepted = bool(payload) and see(name, payload)
-            except (StreamReported, ValueError, RecursionError) as exc:
+            except (StreamReported, *MALFORMED) as exc:
                 self.failure = exc
                 untouched = False
                 break
@@ -128,7 +135,7 @@ class TranslatedEvents:
                 name, payload = parse_event(event)
                 if payload:
                     self._write(self._decoder.decode(name, payload), written)
-        except (StreamReported, ValueError, RecursionError) as exc:
+        except (StreamReported, *MALFORMED) as exc:
             self.failure = exc
         return b"".join(written)
 

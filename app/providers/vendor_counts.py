@@ -28,7 +28,7 @@ _GEMINI_FIELDS = ("contents", "systemInstruction", "tools", "toolConfig", "gener
 
 
 class VendorCount(NamedTuple):
-    """The tokens of a prompt as the vendor counts them, and its answer as it came: b"" for callers of other dialects."""
+    """A vendor's count of a prompt's tokens, and its answer as it came: b"" for callers of other dialects."""
 
     tokens: int
     body: bytes

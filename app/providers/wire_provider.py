@@ -23,7 +23,7 @@ from app.errors import ConfigError, Untranslatable, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
 from app.providers.dialects import DIALECTS
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
-from app.providers.dialects.dialect import Dialect, Outgoing
+from app.providers.dialects.dialect import MALFORMED, Dialect, Outgoing
 from app.providers.dialects.gemini import embeddings
 from app.providers.dialects.openai_usage import WireUsage, to_usage
 from app.providers.event_stream import EventStream
@@ -283,7 +283,7 @@ class WireProvider:
     def _read(self, decode: Callable[[bytes], T], body: bytes) -> T:
         try:
             return decode(body)
-        except (ValueError, RecursionError):
+        except MALFORMED:
             self._raise_bad_body()
 
     def _raise_bad_body(self) -> NoReturn:

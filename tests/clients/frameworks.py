@@ -30,12 +30,13 @@ def _langchain(model: Any) -> dict[str, Any]:
     plain = model["plain"].invoke(messages)
     streamed = [chunk.text for chunk in model["plain"].stream(messages)]
     bound = model["tools"].bind_tools([weather])
-    whole = None
+    whole: Any = None
     for chunk in bound.stream(messages):
         whole = chunk if whole is None else whole + chunk
+    assert whole is not None
     results = [
         ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"], name=call["name"])
-        for call in whole.tool_calls  # type: ignore[attr-defined]  # a chunk has come
+        for call in whole.tool_calls
     ]
     last = bound.invoke([*messages, whole, *results])
     return {"text": plain.text, "streamed": "".join(streamed), "loop": last.text}

@@ -67,12 +67,9 @@ def test_a_framework_answers_streams_and_uses_a_tool(
     told = f"{finished.stderr}\n{vendors.requests()}\n{penstock.log()}"[-6000:]
     assert finished.returncode == 0, told
     got = json.loads(finished.stdout.splitlines()[-1])
-    assert got == {
-        "text": "Hello there.",
-        "streamed": "Hello there.",
-        "loop": "The tools said: sunny.",
-        "asked": ["Ulm"],
-    }
+    # Google's function responses are objects, and the frameworks name what is in them as they like.
+    assert re.fullmatch(r'The tools said: (sunny|\{"\w+":"sunny"\})\.', got.pop("loop"))
+    assert got == {"text": "Hello there.", "streamed": "Hello there.", "asked": ["Ulm"]}
     requests = vendors.requests()
     assert [request["status"] for request in requests] == [200] * 4, "one upstream call a turn"
     assert {request["dialect"] for request in requests} == {dialect}

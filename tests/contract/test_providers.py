@@ -16,6 +16,7 @@ from app.providers import KINDS
 from app.providers.base import CancelToken, Provider
 from tests.support.providers import chat_call, demo, embed_call, openai, payloads, text_of
 from tests.support.upstream import Upstream
+from tests.support.vendors.server import Vendors
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 TOOLS: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
@@ -24,34 +25,48 @@ TOOLS: dict[str, Any] = {"tools": [TOOL], "tool_choice": "required"}
 class Subject:
     """A provider of one kind, and the models by which it behaves in each way."""
 
-    def __init__(self, kind: str, upstream: Upstream) -> None:
+    def __init__(self, kind: str, upstream: Upstream, vendors: Vendors) -> None:
         self.kind = kind
-        self._upstream = upstream
+        self.upstream = upstream
+        self.vendors = vendors
 
     def provider(self, **script: Any) -> tuple[Provider, str]:
         """One that behaves as scripted, and the model to ask for."""
-        return BUILDERS[self.kind](self._upstream, script)
+        return BUILDERS[self.kind](self, script)
 
 
-def _openai(upstream: Upstream, script: dict[str, Any]) -> tuple[Provider, str]:
-    model = "usage-4-5"
+def _model(script: dict[str, Any], *, without_usage: str = "nousage") -> str:
+    """Returns the name of the model by which a played vendor does what the script says."""
     match script:
         case {"fail_status": status}:
-            model = f"status-{status}"
+            return f"status-{status}"
         case {"cut_after_chunks": chunks}:
-            model = f"cut-{chunks}"
+            return f"cut-{chunks}"
         case {"delay_s": seconds}:
-            model = f"slow-{seconds * 1000:.0f}"
+            return f"slow-{seconds * 1000:.0f}"
         case {"chunk_delay_s": seconds}:
-            model = f"stream-20-{seconds * 1000:.0f}"
+            return f"stream-20-{seconds * 1000:.0f}"
         case {"omit_usage": True}:
-            model = "nousage"
+            return without_usage
         case {"tool": True}:
-            model = "tools"
-    return openai(upstream.url, timeouts=Timeouts(first_byte_s=0.3)), model
+            return "tools"
+    return "usage-4-5"
 
 
-def _demo(upstream: Upstream, script: dict[str, Any]) -> tuple[Provider, str]:
+def _openai(subject: Subject, script: dict[str, Any]) -> tuple[Provider, str]:
+    return openai(subject.upstream.url, timeouts=Timeouts(first_byte_s=0.3)), _model(script)
+
+
+def _translated(subject: Subject, script: dict[str, Any]) -> tuple[Provider, str]:
+    """Returns a provider of a vendor that speaks another dialect than the tests."""
+    if script.get("cut_after_chunks") and subject.kind == "anthropic":
+        script = {"cut_after_chunks": script["cut_after_chunks"] + 1}  # the first piece opens the block of text
+    url = subject.vendors.base_url("messages" if subject.kind == "anthropic" else "gemini")
+    provider = openai(url, kind=subject.kind, timeouts=Timeouts(first_byte_s=0.3))
+    return provider, _model(script, without_usage="plain-nousage")
+
+
+def _demo(subject: Subject, script: dict[str, Any]) -> tuple[Provider, str]:
     script.pop("tool", None)
     words = "one two three four five"
     return demo(
@@ -59,12 +74,20 @@ def _demo(upstream: Upstream, script: dict[str, Any]) -> tuple[Provider, str]:
     ), "any"
 
 
-BUILDERS: dict[str, Callable[[Upstream, dict[str, Any]], tuple[Provider, str]]] = {"openai": _openai, "demo": _demo}
+BUILDERS: dict[str, Callable[[Subject, dict[str, Any]], tuple[Provider, str]]] = {
+    "openai": _openai,
+    "anthropic": _translated,
+    "gemini": _translated,
+    "demo": _demo,
+}
+
+
+HAVE_NO_EMBEDDINGS = {"anthropic"}
 
 
 @pytest.fixture(params=sorted(KINDS))
-def subject(request: pytest.FixtureRequest, upstream: Upstream) -> Subject:
-    return Subject(request.param, upstream)
+def subject(request: pytest.FixtureRequest, upstream: Upstream, vendors: Vendors) -> Subject:
+    return Subject(request.param, upstream, vendors)
 
 
 def test_every_kind_is_held_to_the_contract() -> None:
@@ -87,7 +110,8 @@ def test_a_target_may_have_another_name_for_the_model(subject: Subject) -> None:
     provider, model = subject.provider()
     assert provider.chat(chat_call("alias", target=model)).usage is not None
     assert list(provider.stream(chat_call("alias", target=model, stream=True)))
-    assert provider.embed(embed_call("alias", target=model)).usage is not None
+    if subject.kind not in HAVE_NO_EMBEDDINGS:
+        assert provider.embed(embed_call("alias", target=model)).usage is not None
 
 
 def test_stream(subject: Subject) -> None:
@@ -132,6 +156,10 @@ def test_usage_that_is_missing_can_be_estimated(subject: Subject) -> None:
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 def test_embeddings(subject: Subject, encoding: str) -> None:
     provider, model = subject.provider()
+    if subject.kind in HAVE_NO_EMBEDDINGS:
+        with pytest.raises(UpstreamError):
+            provider.embed(embed_call(model, encoding_format=encoding))
+        return
     answer = provider.embed(embed_call(model, encoding_format=encoding))
     body = json.loads(answer.body)
     assert body["object"] == "list"
@@ -214,8 +242,9 @@ def test_statuses(subject: Subject, status: int, expected: type[UpstreamError], 
     assert (type(caught.value), caught.value.kind) == (expected, kind)
 
 
-def test_a_check_costs_no_call_and_stats_hold_no_secret(subject: Subject, upstream: Upstream) -> None:
+def test_a_check_costs_no_call_and_stats_hold_no_secret(subject: Subject) -> None:
     provider, _ = subject.provider()
     provider.check(1)
-    assert upstream.served().get("calls", 0) == 0
+    assert subject.upstream.served().get("calls", 0) == 0
+    assert subject.vendors.served().get("calls", 0) == 0
     assert "sk-" not in json.dumps(provider.stats())

@@ -162,7 +162,8 @@ def test_a_web_socket_is_refused_in_one_round_trip(nginx: Nginx) -> None:
     client = nginx.connect()
     client.sendall(
         f"GET /v1/responses HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DEV_KEY}\r\nConnection: Upgrade\r\n"
-        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
     )
     answer = http.client.HTTPResponse(client)
     answer.begin()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from app.domain.chat import ChatRequest
+from app.domain.content import Opaque
+from app.providers.dialects import carrier
 from app.providers.dialects.chat import DIALECT
 from app.providers.dialects.dialect import Outgoing, StreamReported
 
@@ -115,6 +119,39 @@ def test_a_request_keeps_its_bytes_but_for_model_bound_and_usage() -> None:
     assert sent["max_completion_tokens"] == 5
     assert "max_tokens" not in sent
     assert "stream_options" not in sent
+
+
+@pytest.mark.parametrize(
+    ("signature", "fields"),
+    [
+        (Opaque("p", "reasoning_content", ""), {"reasoning_content": "hm"}),
+        (
+            Opaque("p", "signature", "S"),
+            {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "S"}]},
+        ),
+        (Opaque("other", "signature", "S"), {}),
+    ],
+)
+def test_carriers_in_the_history_are_opened_for_their_vendor_alone(signature: Opaque, fields: dict[str, Any]) -> None:
+    block = {"type": "thinking", "thinking": "hm", "signature": carrier.pack(signature)}
+    said = {"role": "assistant", "content": "a", "reasoning_content": "hm", "thinking_blocks": [block]}
+    asked = {"role": "user", "content": "hi"}
+    body = {"model": "m", "messages": [asked, said, asked]}
+    sent = DIALECT.pass_request(
+        ChatRequest.parse(msgspec.json.encode(body)), Outgoing(origin="p", model="m", stream=False)
+    )
+    expected = {"role": "assistant", "content": "a", **fields}
+    assert msgspec.json.decode(sent) == {"model": "m", "messages": [asked, expected, asked]}
+
+
+def test_a_carried_thought_signature_is_googles_again_at_google_alone() -> None:
+    signature = carrier.pack(Opaque("google", "thought_signature", "T"))
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    carried = {**call, "extra_content": {"google": {"thought_signature": signature}}}
+    asked = request(messages=[{"role": "assistant", "content": None, "tool_calls": [carried]}])
+    for origin, sent in (("google", {**call, "extra_content": {"google": {"thought_signature": "T"}}}), ("p", call)):
+        body = msgspec.json.decode(DIALECT.pass_request(asked, Outgoing(origin=origin, model="m", stream=False)))
+        assert body["messages"][0]["tool_calls"] == [sent]
 
 
 def test_an_answer_says_its_usage_or_the_length_of_its_text() -> None:

@@ -37,9 +37,10 @@ from app.domain.usage import Details, Usage
 from app.errors import BudgetExceeded, InvalidRequest, NotReady, RateLimited
 from app.providers.dialects.dialect import Framing, StreamReported
 from app.providers.dialects.gemini import DIALECT, signatures
-from app.providers.dialects.gemini.answers import decode_wire
+from app.providers.dialects.gemini.running_usage import usage_of
 from app.providers.dialects.gemini.schemas import read_schema, write_schema
-from app.providers.dialects.gemini.usage import read_usage, write_usage
+from app.providers.dialects.gemini.usage import write_usage
+from app.providers.dialects.gemini.wire import decode_wire
 
 SIGNED = Opaque("google", signatures.KIND, "c2ln")
 CLAUDE = Opaque("anthropic", "signature", "EqQB")
@@ -332,9 +333,7 @@ def test_usage_is_read(wire: dict[str, Any], usage: Usage) -> None:
 def test_usage_survives_being_written(numbers: tuple[int, int, int, int]) -> None:
     prompt, completion, cached, reasoning = numbers
     usage = Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
-    wire = decode_wire(json.dumps({"usageMetadata": write_usage(usage)}).encode()).usage_metadata
-    assert wire is not None
-    assert read_usage(wire) == usage
+    assert usage_of(decode_wire(json.dumps({"usageMetadata": write_usage(usage)}).encode())) == usage
 
 
 def test_sound_and_pictures_are_written_by_their_kind() -> None:

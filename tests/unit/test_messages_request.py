@@ -233,7 +233,8 @@ def test_thinking_is_read(fields: dict[str, Any], reasoning: Reasoning | None) -
 
 def test_a_format_is_strict_where_every_field_is_required() -> None:
     closed = {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}
-    for schema, strict in ((closed, True), ({**closed, "required": []}, None)):
+    variants: list[tuple[dict[str, Any], bool | None]] = [(closed, True), ({**closed, "required": []}, None)]
+    for schema, strict in [*variants, ({**closed, "required": [{}]}, None), ({**closed, "required": 5}, None)]:
         prompt = read(output_config={"format": {"type": "json_schema", "schema": schema}})
         assert prompt.format == Format(kind="json_schema", name="answer", schema=schema, strict=strict)
 

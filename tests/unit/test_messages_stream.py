@@ -539,6 +539,7 @@ CASES: list[tuple[dict[str, Any], Usage]] = [
         },
         Usage(16, 22, 5),
     ),
+    ({"input_tokens": 1, "service_tier": {}, "speed": [], "inference_geo": {}, "iterations": [{"type": []}]}, Usage(1)),
     (
         {
             "input_tokens": "5",

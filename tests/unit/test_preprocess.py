@@ -55,6 +55,7 @@ def preprocessed(
 ) -> tuple[str, tuple[tuple[str, str], ...], ChatRequest]:
     changed, told = found.preprocess(caller, asked, CallContext("req_1", "call_1", **context))
     assert json.loads(changed.raw)["model"] == changed.model, "what is sent is what is priced"
+    assert isinstance(changed, ChatRequest)
     return changed.model, told.notes, changed
 
 

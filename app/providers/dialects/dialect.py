@@ -75,6 +75,10 @@ class Framing(msgspec.Struct, frozen=True, kw_only=True):
     include_usage: bool = True
 
 
+# Raised by a decoder for what is no answer of its dialect: `ValueError` where it noticed, the others where it did not.
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
 class StreamReported(Exception):
     """An error event of the vendor's. `status` is the HTTP status that it would have been, 500 if it does not say.
 
@@ -124,7 +128,6 @@ class Watch(Protocol):
     """
 
     usage: Usage | None
-    prompt_usage: Usage | None
     text_bytes: int
     chunks: int
     started: bool
@@ -135,6 +138,10 @@ class Watch(Protocol):
 
     def end(self) -> None:
         """Records that the body has ended."""
+
+    @property
+    def prompt_usage(self) -> Usage | None:
+        """Usage of the prompt, as far as the vendor has told it."""
 
     @property
     def ending(self) -> bytes:

@@ -11,7 +11,7 @@ _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "a boolea
 
 
 class Notes:
-    """What a prompt says that the neutral form has no word for, by path. See `content.Prompt`."""
+    """Fields of a prompt that the neutral form has no word for, by path. See `content.Prompt`."""
 
     def __init__(self) -> None:
         self.hints: dict[str, Any] = {}

@@ -20,6 +20,8 @@ from tests.support.dialects.calls import (
     encode_answer,
     encode_stream,
     judge,
+    parse,
+    target,
 )
 from tests.support.dialects.meaning import turns
 from tests.support.dialects.replay import next_turn
@@ -112,3 +114,12 @@ def test_reasoning_goes_to_no_other_vendor(vendor: str, caller: str) -> None:
         body = encode(other, asked, origin="another")
         judge(other, body)
         assert not secrets.intersection(blobs(body))
+
+
+@pytest.mark.parametrize(("vendor", "caller"), PAIRS)
+def test_a_turn_of_another_vendors_does_not_spoil_a_call_that_passes(vendor: str, caller: str) -> None:
+    given = given_to(caller, vendor, THOUGHTFUL, streamed=False)
+    request = parse(caller, next_turn(caller, given, ["fog"]))
+    body = DIALECTS[caller].pass_request(request, target(caller, origin="another"))
+    judge(caller, json.loads(body))
+    assert not set(blobs(given)).intersection(blobs(json.loads(body)))

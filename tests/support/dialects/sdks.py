@@ -10,6 +10,7 @@ import anthropic
 import httpx2
 import openai
 from google import genai
+from google.genai import errors as google_errors
 from google.genai.types import GenerateContentResponse, HttpOptions
 
 _ASKED: Any = [{"role": "user", "content": "hi"}]
@@ -46,13 +47,22 @@ def collected(dialect: str, stream: bytes) -> dict[str, Any]:
     return {"candidates": [{"content": {"role": "model", "parts": parts}}]}
 
 
-def _received(dialect: str, answer: bytes | dict[str, Any]) -> Any:
+def raised(dialect: str, status: int, body: dict[str, Any]) -> Exception | None:
+    """Returns what the dialect's SDK raises for an answer with this status; None if it raises nothing."""
+    try:
+        _received(dialect, body, status)
+    except (openai.APIError, anthropic.APIError, google_errors.APIError) as exc:
+        return exc
+    return None
+
+
+def _received(dialect: str, answer: bytes | dict[str, Any], status: int = 200) -> Any:
     streamed = isinstance(answer, bytes)
     content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     kind = "text/event-stream" if streamed else "application/json"
 
     def respond(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": kind}, content=content)
+        return httpx2.Response(status, headers={"content-type": kind}, content=content)
 
     with httpx2.Client(transport=httpx2.MockTransport(respond)) as client:
         return _SDKS[dialect][0](client, streamed)

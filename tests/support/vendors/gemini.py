@@ -100,6 +100,16 @@ class GeminiWire:
     def overflow(self) -> Refused:
         return Refused("The input token count (250001) exceeds the maximum number of tokens allowed (200000).")
 
+    def embed(self, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
+        """Returns the answer of batchEmbedContents: one token a text."""
+        need(headers.get("x-goog-api-key"), "API key not valid. Please pass a valid API key.")
+        requests = json.loads(body)["requests"]
+        for n, request in enumerate(requests):
+            checked({**request["content"], "role": "user"}, n)
+            need(request.get("model", "").startswith("models/"), f"requests[{n}].model: unexpected model name format")
+        embeddings = [{"values": [1.0, 0.0]} for _ in requests]
+        return {"embeddings": embeddings, "usageMetadata": {"promptTokenCount": len(requests)}}
+
     def count(self, body: bytes, headers: dict[str, str]) -> dict[str, Any]:
         fields = json.loads(body)
         request = fields.get("generateContentRequest", fields)

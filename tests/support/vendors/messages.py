@@ -65,13 +65,16 @@ class MessagesWire:
     def whole(self, turn: Turn, asked: Asked) -> dict[str, Any]:
         bill = _bill(turn)
         answer = {**_message(turn), "content": list(self.blocks(turn, asked)), **_stop(turn), **bill}
-        answer["usage"] = {**bill["usage"], **answer.pop("delta_usage", {})}
+        final = answer.pop("delta_usage", {})
+        if "usage" in bill:
+            answer["usage"] = {**bill["usage"], **final}
         return answer
 
     def pieces(self, turn: Turn, asked: Asked) -> Pieces:
         bill = _bill(turn)
-        final = bill.pop("delta_usage", None) or {"output_tokens": bill["usage"]["output_tokens"]}
-        start = {**_message(turn), **bill, "usage": {**bill["usage"], "output_tokens": 1}}
+        begun = bill.pop("usage", None)
+        final = bill.pop("delta_usage", None) or (begun and {"output_tokens": begun["output_tokens"]})
+        start = {**_message(turn), **bill, **({"usage": {**begun, "output_tokens": 1}} if begun else {})}
         content: list[bytes] = []
         for n, block in enumerate(self.blocks(turn, asked)):
             empty: dict[str, dict[str, Any]] = {
@@ -83,7 +86,7 @@ class MessagesWire:
             content.append(_event("content_block_start", index=n, content_block=opened))
             content += [_event("content_block_delta", index=n, delta=delta) for delta in _deltas(turn, block)]
             content.append(_event("content_block_stop", index=n))
-        delta = _event("message_delta", delta=_stop(turn), usage=final)
+        delta = _event("message_delta", delta=_stop(turn), **({"usage": final} if final else {}))
         return Pieces(
             [_event("message_start", message=start), _event("ping")], content, [delta, _event("message_stop")]
         )

@@ -21,7 +21,9 @@ from tests.support.vendors.wire import Pieces, Wire
 
 _SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n%bTransfer-Encoding: chunked\r\n\r\n"
 _KEPT = 2000
-_GEMINI = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|countTokens)")
+_GEMINI = re.compile(
+    r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|countTokens|batchEmbedContents)"
+)
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/chat/completions")
 _CUTS = ("cut", "cleancut", "silentmid", "errorevent", "cutbytes")
 
@@ -83,6 +85,10 @@ class VendorsState(VendorState):
         record["dialect"] = type(wire).__name__.removesuffix("Wire").lower()
         headers = record["headers"]
         try:
+            if action == "embed":
+                self.counts["calls"] += 1
+                _send(sock, 200, self.gemini.embed(body, headers))
+                return True
             if action == "count":
                 record["model"] = model or str((record["body"] or {}).get("model", ""))
                 self.counts["counts"] += 1
@@ -101,9 +107,10 @@ class VendorsState(VendorState):
         return self._play(sock, record, wire, asked)
 
     def _route(self, path: str, query: dict[str, list[str]]) -> tuple[Wire | None, str, str]:
-        """Returns the dialect, the path's model, and "call", "stream" or "count"."""
+        """Returns the dialect, the path's model, and "call", "stream", "embed" or "count"."""
         if found := _GEMINI.fullmatch(path):
-            action = {"streamGenerateContent": "stream", "countTokens": "count"}.get(found[2], "call")
+            actions = {"streamGenerateContent": "stream", "countTokens": "count", "batchEmbedContents": "embed"}
+            action = actions.get(found[2], "call")
             return (self.gemini if action != "stream" or query.get("alt") == ["sse"] else None), found[1], action
         if (found := _DEPLOYMENT.fullmatch(path)) and "api-version" in query:
             return self.chat, found[1], "call"

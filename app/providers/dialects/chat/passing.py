@@ -11,6 +11,7 @@ import msgspec
 from app.domain.body import encode_fields
 from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
+from app.providers.dialects.chat.carriers import MARK, open_carriers
 from app.providers.dialects.chat.errors import reported_error
 from app.providers.dialects.dialect import Outgoing, Reported
 from app.providers.dialects.openai_usage import WireUsage, to_usage
@@ -74,6 +75,8 @@ def pass_request(request: GenerationRequest, outgoing: Outgoing) -> bytes:
         changes["stream_options"] = _stream_options(request.fields)
     if request.model != outgoing.model:
         changes["model"] = outgoing.model
+    if MARK in request.raw:
+        changes["messages"] = open_carriers(bytes(request.fields["messages"]), outgoing.origin)
     if outgoing.max_output_tokens is None:
         return encode_fields(request.fields, changes)
     # Both bounds at once are refused by some providers, and some know only one of them.

@@ -59,6 +59,15 @@ def encode_block(thinking: Thinking, position: int | None = None) -> dict[str, A
     return {"type": "thinking", "thinking": thinking.text, "signature": packed, **where}
 
 
+def open_block(block: object) -> Thinking | None:
+    """Returns what a block of `thinking_blocks` stands for that we wrote for a caller; None for any other."""
+    if not isinstance(block, dict):
+        return None
+    signature = carrier.unpack(block.get("signature")) or carrier.unpack(block.get("data"))
+    text = block.get("thinking")
+    return Thinking(text=text if isinstance(text, str) else "", signature=signature) if signature else None
+
+
 def replay(thinking: list[Thinking], origin: str) -> dict[str, Any]:
     """Returns the fields in which a vendor gets its own reasoning back; none for another's."""
     fields: dict[str, Any] = {}

@@ -5,7 +5,6 @@ Source: Google's API reference, "GenerateContentResponse", and the google-genai 
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
@@ -26,136 +25,17 @@ from app.domain.content import (
     Thinking,
     ToolCall,
 )
-from app.domain.usage import Usage
 from app.providers.dialects.dialect import Framing
 from app.providers.dialects.gemini import signatures
 from app.providers.dialects.gemini.arguments import to_args
 from app.providers.dialects.gemini.finish import failed, read_reason, write_reason
 from app.providers.dialects.gemini.logprobs import read_logprobs, write_logprobs
-from app.providers.dialects.gemini.usage import WireUsage, read_usage, write_usage
+from app.providers.dialects.gemini.running_usage import usage_of
+from app.providers.dialects.gemini.usage import write_usage
+from app.providers.dialects.gemini.wire import WireCall, WirePart, decode_wire
 from app.providers.dialects.tool_ids import AnswerIds, IdRule
 
 encode = msgspec.json.Encoder().encode
-
-
-class WireBlob(msgspec.Struct, frozen=True, rename="camel"):
-    mime_type: str = ""
-    data: str = ""
-
-
-class WireCall(msgspec.Struct, frozen=True, rename="camel"):
-    name: str | None = None
-    id: str | None = None
-    args: msgspec.Raw = msgspec.Raw(b"")
-    partial_args: list[dict[str, Any]] | None = None
-    will_continue: bool | None = None
-
-
-class WirePart(msgspec.Struct, frozen=True, rename="camel"):
-    text: str | None = None
-    thought: bool | None = None
-    thought_signature: str | None = None
-    function_call: WireCall | None = None
-    inline_data: WireBlob | None = None
-    executable_code: dict[str, Any] | None = None
-    code_execution_result: dict[str, Any] | None = None
-    tool_call: dict[str, Any] | None = None
-    tool_response: dict[str, Any] | None = None
-
-
-class WireContent(msgspec.Struct, frozen=True):
-    parts: list[WirePart] | None = None
-
-
-class _Grounding(msgspec.Struct, frozen=True, rename="camel"):
-    web_search_queries: list[str] | None = None
-    grounding_chunks: list[dict[str, Any]] | None = None
-
-
-class WireCandidate(msgspec.Struct, frozen=True, rename="camel"):
-    content: WireContent | None = None
-    finish_reason: str | None = None
-    finish_message: str | None = None
-    index: int | None = None
-    logprobs_result: dict[str, Any] | None = None
-    grounding_metadata: _Grounding | None = None
-
-
-class _Feedback(msgspec.Struct, frozen=True, rename="camel"):
-    block_reason: str | None = None
-
-
-class WireAnswer(msgspec.Struct, frozen=True, rename="camel"):
-    """The response, or a chunk of a streamed one."""
-
-    candidates: list[WireCandidate] | None = None
-    prompt_feedback: _Feedback | None = None
-    usage_metadata: WireUsage | None = None
-    model_version: str | None = None
-    response_id: str | None = None
-    create_time: str | None = None
-    error: msgspec.Raw = msgspec.Raw(b"")
-
-    @property
-    def block_reason(self) -> str:
-        """The reason for which the prompt was blocked, if it was and there is no candidate."""
-        feedback = self.prompt_feedback
-        return (feedback.block_reason or "") if feedback is not None and not self.candidates else ""
-
-    def first(self) -> WireCandidate | None:
-        """The candidate that other dialects can show."""
-        return next((each for each in self.candidates or () if not each.index), None)
-
-
-_decode = msgspec.json.Decoder(WireAnswer).decode
-
-
-def decode_wire(payload: bytes) -> WireAnswer:
-    """Returns a response or a chunk. Raises `ValueError`. Half of a surrogate pair becomes a question mark."""
-    try:
-        return _decode(payload)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        if b"\\u" not in payload:
-            raise
-        try:
-            return _decode(json.dumps(json.loads(payload), ensure_ascii=False).encode("utf-8", "replace"))
-        except RecursionError as exc:
-            raise ValueError("a response that is nested too deep") from exc
-
-
-def count_searches(wire: WireAnswer) -> int:
-    """Returns the number of web searches."""
-    return sum(
-        len(each.grounding_metadata.web_search_queries or ())
-        for each in wire.candidates or ()
-        if each.grounding_metadata is not None
-    )
-
-
-def uses_maps(wire: WireAnswer) -> bool:
-    """Tells if the answer is grounded with Google Maps, which is billed at a price that no answer tells."""
-    return any(
-        "maps" in chunk
-        for each in wire.candidates or ()
-        if each.grounding_metadata is not None
-        for chunk in each.grounding_metadata.grounding_chunks or ()
-    )
-
-
-def usage_of(wire: WireAnswer, before: Usage | None = None) -> Usage | None:
-    """Returns what the answer, or a stream up to this chunk, has cost; `before` is that of the chunks before.
-
-    Google tells of searches in one chunk, and counts tokens in all.
-    """
-    if wire.usage_metadata is None:
-        return before
-    searches = max(count_searches(wire), before.searches if before is not None else 0)
-    usage = read_usage(wire.usage_metadata, searches)
-    if uses_maps(wire) or (before is not None and before.unpriced):
-        usage = usage._replace(unpriced=True)
-    return usage
 
 
 def decode_answer(body: bytes, origin: str) -> Answer:

@@ -13,9 +13,9 @@ from app.domain.generation import GenerationRequest
 from app.domain.usage import Usage
 from app.providers.dialects.dialect import Outgoing, Reported
 from app.providers.dialects.gemini import signatures
-from app.providers.dialects.gemini.answers import WireAnswer, decode_wire, usage_of
+from app.providers.dialects.gemini.running_usage import RunningUsage, usage_of
 from app.providers.dialects.gemini.stream_reading import has_error, reported
-from app.providers.dialects.gemini.usage import prompt_usage
+from app.providers.dialects.gemini.wire import WireAnswer, decode_wire
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[Any] | dict[str, Any])
@@ -66,7 +66,7 @@ def _open_carriers(content: Any, origin: str) -> None:
 def read_answer(body: bytes) -> Reported:
     """Returns what the answer says of its cost. Raises `ValueError` for a body that is no answer."""
     wire = decode_wire(body)
-    if wire.candidates is None and wire.prompt_feedback is None and wire.usage_metadata is None:
+    if wire.candidates is None and wire.prompt_feedback is None and not wire.usage_metadata:
         raise ValueError("a response without candidates")
     usage = usage_of(wire)
     return Reported(usage, 0 if usage is not None else _text_bytes(wire))
@@ -92,12 +92,11 @@ class GeminiWatch:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.usage: Usage | None = None
-        self.prompt_usage: Usage | None = None
         self.text_bytes = 0
         self.chunks = 0
         self.started = False
         self.complete = False
-        self._last_usage: Usage | None = None
+        self._running = RunningUsage()
         self._choices = request.choices
         self._finished: set[int] = set()
         self._blocked = False
@@ -111,19 +110,21 @@ class GeminiWatch:
             return self._see_unusual(payload)
         if has_error(wire):
             raise reported(wire.error, payload)
-        if wire.usage_metadata is not None:
-            self._last_usage = usage_of(wire, self._last_usage)
-            self.prompt_usage = prompt_usage(self._last_usage)
+        self._running.see(wire)
         size = _text_bytes(wire)
         if size:
             self.chunks += 1
             self.text_bytes += size
-        self._blocked = self._blocked or bool(wire.block_reason)
-        self.started = self.started or bool(wire.candidates) or self._blocked
-        self._finished.update(each.index or 0 for each in wire.candidates or () if each.finish_reason)
+        if wire.candidates:
+            self.started = True
+            for each in wire.candidates:
+                if each.finish_reason:
+                    self._finished.add(each.index or 0)
+        elif wire.block_reason:
+            self.started = self._blocked = True
         if self._blocked or len(self._finished) >= self._choices:
             self._held.append(payload)
-            self.usage = self._last_usage
+            self.usage = self._running.read()
             return False
         return True
 
@@ -140,7 +141,12 @@ class GeminiWatch:
     def end(self) -> None:
         """Records that the body has ended."""
         self.complete = bool(self._finished) or self._blocked
-        self.usage = self._last_usage if self.complete else None
+        self.usage = self._running.read() if self.complete else None
+
+    @property
+    def prompt_usage(self) -> Usage | None:
+        """Usage of the prompt, as far as it is known before the end."""
+        return self._running.read_prompt()
 
     @property
     def ending(self) -> bytes:

@@ -25,23 +25,14 @@ from app.domain.content import (
     Thinking,
     ToolCall,
 )
-from app.domain.usage import Usage
 from app.providers.dialects.dialect import StreamReported
 from app.providers.dialects.gemini import signatures
-from app.providers.dialects.gemini.answers import (
-    WireAnswer,
-    WireCall,
-    WirePart,
-    decode_wire,
-    read_args,
-    read_other,
-    read_time,
-    usage_of,
-)
+from app.providers.dialects.gemini.answers import read_args, read_other, read_time
 from app.providers.dialects.gemini.arguments import PartialArgs
 from app.providers.dialects.gemini.finish import failed, read_reason
 from app.providers.dialects.gemini.logprobs import read_logprobs
-from app.providers.dialects.gemini.usage import prompt_usage
+from app.providers.dialects.gemini.running_usage import RunningUsage
+from app.providers.dialects.gemini.wire import WireAnswer, WireCall, WirePart, decode_wire
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -81,22 +72,23 @@ class GeminiStreamDecoder:
         self._has_calls = False
         self._reason = ""
         self._blocked = ""
-        self._usage: Usage | None = None
+        self._usage = RunningUsage()
 
     def decode(self, name: str, payload: bytes) -> Iterator[Event]:
         """Yields the events of a chunk. Raises `StreamReported`, and `ValueError` for what is no chunk."""
         wire = decode_wire(payload)
         if has_error(wire):
             raise reported(wire.error, payload)
-        self._usage = usage_of(wire, self._usage)
+        self._usage.see(wire)
         if not self._started:
             self._started = True
+            usage = self._usage.read_prompt()
             yield Started(
                 id=wire.response_id or "",
                 model=wire.model_version or "",
                 created=read_time(wire.create_time),
-                usage=prompt_usage(self._usage),
-                service_tier=self._usage.service_tier if self._usage is not None else "",
+                usage=usage,
+                service_tier=usage.service_tier if usage is not None else "",
             )
         self._blocked = wire.block_reason or self._blocked
         candidate = wire.first()
@@ -118,11 +110,12 @@ class GeminiStreamDecoder:
         yield from self._close_call()
         yield from self._close()
         self.complete = True
+        usage = self._usage.read()
         yield Stopped(
             stop=read_reason(self._reason, self._has_calls) if self._reason else "content_filter",
             native_stop=self._reason or self._blocked,
-            usage=self._usage,
-            service_tier=self._usage.service_tier if self._usage is not None else "",
+            usage=usage,
+            service_tier=usage.service_tier if usage is not None else "",
         )
 
     def _part(self, part: WirePart, logprobs: list[Any] | None) -> Iterator[Event]:

@@ -54,11 +54,6 @@ def read_usage(wire: WireUsage, searches: int = 0) -> Usage:
     return usage if details is None else usage._replace(details=details)
 
 
-def prompt_usage(usage: Usage | None) -> Usage | None:
-    """Returns what `usage`, of a chunk before the last, says of the prompt."""
-    return usage._replace(completion_tokens=0, reasoning_tokens=0) if usage is not None else None
-
-
 def _details(wire: WireUsage, searches: int) -> Details | None:
     if not (wire.prompt_tokens_details or wire.candidates_tokens_details or searches or wire.cache_tokens_details):
         return None

@@ -70,7 +70,9 @@ def read_answer_block(value: dict[str, Any], origin: str) -> Block:
     """Returns a block of an answer; one of a kind that only this dialect has is kept as it is."""
     kind = value.get("type")
     if kind == "text":
-        return Text(text=_text(value, "text"), citations=tuple(value.get("citations") or ()))
+        citations = value.get("citations")
+        found = tuple(filter(is_citation, citations)) if isinstance(citations, list) else ()
+        return Text(text=_text(value, "text"), citations=found)
     if kind == "thinking":
         signature = _text(value, "signature")
         return Thinking(
@@ -84,6 +86,11 @@ def read_answer_block(value: dict[str, Any], origin: str) -> Block:
         arguments = _encode(given).decode() if given else ""
         return ToolCall(id=_text(value, "id"), name=_text(value, "name"), arguments=arguments)
     return ServerTool(dialect="messages", value=value)
+
+
+def is_citation(value: object) -> bool:
+    """Returns whether `value` says what kind of citation it is."""
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
 def encode_answer(answer: Answer, framing: Framing) -> bytes:

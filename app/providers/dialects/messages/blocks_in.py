@@ -40,7 +40,7 @@ _HARMLESS = frozenset({"transformations"})  # left out without changing what is 
 
 
 class Notes:
-    """What a request says beyond the neutral form: see `content.Prompt`."""
+    """Notes on a request beyond the neutral form: see `content.Prompt`."""
 
     def __init__(self) -> None:
         self.hints: dict[str, Any] = {}

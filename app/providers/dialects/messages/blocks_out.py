@@ -28,14 +28,12 @@ from app.providers.dialects.dialect import Outgoing
 from app.providers.dialects.messages.thinking import TITLE
 
 _decode = msgspec.json.Decoder().decode
-_CITATIONS = frozenset(
-    {
-        "char_location",
-        "page_location",
-        "content_block_location",
-        "web_search_result_location",
-        "search_result_location",
-    }
+_CITATIONS = (
+    "char_location",
+    "page_location",
+    "content_block_location",
+    "web_search_result_location",
+    "search_result_location",
 )
 
 

@@ -131,7 +131,7 @@ def _tools(body: dict[str, Any], notes: Notes) -> tuple[Tool, ...]:
             notes.foreign[f"{path}.{kind[:64]}"] = value
             continue
         for name in value.keys() - _TOOL_FIELDS:
-            harmless = name in _TOOL_HINTS or (name == "allowed_callers" and "direct" in (value[name] or ()))
+            harmless = name in _TOOL_HINTS or (name == "allowed_callers" and _is_direct(value[name]))
             where = f"tools[].{name}" if harmless else f"{path}.{name[:64]}"
             (notes.hints if harmless else notes.foreign)[where] = value[name]
         strict = value.get("strict")
@@ -145,6 +145,11 @@ def _tools(body: dict[str, Any], notes: Notes) -> tuple[Tool, ...]:
             )
         )
     return tuple(tools)
+
+
+def _is_direct(callers: Any) -> bool:
+    """Returns whether the model itself may call the tool, and not only code that the vendor runs."""
+    return callers is None or (isinstance(callers, list) and "direct" in callers)
 
 
 def _tool_choice(value: Any) -> tuple[ToolChoice | None, bool | None]:
@@ -214,7 +219,8 @@ def _is_closed(schema: Any) -> bool:
     properties = schema.get("properties")
     if isinstance(properties, dict):
         required = schema.get("required")
-        if schema.get("additionalProperties") is not False or set(required or ()) != properties.keys():
+        names = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+        if schema.get("additionalProperties") is not False or names != properties.keys():
             return False
     elif schema.get("type") == "object":
         return False

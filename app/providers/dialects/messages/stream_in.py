@@ -24,7 +24,7 @@ from app.domain.content import (
     ToolCall,
 )
 from app.providers.dialects.messages import stops
-from app.providers.dialects.messages.answer import read_answer_block
+from app.providers.dialects.messages.answer import is_citation, read_answer_block
 from app.providers.dialects.messages.errors import stream_error
 from app.providers.dialects.messages.usage import merged, to_usage
 
@@ -111,7 +111,7 @@ class StreamDecoder:
             if signature and isinstance(self._open, Thinking):
                 yield Signed(index=self._index, signature=Opaque(self._origin, "signature", signature))
         elif kind == "citations_delta":
-            if isinstance(self._open, Text):
+            if isinstance(self._open, Text) and is_citation(delta.get("citation")):
                 yield Cited(index=self._index, citation=delta.get("citation"))
         elif isinstance(kind, str) and kind in _TEXT_FIELDS:
             text = _text(delta, _TEXT_FIELDS[kind])

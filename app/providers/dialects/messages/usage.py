@@ -18,11 +18,11 @@ from app.domain.usage import Details, Usage
 _MAX_TOKENS = 10**9  # more than any model can read or write in one call
 _PROMPT_COUNTERS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _COUNTERS = (*_PROMPT_COUNTERS, "output_tokens")
-_TIERS = frozenset({"priority", "batch"})
+_TIERS = ("priority", "batch")
 _REGION = re.compile("[a-z0-9-]{1,32}")
 _ANYWHERE = frozenset({"global", "not_available"})
 # Iterations of another model than the answer's, at its own price: the totals do not say what is whose.
-_OTHER_MODELS = frozenset({"advisor_message", "fallback_message"})
+_OTHER_MODELS = ("advisor_message", "fallback_message")
 
 
 def merged(start: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,10 +64,14 @@ def to_usage(wire: Mapping[str, Any]) -> Usage:
         counts["output_tokens"],
         read,
         _count(_part(wire, "output_tokens_details").get("thinking_tokens")),
-        service_tier="fast" if wire.get("speed") == "fast" else tier if tier in _TIERS else "",
+        service_tier="fast"
+        if wire.get("speed") == "fast"
+        else tier
+        if isinstance(tier, str) and tier in _TIERS
+        else "",
         details=details,
         inference_geo=region,
-        unpriced=any(each.get("type") in _OTHER_MODELS for each in iterations),
+        unpriced=any(str(each.get("type")) in _OTHER_MODELS for each in iterations),
         reported_cost_nanousd=reported_cost(wire),
     )
 

@@ -133,7 +133,7 @@ class _Output:
             self.items.append(block.value)
 
     def _add_part(self, part: dict[str, Any]) -> None:
-        if self.items and self.items[-1]["type"] == "message":
+        if self.items and self.items[-1].get("type") == "message":
             self.items[-1]["content"].append(part)
         else:
             self.items.append(self._make.message(len(self.items), [part]))
@@ -152,11 +152,12 @@ def _response(body: bytes) -> dict[str, Any]:
 
 
 def _logprobs(output: list[Any]) -> list[Any]:
+    contents = [item.get("content") for item in output if item.get("type") == "message"]
     return [
         logprob
-        for item in output
-        if item.get("type") == "message"
-        for part in item.get("content") or ()
+        for content in contents
+        if isinstance(content, list)
+        for part in content
         if isinstance(part, dict) and isinstance(part.get("logprobs"), list)
         for logprob in part["logprobs"]
     ]

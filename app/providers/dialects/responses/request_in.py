@@ -93,7 +93,7 @@ class _Reader:
         turns = Turns(self._hints, self._foreign)
         given = self._left.pop("input", "")
         for i, item in enumerate([{"role": "user", "content": given}] if isinstance(given, str) else given):
-            _checked(item, dict, f"input[{i}]")
+            _check_object(item, f"input[{i}]")
             turns.add(item, f"input[{i}]")
         instructions = self._string("instructions")
         first = (Message(role="system", blocks=(Text(text=instructions),)),) if instructions else ()
@@ -102,12 +102,13 @@ class _Reader:
     def _tools(self) -> tuple[Tool, ...]:
         tools: list[Tool] = []
         for i, tool in enumerate(self._typed("tools", list) or ()):
-            _checked(tool, dict, f"tools[{i}]")
+            _check_object(tool, f"tools[{i}]")
             if tool.get("type") == "namespace" and isinstance(tool.get("tools"), list):
                 namespace = str(tool.get("name") or "")
                 if tool.get("description"):
                     self._hints[f"tools[{i}].description"] = tool["description"]
                 for j, inner in enumerate(tool["tools"]):
+                    _check_object(inner, f"tools[{i}].tools[{j}]")
                     tools += self._tool(inner, f"tools[{i}].tools[{j}]", namespace)
             else:
                 tools += self._tool(tool, f"tools[{i}]", "")
@@ -225,3 +226,9 @@ def _checked(value: Any, kind: type[_T], path: str) -> _T | None:
     if value is None or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
     raise InvalidRequest(f"Expected `{kind.__name__}`, got `{type(value).__name__}`: `{path}`.", param=path)
+
+
+def _check_object(value: Any, path: str) -> None:
+    """Raises `InvalidRequest` for anything that is no object, null among it."""
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"Expected `object`, got `{type(value).__name__}`: `{path}`.", param=path)

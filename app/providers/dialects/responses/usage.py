@@ -32,7 +32,8 @@ class Billed(msgspec.Struct, frozen=True):
 def read_usage(response: Mapping[str, Any]) -> Usage | None:
     """Returns what the response object says of its cost; None where it has no usage."""
     output = response.get("output")
-    items = [OutputItem(item.get("type"), item.get("action")) for item in output or () if isinstance(item, dict)]
+    found = output if isinstance(output, list) else ()
+    items = [OutputItem(item.get("type"), item.get("action")) for item in found if isinstance(item, dict)]
     return to_billed_usage(Billed(response.get("usage"), response.get("service_tier"), items))
 
 
@@ -54,7 +55,7 @@ def to_billed_usage(billed: Billed) -> Usage | None:
     file_searches = sum(item.type == "file_search_call" for item in billed.output or ())
     if file_searches:
         usage = usage._replace(details=(usage.details or Details())._replace(file_searches=file_searches))
-    if any(item.type in _UNPRICED for item in billed.output or ()):
+    if any(isinstance(item.type, str) and item.type in _UNPRICED for item in billed.output or ()):
         usage = usage._replace(unpriced=True)
     return usage
 

@@ -1,4 +1,4 @@
-"""Which session and agent a call belongs to, by which prices it was computed, and the cost that its vendor reported."""
+"""The session and agent of a call, the prices that it was computed by, and the cost that its vendor reported."""
 
 from __future__ import annotations
 
