@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import msgspec
 import structlog
@@ -59,10 +60,18 @@ def error_response(error: GatewayError, request_id: str, dialect: DialectName = 
         headers += answer_headers(request_id, error.remaining if isinstance(error, RateLimited) else ())
     if error.status == 401:
         headers.append(("WWW-Authenticate", "Bearer"))
-    if isinstance(error, UpstreamError) and error.native and error.native_dialect == dialect != "chat":
-        return HttpResponse(error.upstream_status or error.status, headers, error.native)
     body = DIALECTS[dialect].error_body(error, request_id)
+    if isinstance(error, UpstreamError) and error.native and error.native_dialect == dialect:
+        native = _with_ours(error.native, body) if dialect == "chat" else error.native
+        return HttpResponse(error.upstream_status or error.status, headers, native)
     return HttpResponse(_status(error, dialect), headers, _encode(body))
+
+
+def _with_ours(native: bytes, body: dict[str, Any]) -> bytes:
+    """Returns a vendor's error of chat completions, whose `type`, `param` and `code` clients look at, with the fields
+    that stand in every error of the gateway's."""
+    fields: dict[str, Any] = msgspec.json.decode(native)
+    return _encode({**fields, **{name: value for name, value in body.items() if name != "error"}})
 
 
 def _status(error: GatewayError, dialect: DialectName) -> int:
