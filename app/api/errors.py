@@ -68,10 +68,12 @@ def error_response(error: GatewayError, request_id: str, dialect: DialectName = 
 
 
 def _with_ours(native: bytes, body: dict[str, Any]) -> bytes:
-    """Returns a vendor's error of chat completions, whose `type`, `param` and `code` clients look at, with the fields
-    that stand in every error of the gateway's."""
-    fields: dict[str, Any] = msgspec.json.decode(native)
-    return _encode({**fields, **{name: value for name, value in body.items() if name != "error"}})
+    """Returns our error of chat completions with the vendor's own fields, such as the `code` that clients act on."""
+    decoded: Any = msgspec.json.decode(native)
+    theirs = (decoded[0] if isinstance(decoded, list) else decoded)["error"]  # Google's has a list around it
+    ours = body["error"]
+    said = {name: value for name, value in theirs.items() if value is not None and name not in ("message", "param")}
+    return _encode({**body, "error": {**ours, **said}})
 
 
 def _status(error: GatewayError, dialect: DialectName) -> int:

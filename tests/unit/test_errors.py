@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,14 @@ import pytest
 
 import app
 from app import errors
+from app.api.errors import error_response
 from app.errors import (
     BudgetExceeded,
     GatewayError,
     QueueTimeout,
     RateLimited,
     Remaining,
+    UpstreamRejected,
     UpstreamTimeout,
 )
 
@@ -84,3 +87,24 @@ def test_a_job_that_waited_too_long_is_tried_nowhere_else() -> None:
     assert issubclass(QueueTimeout, UpstreamTimeout)
     assert not QueueTimeout.retry_here
     assert not QueueTimeout.fall_back
+
+
+@pytest.mark.parametrize("wrap", ["%s", "[%s]"])
+def test_a_vendors_code_and_fields_reach_callers_of_its_dialect(wrap: str) -> None:
+    error = UpstreamRejected("No.", provider="up", kind="rejected", upstream_status=422, param="messages")
+    vendors = '{"error":{"message":"No.","type":"bad","param":null,"code":"content_policy_violation","inner":{"a":1}}}'
+    error.native, error.native_dialect = (wrap % vendors).encode(), "chat"
+    told = error_response(error, "req_1")
+    assert isinstance(told.body, bytes)
+    body = json.loads(told.body)
+    assert told.status == 422
+    assert body["error"] == {
+        "message": "No.",
+        "type": "bad",
+        "param": "messages",
+        "code": "content_policy_violation",
+        "inner": {"a": 1},
+    }
+    assert (body["code"], body["request_id"]) == ("INVALID_REQUEST", "req_1")
+    other = error_response(error, "req_1", "messages")
+    assert (other.status, json.loads(bytes(other.body))["type"]) == (400, "error")  # type: ignore[arg-type]
