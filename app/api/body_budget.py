@@ -22,7 +22,7 @@ class BodyBudget:
 
     def __init__(self, *, max_bytes: int, max_body_bytes: int, timeout_s: float = _TIMEOUT_S) -> None:
         self._max_bytes = max(max_bytes, max_body_bytes)
-        self._max_bytes_per_key = max(max_bytes // 2, max_body_bytes)
+        self.max_bytes_per_key = max(max_bytes // 2, max_body_bytes)
         self._timeout_s = timeout_s
         self._used = 0
         self._used_by_key: defaultdict[str, int] = defaultdict(int)
@@ -44,7 +44,7 @@ class BodyBudget:
 
     def _fits(self, key_id: str, size: int) -> bool:
         used_by_key = self._used_by_key.get(key_id, 0)
-        return self._used + size <= self._max_bytes and used_by_key + size <= self._max_bytes_per_key
+        return self._used + size <= self._max_bytes and used_by_key + size <= self.max_bytes_per_key
 
     def _wait_for_room(self, key_id: str, size: int) -> bool:
         with gevent.Timeout(self._timeout_s, False):  # type: ignore[arg-type]

@@ -44,9 +44,9 @@ class FastPath:
         self._flask = flask
         server = services.settings.config.server
         self._max_body_bytes, self._body_timeout_s = server.max_body_bytes, server.body_timeout_s
-        self._max_form_bytes = server.max_media_body_bytes
-        longest = max(self._max_body_bytes, self._max_form_bytes)
-        self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=longest)
+        self._budget = BodyBudget(max_bytes=server.body_budget, max_body_bytes=server.max_body_bytes)
+        # A longer one would wait for room that a key is never given.
+        self._max_form_bytes = min(server.max_media_body_bytes, self._budget.max_bytes_per_key)
         self._body_routes: dict[str, BodyRoute] = {}  # by path; all are POST
         self._job_routes: dict[tuple[str, str], JobRoute] = {}  # by method, and path without the job's id
         self._model_routes: dict[tuple[str, str], ModelRoute] = {}  # by prefix and verb; all are POST

@@ -184,6 +184,10 @@ def test_models_are_listed_with_description_length_and_availability(plain: AppCl
         "name": "The vendor's",
         "description": "Strong.",
         "max_tokens": 4096,
+        "context_window": None,
+        "max_output_tokens": 4096,
+        "prices": {"completion": "2", "prompt": "1"},
+        "capabilities": None,
         "available": False,
         "reason": "up has no API key: set UP_KEY",
     }

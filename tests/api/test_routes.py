@@ -53,6 +53,7 @@ def test_a_user_may_not_use_what_is_for_administrators(client: AppClient) -> Non
 
 def test_the_paths_of_clients_are_those_that_a_users_key_can_use() -> None:
     families = {"chat", "completions", "embeddings", "models", "requests", "files", "batches", "messages", "responses"}
+    families |= {"audio", "images", "moderations"}
     assert client_families(ROUTES) == families
 
 

@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "scripts" / "install.py", tmp_path / "scripts")
-    for lock, name in zip(LOCKS, ("product", "programs", "tests_only"), strict=True):
+    for lock, name in zip(LOCKS, ("product", "programs", "tests_only", "frameworks"), strict=True):
         (tmp_path / lock).write_text(wheel(tmp_path / "wheels", name))
     return tmp_path
 

@@ -242,7 +242,7 @@ def test_config_check_says_what_is_wrong(tmp_path: Path) -> None:
         [flask, "--app", "app", "config", "check"], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert f"{config}: providers.demo.kind: expected one of: demo, openai" in result.stderr
+    assert f"{config}: providers.demo.kind: expected one of: anthropic, demo, gemini, openai" in result.stderr
     assert "Traceback" not in result.stderr
     assert time.monotonic() - started_at < 30
 
