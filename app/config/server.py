@@ -15,8 +15,8 @@ class ServerConfig(Section):
         27_262_976,
         ge=1024,
         le=1_073_741_824,
-        description="The same for forms with recordings and pictures, at most a key's part of max_body_bytes_in_flight. "
-        "OpenAI takes recordings of up to 25 MB.",
+        description="The same for forms with recordings and pictures; at most a key's part of "
+        "max_body_bytes_in_flight. OpenAI takes recordings of up to 25 MB.",
     )
     max_body_bytes_in_flight: int | None = Field(
         None,
