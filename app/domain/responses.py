@@ -215,10 +215,7 @@ def _check(request: ResponsesRequest, fields: dict[str, msgspec.Raw]) -> None:
         if similar:  # the default model would answer, at its own price
             raise missing_field("model", similar)
     if request.background:
-        raise InvalidRequest(
-            "`background` is not supported: send the request without it, or as a job (POST /v1/jobs).",
-            param="background",
-        )
+        raise InvalidRequest("`background` is not supported: send the request without it.", param="background")
     if request.input is None and not given(request.prompt):
         similar = next((name for name in ("messages", "prompt", "contents") if name in fields), "")
         raise missing_field("input", similar)
