@@ -31,7 +31,7 @@ from app.providers.dialects.tool_ids import AnswerIds, IdRule
 # Ids that every vendor of chat completions takes.
 _CHAT_IDS = IdRule(most=40)
 # Calls of one conversation that are looked up, the newest first.
-_MAX_RECALLED = 200
+_MAX_RECALLED, _MAX_RECALLED_BYTES = 200, 1_048_576
 
 
 class ReasoningMemory(NamedTuple):
@@ -64,7 +64,13 @@ def recalled(prompt: Prompt, key_id: str, memory: ReasoningMemory) -> Prompt:
         for block in message.blocks
         if isinstance(block, ToolCall)
     ]
-    kept = memory.recall(key_id, missing[-_MAX_RECALLED:]) if missing else {}
+    kept = dict(memory.recall(key_id, missing[-_MAX_RECALLED:])) if missing else {}
+    # The newest: it is what vendors insist on.
+    room = _MAX_RECALLED_BYTES
+    for call_id in [name for name in dict.fromkeys(reversed(missing)) if name in kept]:
+        room -= len(kept[call_id])
+        if room < 0:
+            del kept[call_id]
     if not kept:
         return prompt
     return replace(prompt, messages=tuple(_with_reasoning(message, kept) for message in prompt.messages))
@@ -78,12 +84,13 @@ def _has_reasoning(message: Message) -> bool:
     )
 
 
-def _with_reasoning(message: Message, kept: Mapping[str, bytes]) -> Message:
+def _with_reasoning(message: Message, kept: dict[str, bytes]) -> Message:
+    """Takes what it uses out of `kept`: a call that stands in the history twice gets its reasoning once."""
     if _has_reasoning(message):
         return message
     blocks: list[Block] = []
     for block in message.blocks:
-        data = kept.get(block.id) if isinstance(block, ToolCall) else None
+        data = kept.pop(block.id, None) if isinstance(block, ToolCall) else None
         if isinstance(block, ToolCall) and data is not None:
             try:
                 found = _decode(data)

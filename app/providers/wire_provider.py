@@ -19,9 +19,9 @@ from app.config.providers import ProviderConfig, Timeouts
 from app.domain.body import encode, encode_fields
 from app.domain.content import Event, Prompt
 from app.domain.generation import DialectName
-from app.errors import ConfigError, Untranslatable, UpstreamError
+from app.errors import ConfigError, InvalidRequest, Untranslatable, UpstreamError
 from app.providers.base import ChatCall, EmbedCall, MediaCall, MediaResponse, ProviderResponse
-from app.providers.dialects import DIALECTS
+from app.providers.dialects import DIALECTS, decode_request
 from app.providers.dialects.custom_tools import UnwrapEvents, unwrap_answer
 from app.providers.dialects.dialect import MALFORMED, Dialect, Outgoing
 from app.providers.dialects.gemini import embeddings
@@ -114,7 +114,7 @@ class WireProvider:
             reported = self._read(vendor.read_answer, answer)
             return ProviderResponse(answer, reported.usage, reported.text_bytes, tuple(outgoing.dropped))
         prompt = self._decode(caller, call)
-        body = encode(vendor.encode_request(prompt, outgoing))
+        body = self._encode(vendor, prompt, outgoing)
         with closing(self._post(vendor, body, call)) as exchange:
             raw = exchange.read_all()
         framing = framing_of(call, prompt)
@@ -134,7 +134,7 @@ class WireProvider:
             events = PassedEvents(vendor, vendor.watch(call.request))
         else:
             prompt = self._decode(caller, call)
-            body = encode(vendor.encode_request(prompt, outgoing))
+            body = self._encode(vendor, prompt, outgoing)
             events = self._translated_events(caller, vendor, call, prompt)
         exchange = self._post(vendor, body, call)
         try:
@@ -185,7 +185,10 @@ class WireProvider:
         if endpoint is None or time.monotonic() < self._no_counts_until.get(call.model, 0.0):
             return None
         if caller is vendor:
-            body = endpoint.body(call.model, call.request.fields)
+            # As it would be sent: without another vendor's data, and without what the gateway has put into the input.
+            body = endpoint.body(
+                call.model, msgspec.json.decode(vendor.pass_request(call.request, self._outgoing(call)))
+            )
         else:
             request = vendor.encode_request(self._decode(caller, call), self._outgoing(call))
             body = endpoint.translated_body(call.model, request)
@@ -231,9 +234,18 @@ class WireProvider:
 
     def _decode(self, caller: Dialect, call: ChatCall) -> Prompt:
         """Returns what the call's request means."""
-        prompt = caller.decode_request(call.request)
-        # Clients of the other dialects send back what they were sent.
-        return recalled(prompt, call.key_id, self._memory) if caller.name == "chat" else prompt
+        prompt = decode_request(call.request)
+        # Clients of the other dialects send back what they were sent. Under a budget nothing is added to a prompt that
+        # admission has not seen.
+        has_budget = call.max_output_tokens is not None
+        return recalled(prompt, call.key_id, self._memory) if caller.name == "chat" and not has_budget else prompt
+
+    def _encode(self, vendor: Dialect, prompt: Prompt, outgoing: Outgoing) -> bytes:
+        """Returns the body for the vendor. Raises `InvalidRequest` for one that is nested too deeply."""
+        try:
+            return encode(vendor.encode_request(prompt, outgoing))
+        except RecursionError:
+            raise InvalidRequest("The request is nested too deeply.") from None
 
     def _translated_events(self, caller: Dialect, vendor: Dialect, call: ChatCall, prompt: Prompt) -> TranslatedEvents:
         framing = framing_of(call, prompt)

@@ -55,9 +55,11 @@ def chat_call(
     raw: bytes | None = None,
     total_s: float = 10.0,
     cancel: CancelToken | None = None,
+    bound: int | None = None,
     **fields: Any,
 ) -> ChatCall:
-    """A call of `model`, which the provider knows as `target`. `raw` is the body, instead of one made up here."""
+    """A call of `model`, which the provider knows as `target`. `raw` is the body, instead of one made up here; `bound`
+    is there where the caller has a budget."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], **fields}
     request = ChatRequest.parse(json.dumps(body).encode() if raw is None else raw)
     return ChatCall(
@@ -66,6 +68,7 @@ def chat_call(
         request_id="req_1",
         deadline=time.monotonic() + total_s,
         cancel=cancel or CancelToken(),
+        max_output_tokens=bound,
     )
 
 

@@ -167,3 +167,22 @@ def test_a_redis_that_is_down_loses_reasoning_and_no_call() -> None:
     store = Reasoning(redis=Redis("redis://127.0.0.1:1/0"), ttl_s=60, max_bytes=10)
     store.remember("k1", {"a": b"one"})
     assert store.recall("k1", ["a"]) == {}
+
+
+def test_reasoning_is_put_back_once_however_often_its_call_is_named() -> None:
+    kept = Kept()
+    call = ToolCall(id="a", name="read")
+    ReasoningCollector("k1", "c1", kept.memory).answer(answer(Thinking(text="Hm.", signature=SIGNED), call))
+    restored = assistant(recalled(history(*[call] * 1000), "k1", kept.memory))
+    assert sum(isinstance(block, Thinking) for block in restored) == 1
+
+
+def test_so_much_reasoning_is_put_back_and_the_newest_first() -> None:
+    kept = Kept()
+    long = Opaque("claude", "signature", "s" * 300_000)
+    calls = [ToolCall(id=f"call-{n}", name="read") for n in range(5)]
+    for call in calls:
+        ReasoningCollector("k1", "c1", kept.memory).answer(answer(Thinking(signature=long), call))
+    restored = assistant(recalled(history(*calls), "k1", kept.memory))
+    assert sum(isinstance(block, Thinking) for block in restored) == 3
+    assert isinstance(restored[-2], Thinking)

@@ -11,7 +11,7 @@ from app.domain.chat import ChatRequest
 from app.domain.usage import Usage
 from app.errors import GatewayError
 from app.providers.base import ChatCall, ProviderResponse, ProviderStream
-from app.providers.dialects import DIALECTS
+from app.providers.dialects import DIALECTS, decode_request
 from app.providers.dialects.dialect import Outgoing
 from app.providers.framing import framing_of
 from app.providers.stream_events import TranslatedEvents
@@ -23,7 +23,7 @@ class Translation:
     def __init__(self, call: ChatCall, provider: str) -> None:
         self._dialect = DIALECTS[call.request.dialect]
         self._provider = provider
-        prompt = self._dialect.decode_request(call.request)
+        prompt = decode_request(call.request)
         outgoing = Outgoing(origin=provider, model=call.model, stream=bool(call.request.stream), drop=call.drop)
         body = DIALECTS["chat"].encode_request(prompt, outgoing)
         request = ChatRequest.parse(encode(body))
