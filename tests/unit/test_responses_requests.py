@@ -123,6 +123,17 @@ def test_a_request_for_another_model_keeps_its_bytes() -> None:
         ({"input": "x", "conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0]"),
+        ({"input": "x", "tools": [{"type": "namespace", "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0]"),
+        ({"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}, "input[0].tools[0]"),
+        ({"input": [{"type": "tool_search_output", "tools": [{"type": "web_search"}]}]}, "input[0].tools[0]"),
+        (
+            {"input": [{"type": "tool_search_output", "tools": [{"type": "namespace", "tools": [{"type": "mcp"}]}]}]},
+            "input[0].tools[0].tools[0]",
+        ),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input[0]"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": ""}]}, "input[0]"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0]"),
+        ({"input": [{"type": "function_call_output", "id": "fc_1"}]}, "input[0]"),
     ],
 )
 def test_a_budget_refuses_what_has_no_bounded_cost(body: dict[str, Any], param: str) -> None:
@@ -138,6 +149,8 @@ def test_a_budget_accepts_a_coding_agents_history() -> None:
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"},
             {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": "*** Begin"},
             {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"},
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+            {"type": "tool_search_output", "call_id": "d", "tools": [{"type": "function", "name": "f"}]},
         ],
         "tools": [{"type": "namespace", "name": "n", "description": "", "tools": []}, {"type": "web_search"}],
     }
