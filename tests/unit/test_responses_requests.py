@@ -122,6 +122,7 @@ def test_a_request_for_another_model_keeps_its_bytes() -> None:
         ({"input": [{"role": "user", "Content": "x", "content": "y"}]}, "input[0].Content"),
         ({"input": "x", "conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"input": "x", "context_management": [{"type": "compaction"}]}, "context_management"),
         ({"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0]"),
         ({"input": "x", "tools": [{"type": "namespace", "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0]"),
         ({"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}, "input[0].tools[0]"),
@@ -140,6 +141,10 @@ def test_a_budget_refuses_what_has_no_bounded_cost(body: dict[str, Any], param: 
     with pytest.raises(InvalidRequest) as refused:
         parse(**body).canonical()
     assert refused.value.param == param
+
+
+def test_a_budget_accepts_fields_that_are_null() -> None:
+    parse(input="x", conversation=None, prompt=None, context_management=None).canonical()
 
 
 def test_a_budget_accepts_a_coding_agents_history() -> None:
