@@ -35,6 +35,12 @@ _Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 _Candidates = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CANDIDATES)]
 # What is billed by its bytes at most: text, and sound, of which a second is 32 tokens.
 _BOUNDED_MEDIA = ("image/", "audio/", "text/")
+# Counted as a picture or as pages. Any other type may be text to the vendor, and is bounded by its base64 instead.
+_PICTURES = ("image/", "video/", "application/pdf")
+_DRAWN = "image/svg"  # text, whatever its type says
+# Losslessly, hours of silence are a few bytes. The second one is how a file of it begins, in base64.
+_LOSSLESS, _LOSSLESS_MAGIC = "flac", "ZkxhQ"
+_UNBOUNDED_FIELDS = ("cachedContent", "continuationToken")  # what the vendor keeps
 _UNBOUNDED_PARTS = ("fileData", "videoMetadata", "toolCall", "toolResponse")
 
 
@@ -45,7 +51,15 @@ class _Blob(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def is_sound(self) -> bool:
-        return (self.mime_type or self.mime_type_snake).startswith("audio/")
+        return self._type.startswith("audio/")
+
+    @property
+    def is_picture(self) -> bool:
+        return self._type.startswith(_PICTURES) and not self._type.startswith(_DRAWN)
+
+    @property
+    def _type(self) -> str:
+        return (self.mime_type or self.mime_type_snake).lower()
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel"):
@@ -191,16 +205,17 @@ def _camel_fields(fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
 
 
 def _count_media(body: _Body) -> tuple[int, int, int]:
-    """Returns the number of pictures, documents and files, the length of all base64, and that of sound."""
+    """Returns the number of pictures, documents and files, the length of their base64 and sound's, and of sound's."""
     media = inline_bytes = sound_bytes = 0
     for content in body.each_content():
         for part in content.each_part():
             blob = part.inline_data or part.inline_data_snake
             if blob is not None:
-                inline_bytes += len(blob.data)
                 if blob.is_sound:
+                    inline_bytes += len(blob.data)
                     sound_bytes += len(blob.data)
-                else:
+                elif blob.is_picture:
+                    inline_bytes += len(blob.data)
                     media += 1
             elif part.file_data or part.file_data_snake:
                 media += 1
@@ -211,8 +226,9 @@ def _check_bounded(body: dict[str, Any]) -> None:
     """Raises `InvalidRequest` for content without a bound on its cost, and for a field name in an odd spelling."""
     check_spelling(body, REQUEST_FIELDS)
     check_spelling(body.get("generationConfig") or {}, CONFIG_FIELDS, "generationConfig.")
-    if body.get("cachedContent") is not None:
-        raise _unbounded("cachedContent")
+    for name in _UNBOUNDED_FIELDS:
+        if body.get(name) is not None:
+            raise _unbounded(name)
     contents = body["contents"] if isinstance(body["contents"], list) else [body["contents"]]
     for i, content in enumerate(contents):
         _check_content(content, f"contents[{i}]")
@@ -235,7 +251,9 @@ def _check_part(part: dict[str, Any], path: str) -> None:
     blob = part.get("inlineData")
     if isinstance(blob, dict):
         check_spelling(blob, BLOB_FIELDS, f"{path}.inlineData.")
-        if not str(blob.get("mimeType", "")).startswith(_BOUNDED_MEDIA):
+        kind = str(blob.get("mimeType", ""))
+        lossless = _LOSSLESS in kind.lower() or str(blob.get("data", "")).lstrip().startswith(_LOSSLESS_MAGIC)
+        if lossless or not kind.startswith(_BOUNDED_MEDIA):
             raise _unbounded(f"{path}.inlineData")
     result = part.get("functionResponse")
     if isinstance(result, dict) and result.get("parts"):

@@ -31,8 +31,12 @@ _BOUNDED_EDITS = "clear_"  # edits of the context that only take something away
 # Tools that the caller runs itself, by the beginnings of their types. The vendor runs the others, in a loop that bills
 # the prompt once a turn.
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "memory_", "computer_", "browser_", "tool_search_")
+_TOOL_FIELDS = frozenset(
+    {"type", "name", "description", "input_schema", "cache_control", "strict", "defer_loading", "allowed_callers"}
+)
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _OBJECTS: msgspec.json.Decoder[list[dict[str, Any]]] = msgspec.json.Decoder(list[dict[str, Any]])
+_TOOLS: msgspec.json.Decoder[list[dict[str, Any]] | None] = msgspec.json.Decoder(list[dict[str, Any]] | None)
 _SYSTEM = msgspec.json.Decoder(str | list[dict[str, Any]] | None)
 
 
@@ -70,15 +74,15 @@ def check_fields(fields: dict[str, msgspec.Raw]) -> None:
                 raise _unbounded(f"context_management.edits[{i}]")
 
 
-def check_tools(raw: msgspec.Raw) -> None:
-    """Raises `InvalidRequest` for a tool that the vendor runs."""
-    if bytes(raw) == b"null":
-        return
-    tools = decode_body(_OBJECTS, bytes(raw))
-    for i, tool in enumerate(tools):
+def checked_tools(raw: msgspec.Raw) -> list[dict[str, Any]] | None:
+    """Returns the tools. Raises `InvalidRequest` for one that the vendor runs, and for an odd spelling of a field."""
+    tools = decode_body(_TOOLS, bytes(raw))
+    for i, tool in enumerate(tools or ()):
+        check_field_names(tool, _TOOL_FIELDS, f"tools[{i}].")
         kind = tool.get("type")
         if kind is not None and not (isinstance(kind, str) and kind.startswith(_CLIENT_TOOLS)):
             raise _unbounded(f"tools[{i}]")
+    return tools
 
 
 def _check_content(content: Any, path: str) -> None:

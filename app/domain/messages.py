@@ -14,7 +14,7 @@ import msgspec
 
 from app.domain.body import check_field_names, decode_body, decode_fields, encode, missing_field
 from app.domain.generation import DialectName, GenerationRequest
-from app.domain.message_costs import check_fields, check_tools, checked_messages, checked_system
+from app.domain.message_costs import check_fields, checked_messages, checked_system, checked_tools
 from app.domain.suggestions import closest_match
 from app.errors import InvalidRequest
 
@@ -126,8 +126,10 @@ class MessagesRequest(GenerationRequest, frozen=True, kw_only=True):
         if "system" in fields:
             fields["system"] = msgspec.Raw(encode(checked_system(fields["system"])))
         if "tools" in fields:
-            check_tools(fields["tools"])
-        return msgspec.structs.replace(self, fields=fields)
+            fields["tools"] = msgspec.Raw(encode(checked_tools(fields["tools"])))
+        # What goes out may be longer than what came (1e15 becomes 1000000000000000.0), and bounds the prompt's tokens.
+        raw = max(self.raw, encode(fields), key=len)
+        return msgspec.structs.replace(self, raw=raw, fields=fields, tools=fields.get("tools", self.tools))
 
     def prompt_tokens_upper_bound(self) -> int:
         bound = super().prompt_tokens_upper_bound()

@@ -144,12 +144,13 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
         ]
 
     def canonical(self) -> ResponsesRequest:
-        if given(self.conversation) or given(self.prompt):
-            name = "conversation" if given(self.conversation) else "prompt"
-            raise InvalidRequest(
-                f"Your plan has a budget, and what `{name}` adds to the request cannot be known before it is spent.",
-                param=name,
-            )
+        for name in _UNBOUNDED_FIELDS:
+            if given(self.fields.get(name, _ABSENT)):
+                raise InvalidRequest(
+                    f"Your plan has a budget, and what `{name}` adds to the request cannot be known before it is "
+                    f"spent.",
+                    param=name,
+                )
         changed = dict(self.fields)
         if isinstance(self.input, list):
             items = decode_body(_OBJECTS, bytes(self.fields["input"]))
@@ -171,6 +172,9 @@ class _Body(ResponsesRequest, frozen=True, kw_only=True):
 
 _DECODER: msgspec.json.Decoder[ResponsesRequest] = msgspec.json.Decoder(_Body)
 _REFERENCE = "item_reference"
+_ABSENT = msgspec.Raw(b"")
+# Fields by which the vendor adds what it keeps, or bills a summary of the conversation besides the answer.
+_UNBOUNDED_FIELDS = ("conversation", "prompt", "context_management")
 _RAW_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 # The fields that the gateway acts on, and others that change the cost of a call.
@@ -197,6 +201,7 @@ _FIELDS = frozenset(
         "web_search_options",
         "search_parameters",
         "plugins",
+        "context_management",
     }
 )
 

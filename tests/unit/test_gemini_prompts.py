@@ -443,6 +443,11 @@ PICTURE = Image(source=Source(media_type="image/png", data="AAAA"))
             Image(source=Source(url="https://generativelanguage.googleapis.com/v1beta/files/x")),
             {"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/x"}},
         ),
+        (Image(source=Source(url="gs://b/x", media_type="video/mp4")), {"fileData": {"fileUri": "gs://b/x"}}),
+        (
+            Image(source=Source(url="gs://b/x", media_type="image/png")),
+            {"fileData": {"fileUri": "gs://b/x", "mimeType": "image/png"}},
+        ),
     ],
 )
 def test_media_are_written(block: Block, part: dict[str, Any]) -> None:
@@ -455,6 +460,7 @@ def test_media_are_written(block: Block, part: dict[str, Any]) -> None:
     [
         (Image(source=Source(url="https://example.com/a.png")), "messages[0].content[0].image"),
         (Image(source=Source(url="http://169.254.169.254/")), "messages[0].content[0].image"),
+        (Image(source=Source(media_type="video/mp4", data="AA")), "messages[0].content[0].image"),
         (Document(source=Source(file_id="file-1")), "messages[0].content[0].document"),
         (ServerTool(dialect="messages", value={"type": "server_tool_use"}), "messages[0].content[0].server_tool_use"),
     ],
@@ -466,6 +472,16 @@ def test_what_google_would_have_to_fetch_or_run_is_refused(block: Block, path: s
     body, dropped = write(user(block, Text(text="x")), drop=frozenset({path.replace("[0]", "")}))
     assert body["contents"][0]["parts"] == [{"text": "x"}]
     assert dropped == [path]
+
+
+@pytest.mark.parametrize("url", ["gs://b/x", "https://generativelanguage.googleapis.com/v1beta/files/x"])
+@pytest.mark.parametrize("kind", [Image, Document, Audio])
+def test_a_budget_refuses_files_that_google_keeps(kind: type[Image | Document | Audio], url: str) -> None:
+    outgoing = Outgoing(origin="google", model="gemini-3-pro", stream=False, max_output_tokens=9)
+    prompt = Prompt(model="m", messages=(user(kind(source=Source(url=url, media_type="image/png"))),))
+    with pytest.raises(Untranslatable) as caught:
+        DIALECT.encode_request(prompt, outgoing)
+    assert caught.value.param == f"messages[0].content[0].{kind.__name__.lower()}"
 
 
 @pytest.mark.parametrize(("model", "inside"), [("gemini-3-pro", True), ("gemini-2.5-flash", False)])

@@ -94,14 +94,31 @@ def test_media_are_counted_in_both_spellings_and_sound_by_its_bytes() -> None:
     assert request.prompt_tokens_upper_bound() > 2 * 50_000 + 1000
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "Text/HTML", "application/json", "image/svg+xml", ""])
+def test_inline_text_is_bounded_by_its_base64(kind: str) -> None:
+    request = parse({"contents": [{"parts": [{"inlineData": {"mimeType": kind, "data": "A" * 400_000}}]}]})
+    assert (request.images, request.inline_bytes, request.sound_bytes) == (0, 0, 0)
+    assert request.prompt_tokens_upper_bound() > 400_000
+
+
 UNBOUNDED: list[tuple[dict[str, Any], str]] = [
     ({"cachedContent": "cachedContents/x"}, "cachedContent"),
     ({"cached_content": "cachedContents/x"}, "cachedContent"),
     ({"contents": [{"parts": [{"fileData": {"fileUri": "gs://x"}}]}]}, "contents[0].parts[0].fileData"),
     ({"contents": [{"parts": [{"file_data": {"fileUri": "gs://x"}}]}]}, "contents[0].parts[0].fileData"),
-    (
-        {"contents": [{"parts": [{"inlineData": {"mimeType": "video/mp4", "data": "AA"}}]}]},
-        "contents[0].parts[0].inlineData",
+    ({"continuationToken": "x"}, "continuationToken"),
+    ({"continuation_token": "x"}, "continuationToken"),
+    *(
+        (
+            {"contents": [{"parts": [{"inlineData": {"mimeType": kind, "data": data}}]}]},
+            "contents[0].parts[0].inlineData",
+        )
+        for kind, data in [
+            ("video/mp4", "AA"),
+            ("audio/flac", "AA"),
+            ("audio/ogg; codecs=FLAC", "AA"),
+            ("audio/wav", "ZkxhQwAAACI="),
+        ]
     ),
     (
         {"contents": [{"parts": [{"functionResponse": {"name": "f", "parts": [{"inlineData": PICTURE}]}}]}]},

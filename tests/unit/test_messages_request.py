@@ -627,3 +627,26 @@ def test_a_request_that_is_read_and_written_says_the_same() -> None:
     }
     prompt = DIALECT.decode_request(MessagesRequest.parse(json.dumps(body).encode()))
     assert DIALECT.encode_request(prompt, Outgoing(origin="up", model="m", stream=True)) == body
+
+
+def canonical(body: str) -> MessagesRequest:
+    raw = '{"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}], ' + body + "}"
+    return MessagesRequest.parse(raw.encode()).canonical()
+
+
+def test_under_a_budget_a_tools_fields_go_out_once() -> None:
+    request = canonical('"tools": [{"type": "web_search_20250305", "name": "a", "ty\\u0070e": "custom"}]')
+    assert bytes(request.fields["tools"]) == b'[{"type":"custom","name":"a"}]'
+    assert request.tools == request.fields["tools"]
+    assert bytes(canonical('"tools": null').fields["tools"]) == b"null"
+
+
+def test_a_budget_refuses_an_odd_spelling_in_a_tool() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        canonical('"tools": [{"name": "a", "Type": "web_search_20250305"}]')
+    assert refused.value.param == "tools[0].Type"
+
+
+def test_the_bound_on_a_prompt_knows_numbers_that_grow_when_written() -> None:
+    request = canonical('"tools": [{"name": "a", "input_schema": {"enum": [' + ",".join(["1e15"] * 1000) + "]}}]")
+    assert request.prompt_tokens_upper_bound() > len(DIALECT.pass_request(request, outgoing())) > 15_000

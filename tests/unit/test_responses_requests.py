@@ -122,13 +122,29 @@ def test_a_request_for_another_model_keeps_its_bytes() -> None:
         ({"input": [{"role": "user", "Content": "x", "content": "y"}]}, "input[0].Content"),
         ({"input": "x", "conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"input": "x", "context_management": [{"type": "compaction"}]}, "context_management"),
         ({"input": "x", "tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0]"),
+        ({"input": "x", "tools": [{"type": "namespace", "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0]"),
+        ({"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}, "input[0].tools[0]"),
+        ({"input": [{"type": "tool_search_output", "tools": [{"type": "web_search"}]}]}, "input[0].tools[0]"),
+        (
+            {"input": [{"type": "tool_search_output", "tools": [{"type": "namespace", "tools": [{"type": "mcp"}]}]}]},
+            "input[0].tools[0].tools[0]",
+        ),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": []}]}, "input[0]"),
+        ({"input": [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": ""}]}, "input[0]"),
+        ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0]"),
+        ({"input": [{"type": "function_call_output", "id": "fc_1"}]}, "input[0]"),
     ],
 )
 def test_a_budget_refuses_what_has_no_bounded_cost(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(**body).canonical()
     assert refused.value.param == param
+
+
+def test_a_budget_accepts_fields_that_are_null() -> None:
+    parse(input="x", conversation=None, prompt=None, context_management=None).canonical()
 
 
 def test_a_budget_accepts_a_coding_agents_history() -> None:
@@ -138,6 +154,8 @@ def test_a_budget_accepts_a_coding_agents_history() -> None:
             {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"},
             {"type": "custom_tool_call", "call_id": "c", "name": "apply_patch", "input": "*** Begin"},
             {"type": "custom_tool_call_output", "call_id": "c", "output": "ok"},
+            {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+            {"type": "tool_search_output", "call_id": "d", "tools": [{"type": "function", "name": "f"}]},
         ],
         "tools": [{"type": "namespace", "name": "n", "description": "", "tools": []}, {"type": "web_search"}],
     }

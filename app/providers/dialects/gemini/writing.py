@@ -24,7 +24,7 @@ from app.domain.content import (
     ToolCall,
     ToolResult,
 )
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Untranslatable
 from app.providers.dialects.dialect import Outgoing
 from app.providers.dialects.gemini import signatures
 from app.providers.dialects.gemini.arguments import to_args
@@ -173,6 +173,14 @@ class _Writer:
         if source.data is not None and kind:
             return {"inlineData": {"mimeType": kind, "data": source.data}}
         if source.url is not None and source.url.startswith(_REACHABLE):
+            # The caller has a budget if the bound is given: whatever it is called, the file may be a film of hours.
+            if self._outgoing.max_output_tokens is not None:
+                where = f"{path}.{type(block).__name__.lower()}"
+                raise Untranslatable(
+                    f"Your plan has a budget, and what the file that `{where}` names costs cannot be known before it "
+                    f"is spent: expected its bytes in the request itself.",
+                    param=where,
+                )
             return {"fileData": {"fileUri": source.url, **({"mimeType": kind} if kind else {})}}
         # The gateway fetches nothing that a caller names, and Google fetches no page.
         self._outgoing.refuse(f"{path}.{type(block).__name__.lower()}", TITLE)
@@ -180,6 +188,9 @@ class _Writer:
 
 
 def _media_type(block: Image | Document | Audio, source: Source) -> str:
+    """Returns the type to tell, "" if it is unknown. A picture that is said to be of another type would be read so."""
+    if isinstance(block, Image) and not (source.media_type or "").lower().startswith("image/"):
+        return ""
     if source.media_type and "/" in source.media_type:
         return source.media_type
     return "application/pdf" if isinstance(block, Document) else ""
