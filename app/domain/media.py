@@ -15,11 +15,11 @@ import msgspec
 from app.domain import multipart
 from app.domain.body import check_field_names, decode_body, decode_fields, encode_fields, missing_field
 from app.domain.generation import IMAGE_CEILING_TOKENS
-from app.domain.recordings import seconds_of
+from app.domain.recordings import most_seconds_of, seconds_of
 from app.domain.suggestions import closest_match
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Details, Usage
-from app.errors import InvalidRequest
+from app.errors import Forbidden, InvalidRequest
 
 MediaEndpoint = Literal[
     "moderations",
@@ -113,6 +113,25 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
     def with_model(self, model: str) -> MediaRequest:
         """Returns the same request for another model."""
         return msgspec.structs.replace(self, model=model)
+
+    def bounded(self) -> MediaRequest:
+        """Returns the request as a budget counts it: with the most seconds that its recording can have.
+
+        Raises `Forbidden` for what can cost anything.
+        """
+        if self.has_unknown_cost:
+            raise Forbidden("The price of `svg` is unknown, and your plan has a budget.", param="svg")
+        recording = next((part.content for part in self.parts if part.name == "file"), None)
+        if recording is None:
+            return self
+        seconds = most_seconds_of(recording)
+        if seconds is None:
+            raise Forbidden(
+                "Only the recording itself says how long it is, and your plan has a budget: send WAV (PCM), MP3, or "
+                "Ogg with Opus or Vorbis.",
+                param="file",
+            )
+        return msgspec.structs.replace(self, seconds=seconds)
 
     def encode(self, model: str) -> tuple[bytes, str]:
         """Returns the body for the provider's `model`, and its content type."""

@@ -267,6 +267,18 @@ def test_an_unknown_price_is_flagged_and_refused_under_a_budget(
     assert (refused.status_code, refused.json["error"]["param"]) == (403, "svg")
 
 
+def test_a_recording_costs_a_budget_the_most_that_it_can_be(client: AppClient, vendor: MediaVendor, poor: str) -> None:
+    vendor.say(b"Hello.\n", "text/plain; charset=utf-8")
+    fields = {"model": "hear", "response_format": "text"}
+    forged = b"\xff\xfb\xe0\x00" + b"\0" * 1040 + (b"\xff\xe3\x18\x00" + b"\0" * 68) * 1000  # 72 s
+    assert send(client, "audio/transcriptions", fields, {"file": ("a.mp3", forged)}, key=poor).status_code == 200
+    found = row(client)
+    assert (found["audio_seconds"], found["cost_nanousd"], found["estimated"]) == (74, 7_400_000, True)
+    flac = b"fLaC\x00\x00\x00\x22" + b"\0" * 10 + (44_100 << 44 | 1).to_bytes(8, "big") + b"\0" * 5000
+    refused = send(client, "audio/transcriptions", fields, {"file": ("a.flac", flac)}, key=poor)
+    assert (refused.status_code, refused.json["error"]["param"], len(vendor.requests)) == (403, "file", 1)
+
+
 def test_a_chat_call_to_a_model_billed_by_the_second_has_no_known_price(client: AppClient, poor: str) -> None:
     assert client.chat("hear", key=poor).status_code == 403
 
