@@ -11,6 +11,8 @@ import pytest
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
+from app.domain.generation import IMAGE_CEILING_TOKENS
+from app.domain.media import MediaRequest
 from tests.api.conftest import AppClient
 from tests.support.media_vendor import MediaVendor, media_vendor
 from tests.support.response import AppResponse
@@ -265,6 +267,22 @@ def test_an_unknown_price_is_flagged_and_refused_under_a_budget(
     assert (refused.status_code, len(vendor.requests)) == (403, 1)
     refused = post(client, "images/generations", {"model": "draw", "prompt": "a", "svg": {"model": "gpt-6"}}, key=poor)
     assert (refused.status_code, refused.json["error"]["param"]) == (403, "svg")
+
+
+@pytest.mark.parametrize(
+    ("more", "pictures"),
+    [
+        ({}, 0),
+        ({"images": [{"file_id": "f-1"}], "image": None, "mask": None}, 1),
+        ({"images": [{"file_id": "f-1"}], "mask": {"image_url": "https://x/y.png"}}, 2),
+        ({"image": [{"file_id": "f-1"}, {"file_id": "f-2"}], "mask": {"file_id": "f-3"}}, 3),
+        ({"image": "https://x/y.png"}, 1),
+    ],
+)
+def test_every_picture_sent_by_reference_counts(more: dict[str, Any], pictures: int) -> None:
+    body = json.dumps({"model": "draw", "prompt": "a", **more}).encode()
+    request = MediaRequest.parse("images.edits", body, "application/json")
+    assert request.prompt_tokens_upper_bound() == len(body) + pictures * IMAGE_CEILING_TOKENS
 
 
 def test_a_recording_costs_a_budget_the_most_that_it_can_be(client: AppClient, vendor: MediaVendor, poor: str) -> None:
