@@ -15,11 +15,11 @@ import msgspec
 from app.domain import multipart
 from app.domain.body import check_field_names, decode_body, decode_fields, encode_fields, missing_field
 from app.domain.generation import IMAGE_CEILING_TOKENS
-from app.domain.recordings import seconds_of
+from app.domain.recordings import most_seconds_of, seconds_of
 from app.domain.suggestions import closest_match
 from app.domain.tokens import BYTES_PER_TOKEN
 from app.domain.usage import Details, Usage
-from app.errors import InvalidRequest
+from app.errors import Forbidden, InvalidRequest
 
 MediaEndpoint = Literal[
     "moderations",
@@ -114,6 +114,25 @@ class MediaRequest(msgspec.Struct, frozen=True, kw_only=True):
         """Returns the same request for another model."""
         return msgspec.structs.replace(self, model=model)
 
+    def bounded(self) -> MediaRequest:
+        """Returns the request as a budget counts it: with the most seconds that its recording can have.
+
+        Raises `Forbidden` for what can cost anything.
+        """
+        if self.has_unknown_cost:
+            raise Forbidden("The price of `svg` is unknown, and your plan has a budget.", param="svg")
+        recording = next((part.content for part in self.parts if part.name == "file"), None)
+        if recording is None:
+            return self
+        seconds = most_seconds_of(recording)
+        if seconds is None:
+            raise Forbidden(
+                "Only the recording itself says how long it is, and your plan has a budget: send WAV (PCM), MP3, or "
+                "Ogg with Opus or Vorbis.",
+                param="file",
+            )
+        return msgspec.structs.replace(self, seconds=seconds)
+
     def encode(self, model: str) -> tuple[bytes, str]:
         """Returns the body for the provider's `model`, and its content type."""
         if not self.parts:
@@ -178,11 +197,14 @@ class _Fields(msgspec.Struct, frozen=True):
     stream_format: str | None = None
     user: Annotated[str, msgspec.Meta(max_length=512)] | None = None
     images: list[msgspec.Raw] | None = None
+    image: msgspec.Raw = msgspec.Raw(b"")
+    mask: msgspec.Raw = msgspec.Raw(b"")
     svg: msgspec.Raw = msgspec.Raw(b"")
 
 
 _KNOWN = frozenset(_Fields.__struct_fields__)
 _JSON = msgspec.json.Decoder(_Fields)
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 # Of a form: fields that may stand there once, and those that are numbers or flags.
 _NUMBERS = {"n": (1, 128), "frame_count": (1, 128), "partial_images": (0, 16)}
@@ -198,6 +220,7 @@ def _of_json(endpoint: MediaEndpoint, rules: _Rules, body: bytes) -> MediaReques
         if not _is_given(fields.get(name, msgspec.Raw(b""))):
             raise missing_field(name, closest_match(name, fields))
     text = _spoken(found.input) if endpoint == "audio.speech" else ""
+    sent = len(found.images or ()) + _count(found.image) + _count(found.mask)
     return _checked(
         MediaRequest(
             endpoint=endpoint,
@@ -209,7 +232,7 @@ def _of_json(endpoint: MediaEndpoint, rules: _Rules, body: bytes) -> MediaReques
             characters=len(text),
             has_unknown_cost=_is_given(found.svg),
             fields=fields,
-            **_pictures(rules, found.n, found.frame_count, found.partial_images, len(found.images or ())),
+            **_pictures(rules, found.n, found.frame_count, found.partial_images, sent),
         )
     )
 
@@ -290,6 +313,16 @@ def _spoken(text: msgspec.Raw) -> str:
         return _TEXT.decode(text)
     except msgspec.ValidationError:
         raise InvalidRequest("Expected a text: `input`.", param="input") from None
+
+
+def _count(field: msgspec.Raw) -> int:
+    """Returns how many pictures a field has: a list of them, or one, whatever it is named by."""
+    if not _is_given(field):
+        return 0
+    try:
+        return len(_LIST.decode(field))
+    except msgspec.ValidationError:
+        return 1
 
 
 def _is_given(field: msgspec.Raw) -> bool:

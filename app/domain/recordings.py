@@ -11,6 +11,9 @@ import struct
 
 # 4 kbit/s: telephone codecs are at 4.75 and more. A length that nobody knows is never taken for a shorter one.
 _LEAST_BYTES_PER_SECOND = 500
+_LEAST_MP3_BYTES_PER_SECOND = 1000  # 8 kbit/s, the lowest of layer III
+_MOST_WAV_HEAD_BYTES = 65_536
+_PCM_BITS = {1: (8, 16, 24, 32), 3: (32, 64)}  # by format tag: integers, floating point
 _MP3_KBITS = {
     3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
     2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG 2 and 2.5, layer III
@@ -23,6 +26,39 @@ def seconds_of(audio: memoryview) -> int:
     head = bytes(audio[:4096])
     length = _of_wav(head, len(audio)) or _of_flac(head) or _of_ogg(head, audio) or _of_mp3(head, audio)
     return math.ceil(length if length > 0 else len(audio) / _LEAST_BYTES_PER_SECOND)
+
+
+def most_seconds_of(audio: memoryview) -> int | None:
+    """Returns what no recording of these bytes is longer than, whatever its header says; None where that is unknown.
+
+    FLAC has no bound: an hour of silence takes a few bytes, and only its header says how long it is.
+    """
+    per_second = _pcm_bytes_per_second(bytes(audio[:_MOST_WAV_HEAD_BYTES]))
+    if not per_second and _mp3_frame(bytes(audio[:10]), audio)[1]:
+        per_second = _LEAST_MP3_BYTES_PER_SECOND
+    if not per_second and bytes(audio[:4]) == b"OggS" and bytes(audio[28:36]).startswith((b"OpusHead", b"\x01vorbis")):
+        # What the last page says counts where it is more: a vendor may believe it.
+        return max(math.ceil(len(audio) / _LEAST_BYTES_PER_SECOND), seconds_of(audio))
+    return math.ceil(len(audio) / per_second) if per_second else None
+
+
+def _pcm_bytes_per_second(head: bytes) -> int:
+    """Returns the rate of a WAV file of plain samples; 0 for any other, and for one that could be read in two ways."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return 0
+    at, fmt = 12, b""
+    while len(head) >= at + 8 and head[at : at + 4] != b"data":
+        size = int.from_bytes(head[at + 4 : at + 8], "little")
+        if head[at : at + 4] == b"fmt ":
+            fmt = head[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+    # Not every decoder pads a chunk of odd size: a second name among the bytes could be the one that it finds.
+    if len(head) < at + 8 or len(fmt) < 16 or head[:at].count(b"fmt ") != 1:
+        return 0
+    tag, channels, rate, byte_rate, block, bits = struct.unpack_from("<HHIIHH", fmt)
+    is_plain = bits in _PCM_BITS.get(tag, ()) and block == channels * bits // 8 and byte_rate == rate * block
+    is_usual = 1 <= channels <= 8 and _LOWEST_SAMPLE_RATE <= rate <= 192_000
+    return byte_rate if is_plain and is_usual else 0
 
 
 def _of_wav(head: bytes, size: int) -> float:
@@ -60,23 +96,23 @@ def _of_ogg(head: bytes, audio: memoryview) -> float:
 
 
 def _of_mp3(head: bytes, audio: memoryview) -> float:
+    start, kbits = _mp3_frame(head, audio)
+    if not kbits:
+        return 0
+    # With a variable bit rate the first frame says little: nearly all speech has at least half of what it says.
+    return (len(audio) - start) * 8 / (kbits * 1000) * (1 if _is_constant(bytes(audio[start : start + 64])) else 2)
+
+
+def _mp3_frame(head: bytes, audio: memoryview) -> tuple[int, int]:
+    """Returns where the first frame of layer III is, and its bit rate: 0 when there is none."""
     start = 0
     if head[:3] == b"ID3" and len(head) >= 10:  # a tag in front, its length in four times seven bits
         start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
     frame = bytes(audio[start : start + 4])
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
-        return 0
-    version, index = frame[1] >> 3 & 3, frame[2] >> 4
-    kbits = _MP3_KBITS[3 if version == 3 else 2]
-    if not 1 <= index <= len(kbits):
-        return 0
-    # With a variable bit rate the first frame says little: nearly all speech has at least half of what it says.
-    return (
-        (len(audio) - start)
-        * 8
-        / (kbits[index - 1] * 1000)
-        * (1 if _is_constant(bytes(audio[start : start + 64])) else 2)
-    )
+        return start, 0
+    kbits, index = _MP3_KBITS[3 if frame[1] >> 3 & 3 == 3 else 2], frame[2] >> 4
+    return start, kbits[index - 1] if 1 <= index <= len(kbits) else 0
 
 
 def _is_constant(frame: bytes) -> bool:

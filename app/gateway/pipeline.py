@@ -18,7 +18,7 @@ from app.domain.identity import Caller
 from app.domain.media import MediaRequest
 from app.domain.requests import CallRequest
 from app.domain.usage import Status, UsageRow
-from app.errors import Forbidden, GatewayError, RateLimited
+from app.errors import GatewayError, RateLimited
 from app.gateway import chunks
 from app.gateway.accounting import Accounting
 from app.gateway.admission import Admission, Admitted
@@ -110,8 +110,8 @@ class Pipeline:
 
     def media(self, caller: Caller, request: MediaRequest, context: CallContext) -> MediaReply:
         """Makes a media call: a moderation, speech, a transcription or pictures. They are never cached."""
-        if request.has_unknown_cost and self._admission.plan(caller).has_budget:
-            raise Forbidden("The price of `svg` is unknown, and your plan has a budget.", param="svg")
+        if self._admission.plan(caller).has_budget:
+            request = request.bounded()
         request = self._preprocessor.preprocess_media(caller, request)
         call = self._admit(caller, request, context, streamed=request.streamed)
         with self._accounting.settling(call):

@@ -11,6 +11,8 @@ import pytest
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import encode_multipart
 
+from app.domain.generation import IMAGE_CEILING_TOKENS
+from app.domain.media import MediaRequest
 from tests.api.conftest import AppClient
 from tests.support.media_vendor import MediaVendor, media_vendor
 from tests.support.response import AppResponse
@@ -265,6 +267,34 @@ def test_an_unknown_price_is_flagged_and_refused_under_a_budget(
     assert (refused.status_code, len(vendor.requests)) == (403, 1)
     refused = post(client, "images/generations", {"model": "draw", "prompt": "a", "svg": {"model": "gpt-6"}}, key=poor)
     assert (refused.status_code, refused.json["error"]["param"]) == (403, "svg")
+
+
+@pytest.mark.parametrize(
+    ("more", "pictures"),
+    [
+        ({}, 0),
+        ({"images": [{"file_id": "f-1"}], "image": None, "mask": None}, 1),
+        ({"images": [{"file_id": "f-1"}], "mask": {"image_url": "https://x/y.png"}}, 2),
+        ({"image": [{"file_id": "f-1"}, {"file_id": "f-2"}], "mask": {"file_id": "f-3"}}, 3),
+        ({"image": "https://x/y.png"}, 1),
+    ],
+)
+def test_every_picture_sent_by_reference_counts(more: dict[str, Any], pictures: int) -> None:
+    body = json.dumps({"model": "draw", "prompt": "a", **more}).encode()
+    request = MediaRequest.parse("images.edits", body, "application/json")
+    assert request.prompt_tokens_upper_bound() == len(body) + pictures * IMAGE_CEILING_TOKENS
+
+
+def test_a_recording_costs_a_budget_the_most_that_it_can_be(client: AppClient, vendor: MediaVendor, poor: str) -> None:
+    vendor.say(b"Hello.\n", "text/plain; charset=utf-8")
+    fields = {"model": "hear", "response_format": "text"}
+    forged = b"\xff\xfb\xe0\x00" + b"\0" * 1040 + (b"\xff\xe3\x18\x00" + b"\0" * 68) * 1000  # 72 s
+    assert send(client, "audio/transcriptions", fields, {"file": ("a.mp3", forged)}, key=poor).status_code == 200
+    found = row(client)
+    assert (found["audio_seconds"], found["cost_nanousd"], found["estimated"]) == (74, 7_400_000, True)
+    flac = b"fLaC\x00\x00\x00\x22" + b"\0" * 10 + (44_100 << 44 | 1).to_bytes(8, "big") + b"\0" * 5000
+    refused = send(client, "audio/transcriptions", fields, {"file": ("a.flac", flac)}, key=poor)
+    assert (refused.status_code, refused.json["error"]["param"], len(vendor.requests)) == (403, "file", 1)
 
 
 def test_a_chat_call_to_a_model_billed_by_the_second_has_no_known_price(client: AppClient, poor: str) -> None:

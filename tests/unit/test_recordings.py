@@ -8,7 +8,7 @@ import wave
 
 import pytest
 
-from app.domain.recordings import seconds_of
+from app.domain.recordings import most_seconds_of, seconds_of
 
 
 def wav(seconds: int, rate: int = 16_000) -> bytes:
@@ -70,3 +70,65 @@ def test_the_length_of_a_recording_is_known(audio: bytes, seconds: tuple[int, in
 )
 def test_a_header_that_says_nothing_makes_no_recording_short(audio: bytes) -> None:
     assert seconds_of(memoryview(audio)) == -(-len(audio) // 500)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+def riff(*chunks: bytes) -> bytes:
+    return b"RIFF" + struct.pack("<I", 4 + sum(map(len, chunks))) + b"WAVE" + b"".join(chunks)
+
+
+def fmt(rate: int = 8000, channels: int = 1, bits: int = 16, *, tag: int = 1, byte_rate: int | None = None) -> bytes:
+    block = channels * bits // 8
+    real = rate * block if byte_rate is None else byte_rate
+    return chunk(b"fmt ", struct.pack("<HHIIHH", tag, channels, rate, real, block, bits))
+
+
+DATA = chunk(b"data", b"\0" * 160_000)
+LOUD_THEN_LOW = b"\xff\xfb\xe0\x00" + b"\0" * 1040 + (b"\xff\xe3\x18\x00" + b"\0" * 68) * 1000
+
+
+@pytest.mark.parametrize(
+    ("audio", "seconds"),
+    [
+        (wav(10), (10, 11)),
+        (riff(chunk(b"LIST", b"abc"), fmt(), DATA), (10, 11)),
+        (riff(fmt(tag=3, bits=32), DATA), (5, 6)),
+        (riff(fmt(192_000, 8, 32), DATA), (1, 1)),
+        (mp3(20), (320, 330)),
+        (LOUD_THEN_LOW, (72, 74)),
+        (ogg(b"OpusHead", 1), (7, 7)),
+        (ogg(b"OpusHead", 48_000 * 12), (12, 12)),
+        (ogg(b"\x01vorbis" + b"\0" * 5 + struct.pack("<I", 44_100), 1), (7, 7)),
+    ],
+)
+def test_no_header_makes_the_bound_of_a_recording_shorter(audio: bytes, seconds: tuple[int, int]) -> None:
+    most = most_seconds_of(memoryview(audio))
+    assert most is not None
+    assert seconds[0] <= most <= seconds[1]
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        b"",
+        b"anything" * 1000,
+        flac(44_100, 1),
+        ogg(b"Speex   ", 5),
+        ogg(b"\x7fFLAC\x01\x00" + b"OpusHead", 5),
+        riff(chunk(b"JUNK", fmt(192_000, 8, 32)), fmt(), DATA),
+        riff(fmt(192_000, 8, 32), fmt(), DATA),
+        riff(fmt(tag=0x11, bits=4), DATA),
+        riff(fmt(384_000), DATA),
+        riff(fmt(channels=9), DATA),
+        riff(fmt(byte_rate=10**9), DATA),
+        riff(fmt()),
+        riff(DATA, fmt()),
+        b"RIFF\0\0\0\0WAVE",
+        b"ID3\x04\0\0\0\0\0\0fLaC" + b"\0" * 100,
+    ],
+)
+def test_a_recording_without_a_bound_has_none(audio: bytes) -> None:
+    assert most_seconds_of(memoryview(audio)) is None
