@@ -123,7 +123,9 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
         messages = decode_body(_OBJECTS, bytes(self.fields["messages"]))
         for i, message in enumerate(messages):
             check_message(message, f"messages[{i}]")
-        return msgspec.structs.replace(self, fields={**self.fields, "messages": msgspec.Raw(encode(messages))})
+        fields = {**self.fields, "messages": msgspec.Raw(encode(messages))}
+        # What goes out may be longer than what came (1e15 becomes 1000000000000000.0), and bounds the prompt's tokens.
+        return msgspec.structs.replace(self, raw=max(self.raw, encode(fields), key=len), fields=fields)
 
     def completion_tokens_upper_bound(self, bound: int) -> int:
         """Returns the most completion tokens that are billed when each choice is bounded by `bound`.

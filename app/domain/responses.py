@@ -160,7 +160,9 @@ class ResponsesRequest(GenerationRequest, frozen=True, kw_only=True):
             tools = decode_body(_OBJECTS, bytes(self.tools))
             check_tools(tools)
             changed["tools"] = msgspec.Raw(encode(tools))
-        return msgspec.structs.replace(self, fields=changed)
+        # What goes out may be longer than what came (1e15 becomes 1000000000000000.0), and bounds the prompt's tokens.
+        raw = max(self.raw, encode(changed), key=len)
+        return msgspec.structs.replace(self, raw=raw, fields=changed, tools=changed.get("tools", self.tools))
 
 
 class _Body(ResponsesRequest, frozen=True, kw_only=True):

@@ -474,14 +474,25 @@ def test_what_google_would_have_to_fetch_or_run_is_refused(block: Block, path: s
     assert dropped == [path]
 
 
+def refused_under_a_budget(block: Block) -> str | None:
+    outgoing = Outgoing(origin="google", model="gemini-3-pro", stream=False, max_output_tokens=9)
+    with pytest.raises(Untranslatable) as caught:
+        DIALECT.encode_request(Prompt(model="m", messages=(user(block),)), outgoing)
+    return caught.value.param
+
+
 @pytest.mark.parametrize("url", ["gs://b/x", "https://generativelanguage.googleapis.com/v1beta/files/x"])
 @pytest.mark.parametrize("kind", [Image, Document, Audio])
 def test_a_budget_refuses_files_that_google_keeps(kind: type[Image | Document | Audio], url: str) -> None:
-    outgoing = Outgoing(origin="google", model="gemini-3-pro", stream=False, max_output_tokens=9)
-    prompt = Prompt(model="m", messages=(user(kind(source=Source(url=url, media_type="image/png"))),))
-    with pytest.raises(Untranslatable) as caught:
-        DIALECT.encode_request(prompt, outgoing)
-    assert caught.value.param == f"messages[0].content[0].{kind.__name__.lower()}"
+    block = kind(source=Source(url=url, media_type="image/png"))
+    assert refused_under_a_budget(block) == f"messages[0].content[0].{kind.__name__.lower()}"
+
+
+@pytest.mark.parametrize("source", [("audio/flac", "AAAA"), ("audio/wav", "ZkxhQwAAACI=")])
+def test_a_budget_refuses_lossless_sound(source: tuple[str, str]) -> None:
+    block = Audio(source=Source(media_type=source[0], data=source[1]))
+    assert refused_under_a_budget(block) == "messages[0].content[0].audio"
+    assert "inlineData" in write(user(block))[0]["contents"][0]["parts"][0]
 
 
 @pytest.mark.parametrize(("model", "inside"), [("gemini-3-pro", True), ("gemini-2.5-flash", False)])

@@ -147,6 +147,13 @@ def test_a_budget_accepts_fields_that_are_null() -> None:
     parse(input="x", conversation=None, prompt=None, context_management=None).canonical()
 
 
+def test_the_bound_on_a_prompt_knows_numbers_that_grow_when_written() -> None:
+    numbers = ",".join(["1e15"] * 1000)
+    tools = '[{"type": "function", "name": "f", "parameters": {"enum": [' + numbers + "]}}]"
+    request = ResponsesRequest.parse(('{"model": "m", "input": "x", "tools": ' + tools + "}").encode()).canonical()
+    assert request.prompt_tokens_upper_bound() > len(DIALECT.pass_request(request, outgoing())) > 15_000
+
+
 def test_a_budget_accepts_a_coding_agents_history() -> None:
     body = {
         "input": [

@@ -61,6 +61,13 @@ def test_a_message_that_names_a_field_twice_has_it_once() -> None:
     assert json.loads(sent)["messages"][0]["content"] == understood.messages[0].content
 
 
+def test_the_bound_on_a_prompt_knows_numbers_that_grow_when_written() -> None:
+    calls = '[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"},"index":[' + "1e15," * 999 + "1]}]"
+    body = '{"model":"m","messages":[{"role":"assistant","content":"a","tool_calls":' + calls + "}]}"
+    understood = ChatRequest.parse(body.encode()).canonical()
+    assert understood.prompt_tokens_upper_bound() > len(encode_fields(understood.fields, {})) > 15_000
+
+
 @pytest.mark.parametrize("name", ["Model", "MAX_TOKENS", "N", "Stream", "service_Tier", "Messages"])
 def test_another_spelling_of_a_field_that_costs_is_refused_for_everybody(name: str) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], name: 1}

@@ -171,20 +171,26 @@ class _Writer:
             }
         kind = _media_type(block, source)
         if source.data is not None and kind:
+            # A second is 32 tokens, and losslessly hours of silence are a few bytes.
+            lossless = "flac" in kind.lower() or source.data.lstrip().startswith("ZkxhQ")  # how such a file begins
+            if lossless and self._outgoing.max_output_tokens is not None:
+                raise _unbounded(f"{path}.{type(block).__name__.lower()}", "sound in another format")
             return {"inlineData": {"mimeType": kind, "data": source.data}}
         if source.url is not None and source.url.startswith(_REACHABLE):
             # The caller has a budget if the bound is given: whatever it is called, the file may be a film of hours.
             if self._outgoing.max_output_tokens is not None:
-                where = f"{path}.{type(block).__name__.lower()}"
-                raise Untranslatable(
-                    f"Your plan has a budget, and what the file that `{where}` names costs cannot be known before it "
-                    f"is spent: expected its bytes in the request itself.",
-                    param=where,
-                )
+                raise _unbounded(f"{path}.{type(block).__name__.lower()}", "its bytes in the request itself")
             return {"fileData": {"fileUri": source.url, **({"mimeType": kind} if kind else {})}}
         # The gateway fetches nothing that a caller names, and Google fetches no page.
         self._outgoing.refuse(f"{path}.{type(block).__name__.lower()}", TITLE)
         return None
+
+
+def _unbounded(path: str, expected: str) -> Untranslatable:
+    return Untranslatable(
+        f"Your plan has a budget, and what `{path}` costs cannot be known before it is spent: expected {expected}.",
+        param=path,
+    )
 
 
 def _media_type(block: Image | Document | Audio, source: Source) -> str:
