@@ -13,6 +13,7 @@ import struct
 _LEAST_BYTES_PER_SECOND = 500
 _LEAST_MP3_BYTES_PER_SECOND = 1000  # 8 kbit/s, the lowest of layer III
 _MOST_WAV_HEAD_BYTES = 65_536
+_MOST_OGG_PAGES = 100_000  # more than a day at the usual second a page; they are looked at one by one
 _PCM_BITS = {1: (8, 16, 24, 32), 3: (32, 64)}  # by format tag: integers, floating point
 _MP3_KBITS = {
     3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
@@ -36,10 +37,32 @@ def most_seconds_of(audio: memoryview) -> int | None:
     per_second = _pcm_bytes_per_second(bytes(audio[:_MOST_WAV_HEAD_BYTES]))
     if not per_second and _mp3_frame(bytes(audio[:10]), audio)[1]:
         per_second = _LEAST_MP3_BYTES_PER_SECOND
-    if not per_second and bytes(audio[:4]) == b"OggS" and bytes(audio[28:36]).startswith((b"OpusHead", b"\x01vorbis")):
+    if not per_second and (longest := _longest_of_ogg(audio)):
         # What the last page says counts where it is more: a vendor may believe it.
-        return max(math.ceil(len(audio) / _LEAST_BYTES_PER_SECOND), seconds_of(audio))
+        return max(math.ceil(len(audio) / _LEAST_BYTES_PER_SECOND), math.ceil(longest), seconds_of(audio))
     return math.ceil(len(audio) / per_second) if per_second else None
+
+
+def _longest_of_ogg(audio: memoryview) -> float:
+    """Returns the most seconds that the packets of one Opus or Vorbis stream can hold; 0 for anything else.
+
+    Packets are counted: one of silence takes two bytes, so that the length of the file bounds nothing.
+    """
+    first = bytes(audio[28:44])
+    per_packet = 0.12 if first.startswith(b"OpusHead") else 0.0
+    if first.startswith(b"\x01vorbis") and (rate := int.from_bytes(first[12:16], "little")) >= _LOWEST_SAMPLE_RATE:
+        per_packet = 4096 / rate  # half of the longest block
+    at = pages = packets = 0
+    while len(audio) >= at + 27:
+        page = bytes(audio[at : at + 27])
+        begins = bool(page[5] & 2)
+        if page[:4] != b"OggS" or begins != (at == 0) or pages == _MOST_OGG_PAGES:
+            return 0
+        laces = bytes(audio[at + 27 : at + 27 + page[26]])
+        packets += len(laces) - laces.count(255)
+        pages += 1
+        at += 27 + len(laces) + sum(laces)
+    return packets * per_packet
 
 
 def _pcm_bytes_per_second(head: bytes) -> int:

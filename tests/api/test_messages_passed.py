@@ -16,9 +16,15 @@ from tests.support.vendors.server import Vendors
 CONFIG = """
 providers:
   anthropic: {kind: anthropic, base_url: "%s", api_key: sk-ant-gateways-own-0001, headers: {anthropic-beta: ours-1}}
+  ours:
+    kind: anthropic
+    base_url: "%s"
+    api_key: sk-ant-gateways-own-0002
+    headers: {Anthropic-Workspace: ours, anthropic-beta: ours-1, anthropic-version: "2020-01-01"}
   other: {kind: openai, base_url: "%s", api_key: sk-gateways-own-0001}
 models:
   plain: {targets: [{provider: anthropic}]}
+  fixed: {targets: [{provider: ours, model: plain}]}
   tools-think: {targets: [{provider: anthropic}]}
   usage-100-20-10-5-30: {targets: [{provider: anthropic}]}
   overflow: {targets: [{provider: anthropic}]}
@@ -45,7 +51,7 @@ def vendors() -> Iterator[Vendors]:
 @pytest.fixture
 def app(client_with: Callable[[str], AppClient], vendors: Vendors) -> AppClient:
     vendors.reset()
-    return client_with(CONFIG % (vendors.base_url("messages"), vendors.base_url("chat")))
+    return client_with(CONFIG % (vendors.base_url("messages"), vendors.base_url("messages"), vendors.base_url("chat")))
 
 
 def ask(app: AppClient, model: str = "plain", headers: dict[str, str] | None = None, **more: Any) -> AppResponse:
@@ -73,6 +79,16 @@ def test_body_and_headers_reach_the_vendor_as_they_were_sent(app: AppClient, ven
     assert sent["x-api-key"] == "sk-ant-gateways-own-0001"
     assert app.key not in json.dumps(asked)
     assert "x-other" not in sent
+
+
+def test_a_header_that_the_operator_configured_is_not_the_callers(app: AppClient, vendors: Vendors) -> None:
+    headers = {"anthropic-workspace": "theirs", "anthropic-beta": "new-1", "anthropic-new": "x"}
+    assert ask(app, "fixed", headers=headers).status_code == 200
+    [asked] = vendors.requests()
+    sent = asked["headers"]
+    assert (sent["anthropic-workspace"], sent["anthropic-new"]) == ("ours", "x")
+    assert (sent["anthropic-version"], sent["anthropic-beta"]) == ("2023-06-01", "new-1")
+    assert "theirs" not in json.dumps(asked)
 
 
 def test_a_count_is_the_vendors_own(app: AppClient, vendors: Vendors) -> None:
@@ -181,7 +197,7 @@ def test_another_vendors_thinking_stays_with_that_vendor(app: AppClient, vendors
 def test_what_is_left_of_the_plan_is_told_in_anthropics_headers(
     client_with: Callable[[str], AppClient], vendors: Vendors, stream: bool
 ) -> None:
-    config = CONFIG % (vendors.base_url("messages"), vendors.base_url("chat"))
+    config = CONFIG % (vendors.base_url("messages"), vendors.base_url("messages"), vendors.base_url("chat"))
     app = client_with(config + "plans: {default: {requests_per_minute: 10, tokens_per_minute: 100000}}\n")
     headers = ask(app, stream=stream).headers
     assert headers["anthropic-ratelimit-requests-limit"] == "10"
@@ -192,7 +208,7 @@ def test_what_is_left_of_the_plan_is_told_in_anthropics_headers(
 
 
 def test_a_limit_is_told_as_anthropic_tells_it(client_with: Callable[[str], AppClient], vendors: Vendors) -> None:
-    config = CONFIG % (vendors.base_url("messages"), vendors.base_url("chat"))
+    config = CONFIG % (vendors.base_url("messages"), vendors.base_url("messages"), vendors.base_url("chat"))
     app = client_with(config + "plans: {default: {requests_per_minute: 1}}\n")
     ask(app)
     refused = ask(app)

@@ -36,6 +36,7 @@ _DEFAULT_HEADERS = {"Content-Type": "application/json", "User-Agent": "penstock"
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 _MIN_ROUND_TRIP_S = 0.005
 _LIST_HEADERS = frozenset({b"anthropic-beta", b""})
+_CALLERS_HEADERS = frozenset({b"anthropic-version"})  # the body is of the version that its author names
 _FRAMING_HEADERS = {"content-length", "transfer-encoding", "connection"}  # they say where a message ends
 _SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"  # escapes of the configuration's stay what they are
 
@@ -87,7 +88,7 @@ class HttpClient:
         """Sends `body` to `path`, and returns when the response's headers are there.
 
         `model` is the provider's name for it, which the base URL may have a place for. `headers` are further ones, as
-        lines that end in CRLF: they replace the client's own of the same name.
+        lines that end in CRLF: they replace the client's own of the same name, but for Anthropic's (`_combined`).
         """
         head = self._request_heads.get((path, model))
         if head is None:
@@ -96,7 +97,7 @@ class HttpClient:
                 self._headers,
             )
         if headers:
-            head = _without_headers(head, headers)
+            head, headers = _combined(head, headers)
         message = b"%b%d\r\n%b\r\n%b" % (head, len(body), headers, body)
         if not self._slots.acquire(blocking=False) and not self._slots.acquire(
             timeout=self._connect_timeout_s(deadline)
@@ -315,10 +316,20 @@ def _header_lines(defaults: dict[str, str], configured: dict[str, str]) -> bytes
     return "".join(f"{name}: {value}\r\n" for name, value in sent.values()).encode("ascii")
 
 
-def _without_headers(head: bytes, replaced: bytes) -> bytes:
-    """Returns `head` without the lines of headers that `replaced` has, but for lists: of those both are sent."""
-    names = {line.partition(b":")[0].lower() for line in replaced.split(b"\r\n")} - _LIST_HEADERS
-    return b"\r\n".join(line for line in head.split(b"\r\n") if line.partition(b":")[0].lower() not in names)
+def _combined(head: bytes, further: bytes) -> tuple[bytes, bytes]:
+    """Returns `head` without the lines that `further` replaces, and `further` without those that it may not replace.
+
+    A configured header of Anthropic's stays (a workspace, say), but for the version. Of a list both are sent.
+    """
+    own = {_name(line) for line in head.split(b"\r\n")} - _CALLERS_HEADERS - _LIST_HEADERS
+    fixed = {name for name in own if name.startswith(b"anthropic-")}
+    lines = [line for line in further.split(b"\r\n") if _name(line) not in fixed]
+    replaced = {_name(line) for line in lines} - _LIST_HEADERS
+    return b"\r\n".join(line for line in head.split(b"\r\n") if _name(line) not in replaced), b"\r\n".join(lines)
+
+
+def _name(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()
 
 
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
