@@ -37,6 +37,7 @@ from app.errors import BudgetExceeded, GatewayError, InvalidRequest, RateLimited
 from app.providers.dialects import carrier
 from app.providers.dialects.dialect import Framing, Outgoing, StreamReported
 from app.providers.dialects.responses import DIALECT
+from app.providers.dialects.responses.signatures import KEPT
 
 USAGE = Usage(100, 20, 30, 5, details=Details(cache_write_tokens=7))
 SIGNATURE = Opaque("anthropic", "signature", "SIG")
@@ -533,3 +534,17 @@ class TestPassing:
         watch = DIALECT.watch(ResponsesRequest.parse(b'{"input":"x"}'))
         assert watch.see("response.output_text.delta", b'{"delta":"\\ud83d"}')
         assert (watch.chunks, watch.started) == (1, True)
+
+    def test_under_a_budget_no_reasoning_is_fetched_by_its_id(self) -> None:
+        """The vendor would put its own copy into the prompt; without ids the other items do not ask for it."""
+        for opaque in (Opaque("openai", KEPT, "", "rs_9"), Opaque("openai", "encrypted_content", "", "rs_9")):
+            items = [
+                {"type": "reasoning", "id": "rs_9", "summary": [], "encrypted_content": carrier.pack(opaque)},
+                {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"},
+            ]
+            request = ResponsesRequest.parse(json.dumps({"model": "m", "input": items}).encode())
+            bounded = Outgoing(origin="openai", model="m", stream=False, max_output_tokens=5)
+            [call] = json.loads(DIALECT.pass_request(request, bounded))["input"]
+            assert call == {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+            free = Outgoing(origin="openai", model="m", stream=False)
+            assert len(json.loads(DIALECT.pass_request(request, free))["input"]) == 2

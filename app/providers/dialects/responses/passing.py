@@ -94,17 +94,28 @@ def _without_carriers(items: Any, outgoing: Outgoing) -> Any:
     if not isinstance(items, list):
         return items
     kept: list[Any] = []
+    has_budget = outgoing.max_output_tokens is not None
+    is_incomplete = False
     for item in items:
         opaque = carrier.unpack(item.get(KIND)) if isinstance(item, dict) and item.get("type") == "reasoning" else None
         if opaque is None:
             kept.append(item)
+        elif has_budget and not opaque.data:
+            # The vendor would put its own copy into the prompt, of a length that nobody has reserved money for.
+            outgoing.leave_out("thinking")
+            is_incomplete = True
         elif opaque.origin == outgoing.origin and opaque.kind == KEPT:
             kept.append({name: value for name, value in item.items() if name != KIND})
         elif opaque.origin == outgoing.origin and opaque.kind == KIND:
             kept.append({**item, KIND: opaque.data, **({"id": opaque.id} if opaque.id else {})})
         else:
             outgoing.leave_out("thinking")
-    return kept
+    return [_without_id(item) for item in kept] if is_incomplete else kept
+
+
+def _without_id(item: Any) -> Any:
+    """Returns the item as one that the vendor has not seen: it misses no reasoning before such a one."""
+    return {name: value for name, value in item.items() if name != "id"} if isinstance(item, dict) else item
 
 
 class ResponsesWatch:
