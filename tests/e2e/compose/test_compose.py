@@ -318,7 +318,7 @@ def test_figures_for_the_operators_note(penstock: Installation, first_start_s: f
     }
     added_mib = size_mib[IMAGE] - size_mib["penstock-test/python"]
     print(f"image: {added_mib:.0f} MiB on its base; first start until all is healthy: {first_start_s:.0f} s")
-    assert added_mib < 150
+    assert added_mib < 240  # the tables of the tokenizer are 75, and zstandard is 24
     ids = penstock.compose("ps", "-q").split()
     shown = "{{.Name}} {{.MemUsage}}"
     print(penstock.run("docker", "stats", "--no-stream", "--format", shown, *ids).decode())
