@@ -13,7 +13,7 @@ from app.providers.http.exchange import Exchange
 from app.providers.overflow import find_overflow
 from app.providers.pacing import Pacing
 from app.providers.stream_events import PassedEvents, TranslatedEvents
-from app.providers.upstream_errors import without_secrets
+from app.providers.upstream_errors import log_stumble, without_secrets
 
 # `response.completed` repeats the tools and the whole answer.
 _MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -174,8 +174,8 @@ class EventStream:
         else:
             try:
                 rest += self._events.end() or b""
-            except MALFORMED:
-                pass
+            except MALFORMED as exc:
+                log_stumble(self._provider, exc)
         if not self.complete:
             raise self._close_with_error("broke off its answer", "cut")
         return rest
@@ -219,6 +219,8 @@ class EventStream:
             error.upstream_status = failure.status
             error.native, error.native_dialect = without_secrets(failure.payload), self._dialect
             return error
+        if failure is not None:
+            log_stumble(self._provider, failure)
         return self._close_with_error("sent no valid event", "stream_error")
 
     def _close_with_error(self, what: str, kind: str, *, billable: bool = True) -> UpstreamError:

@@ -7,24 +7,39 @@ with it. Its message is capped and cleaned of anything that looks like a key.
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
+import traceback
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
+import structlog
 
 from app.domain.retry_after import MAX_RETRY_AFTER_S
 from app.errors import UpstreamError, UpstreamOverflow, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from app.providers.http.exchange import Exchange
 from app.providers.overflow import find_overflow
 
+log = structlog.get_logger()
 _MAX_MESSAGE_CHARS = 500
 # A proxy in front of the provider did not wait for its answer (524 is Cloudflare's word): the provider may have worked
 # on, and bills it. Any other error is a refusal, which nobody bills.
 _PROXY_TIMEOUTS = (504, 524)
 _KEY_SHAPED = re.compile(r"(?i)\b(?:sk|pk|pstk|key|api)[-_][A-Za-z0-9*_-]{6,}|\bBearer\s+\S+")
 _CONTROL_CHARS = re.compile(r"[\x00-\x1f\x7f]+")
+
+
+def log_stumble(provider: str, exc: BaseException) -> None:
+    """Logs the place where a decoder stumbled over an answer, and nothing of the answer.
+
+    It may be a bug of ours. A `ValueError` is none: with it a decoder says that it noticed.
+    """
+    if not isinstance(exc, ValueError):
+        frame = traceback.extract_tb(exc.__traceback__, limit=-1)[0]
+        at = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        log.warning("answer_undecodable", provider=provider, error=type(exc).__name__, at=at)
 
 
 def error_from_response(provider: str, exchange: Exchange, secrets: frozenset[str], dialect: str = "") -> UpstreamError:

@@ -34,7 +34,7 @@ from app.providers.media_response import media_response
 from app.providers.pacing import Pacing
 from app.providers.reasoning import NO_MEMORY, ReasoningCollector, ReasoningMemory, recalled
 from app.providers.stream_events import PassedEvents, TranslatedEvents
-from app.providers.upstream_errors import error_from_response, error_from_status
+from app.providers.upstream_errors import error_from_response, error_from_status, log_stumble
 from app.providers.vendor_counts import COUNT_ENDPOINTS, VendorCount
 
 T = TypeVar("T")
@@ -295,7 +295,8 @@ class WireProvider:
     def _read(self, decode: Callable[[bytes], T], body: bytes) -> T:
         try:
             return decode(body)
-        except MALFORMED:
+        except MALFORMED as exc:
+            log_stumble(self.name, exc)
             self._raise_bad_body()
 
     def _raise_bad_body(self) -> NoReturn:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.config.providers import ProviderConfig, Timeouts
 from app.domain.chat import ChatRequest
@@ -15,6 +16,7 @@ from app.errors import InvalidRequest, UpstreamUnavailable
 from app.providers.dialects import decode_request
 from app.providers.dialects.carrier import pack
 from app.providers.reasoning import ReasoningMemory
+from app.providers.upstream_errors import log_stumble
 from app.providers.wire_provider import WireProvider
 from tests.support.providers import chat_call, scripted_server
 
@@ -122,3 +124,19 @@ def test_a_count_is_asked_without_another_vendors_data() -> None:
     assert counted.tokens == 7
     assert b"pstk1." not in requests[0]
     assert carrier.encode() not in requests[0]
+
+
+def test_a_stumbling_decoder_is_told_by_its_place_and_not_by_the_answer() -> None:
+    def stumble() -> None:
+        raise TypeError("secret words of an answer")
+
+    with capture_logs() as logs:
+        for fails in (stumble, lambda: json.loads("secret")):
+            try:
+                fails()
+            except (TypeError, ValueError) as exc:
+                log_stumble("up", exc)
+    [line] = logs
+    assert (line["event"], line["provider"], line["error"]) == ("answer_undecodable", "up", "TypeError")
+    assert line["at"].startswith("test_translated_requests.py:")
+    assert "secret" not in str(line)
