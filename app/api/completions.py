@@ -17,10 +17,10 @@ from app.domain.identity import Caller
 from app.errors import UpstreamError
 from app.gateway.call import Report
 from app.providers.base import CancelToken
+from app.providers.dialects.dialect import MALFORMED
 from app.services import Services
 
 _COPIED_FIELDS = ("created", "model", "system_fingerprint", "service_tier", "usage", "cached")
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,7 +47,7 @@ def text_completion(chat_completion: bytes, echoed: str, provider: str) -> bytes
         chat: dict[str, Any] = msgspec.json.decode(chat_completion)
         choices = [_choice(choice, echoed + _text(choice["message"])) for choice in chat["choices"]]
         return _encode({**_copied_fields(chat), "choices": choices})
-    except _MALFORMED:
+    except MALFORMED:
         raise _bad_body(provider) from None
 
 
@@ -69,7 +69,7 @@ class TextStream:
                 continue
             try:
                 events = b"".join([self._event(line[5:]) for line in block.split(b"\n") if line.startswith(b"data:")])
-            except _MALFORMED:
+            except MALFORMED:
                 raise _bad_body(self.report.provider) from None
             if events:
                 yield events
