@@ -65,7 +65,6 @@ def test_reasoning_is_not_put_back_under_a_budget() -> None:
         asked.extend(call_ids)
         return {}
 
-    requests: list[bytes] = []
     body = json.dumps(ANSWER).encode()
 
     def serve(sock: Any) -> None:
@@ -79,7 +78,7 @@ def test_reasoning_is_not_put_back_under_a_budget() -> None:
     }
     messages = [{"role": "user", "content": "Hi"}, turn, {"role": "tool", "tool_call_id": "a", "content": "7"}]
     raw = json.dumps({"model": "m", "messages": messages}).encode()
-    with scripted_server(serve, requests) as url:
+    with scripted_server(serve) as url:
         provider = WireProvider(
             name="claude",
             config=ProviderConfig(kind="anthropic", base_url=url, api_key="k"),
